@@ -1,0 +1,43 @@
+"""Confident Adaptive Language Modeling (CALM, arXiv 2207.07061) for T5 in JAX.
+
+T5 models that stop computing each token at the first decoder layer whose
+confidence passes a threshold, and a statistical procedure (Learn then Test)
+that picks the threshold so that the output stays close to the full model's
+with a stated probability. Importing this package loads nothing; its
+subpackages load when they are first named.
+"""
+
+import importlib
+
+__version__ = '0.1.0'
+
+_SUBPACKAGES = (
+  'array_types',
+  'benchmarks',
+  'calibration',
+  'checkpoints',
+  'data',
+  'decoding',
+  'evaluation',
+  'exits',
+  'interfaces',
+  'model',
+  'pipeline',
+  'records',
+  'reporting',
+  'tokenizer',
+  'training',
+)
+
+__all__ = ['__version__', *_SUBPACKAGES]
+
+
+def __getattr__(name):
+  """Loads a subpackage when it is first named (PEP 562)."""
+  if name in _SUBPACKAGES:
+    return importlib.import_module(f'{__name__}.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return sorted(__all__)

@@ -1,0 +1,37 @@
+"""Which early-exit setting keeps the output close enough, and how sure is that?
+
+A table of losses goes in, a certified setting comes out (Learn then Test, arXiv
+2110.01052, as CALM, arXiv 2207.07061, uses it). NumPy and SciPy only: nothing
+here knows of JAX, models or text.
+"""
+
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.calibration.inputs import check_settings
+from calm_jax.calibration.multiple_testing import (
+  FixedSequence,
+  Procedure,
+  fixed_sequence,
+)
+from calm_jax.calibration.p_values import (
+  PValue,
+  bentkus,
+  hoeffding,
+  hoeffding_bentkus,
+)
+from calm_jax.calibration.procedure import calibrate, next_column
+from calm_jax.calibration.sample_sizes import required_examples
+
+__all__ = [
+  'Certificate',
+  'FixedSequence',
+  'PValue',
+  'Procedure',
+  'bentkus',
+  'calibrate',
+  'check_settings',
+  'fixed_sequence',
+  'hoeffding',
+  'hoeffding_bentkus',
+  'next_column',
+  'required_examples',
+]

@@ -1,0 +1,250 @@
+"""The outcome of a calibration: which setting was certified, and why.
+
+A `Certificate` holds the chosen setting together with everything it follows
+from, so that a reader can check it without the losses. It is stored as JSON
+with a checksum over its content; reading it back recomputes the choice from the
+stored p-values and refuses a file in which they disagree.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from typing import Any
+
+from calm_jax import records
+from calm_jax.calibration import multiple_testing
+
+FORMAT = 'calm_jax.certificate'
+VERSION = 1
+
+# What a file states besides the fields, for its human readers. All of it
+# follows from the fields and is compared with them on reading.
+_DERIVED = ('certified', 'setting', 'threshold')
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+  """The result of `calibrate`.
+
+  Attributes:
+    index: the chosen one of `settings`, the last that was rejected by the
+      procedure; None if nothing was certified.
+    reason: why this index and no other, in plain sentences.
+    tolerance: the bound on E[loss], in the units of the losses.
+    error_rate: the bound on the probability that E[loss] at the chosen setting
+      is above the tolerance, over the draw of the calibration examples.
+    p_value: the name of the p-value.
+    procedure: the name of the multiple testing procedure.
+    num_examples: N, the number of calibration examples.
+    settings: [J], thresholds or dicts, from conservative to aggressive.
+    risks: [J], mean losses in the units of the losses; NaN where not computed.
+    p_values: [J], NaN where not tested.
+    loss_range: the smallest and the largest value a loss can have.
+    context: what else it depends on, free but JSON: loss, metric, fingerprints,
+      decoder settings, dtype, backend, versions, seed.
+  """
+
+  index: int | None
+  reason: str
+  tolerance: float
+  error_rate: float
+  p_value: str
+  procedure: str
+  num_examples: int
+  settings: tuple[float | dict, ...]
+  risks: tuple[float, ...]
+  p_values: tuple[float, ...]
+  loss_range: tuple[float, float] = (0.0, 1.0)
+  context: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    """Brings the fields to one form, so that reading equals what was saved."""
+
+    def put(name, value):
+      object.__setattr__(self, name, value)
+
+    if self.index is not None:
+      put('index', int(self.index))
+    put('risks', _numbers(self.risks))
+    put('p_values', _numbers(self.p_values))
+    put('settings', tuple(_plain('settings', list(self.settings))))
+    put('loss_range', tuple(float(bound) for bound in self.loss_range))
+    put('context', _plain('context', dict(self.context)))
+    if not len(self.settings) == len(self.risks) == len(self.p_values):
+      raise ValueError(
+        f'{len(self.settings)} settings, {len(self.risks)} risks and '
+        f'{len(self.p_values)} p-values should be equally many'
+      )
+    if self.index is not None and not 0 <= self.index < len(self.settings):
+      raise ValueError(
+        f'index {self.index} is none of the {len(self.settings)} settings'
+      )
+
+  @property
+  def certified(self) -> bool:
+    """Whether any setting was certified."""
+    return self.index is not None
+
+  @property
+  def setting(self) -> float | dict | None:
+    """The chosen setting, None if nothing was certified."""
+    return None if self.index is None else self.settings[self.index]
+
+  @property
+  def threshold(self) -> float | None:
+    """The threshold to decode with: 1.0, the full model, if none is certified.
+
+    None only if a setting without a threshold was certified.
+    """
+    if self.index is None:
+      return 1.0
+    if isinstance(self.setting, dict):
+      return self.setting.get('threshold')
+    return self.setting
+
+  def describe(self) -> str:
+    """Says in one paragraph what is guaranteed and what for."""
+    if not self.certified:
+      return (
+        f'Nothing was certified at tolerance {self.tolerance:g} and error rate '
+        f'{self.error_rate:g}, so the full model is used (threshold 1). '
+        f'{self.reason}'
+      )
+    low, high = self.loss_range
+    name = f'{self.context["loss"]}, ' if 'loss' in self.context else ''
+    return (
+      f'Certified: setting {self.index + 1} of {len(self.settings)}, '
+      f'{setting_in_words(self.setting)}. With probability at least '
+      f'{1 - self.error_rate:g} over the draw of the {self.num_examples} '
+      f'calibration examples, its expected loss ({name}between {low:g} and '
+      f'{high:g}) on inputs like them is at most {self.tolerance:g}: '
+      f'P(E[loss] <= {self.tolerance:g}) >= {1 - self.error_rate:g}. Its mean '
+      f'over the calibration examples was {self.risks[self.index]:.4g}, '
+      f'p = {self.p_values[self.index]:.3g} by {self.p_value}, tested by '
+      f'{self.procedure}. {self.reason}'
+    )
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes the certificate as JSON, whole or not at all."""
+    content = {'format': FORMAT, 'version': VERSION}
+    content.update(records.to_jsonable(self))
+    content.update({name: getattr(self, name) for name in _DERIVED})
+    records.write_json(path, {**content, 'checksum': _checksum(content)})
+
+  @classmethod
+  def load(
+    cls,
+    path: str | os.PathLike,
+    *,
+    procedure: multiple_testing.Procedure | None = None,
+  ) -> 'Certificate':
+    """Reads a certificate and checks that it is what a calibration wrote.
+
+    Args:
+      path: a file written by `save`.
+      procedure: the procedure it was made with, if it is none of calm_jax's.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if the file is no certificate, of an unknown version, was
+        edited, or states a choice that does not follow from its p-values.
+    """
+    content = records.read_json(path)
+    try:
+      certificate = _parse(cls, content)
+      _check_choice(certificate, content, procedure)
+    except ValueError as error:
+      raise ValueError(f'{os.fspath(path)}: {error}') from None
+    return certificate
+
+
+def _parse(cls, content) -> Certificate:
+  """Builds a certificate from the content of a file."""
+  if not isinstance(content, dict) or content.get('format') != FORMAT:
+    raise ValueError('not a certificate written by calm_jax')
+  if content.get('version') != VERSION:
+    raise ValueError(
+      f'certificate version {content.get("version")!r}; this calm_jax reads '
+      f'version {VERSION}, so calibrate again or install the matching calm_jax'
+    )
+  names = [field.name for field in dataclasses.fields(cls)]
+  expected = {'format', 'version', 'checksum', *names, *_DERIVED}
+  if content.keys() != expected:
+    raise ValueError(
+      'fields missing or unknown: '
+      + ', '.join(sorted(content.keys() ^ expected))
+    )
+  unsigned = {key: value for key, value in content.items() if key != 'checksum'}
+  if content['checksum'] != _checksum(unsigned):
+    raise ValueError(
+      'the content does not match its checksum: the file was edited or '
+      'damaged. A certificate cannot be adjusted by hand; calibrate again'
+    )
+  try:
+    return cls(**{name: content[name] for name in names})
+  except (TypeError, KeyError) as error:
+    raise ValueError(f'malformed certificate: {error}') from None
+
+
+def _check_choice(certificate, content, procedure) -> None:
+  """Raises ValueError unless the choice follows from the p-values."""
+  if procedure is None:
+    known = multiple_testing.PROCEDURES
+    if certificate.procedure not in known:
+      raise ValueError(
+        f'procedure {certificate.procedure!r} is none of {sorted(known)}; pass '
+        'the object it was calibrated with as procedure='
+      )
+    procedure = known[certificate.procedure]()
+  rejected = procedure(certificate.p_values, certificate.error_rate)
+  index = max(rejected, default=None)
+  if index != certificate.index:
+    raise ValueError(
+      f'index {certificate.index} does not follow from the p-values: '
+      f'{certificate.procedure} at error rate {certificate.error_rate:g} gives '
+      f'{index}. Calibrate again'
+    )
+  for name in _DERIVED:
+    if content[name] != getattr(certificate, name):
+      raise ValueError(
+        f'{name} {content[name]!r} does not follow from index {index}, which '
+        f'has {getattr(certificate, name)!r}. Calibrate again'
+      )
+
+
+def _numbers(values) -> tuple[float, ...]:
+  """Returns floats, None (JSON's NaN) as NaN.
+
+  Every NaN becomes the one object math.nan: tuples compare their items by
+  identity first, so certificates with untested settings still compare equal.
+  """
+  values = [math.nan if value is None else float(value) for value in values]
+  return tuple(math.nan if math.isnan(value) else value for value in values)
+
+
+def _plain(name: str, value):
+  """Returns `value` as JSON gives it back; raises ValueError if it cannot."""
+  try:
+    return json.loads(json.dumps(records.to_jsonable(value), allow_nan=False))
+  except TypeError as error:
+    raise ValueError(
+      f'{name} must be of what JSON can hold (numbers, strings, lists, dicts), '
+      f'but {error}'
+    ) from None
+
+
+def _checksum(content: dict) -> str:
+  """Returns a checksum over the content, whatever the order of its keys."""
+  text = json.dumps(
+    records.to_jsonable(content), sort_keys=True, allow_nan=False
+  )
+  return 'sha256:' + hashlib.sha256(text.encode()).hexdigest()
+
+
+def setting_in_words(setting: float | dict) -> str:
+  """Says which setting it is."""
+  if isinstance(setting, dict):
+    return ', '.join(f'{name} {value}' for name, value in setting.items())
+  return f'threshold {setting:g}'

@@ -1,0 +1,89 @@
+"""Checks of what a calibration is asked for, shared by its entry points."""
+
+import math
+import numbers
+from collections.abc import Sequence
+
+from calm_jax import records
+
+
+def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
+  """Returns the settings as a list of floats and dicts.
+
+  Raises:
+    ValueError: if there are none, one is neither a number in [0, 1] nor a dict,
+      or thresholds do not decrease strictly. Dicts are compared only where
+      neighbours differ in nothing but their threshold.
+  """
+  plain = []
+  for number, setting in enumerate(settings):
+    if isinstance(setting, numbers.Real) and not isinstance(setting, bool):
+      setting = float(setting)
+    elif isinstance(setting, dict):
+      setting = records.to_jsonable(setting)
+    else:
+      raise ValueError(f'setting {number} is {setting!r}, no number or dict')
+    threshold = _threshold(setting)
+    if threshold is not None and not _is_probability(threshold):
+      raise ValueError(
+        f'setting {number} has threshold {threshold}, not in [0, 1]; give '
+        "other kinds of settings as dicts, such as {'patience': 3}"
+      )
+    plain.append(setting)
+  if not plain:
+    raise ValueError('settings are empty; give at least one')
+  for number, (before, after) in enumerate(zip(plain, plain[1:], strict=False)):
+    if _without_threshold(before) != _without_threshold(after):
+      continue
+    first, second = _threshold(before), _threshold(after)
+    if None not in (first, second) and first > second:
+      continue
+    raise ValueError(
+      f'settings {number} and {number + 1}, {before} and {after}, are out of '
+      'order: thresholds must decrease strictly, from conservative to '
+      'aggressive, and no setting may come twice'
+    )
+  return plain
+
+
+def _is_probability(value) -> bool:
+  return isinstance(value, numbers.Real) and 0 <= value <= 1
+
+
+def _threshold(setting) -> float | None:
+  return setting.get('threshold') if isinstance(setting, dict) else setting
+
+
+def _without_threshold(setting) -> dict | None:
+  """Returns what is left of a dict; None for a bare threshold."""
+  if not isinstance(setting, dict):
+    return None
+  return {key: setting[key] for key in setting if key != 'threshold'}
+
+
+def check_range(
+  loss_range: tuple[float, float], tolerance: float
+) -> tuple[float, float]:
+  """Returns the range of the losses.
+
+  Raises:
+    ValueError: if it is empty or the tolerance is not strictly inside it.
+  """
+  low, high = loss_range
+  if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    raise ValueError(f'loss_range must be (low, high), not {loss_range}')
+  if not low < tolerance < high:
+    raise ValueError(
+      f'tolerance {tolerance} must lie strictly between {low:g} and {high:g}, '
+      'the loss_range; it is in the units of the losses'
+    )
+  return low, high
+
+
+def check_error_rate(error_rate: float) -> None:
+  """Raises ValueError unless the error rate is in (0, 1)."""
+  if not 0 < error_rate < 1:
+    raise ValueError(
+      f'error_rate must be in (0, 1), not {error_rate}; 0.05 means that at '
+      'most one calibration in twenty certifies a setting above the tolerance'
+    )

@@ -1,0 +1,137 @@
+"""P-values for "the expected loss is above the tolerance".
+
+Each function takes the losses of N examples under one setting, numbers in
+[0, 1], and returns a p-value of the null hypothesis E[loss] > tolerance: a
+number that is super-uniform when the null is true, for every N and every law of
+the loss. The losses themselves are asked for, not their mean, so that
+inequalities which look at the variance or at the order of the losses have the
+same signature.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import special
+
+# f(losses [N], *, tolerance) -> p-value in [0, 1].
+PValue = Callable[..., float]
+
+
+def hoeffding(losses: np.ndarray, *, tolerance: float) -> float:
+  """Bounds the mean by Hoeffding's inequality, in its simple form.
+
+  p = exp(-2 N max(0, tolerance - R)^2), R the mean loss. Hoeffding
+  (1963), Theorem 2; the p-value in the text of CALM (arXiv 2207.07061, Section
+  4, the calibration procedure).
+
+  Args:
+    losses: [N], one loss per example, in [0, 1].
+    tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
+
+  Returns:
+    The p-value, in (0, 1]; 1 where the mean loss reaches the tolerance.
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
+
+  >>> round(hoeffding([0.0] * 100, tolerance=0.1), 6)  # exp(-2)
+  0.135335
+  >>> hoeffding([1.0, 0.0], tolerance=0.1)
+  1.0
+  """
+  total, number = _total_loss(losses, tolerance)
+  gap = max(0.0, tolerance - total / number)
+  return math.exp(-2 * number * gap**2)
+
+
+def bentkus(losses: np.ndarray, *, tolerance: float) -> float:
+  """Bounds the mean by Bentkus's inequality: e times a binomial tail.
+
+  p = min(1, e P(Binomial(N, tolerance) <= ceil(N R))), R the mean loss. Bentkus
+  (2004), in the form of Bates et al. (arXiv 2101.02703, Section 3.1, "Bentkus
+  inequality"). Tight for losses that are nearly 0 or 1.
+
+  Args:
+    losses: [N], one loss per example, in [0, 1].
+    tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
+
+  Returns:
+    The p-value, in [0, 1]; 1 where the mean loss reaches the tolerance.
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
+
+  >>> round(bentkus([0.0] * 100, tolerance=0.1), 9)  # e * 0.9 ** 100
+  7.2201e-05
+  """
+  total, number = _total_loss(losses, tolerance)
+  if total >= number * tolerance:
+    return 1.0
+  tail = special.bdtr(_ceil(total), number, tolerance)
+  return min(1.0, math.e * float(tail))
+
+
+def hoeffding_bentkus(losses: np.ndarray, *, tolerance: float) -> float:
+  """Takes the smaller of the tight Hoeffding and the Bentkus p-value.
+
+  p = min(exp(-N h1(min(R, tolerance), tolerance)),
+          e P(Binomial(N, tolerance) <= ceil(N R))),
+  h1(a, b) = a ln(a / b) + (1 - a) ln((1 - a) / (1 - b)) with 0 ln 0 = 0. No
+  correction is due for taking the minimum: both bound the distribution function
+  of the same statistic, R, so their minimum does too.
+
+  Angelopoulos et al. (Learn then Test, arXiv 2110.01052), "Hoeffding-Bentkus
+  inequality p-values"; Bates et al. (arXiv 2101.02703), Section 3.1; what CALM
+  uses in its experiments.
+
+  Args:
+    losses: [N], one loss per example, in [0, 1].
+    tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
+
+  Returns:
+    The p-value, in [0, 1]; 1 where the mean loss reaches the tolerance.
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
+
+  >>> round(hoeffding_bentkus([0.0] * 100, tolerance=0.1), 9)  # 0.9 ** 100
+  2.6561e-05
+  >>> hoeffding_bentkus([0.1, 0.3], tolerance=0.1)
+  1.0
+  """
+  total, number = _total_loss(losses, tolerance)
+  if total >= number * tolerance:
+    return 1.0
+  risk = total / number
+  divergence = special.rel_entr(risk, tolerance)
+  divergence += special.rel_entr(1 - risk, 1 - tolerance)
+  return min(
+    math.exp(-number * float(divergence)),
+    math.e * float(special.bdtr(_ceil(total), number, tolerance)),
+  )
+
+
+def _total_loss(losses, tolerance: float) -> tuple[float, int]:
+  """Returns the sum and the number of the losses, after checking them."""
+  losses = np.asarray(losses, np.float64)
+  if losses.ndim != 1 or not losses.size:
+    raise ValueError(f'losses must be [N] with N >= 1, not {losses.shape}')
+  if not 0 < tolerance < 1:
+    raise ValueError(f'tolerance must be in (0, 1), not {tolerance}')
+  bad = np.flatnonzero(~((losses >= 0) & (losses <= 1)))
+  if bad.size:
+    raise ValueError(
+      f'losses must be in [0, 1], but loss {bad[0]} is {losses[bad[0]]}; map '
+      'them by their range first, as calibrate(loss_range=...) does'
+    )
+  # The exact sum, rounded once: a pairwise sum may land above an integer.
+  return math.fsum(losses), losses.size
+
+
+def _ceil(total: float) -> int:
+  """Rounds up, but takes 7.000000000000001 (100 losses of 0.07) for 7."""
+  nearest = round(total)
+  if abs(total - nearest) <= 1e-9 * max(1.0, total):
+    return nearest
+  return math.ceil(total)

@@ -1,0 +1,172 @@
+"""Learn then Test: from a table of losses to a certified setting.
+
+`calibrate` tests, for every setting, the hypothesis that its expected loss is
+above the tolerance, and certifies the most aggressive setting whose hypothesis
+was rejected. `next_column` runs the same tests on an unfinished table, so that
+a caller decodes only the settings that can still matter. Angelopoulos et al.
+(arXiv 2110.01052); CALM (arXiv 2207.07061), Section 4.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from calm_jax.calibration import inputs, multiple_testing, p_values, reasons
+from calm_jax.calibration.certificate import Certificate
+
+
+def calibrate(
+  losses: np.ndarray,
+  settings: Sequence[float | dict],
+  *,
+  tolerance: float = 0.1,
+  error_rate: float = 0.05,
+  p_value: p_values.PValue = p_values.hoeffding_bentkus,
+  procedure: multiple_testing.Procedure | None = None,
+  loss_range: tuple[float, float] = (0, 1),
+  context: dict[str, Any] | None = None,
+) -> Certificate:
+  """Certifies the most aggressive setting whose risk is surely tolerable.
+
+  For the certified setting P(E[loss] <= tolerance) >= 1 - error_rate over the
+  draw of the N examples, provided they are exchangeable with the inputs served
+  later and have chosen nothing else: not the settings, their order, the
+  tolerance, the checkpoint or the p-value.
+
+  Args:
+    losses: [N, J], the loss of example n under setting j, within loss_range.
+      Columns that the procedure does not ask for may be NaN, from the first of
+      them to the end.
+    settings: [J], from conservative to aggressive: thresholds in [0, 1],
+      strictly decreasing, or dicts (with a `threshold` or without).
+    tolerance: the bound on E[loss], in the units of the losses, strictly inside
+      loss_range.
+    error_rate: the bound on the probability of certifying a setting whose
+      expected loss is above the tolerance; in (0, 1).
+    p_value: `f(losses [N] in [0, 1], *, tolerance) -> p`, super-uniform when
+      E[loss] > tolerance.
+    procedure: a multiple testing procedure; None is fixed_sequence().
+    loss_range: the smallest and the largest value a loss can have. Losses and
+      tolerance are mapped by it to [0, 1] alike.
+    context: kept in the certificate: loss, metric, fingerprints, decoder
+      settings, versions, seed.
+
+  Returns:
+    The certificate. If nothing could be certified it says why, and stands for
+    the full model.
+
+  Raises:
+    ValueError: for losses that are NaN, outside loss_range or of the wrong
+      shape, settings out of order, or numbers outside their range.
+  """
+  procedure = procedure or multiple_testing.fixed_sequence()
+  settings = inputs.check_settings(settings)
+  inputs.check_error_rate(error_rate)
+  losses = np.asarray(losses)
+  if losses.ndim == 2 and losses.shape[1] != len(settings):
+    raise ValueError(
+      f'losses have {losses.shape[1]} columns for {len(settings)} settings'
+    )
+  tests = _test_columns(losses, tolerance, p_value, loss_range)
+  _check_tested(losses, tests, procedure, error_rate)
+  rejected = procedure(tests, error_rate)
+  certificate = Certificate(
+    index=max(rejected, default=None),
+    reason='',
+    tolerance=float(tolerance),
+    error_rate=float(error_rate),
+    p_value=_name_of(p_value),
+    procedure=_name_of(procedure),
+    num_examples=len(losses),
+    settings=settings,
+    risks=losses.astype(np.float64).mean(axis=0),
+    p_values=tests,
+    loss_range=loss_range,
+    context=context or {},
+  )
+  reason = reasons.explain(certificate, p_value)
+  return dataclasses.replace(certificate, reason=reason)
+
+
+def next_column(
+  losses: np.ndarray,
+  *,
+  tolerance: float = 0.1,
+  error_rate: float = 0.05,
+  p_value: p_values.PValue = p_values.hoeffding_bentkus,
+  procedure: multiple_testing.Procedure | None = None,
+  loss_range: tuple[float, float] = (0, 1),
+) -> int | None:
+  """Returns the column whose losses are needed next, None if none is.
+
+  Args:
+    losses: [N, J], NaN in the columns that are not computed yet.
+    tolerance: as for `calibrate`, and so are the others: the same arguments
+      must be given to both.
+    error_rate: see `calibrate`.
+    p_value: see `calibrate`.
+    procedure: see `calibrate`.
+    loss_range: see `calibrate`.
+
+  Raises:
+    ValueError: as `calibrate`.
+  """
+  procedure = procedure or multiple_testing.fixed_sequence()
+  inputs.check_error_rate(error_rate)
+  tests = _test_columns(np.asarray(losses), tolerance, p_value, loss_range)
+  return procedure.next_test(tests, error_rate)
+
+
+def _test_columns(losses, tolerance, p_value, loss_range) -> np.ndarray:
+  """Returns the p-value of every column [J], NaN for columns of NaN only."""
+  low, high = inputs.check_range(loss_range, tolerance)
+  if losses.ndim != 2 or not losses.size or losses.dtype.kind not in 'biuf':
+    raise ValueError(
+      'losses must be numbers [N examples, J settings] with N, J >= 1, not '
+      f'{losses.dtype} {losses.shape}'
+    )
+  losses = losses.astype(np.float64)
+  untested = np.isnan(losses).all(axis=0)
+  slack = 1e-9 * (high - low)
+  inside = (losses >= low - slack) & (losses <= high + slack)
+  for row, column in np.argwhere(~inside & ~untested):
+    raise ValueError(
+      f'the loss of row {row}, column {column} is {losses[row, column]}, not '
+      f'within the loss_range {low:g} to {high:g}'
+    )
+  mapped = np.clip((losses - low) / (high - low), 0, 1)
+  mapped_tolerance = (tolerance - low) / (high - low)
+  tests = np.full(losses.shape[1], math.nan)
+  for column in np.flatnonzero(~untested):
+    tests[column] = p_value(mapped[:, column], tolerance=mapped_tolerance)
+    if not 0 <= tests[column] <= 1:
+      raise ValueError(
+        f'{_name_of(p_value)} gave {tests[column]} for column {column}, which '
+        'is no p-value: it must be in [0, 1]'
+      )
+  return tests
+
+
+def _check_tested(losses, tests, procedure, error_rate) -> None:
+  """Raises ValueError if a column is missing that should not be."""
+  missing = procedure.next_test(tests, error_rate)
+  untested = np.isnan(tests)
+  if missing is None and (untested[:-1] & ~untested[1:]).any():
+    missing = int(np.flatnonzero(untested)[0])
+  if missing is not None:
+    raise ValueError(
+      f'the losses of column {missing} are NaN from row 0 to row '
+      f'{len(losses) - 1}. Only columns after the one where testing stopped '
+      'may be left out, and then all of them'
+    )
+
+
+def _name_of(function) -> str:
+  """Returns how a certificate names a p-value or procedure."""
+  for attribute in ('name', '__name__'):
+    if hasattr(function, attribute):
+      return str(getattr(function, attribute))
+  return repr(function)

@@ -1,0 +1,32 @@
+"""Files on disk <-> one parameter tree.
+
+`native` is this project's own form (Orbax arrays and a JSON description): what
+training writes and everything else loads. `parameter_fingerprint` names a set
+of parameters in certificates.
+"""
+
+from calm_jax.checkpoints.directories import (
+  best_step,
+  find_checkpoint,
+  latest_step,
+)
+from calm_jax.checkpoints.fingerprints import parameter_fingerprint
+from calm_jax.checkpoints.native import (
+  Checkpoint,
+  load_params,
+  read_metadata,
+  restore_train_state,
+  save,
+)
+
+__all__ = [
+  'Checkpoint',
+  'best_step',
+  'find_checkpoint',
+  'latest_step',
+  'load_params',
+  'parameter_fingerprint',
+  'read_metadata',
+  'restore_train_state',
+  'save',
+]

@@ -1,0 +1,70 @@
+"""Whether a checkpoint fits what the caller has: errors name the difference.
+
+The three things that can differ are the shapes of parameters, the configuration
+of the model and the vocabulary that token ids belong to.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from calm_jax.array_types import PyTree
+from calm_jax.model.config import T5Config
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def check_shapes(found, expected, path: str, hint: str = '') -> None:
+  """Raises ValueError naming parameters that are missing or misshapen."""
+  found = {name: tuple(leaf.shape) for name, leaf in _flat(found).items()}
+  expected = {name: tuple(leaf.shape) for name, leaf in _flat(expected).items()}
+  wrong = [
+    f'{name}: expected {expected.get(name, "nothing")}, '
+    f'found {found.get(name, "nothing")}'
+    for name in sorted(found.keys() | expected.keys())
+    if found.get(name) != expected.get(name)
+  ]
+  if wrong:
+    more = f' (and {len(wrong) - 5} more)' if len(wrong) > 5 else ''
+    raise ValueError(
+      f'{path} does not fit the model: {"; ".join(wrong[:5])}{more}. '
+      f'{hint or "Load it with the configuration it was saved with."}'
+    )
+
+
+# Fields that may change without touching a parameter.
+_FREE_FIELDS = ('dropout_rate', 'dtype', 'relative_max_distance')
+
+
+def check_config(path: str, saved: T5Config, wanted: T5Config) -> None:
+  different = [
+    f'{field.name}: expected {getattr(wanted, field.name)!r}, found '
+    f'{getattr(saved, field.name)!r}'
+    for field in dataclasses.fields(T5Config)
+    if field.name not in _FREE_FIELDS
+    and getattr(saved, field.name) != getattr(wanted, field.name)
+  ]
+  if different:
+    raise ValueError(
+      f'{path} holds another model: {"; ".join(different)}. Take the saved '
+      'configuration, or another directory.'
+    )
+
+
+def check_vocabulary(path, metadata, expected: str | None) -> None:
+  context = metadata.get('context', {})
+  found = context.get('vocabulary_fingerprint')
+  if expected is None or found == expected:
+    return
+  raise ValueError(
+    f'{path} was trained with the vocabulary '
+    f'{context.get("vocabulary_file", "(file not recorded)")} of fingerprint '
+    f'{found}, the one in use has {expected}: token ids would mean other '
+    "things. Use the checkpoint's vocabulary file."
+  )

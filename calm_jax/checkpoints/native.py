@@ -1,0 +1,311 @@
+"""Checkpoints in this project's own form: Orbax arrays and a JSON description.
+
+A run directory holds `checkpoint_<step>/{state, metadata}`, where `state` is
+the tree {'target': parameters, 'state': {step, rng, optimizer}} with T5X's
+names, and a folder `best/` of the same form. Orbax (0.11 to 0.12; its 1.0 will
+move names) is touched in this module only. Nothing that is half written, cut or
+altered is ever returned: a checkpoint counts once Orbax has committed it, and
+parameters must have the fingerprint they were saved with.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from calm_jax.array_types import Params, PyTree
+from calm_jax.checkpoints import agreement, directories
+from calm_jax.checkpoints.fingerprints import parameter_fingerprint
+from calm_jax.model.config import T5Config
+
+
+class Checkpoint(NamedTuple):
+  """What `load_params` returns.
+
+  Attributes:
+    params: the parameter tree, on the default device.
+    config: the model's configuration.
+    metadata: the JSON description it was saved with; see `save`.
+  """
+
+  params: Params
+  config: T5Config
+  metadata: dict[str, Any]
+
+
+def save(
+  directory: str | os.PathLike,
+  step: int,
+  *,
+  params: Params,
+  config: T5Config,
+  train_state: Mapping[str, PyTree] | None = None,
+  context: Mapping[str, Any] | None = None,
+  progress: Mapping[str, Any] | None = None,
+  max_to_keep: int | None = None,
+) -> str:
+  """Writes `checkpoint_<step>`, whole or not at all, and returns its path.
+
+  Args:
+    directory: the run directory; made if it is missing.
+    step: training steps taken.
+    params: the parameter tree.
+    config: the model's configuration.
+    train_state: what training needs besides, a dict of trees (step, rng,
+      optimizer); None saves parameters only.
+    context: what the parameters depend on, JSON values; by convention
+      'vocabulary_fingerprint' and 'vocabulary_file'.
+    progress: what the training loop must remember, JSON values.
+    max_to_keep: keep this one and the max_to_keep - 1 latest others; all if
+      None.
+
+  Raises:
+    ValueError: if `max_to_keep` is below 1.
+  """
+  if max_to_keep is not None and max_to_keep < 1:
+    raise ValueError(f'max_to_keep must be at least 1, got {max_to_keep!r}')
+  path = directories.checkpoint_path(directory, step)
+  metadata = {
+    'format': 'calm_jax',
+    'format_version': 1,
+    'step': int(step),
+    'model_config': dataclasses.asdict(config),
+    'context': dict(context or {}),
+    'progress': dict(progress or {}),
+    'parameter_fingerprint': parameter_fingerprint(params),
+    'versions': {
+      'jax': jax.__version__,
+      'orbax': ocp.__version__,
+      'numpy': np.__version__,
+    },
+    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+  }
+  tree = {'target': params, 'state': _as_dicts(train_state or {})}
+  if not tree['state']:
+    del tree['state']
+  with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    writer.save(
+      path,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(tree), metadata=ocp.args.JsonSave(metadata)
+      ),
+      force=True,
+    )
+  if max_to_keep is not None:
+    # The one just written stays, whatever its number.
+    others = [other for other in directories.steps(directory) if other != step]
+    for old in others[: max(len(others) - (max_to_keep - 1), 0)]:
+      shutil.rmtree(
+        directories.checkpoint_path(directory, old), ignore_errors=True
+      )
+  return path
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+  """Returns the JSON description of one checkpoint directory."""
+  name = os.path.join(os.fspath(path), 'metadata', 'metadata')
+  with _naming_the_checkpoint(path), open(name, encoding='utf-8') as file:
+    return json.load(file)
+
+
+def restore_train_state(
+  path: str | os.PathLike, params: Params, train_state: Mapping[str, PyTree]
+) -> tuple[Params, dict[str, PyTree]]:
+  """Returns parameters and the rest of the training state of a checkpoint.
+
+  Args:
+    path: one checkpoint directory.
+    params: the expected tree, arrays or ShapeDtypeStructs (with shardings, to
+      restore onto another topology).
+    train_state: likewise, as given to `save`.
+
+  Raises:
+    ValueError: if parameters or optimizer slots differ from the expected ones
+      in name or shape, or the files are cut or altered.
+  """
+  path = os.path.abspath(os.fspath(path))
+  expected = {'target': params, 'state': _as_dicts(train_state)}
+  expected = jax.tree.map(_abstract, expected)
+  with _quiet(), ocp.PyTreeCheckpointer() as reader:
+    with _naming_the_checkpoint(path):
+      stored = _stored_shapes(reader, path)
+    agreement.check_shapes(stored.get('target', {}), expected['target'], path)
+    agreement.check_shapes(
+      stored.get('state', {}),
+      expected['state'],
+      path,
+      hint='was it written by a run with another optimizer?',
+    )
+    with _naming_the_checkpoint(path):
+      tree = _restore(reader, path, expected)
+  _check_fingerprint(path, tree['target'])
+  # By name: the leaves of a dict come in another order than a named tuple's.
+  rest = jax.tree_util.tree_map_with_path(
+    lambda names, _: _follow(tree['state'], names), dict(train_state)
+  )
+  return tree['target'], rest
+
+
+def load_params(
+  path: str | os.PathLike,
+  config: T5Config | None = None,
+  *,
+  expect_vocabulary: str | None = None,
+  expect_params: PyTree | None = None,
+) -> Checkpoint:
+  """Returns parameters, configuration and metadata of a checkpoint.
+
+  Args:
+    path: a checkpoint directory, or a run directory, of which the best
+      checkpoint is taken, or the latest if none is marked best.
+    config: the configuration the caller wants, for instance with another dtype
+      or dropout rate; by default the saved one.
+    expect_vocabulary: the fingerprint of the vocabulary in use.
+    expect_params: a tree of arrays or ShapeDtypeStructs to compare with.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint, saying what is there.
+    ValueError: if the files are cut or altered, or if configuration, shapes or
+      vocabulary differ from what was asked for.
+  """
+  path = directories.find_checkpoint(path)
+  metadata = read_metadata(path)
+  agreement.check_vocabulary(path, metadata, expect_vocabulary)
+  saved = _config_of(path, metadata)
+  with _quiet(), ocp.PyTreeCheckpointer() as reader:
+    with _naming_the_checkpoint(path):
+      stored = _stored_shapes(reader, path)['target']
+    if expect_params is not None:
+      agreement.check_shapes(stored, expect_params, path)
+    if config is not None:
+      agreement.check_config(path, saved, config)
+    with _naming_the_checkpoint(path):
+      params = _restore(reader, path, {'target': stored})['target']
+  _check_fingerprint(path, params)
+  return Checkpoint(params, config or saved, metadata)
+
+
+def check_same_run(
+  path: str, metadata: Mapping[str, Any], config: T5Config, context: Mapping
+) -> None:
+  """Checks that a run may be resumed with this model and vocabulary.
+
+  Raises:
+    ValueError: naming what differs from the checkpoint.
+  """
+  agreement.check_config(path, _config_of(path, metadata), config)
+  agreement.check_vocabulary(
+    path, metadata, context.get('vocabulary_fingerprint')
+  )
+
+
+def _restore(reader, path: str, expected: PyTree) -> PyTree:
+  """Reads the sub-tree `expected` of the state."""
+  return reader.restore(
+    os.path.join(path, 'state'),
+    args=ocp.args.PyTreeRestore(
+      item=expected,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
+      partial_restore=True,
+    ),
+  )
+
+
+def _stored_shapes(reader, path: str) -> PyTree:
+  """Returns what is in a checkpoint as ShapeDtypeStructs, on this device."""
+  metadata = reader.metadata(os.path.join(path, 'state'))
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    metadata.item_metadata.tree,
+    is_leaf=lambda leaf: hasattr(leaf, 'shape'),
+  )
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  sharding = getattr(leaf, 'sharding', None)
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _as_dicts(tree: PyTree) -> PyTree:
+  """Turns any pytree into nested dicts keyed by name or number.
+
+  Optimizer states are tuples of named tuples that hold empty ones; Orbax stores
+  those in ways that depend on its version. Dicts it stores as they are.
+  """
+  nested: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    *outer, last = _names(path)
+    inner = nested
+    for name in outer:
+      inner = inner.setdefault(name, {})
+    inner[last] = leaf
+  return nested
+
+
+def _names(path: tuple) -> list[str]:
+  return [jax.tree_util.keystr((key,), simple=True) for key in path]
+
+
+def _follow(nested: PyTree, path: tuple) -> Any:
+  """Returns the leaf of nested dicts at a path of the original tree."""
+  for name in _names(path):
+    nested = nested[name]
+  return nested
+
+
+def _config_of(path: str, metadata: Mapping[str, Any]) -> T5Config:
+  try:
+    return T5Config(**metadata['model_config'])
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path} has metadata that this version cannot read: {error}'
+    ) from error
+
+
+def _check_fingerprint(path: str, params: Params) -> None:
+  saved = read_metadata(path).get('parameter_fingerprint')
+  found = parameter_fingerprint(params)
+  if saved != found:
+    raise ValueError(
+      directories.damage_message(
+        path, f'parameters have fingerprint {found}, not {saved}'
+      )
+    )
+
+
+@contextlib.contextmanager
+def _naming_the_checkpoint(path: str | os.PathLike) -> Iterator[None]:
+  """Turns whatever a reader raises on bad files into one clear ValueError."""
+  try:
+    yield
+  except Exception as error:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise ValueError(
+      directories.damage_message(path, reason[0][:300])
+    ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences Orbax's chatter below errors (it logs through absl)."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)

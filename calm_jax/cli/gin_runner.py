@@ -1,0 +1,138 @@
+"""Runs a job assembled by gin files; the only Python file that imports gin.
+
+T5X's manner: `--gin_file` names files (looked up in `--gin_search_paths`, the
+working directory, and the files shipped with the package), `--gin.NAME=VALUE`
+overrides a macro or a parameter, `--dry_run` parses, prints the configuration
+and stops. The operative configuration is written to the job's directory.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+import gin
+from absl import app, flags, logging
+
+from calm_jax import records
+
+_GIN_FILE = flags.DEFINE_multi_string(
+  'gin_file', [], 'A gin file; may be given several times, later ones win.'
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+  'gin_bindings',
+  [],
+  "A gin binding such as 'TRAIN_STEPS = 100'; --gin.TRAIN_STEPS=100 is short "
+  'for it.',
+)
+_GIN_SEARCH_PATHS = flags.DEFINE_list(
+  'gin_search_paths', [], 'Folders in which gin files are looked up first.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Parse and print the configuration, then stop.'
+)
+
+
+def shipped_configs() -> pathlib.Path:
+  """Returns the folder of the gin files that come with the package."""
+  package = pathlib.Path(__file__).resolve().parents[1]
+  installed = package / 'gin_configs'
+  return installed if installed.is_dir() else package.parent / 'gin_configs'
+
+
+def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
+  """Turns `--gin.X=Y` into `--gin_bindings=X = Y`; the rest stays.
+
+  A value that is no Python literal and no gin reference is a string: the shell
+  has eaten its quotes.
+  """
+  rewritten = []
+  for argument in arguments:
+    match = re.match(r'--?gin\.([^=]+)=(.*)$', argument, re.DOTALL)
+    if not match:
+      rewritten.append(argument)
+      continue
+    name, value = match.groups()
+    if not value.startswith(('@', '%')):
+      try:
+        ast.literal_eval(value)
+      except (SyntaxError, ValueError):
+        value = repr(value)
+    rewritten.append(f'--gin_bindings={name} = {value}')
+  return rewritten
+
+
+def parse(
+  files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+) -> None:
+  """Parses gin files and bindings into gin's global configuration.
+
+  Raises:
+    ValueError: for a file that is nowhere, naming the folders searched, and for
+      whatever gin refuses, with its file and line.
+  """
+  gin.clear_config()
+  folders = [*search_paths, '.', str(shipped_configs())]
+  for folder in folders:
+    gin.add_config_file_search_path(folder)
+  for file in files:
+    # `gin_configs/runs/x.gin` also names the shipped file from anywhere.
+    names = (file, file.removeprefix('gin_configs/'))
+    places = [os.path.join(f, n) for f in ('', *folders) for n in names]
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None:
+      known = sorted(
+        str(path.relative_to(shipped_configs()))
+        for path in shipped_configs().rglob('*.gin')
+      )
+      raise ValueError(
+        f'no gin file {file!r} in {folders}; shipped files: {", ".join(known)}'
+      )
+    gin.parse_config_file(found)
+  gin.parse_config(list(bindings))
+  gin.finalize()
+
+
+def write_operative_config(directory: str, name: str) -> None:
+  """Writes the configuration in force to `directory/name`."""
+  records.write_text(os.path.join(directory, name), gin.config_str())
+
+
+def main(job: str) -> None:
+  """Parses flags, assembles `calm_jax.cli.<job>.run` and calls it.
+
+  Args:
+    job: name of the module below calm_jax.cli, whose `run` gin configures.
+  """
+
+  def call(arguments: Sequence[str]) -> None:
+    if len(arguments) > 1:
+      raise app.UsageError(f'unexpected arguments: {arguments[1:]}')
+    if not _GIN_FILE.value:
+      raise app.UsageError(
+        f'no --gin_file; for example --gin_file=runs/{job}.gin'
+      )
+    # Absl's and Orbax's own chatter would bury the progress lines.
+    logging.set_verbosity(logging.WARNING)
+    try:
+      parse(_GIN_FILE.value, _GIN_BINDINGS.value, _GIN_SEARCH_PATHS.value)
+      run = gin.get_configurable(f'calm_jax.cli.{job}.run')
+    except (ValueError, SyntaxError, NameError, ImportError) as error:
+      sys.exit(f'configuration error: {error}')
+    if _DRY_RUN.value:
+      print(gin.config_str())
+      return
+    try:
+      run()
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+      if logging.level_debug():
+        raise
+      sys.exit(f'{type(error).__name__}: {error}')
+
+  app.run(
+    call, flags_parser=lambda argv: flags.FLAGS(rewrite_gin_arguments(argv))
+  )

@@ -1,0 +1,83 @@
+"""What the decoding jobs share: loading a run, decoding a split, saying so."""
+
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from calm_jax import decoding, evaluation, model, pipeline, records
+
+_LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
+
+
+def say(line: str) -> None:
+  """Prints a line of progress at once, also into a file."""
+  print(line, flush=True)
+
+
+def make_decode(
+  run: pipeline.LoadedRun,
+  *,
+  sampler: Any = None,
+  depth_loop: Any = None,
+) -> Callable[..., evaluation.DecodedDataset]:
+  """Returns `decode(batches, policy=..., policy_for_batch=...)` of a run."""
+  decoder = model.as_layered_decoder(run.config)
+  loop = decoding.default_depth_loop() if depth_loop is None else depth_loop
+  params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
+
+  def decode(batches: Iterable, **policy):
+    return evaluation.decode_dataset(
+      decoder,
+      params,
+      batches,
+      detokenize=run.tokenizer.decode,
+      max_length=run.feature_lengths['targets'],
+      eos_id=run.tokenizer.eos_id,
+      sampler=sampler,
+      depth_loop=loop,
+      progress=say,
+      **policy,
+    )
+
+  return decode
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+  """Returns the versions of what computes."""
+  found = {'python': platform.python_version()}
+  for library in _LIBRARIES:
+    try:
+      found[library] = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
+  """Returns how a result of this process was obtained."""
+  device = jax.devices()[0]
+  now = datetime.datetime.now(datetime.UTC)
+  return records.RunContext(
+    device=device.device_kind,
+    machine=f'{os.cpu_count()} cores, {platform.machine()}',
+    dtype=config.dtype,
+    versions=versions(),
+    seeds={},
+    command=shlex.join(
+      ['python', '-m', sys.modules['__main__'].__spec__.name, *sys.argv[1:]]
+      if getattr(sys.modules['__main__'], '__spec__', None)
+      else sys.argv
+    ),
+    created=now.isoformat(timespec='seconds'),
+    details={'model': dataclasses.asdict(config), **details},
+  )

@@ -1,0 +1,35 @@
+"""Text in: seqio Tasks, splits disjoint by input, batches of NumPy arrays.
+
+The only home of seqio and TensorFlow in this project. They take seconds to
+load, so names load when they are first used (PEP 562); `splits` and
+`jsonl_files` need neither.
+"""
+
+import importlib
+
+_HOMES = {
+  'EmbeddedCorpus': 'corpus',
+  'JsonlTask': 'tasks',
+  'SplitPlan': 'splits',
+  'TextExample': 'jsonl_files',
+  'as_task': 'tasks',
+  'eval_batches': 'batches',
+  'normalised_input_hash': 'splits',
+  'read_examples': 'jsonl_files',
+  'register_jsonl_task': 'tasks',
+  'run_calibration_task': 'calibration_task',
+  'train_batches': 'batches',
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+  if name in _HOMES:
+    module = importlib.import_module(f'{__name__}.{_HOMES[name]}')
+    return getattr(module, name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return __all__

@@ -1,0 +1,198 @@
+"""seqio Tasks of text rows: from JSONL files by a gin-friendly definition.
+
+A `JsonlTask` is a plain definition (strings, numbers, a dict of paths);
+`register()` makes it a seqio Task with train, validation, calibration and test
+splits that share no input. Any other seqio Task works in the rest of the
+project as well, if its `targets` are text.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calm_jax.data import preprocessors, task_metrics
+from calm_jax.data.jsonl_files import TextExample, read_examples, resolve_path
+from calm_jax.data.splits import SPLITS, SplitPlan
+from calm_jax.data.tensorflow_setup import seqio
+from calm_jax.tokenizer import SentencePieceTokenizer
+
+# Definitions registered in this process, by task name.
+_REGISTERED: dict[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonlTask:
+  """A seqio Task over JSONL(.gz) files of `inputs` and `targets`.
+
+  Attributes:
+    name: the Task's name: letters, digits, `_`, `.` and `:`.
+    paths: split name ('train', 'validation', 'test', 'calibration') to file;
+      'train' is required. Where there is no calibration file, `SplitPlan`
+      carves the split out of the test rows.
+    vocabulary: path of the SentencePiece model.
+    directory: where relative `paths` start; `~` and `$VARIABLES` are expanded.
+    prefix: put in front of every input, for example 'summarize: '.
+    extra_ids: sentinels at the end of the vocabulary, as for seqio.
+    metrics: names in `calm_jax.data.task_metrics.METRICS`, computed by seqio's
+      Evaluator against all references.
+    calibration_fraction: see `SplitPlan`.
+    held_out_fraction: see `SplitPlan`.
+  """
+
+  name: str
+  paths: Mapping[str, str]
+  vocabulary: str
+  directory: str = ''
+  prefix: str = ''
+  extra_ids: int = 0
+  metrics: Sequence[str] = ('bleu', 'rouge_l')
+  calibration_fraction: float = 0.5
+  held_out_fraction: float = 0.0
+
+  def __post_init__(self):
+    if 'train' not in self.paths:
+      raise ValueError(
+        f'Task {self.name!r} has no train file; paths are {dict(self.paths)}.'
+      )
+    unknown = sorted(set(self.paths) - set(SPLITS))
+    if unknown:
+      raise ValueError(
+        f'Task {self.name!r} has unknown splits {unknown}; use {SPLITS}.'
+      )
+    object.__setattr__(self, 'paths', dict(self.paths))
+    object.__setattr__(self, 'metrics', tuple(self.metrics))
+    task_metrics.metric_fns(self.metrics)
+    self.split_plan()
+
+  def split_plan(self) -> SplitPlan:
+    """Returns how the rows are divided."""
+    return SplitPlan(self.calibration_fraction, self.held_out_fraction)
+
+  def read_splits(self) -> dict[str, list[TextExample]]:
+    """Reads the files and returns the rows of every split that has some.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      ValueError: on a bad line, named by file and number.
+    """
+    rows = {
+      split: list(read_examples(resolve_path(path, self.directory)))
+      for split, path in self.paths.items()
+    }
+    return self.split_plan().apply(rows)
+
+  def register(self):
+    """Registers the Task, once, and returns it.
+
+    The files are read here, so that a missing file or a bad row shows before
+    anything is trained.
+
+    Raises:
+      ValueError: if another definition, or other code, has taken the name.
+    """
+    return register_once(
+      self,
+      self.read_splits,
+      vocabulary=self.vocabulary,
+      extra_ids=self.extra_ids,
+      prefix=self.prefix,
+      metrics=self.metrics,
+    )
+
+
+def register_jsonl_task(name: str, paths: Mapping[str, str], **arguments):
+  """Registers and returns `JsonlTask(name, paths, **arguments)`."""
+  return JsonlTask(name, paths, **arguments).register()
+
+
+def register_once(
+  definition,
+  read_splits: Callable[[], Mapping[str, Sequence[TextExample]]],
+  *,
+  vocabulary: str,
+  extra_ids: int = 0,
+  prefix: str = '',
+  metrics: Sequence[str] = (),
+):
+  """Registers the seqio Task of a definition, or finds it registered.
+
+  Args:
+    definition: a dataclass with a `name`; compared with the one that took the
+      name before.
+    read_splits: called if the Task is new; split name to rows.
+    vocabulary: path of the SentencePiece model.
+    extra_ids: sentinels of the vocabulary.
+    prefix: put in front of every input.
+    metrics: names in `task_metrics.METRICS`.
+
+  Returns:
+    The seqio Task.
+
+  Raises:
+    ValueError: if the name is taken by something else.
+  """
+  name = definition.name
+  if name in seqio.TaskRegistry.names():
+    if _REGISTERED.get(name) != definition:
+      raise ValueError(
+        f'Task {name!r} is registered already with another definition '
+        f'({_REGISTERED.get(name, "made elsewhere")}); choose another name '
+        f'for {definition}.'
+      )
+    return seqio.TaskRegistry.get(name)
+  path = resolve_path(vocabulary)
+  # seqio opens it much later and says less when it is missing or damaged.
+  SentencePieceTokenizer(path, extra_ids)
+  feature = seqio.Feature(
+    seqio.SentencePieceVocabulary(path, extra_ids=extra_ids), add_eos=True
+  )
+  splits = read_splits()
+  task = seqio.TaskRegistry.add(
+    name,
+    source=_rows_source(splits),
+    preprocessors=preprocessors.text_preprocessors(prefix),
+    output_features={'inputs': feature, 'targets': feature},
+    postprocess_fn=preprocessors.references_or_prediction,
+    metric_fns=task_metrics.metric_fns(metrics),
+  )
+  _REGISTERED[name] = definition
+  return task
+
+
+def _rows_source(splits: Mapping[str, Sequence[TextExample]]):
+  """Returns a seqio source of rows in memory, shuffled as a whole."""
+
+  def dataset_fn(split, shuffle_files, seed=None):
+    examples = splits[split]
+    if shuffle_files:
+      # Files are sorted, and seqio's buffer of 1,000 would leave them so.
+      order = np.random.default_rng(seed).permutation(len(examples))
+      examples = [examples[index] for index in order]
+    return preprocessors.examples_dataset(examples)
+
+  return seqio.FunctionDataSource(
+    dataset_fn,
+    splits=tuple(splits),
+    num_input_examples={name: len(rows) for name, rows in splits.items()},
+  )
+
+
+def as_task(task):
+  """Returns a seqio Task from a Task, its name or a definition.
+
+  Raises:
+    ValueError: if the name is not registered.
+  """
+  if hasattr(task, 'register'):
+    return task.register()
+  if not isinstance(task, str):
+    return task
+  if task in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+    return seqio.get_mixture_or_task(task)
+  raise ValueError(
+    f'No seqio Task or Mixture is registered as {task!r}; registered here: '
+    f'{sorted(_REGISTERED)}. Import the module that registers it, or give a '
+    'JsonlTask.'
+  )

@@ -1,0 +1,63 @@
+"""Decoding: the token loop, the depth loops and three of the policy's slots.
+
+`generate` is the whole of it; `start`, `advance` and `finish` are its parts. A
+`ComputePolicy` says how much each token computes, a sampler which token is
+chosen, and a depth loop how the program walks the layers. The fourth slot, when
+to stop, is `calm_jax.exits`.
+"""
+
+from calm_jax.decoding.cache_fills import (
+  ProjectExitState,
+  ProjectFirstExitState,
+)
+from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
+from calm_jax.decoding.layer_plans import EveryLayer
+from calm_jax.decoding.layer_steps import Layers, Memory, Rows
+from calm_jax.decoding.policy import ComputePolicy, PolicyState
+from calm_jax.decoding.readouts import FullVocabulary
+from calm_jax.decoding.sampling import (
+  Greedy,
+  Nucleus,
+  Sampler,
+  Temperature,
+  TopK,
+)
+from calm_jax.decoding.settings import describe, full_model, with_threshold
+from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
+from calm_jax.decoding.token_loop import (
+  advance,
+  default_depth_loop,
+  finish,
+  generate,
+  start,
+)
+
+__all__ = [
+  'Carry',
+  'ComputePolicy',
+  'DecodeResult',
+  'DecodeState',
+  'EveryLayer',
+  'FullVocabulary',
+  'Greedy',
+  'Layers',
+  'Memory',
+  'Nucleus',
+  'PolicyState',
+  'ProjectExitState',
+  'ProjectFirstExitState',
+  'Rows',
+  'Sampler',
+  'Temperature',
+  'TopK',
+  'UnrolledDepthLoop',
+  'WhileDepthLoop',
+  'advance',
+  'default_depth_loop',
+  'describe',
+  'finish',
+  'full_model',
+  'generate',
+  'start',
+  'with_threshold',
+]

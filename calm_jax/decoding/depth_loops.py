@@ -1,0 +1,82 @@
+"""Depth loops: the layers of one position, until every row has stopped.
+
+What is done to a layer is the same for all of them (`layer_steps.Layers`). They
+differ in how they find the weights and in how the program skips what nobody
+needs: `WhileDepthLoop` is a `lax.while_loop` over stacked weights and the
+reference; `UnrolledDepthLoop` has one piece of program per layer, with static
+weights.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import lax
+
+from calm_jax.decoding.layer_steps import Layers, Memory, Rows, when
+
+
+@dataclasses.dataclass(frozen=True)
+class WhileDepthLoop:
+  """Loops over layers with `lax.while_loop`: the reference.
+
+  One piece of program whatever the depth, indexing stacked weights by the
+  layer. A second loop fills the layers that no row ran.
+  """
+
+  traced_layers: ClassVar[bool] = True
+
+  def __call__(
+    self, layers: Layers, rows: Rows, memory: Memory
+  ) -> tuple[Rows, Memory]:
+    """Runs the layers until every row has stopped; returns rows and memory."""
+
+    def run_layer(carry):
+      layer, rows, memory = carry
+      memory = layers.fill(layer, rows, memory)
+      rows = layers.run(layer, rows, memory.cache)
+      return layer + 1, rows, memory
+
+    def fill_layer(carry):
+      layer, memory = carry
+      return layer + 1, layers.fill(layer, rows, memory)
+
+    layer, rows, memory = lax.while_loop(
+      lambda carry: carry[1].active.any(),
+      run_layer,
+      (jnp.int32(0), rows, memory),
+    )
+    _, memory = lax.while_loop(
+      lambda carry: carry[0] < layers.num_layers, fill_layer, (layer, memory)
+    )
+    return rows, memory
+
+
+@dataclasses.dataclass(frozen=True)
+class UnrolledDepthLoop:
+  """Writes the layers out one by one, each in a `lax.cond`.
+
+  Weights are static, so no layer is copied out of a stack. The K/V of every
+  layer are filled outside the branch, which is also the propagation; the rest
+  of the layer runs only if some row needs it. Layers before the first check
+  have no branch at all.
+  """
+
+  traced_layers: ClassVar[bool] = False
+
+  def __call__(
+    self, layers: Layers, rows: Rows, memory: Memory
+  ) -> tuple[Rows, Memory]:
+    """Runs the layers until every row has stopped; returns rows and memory."""
+    may_have_stopped = False
+    for layer in range(layers.num_layers):
+      memory = layers.fill(layer, rows, memory)
+      needed = rows.active.any() if may_have_stopped else True
+
+      def run_layer(rows, layer=layer, cache=memory.cache):
+        return layers.run(layer, rows, cache)
+
+      rows = when(needed, run_layer, rows)
+      if layers.policy.exit_rule.looks(layer) is not False:
+        may_have_stopped = True
+    return rows, memory

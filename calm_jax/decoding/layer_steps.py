@@ -1,0 +1,262 @@
+"""One layer of one position: what is done to it, whatever the depth loop.
+
+`Layers` fills a layer's K/V, runs it and lets the exit rule look. `Rows` is
+what running changes and may pass through a conditional; `Memory` is what
+filling changes and may not. Rows are masked: one that stopped keeps its exit
+state, whatever is computed for the others.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from calm_jax.array_types import Array, PyTree
+from calm_jax.decoding.policy import ComputePolicy, PolicyState
+from calm_jax.interfaces import LayeredDecoder, LayerView
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """How far the rows have come in the layers of one position.
+
+  Attributes:
+    hidden: [B, 1, D], the residual stream; frozen once a row has stopped.
+    active: bool [B], rows that have not stopped at this position.
+    exit_layers: int32 [B], layers used, 1..L; -1 while a row is active and in
+      rows that are not decoded.
+    confidences: float32 [B], the confidence at the exit layer; NaN where the
+      rule did not look there.
+    logits: float32 [B, C] of the exit state, once a row has stopped; None if
+      the exit rule needs no logits.
+    token_ids: int32 [B, C], the ids of the candidates, or None.
+    policy: states of the slots, but for the cache fill, whose state is in
+      `Memory`.
+  """
+
+  hidden: Array
+  active: Array
+  exit_layers: Array
+  confidences: Array
+  logits: Array | None
+  token_ids: Array | None
+  policy: PolicyState
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """What fills write. It never passes through a conditional, only past it.
+
+  Attributes:
+    cache: the decoder's K/V cache.
+    cache_fill: state of the cache fill.
+  """
+
+  cache: PyTree
+  cache_fill: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """The layers of one position: what any depth loop may do with them.
+
+  Attributes:
+    decoder: the decoder.
+    params: its prepared parameters.
+    policy: the policy.
+    positions: int32 [B], the position each row decodes.
+    alive: bool [B], rows whose sequence has not ended.
+  """
+
+  decoder: LayeredDecoder
+  params: PyTree
+  policy: ComputePolicy
+  positions: Array
+  alive: Array
+
+  @property
+  def num_layers(self) -> int:
+    """L."""
+    return self.decoder.num_layers
+
+  def start(self, hidden: Array, policy: PolicyState) -> Rows:
+    """Returns rows before the first layer; `hidden` [B, 1, D]."""
+    batch_size = hidden.shape[0]
+    rows = Rows(
+      hidden=hidden,
+      active=self.alive,
+      exit_layers=jnp.full((batch_size,), -1, jnp.int32),
+      confidences=jnp.full((batch_size,), jnp.nan, jnp.float32),
+      logits=None,
+      token_ids=None,
+      policy=dataclasses.replace(policy, cache_fill=None),
+    )
+    if not self.policy.exit_rule.needs_logits:
+      return rows
+    read = functools.partial(self._read, layer=0, of=self.alive)
+    shapes = jax.eval_shape(read, rows)
+    logits, token_ids = jax.tree.map(
+      lambda shape: jnp.zeros(shape.shape, shape.dtype),
+      (shapes.logits, shapes.token_ids),
+    )
+    return dataclasses.replace(rows, logits=logits, token_ids=token_ids)
+
+  def fill(self, layer: Array | int, rows: Rows, memory: Memory) -> Memory:
+    """Writes the K/V of a layer that is about to run, or is left over."""
+    state, cache = self.policy.cache_fill.step(
+      memory.cache_fill,
+      self.decoder,
+      self.params,
+      layer=layer,
+      hidden=rows.hidden,
+      positions=self.positions,
+      cache=memory.cache,
+      active=rows.active,
+      alive=self.alive,
+    )
+    state = _keep_rows(self.alive, state, memory.cache_fill)
+    return Memory(cache=cache, cache_fill=state)
+
+  def run(self, layer: Array | int, rows: Rows, cache: PyTree) -> Rows:
+    """Runs a layer whose K/V are in the cache, and lets the exit rule look."""
+    previous = rows.hidden
+    plan_state, work = self.policy.layer_plan.step(
+      rows.policy.layer_plan, layer, self.positions
+    )
+
+    def attend(hidden):
+      return self.decoder.attend(
+        self.params,
+        layer,
+        hidden,
+        self.positions[:, None],
+        cache,
+        work.context,
+      )
+
+    def feed_forward(hidden):
+      return self.decoder.feed_forward(self.params, layer, hidden)
+
+    hidden = _run_rows(rows.active, work.attention, attend, previous)
+    hidden = _run_rows(rows.active, work.feed_forward, feed_forward, hidden)
+    rows = dataclasses.replace(
+      rows,
+      hidden=_keep_rows(rows.active, hidden, previous),
+      policy=dataclasses.replace(
+        rows.policy,
+        layer_plan=_keep_rows(rows.active, plan_state, rows.policy.layer_plan),
+      ),
+    )
+    return self._exit(layer, rows, previous)
+
+  def read(self, rows: Rows) -> Rows:
+    """Returns rows with the logits of their exit states."""
+    if self.policy.exit_rule.needs_logits:
+      return rows
+    # The layer each state came from; rows that are not decoded have none.
+    layer = jnp.maximum(rows.exit_layers - 1, 0)
+    return self._read(rows, layer, of=self.alive)
+
+  def _read(self, rows: Rows, layer: Array | int, *, of: Array) -> Rows:
+    """Computes logits of the present states, for the rows in `of` [B]."""
+    state, logits, token_ids = self.policy.readout.step(
+      rows.policy.readout,
+      self.decoder,
+      self.params,
+      hidden=rows.hidden[:, 0],
+      layer=layer,
+    )
+    state = _keep_rows(of, state, rows.policy.readout)
+    return dataclasses.replace(
+      rows,
+      logits=logits,
+      token_ids=token_ids,
+      policy=dataclasses.replace(rows.policy, readout=state),
+    )
+
+  def _exit(self, layer: Array | int, rows: Rows, previous: Array) -> Rows:
+    """Ends the rows that the exit rule, or the last layer, ends here."""
+    rule = self.policy.exit_rule
+    last = layer == self.num_layers - 1
+    looks = rule.looks(layer)
+    now = rows
+    if rule.needs_logits:
+      read = functools.partial(self._read, layer=layer, of=rows.active)
+      now = when(looks | last, read, rows)
+
+    def look(_):
+      view = LayerView(
+        layer=layer,
+        positions=self.positions,
+        hidden=now.hidden[:, 0],
+        previous_hidden=previous[:, 0],
+        logits=now.logits,
+        token_ids=now.token_ids,
+        active=rows.active,
+      )
+      state, stops, confidences = rule.step(now.policy.exit_rule, view)
+      state = _keep_rows(rows.active, state, now.policy.exit_rule)
+      return state, stops, confidences.astype(jnp.float32)
+
+    nothing_seen = (
+      now.policy.exit_rule,
+      jnp.zeros(rows.active.shape, bool),
+      jnp.full(rows.active.shape, jnp.nan, jnp.float32),
+    )
+    state, stops, confidences = when(looks, look, nothing_seen)
+    stops = rows.active & (stops | last)
+    return Rows(
+      hidden=now.hidden,
+      active=rows.active & ~stops,
+      exit_layers=jnp.where(stops, layer + 1, rows.exit_layers),
+      confidences=jnp.where(stops, confidences, rows.confidences),
+      logits=_keep_rows(stops, now.logits, rows.logits),
+      token_ids=_keep_rows(stops, now.token_ids, rows.token_ids),
+      policy=dataclasses.replace(now.policy, exit_rule=state),
+    )
+
+
+def when(
+  predicate: Array | bool, run: Callable[[PyTree], PyTree], operand: PyTree
+) -> PyTree:
+  """Returns `run(operand)` where the predicate holds, else `operand`.
+
+  A predicate known while tracing leaves no branch in the program.
+  """
+  if isinstance(predicate, bool):
+    return run(operand) if predicate else operand
+  # Run in the TRUE branch: before jaxlib 0.11.1 XLA saved the copy of operands
+  # that pass through only in the FALSE one (performance.md section 3).
+  return lax.cond(predicate, run, lambda operand: operand, operand)
+
+
+def _run_rows(
+  active: Array,
+  wanted: Array | None,
+  run: Callable[[Array], Array],
+  hidden: Array,
+) -> Array:
+  """Runs a sub-layer, only for the rows that a layer plan wants (None: all)."""
+  if wanted is None:
+    return run(hidden)
+  return when(
+    (wanted & active).any(),
+    lambda hidden: _keep_rows(wanted, run(hidden), hidden),
+    hidden,
+  )
+
+
+def _keep_rows(rows: Array, new: PyTree, old: PyTree) -> PyTree:
+  """Takes the leaves of `new` in `rows` [B] and those of `old` elsewhere."""
+
+  def keep(new, old):
+    if new is old:
+      return old
+    return jnp.where(rows.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+  return jax.tree.map(keep, new, old)

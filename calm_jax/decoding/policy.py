@@ -1,0 +1,87 @@
+"""`ComputePolicy`: the four decisions of adaptive decoding, in one object.
+
+A policy decides, the loops obey. Each slot has a null object as its default, so
+that `ComputePolicy()` is the plain full model.
+"""
+
+import dataclasses
+
+import jax
+
+from calm_jax.array_types import PyTree
+from calm_jax.decoding.cache_fills import ProjectExitState
+from calm_jax.decoding.layer_plans import EveryLayer
+from calm_jax.decoding.readouts import FullVocabulary
+from calm_jax.exits import NeverExit
+from calm_jax.interfaces import (
+  CacheFill,
+  ExitRule,
+  LayeredDecoder,
+  LayerPlan,
+  Readout,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PolicyState:
+  """The states of the four slots; every leaf leads with the batch axis.
+
+  Attributes:
+    layer_plan: state of the layer plan.
+    cache_fill: state of the cache fill.
+    readout: state of the readout.
+    exit_rule: state of the exit rule.
+  """
+
+  layer_plan: PyTree
+  cache_fill: PyTree
+  readout: PyTree
+  exit_rule: PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ComputePolicy:
+  """Decides how much is computed for each token.
+
+  Attributes:
+    layer_plan: before a layer: which sub-layers run?
+    cache_fill: before a layer, and for the layers left over: what are its K/V
+      made from?
+    readout: when logits are needed: over which candidates?
+    exit_rule: after a layer: which rows stop?
+  """
+
+  layer_plan: LayerPlan = EveryLayer()
+  cache_fill: CacheFill = ProjectExitState()
+  readout: Readout = FullVocabulary()
+  exit_rule: ExitRule = NeverExit()
+
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> 'ComputePolicy':
+    """Returns itself with every slot checked and its numbers as arrays.
+
+    Raises:
+      ValueError: naming the bad number and what to give instead.
+    """
+    size = (decoder, batch_size, max_length)
+    return ComputePolicy(
+      layer_plan=self.layer_plan.check(*size),
+      cache_fill=self.cache_fill.check(*size),
+      readout=self.readout.check(*size),
+      exit_rule=self.exit_rule.check(*size),
+    )
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PolicyState:
+    """Returns the states of the four slots, of a policy that was checked."""
+    size = (decoder, batch_size, max_length)
+    return PolicyState(
+      layer_plan=self.layer_plan.init(*size),
+      cache_fill=self.cache_fill.init(*size),
+      readout=self.readout.init(*size),
+      exit_rule=self.exit_rule.init(*size),
+    )

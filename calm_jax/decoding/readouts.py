@@ -1,0 +1,42 @@
+"""Readouts: over which candidates logits are computed.
+
+The `readout` slot of a policy, called once per token or, where the exit rule
+looks at logits, once per check.
+"""
+
+import dataclasses
+
+import jax
+
+from calm_jax.array_types import Array, PyTree
+from calm_jax.interfaces import LayeredDecoder
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FullVocabulary:
+  """Reads every state out over the whole vocabulary. The null object."""
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself: there is nothing to check."""
+    del decoder, batch_size, max_length
+    return self
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns no state."""
+    del decoder, batch_size, max_length
+
+  def step(
+    self,
+    state: PyTree,
+    decoder: LayeredDecoder,
+    params: PyTree,
+    *,
+    hidden: Array,
+    layer: Array | int,
+  ) -> tuple[PyTree, Array, None]:
+    """Returns state, logits float32 [B, V] of `hidden` [B, D], and no ids."""
+    del layer
+    return state, decoder.logits(params, hidden), None

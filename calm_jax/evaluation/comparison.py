@@ -1,0 +1,191 @@
+"""Turns decoded datasets into the rows of the evaluation table.
+
+One table holds the full model, the certified early exit, every token at layer
+1, every token at the rounded-up mean exit layer (what the same depth buys when
+it is spent without looking) and the oracle (what a perfect confidence measure
+would exit at). All are decodes of the same inputs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calm_jax import decoding, exits, records
+from calm_jax.evaluation.decode_dataset import DecodedDataset, oracle_policy
+from calm_jax.evaluation.loss_table import Loss
+
+Quality = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+  """What is measured of every decode.
+
+  Attributes:
+    quality: name -> (predictions, references) -> percent, such as
+      `text_metrics.CORPUS_METRICS`.
+    textual: the loss against the full model's texts.
+    risk: the quality lost against the references, None without references.
+  """
+
+  quality: Mapping[str, Quality]
+  textual: Loss
+  risk: Loss | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ComparedDecode:
+  """A decode with its name, kind and setting, as in `records.PolicyRow`."""
+
+  name: str
+  kind: str
+  setting: Any
+  decoded: DecodedDataset
+
+
+def decode_for_comparison(
+  decode: Callable[..., DecodedDataset],
+  policy: decoding.ComputePolicy,
+  *,
+  setting: Any,
+  certified: bool = True,
+  full: DecodedDataset | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> tuple[ComparedDecode, ...]:
+  """Decodes one split under the five policies of the table.
+
+  Args:
+    decode: `decode_dataset` with everything bound but `policy` and
+      `policy_for_batch`.
+    policy: the early-exit policy; its other slots serve all five.
+    setting: its setting (a threshold), for the table.
+    certified: whether the setting was certified. If nothing was, `policy`
+      is the full model and the row says so.
+    full: the full decode, if there is one already.
+    progress: gets a line per decode.
+
+  Returns:
+    full, early exit, static layer 1, static layer at the rounded-up mean exit
+    layer (left out if that is layer 1 or the last), oracle.
+  """
+  say = progress if progress is not None else lambda line: None
+
+  def with_rule(rule):
+    return dataclasses.replace(policy, exit_rule=rule)
+
+  if full is None:
+    say('decoding with the full model')
+    full = decode(policy=with_rule(exits.NeverExit()))
+  say(f'decoding with early exit at {setting}')
+  early = decode(policy=policy)
+  compared = [
+    ComparedDecode('full model', 'full', None, full),
+    ComparedDecode(
+      'early exit, certified' if certified else 'early exit, not certified',
+      'certified' if certified else 'early_exit',
+      setting,
+      early,
+    ),
+  ]
+  for layer in static_layers(early.mean_exit_layer, full.num_layers):
+    say(f'decoding with every token at layer {layer}')
+    static = decode(policy=with_rule(exits.FixedExit(layer)))
+    name = f'static, layer {layer}'
+    compared.append(ComparedDecode(name, 'static', layer, static))
+  say('decoding with the oracle')
+  oracle = decode(policy_for_batch=oracle_policy(full, policy))
+  compared.append(ComparedDecode('oracle', 'oracle', None, oracle))
+  return tuple(compared)
+
+
+def static_layers(mean_exit_layer: float, num_layers: int) -> tuple[int, ...]:
+  """Returns the static exits of the table: 1 and the rounded-up mean.
+
+  >>> static_layers(2.3, 8), static_layers(1.0, 8), static_layers(7.5, 8)
+  ((1, 3), (1,), (1,))
+  """
+  layers = (1, math.ceil(mean_exit_layer))
+  return tuple(sorted({layer for layer in layers if layer < num_layers}))
+
+
+def compare(
+  compared: Sequence[ComparedDecode], *, scoring: Scoring
+) -> tuple[records.PolicyRow, ...]:
+  """Scores decodes of the same inputs; one of them is of kind 'full'.
+
+  Raises:
+    ValueError: if there is not exactly one full decode, or a decode is of other
+      inputs.
+  """
+  fulls = [entry.decoded for entry in compared if entry.kind == 'full']
+  if len(fulls) != 1:
+    raise ValueError(
+      f'expected one decode of kind "full" to compare with, got {len(fulls)}.'
+    )
+  full = fulls[0]
+  return tuple(score(entry, full=full, scoring=scoring) for entry in compared)
+
+
+def score(
+  entry: ComparedDecode, *, full: DecodedDataset, scoring: Scoring
+) -> records.PolicyRow:
+  """Scores one decode against the references and the full decode.
+
+  Raises:
+    ValueError: if it is of other inputs than the full decode.
+  """
+  decoded = entry.decoded
+  if decoded.example_ids != full.example_ids:
+    raise ValueError(
+      f'{entry.name!r} was decoded on other inputs, or in another order, than '
+      'the full model; decode the same batches.'
+    )
+  has_references = all(full.references)
+  textual = _mean_and_error(scoring.textual(decoded, full))
+  risk = (math.nan, math.nan)
+  if scoring.risk is not None and has_references:
+    risk = _mean_and_error(scoring.risk(decoded, full))
+  return records.PolicyRow(
+    name=entry.name,
+    kind=entry.kind,
+    setting=entry.setting,
+    quality={
+      name: float(metric(decoded.texts, full.references))
+      for name, metric in scoring.quality.items()
+      if has_references
+    },
+    textual_consistency=textual[0],
+    textual_standard_error=textual[1],
+    risk_consistency=risk[0],
+    risk_standard_error=risk[1],
+    mean_exit_layer=decoded.mean_exit_layer,
+    exit_layer_histogram=decoded.exit_layer_histogram(),
+    num_tokens=decoded.num_tokens,
+  )
+
+
+def baseline_row(
+  name: str,
+  texts: Sequence[str],
+  *,
+  full: DecodedDataset,
+  scoring: Scoring,
+) -> records.PolicyRow:
+  """Scores texts that no decoder made, such as a copy of each source."""
+  nothing = np.full((full.num_examples, 1), -1, dtype=np.int32)
+  decoded = dataclasses.replace(
+    full, texts=tuple(texts), exit_layers=nothing, tokens=0 * nothing
+  )
+  entry = ComparedDecode(name, 'baseline', None, decoded)
+  return score(entry, full=full, scoring=scoring)
+
+
+def _mean_and_error(losses: np.ndarray) -> tuple[float, float]:
+  """Returns the mean over inputs and its standard error (NaN for one)."""
+  losses = np.asarray(losses, dtype=np.float64)
+  if losses.size < 2:
+    return float(losses.mean()), math.nan
+  return float(losses.mean()), float(losses.std(ddof=1) / losses.size**0.5)

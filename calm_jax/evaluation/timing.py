@@ -1,0 +1,251 @@
+"""Measures the wall clock of decoding under several policies, fairly.
+
+Every policy decodes the same batches with the same compiled lengths; the
+repeats of all policies are interleaved, so that a machine that slows down for a
+while slows them all; medians are compared. Early exits are held against the
+fastest full-depth decode there is, one without any confidence checks, and not
+against their own graph at a threshold that never fires.
+"""
+
+import dataclasses
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from calm_jax import decoding, interfaces, records
+from calm_jax.evaluation.decode_dataset import Batch
+
+
+@dataclasses.dataclass
+class _Measured:
+  """One policy under one depth loop.
+
+  Attributes:
+    policy: the policy.
+    depth_loop: the depth loop.
+    params: parameters in the layout of the loop.
+    seconds: one wall clock per batch and repeat.
+    num_steps: steps of the token loop per batch.
+    mean_exit_layer: over all batches.
+  """
+
+  policy: decoding.ComputePolicy
+  depth_loop: interfaces.DepthLoop
+  params: Any
+  seconds: list[list[float]]
+  num_steps: list[int]
+  mean_exit_layer: float = math.nan
+
+  def seconds_per_batch(self) -> float:
+    """Returns the mean over batches of the median over repeats."""
+    return statistics.fmean(statistics.median(row) for row in self.seconds)
+
+  def seconds_per_step(self) -> float:
+    """Returns the time of all batches (medians) over all their steps."""
+    total = sum(statistics.median(row) for row in self.seconds)
+    return total / sum(self.num_steps)
+
+
+def time_decode(
+  decoder: interfaces.LayeredDecoder,
+  params: Any,
+  batches: Sequence[Batch],
+  policies: Mapping[str, decoding.ComputePolicy],
+  *,
+  max_length: int,
+  baseline: str = 'full',
+  eos_id: int = 1,
+  depth_loops: Mapping[str, interfaces.DepthLoop] | None = None,
+  num_repeats: int = 5,
+  ceilings: Mapping[str, float] | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> tuple[records.TimingRow, ...]:
+  """Times policies on batches of one shape.
+
+  The time of a batch runs from its token ids on the host to its decoded tokens
+  back on the host: encoder, token loop, transfers. Each policy is reported
+  under its fastest depth loop. Speed-ups compare time per step of the token
+  loop, so that a policy whose outputs are shorter gains nothing by it.
+
+  Args:
+    decoder: the decoder.
+    params: its parameters.
+    batches: batches of one shape without rows that only fill up; see
+      `take_batches`.
+    policies: name -> policy, the baseline among them.
+    max_length: T.
+    baseline: the policy that speed-ups are held against; it should run all
+      layers without looking at confidences.
+    eos_id: the id that ends a sequence.
+    depth_loops: name -> depth loop to try; only the default one if None.
+    num_repeats: how often each batch is timed, after one warm-up.
+    ceilings: name -> the largest speed-up that memory traffic allows.
+    progress: gets a line per policy while it compiles, and when done.
+
+  Returns:
+    One row per policy, in the order of `policies`.
+
+  Raises:
+    ValueError: if the baseline is missing, there are no batches, shapes differ,
+      or rows only fill a batch up.
+  """
+  inputs = _checked_inputs(batches, policies, baseline, num_repeats)
+  say = progress if progress is not None else lambda line: None
+  measured = _prepare(decoder, params, policies, depth_loops, len(inputs))
+
+  def run(entry: _Measured, index: int):
+    result = decoding.generate(
+      decoder,
+      entry.params,
+      inputs[index],
+      policy=entry.policy,
+      max_length=max_length,
+      eos_id=eos_id,
+      depth_loop=entry.depth_loop,
+    )
+    return jax.device_get(result)
+
+  for (name, loop_name), entry in measured.items():
+    say(f'compiling {name} ({loop_name}) at batch {len(inputs[0])}')
+    _warm_up(entry, run, len(inputs))
+  # Policies are the innermost loop: neighbours in time are compared.
+  for _, index in itertools.product(range(num_repeats), range(len(inputs))):
+    for entry in measured.values():
+      start = time.perf_counter()
+      run(entry, index)
+      entry.seconds[index].append(time.perf_counter() - start)
+  return _rows(measured, policies, baseline, len(inputs[0]), ceilings or {})
+
+
+def take_batches(
+  batches: Iterable[Batch], *, batch_size: int, num_batches: int
+) -> list[dict[str, Any]]:
+  """Cuts whole batches of `batch_size` rows out of a dataset's batches.
+
+  Args:
+    batches: batches of any size and one source length.
+    batch_size: rows per batch.
+    num_batches: how many to take; fewer if the data run out.
+
+  Returns:
+    Batches with `encoder_input_tokens` alone.
+
+  Raises:
+    ValueError: if there are not even `batch_size` inputs.
+  """
+  rows = []
+  for batch in batches:
+    inputs = np.asarray(batch['encoder_input_tokens'])
+    rows.extend(inputs[: int(batch.get('num_valid', len(inputs)))])
+    if len(rows) >= batch_size * num_batches:
+      break
+  count = min(num_batches, len(rows) // batch_size)
+  if not count:
+    raise ValueError(
+      f'a batch of {batch_size} cannot be made of {len(rows)} inputs; lower '
+      'batch_size or pass more data.'
+    )
+  return [
+    {
+      'encoder_input_tokens': np.stack(
+        rows[index * batch_size : (index + 1) * batch_size]
+      )
+    }
+    for index in range(count)
+  ]
+
+
+def _checked_inputs(batches, policies, baseline, num_repeats):
+  """Returns the inputs of the batches, int32 [B, S] each."""
+  if baseline not in policies:
+    raise ValueError(
+      f'the baseline {baseline!r} is not among the policies '
+      f'{sorted(policies)}; add a full-depth policy under that name.'
+    )
+  if num_repeats < 1:
+    raise ValueError(f'num_repeats is {num_repeats}, expected 1 or more.')
+  inputs = [
+    np.asarray(batch['encoder_input_tokens'], dtype=np.int32)
+    for batch in batches
+  ]
+  if not inputs:
+    raise ValueError('there is nothing to time: no batches.')
+  if len({array.shape for array in inputs}) > 1:
+    raise ValueError(
+      'batches to time must have one shape, not '
+      f'{sorted({array.shape for array in inputs})}; use take_batches.'
+    )
+  if not all(array.any(axis=1).all() for array in inputs):
+    raise ValueError(
+      'a batch to time holds an empty row, whose decode would not be typical; '
+      'use take_batches.'
+    )
+  return inputs
+
+
+def _prepare(decoder, params, policies, depth_loops, num_batches):
+  """Returns (policy name, loop name) -> what is measured of it."""
+  default = decoding.default_depth_loop()
+  loops = dict(depth_loops or {'default': default})
+  # Laid out beforehand, once for the policies that share a loop.
+  layouts = {
+    name: decoder.prepare(params, traced_layers=loop.traced_layers)
+    for name, loop in loops.items()
+  }
+  return {
+    (name, loop_name): _Measured(
+      policy=policy,
+      depth_loop=loop,
+      params=layouts[loop_name],
+      seconds=[[] for _ in range(num_batches)],
+      num_steps=[],
+    )
+    for name, policy in policies.items()
+    for loop_name, loop in loops.items()
+  }
+
+
+def _warm_up(entry: _Measured, run, num_batches: int) -> None:
+  """Compiles, and counts steps and layers, which time does not change."""
+  layers = []
+  for index in range(num_batches):
+    result = run(entry, index)
+    entry.num_steps.append(int(np.max(result.lengths)))
+    exit_layers = np.asarray(result.exit_layers)
+    layers.append(exit_layers[exit_layers > 0])
+  entry.mean_exit_layer = float(np.concatenate(layers).mean())
+
+
+def _rows(measured, policies, baseline, batch_size, ceilings):
+  """Returns one row per policy under its fastest depth loop."""
+  fastest = {}
+  for name in policies:
+    loops = {
+      loop_name: entry
+      for (policy_name, loop_name), entry in measured.items()
+      if policy_name == name
+    }
+    best = min(loops, key=lambda loop_name: loops[loop_name].seconds_per_step())
+    fastest[name] = (best, loops[best])
+  baseline_seconds = fastest[baseline][1].seconds_per_step()
+  return tuple(
+    records.TimingRow(
+      name=name,
+      batch_size=batch_size,
+      depth_loop=loop_name,
+      milliseconds_per_step=1e3 * entry.seconds_per_step(),
+      milliseconds_per_batch=1e3 * entry.seconds_per_batch(),
+      speed_up=baseline_seconds / entry.seconds_per_step(),
+      ceiling=ceilings.get(name, math.nan),
+      num_batches=len(entry.seconds),
+      num_repeats=len(entry.seconds[0]),
+      mean_exit_layer=entry.mean_exit_layer,
+    )
+    for name, (loop_name, entry) in fastest.items()
+  )

@@ -1,0 +1,59 @@
+"""The early-exit classifier of the paper's section 3.5, at decoding time.
+
+One linear layer, shared by all exits, reads the raw residual stream and says
+how likely it is that this layer's token is the last layer's. Training it is
+`calm_jax.training`'s business; here are only its weights and its answer.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.array_types import Array
+from calm_jax.exits import checks
+from calm_jax.interfaces import LayeredDecoder, LayerView
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """High when a trained linear layer expects the last layer's token already.
+
+  confidence = sigmoid(hidden . kernel + bias), in float32, on the state before
+  the final norm. A release checkpoint with two logits becomes the difference
+  of its columns: kernel[:, 1] - kernel[:, 0], bias[1] - bias[0].
+
+  Attributes:
+    kernel: [D].
+    bias: [].
+  """
+
+  kernel: Array
+  bias: Array | float
+
+  needs_logits: ClassVar[bool] = False
+  minimum_exit_layer: ClassVar[int] = 1
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself in float32; raises ValueError on wrong shapes."""
+    del batch_size, max_length
+    remedy = (
+      'give the kernel [D] and bias [] trained with this model (two logits: '
+      'take the difference of the columns)'
+    )
+    kernel = checks.checked_array(
+      self.kernel,
+      'classifier kernel',
+      shapes=((decoder.embed_dim,),),
+      remedy=remedy,
+    )
+    bias = checks.checked_array(self.bias, 'classifier bias', remedy=remedy)
+    return Classifier(kernel=kernel, bias=bias)
+
+  def confidence(self, view: LayerView) -> Array:
+    """Returns float32 [B] in [0, 1]."""
+    # A sum of products rather than a dot: full float32 on every backend.
+    products = view.hidden.astype(jnp.float32) * self.kernel
+    return jax.nn.sigmoid(products.sum(axis=-1) + self.bias)

@@ -1,0 +1,224 @@
+"""The seam: what a decoder must offer and what a policy may decide.
+
+`LayeredDecoder` is the model side, pure functions over P positions and one
+layer at a time. The four protocols are the policy side: a policy decides, the
+loops in `calm_jax.decoding` obey, the model knows nothing of exits. Anyone with
+another JAX model supplies a `LayeredDecoder`; anyone with another
+adaptive-compute method supplies one of the four slots.
+
+Conventions. `layer` counts from 0 and is a Python int or a traced int32 scalar;
+`exit_layer` is the number of layers used, 1..L. Positions are int32 [P] (shared
+by the rows) or [B, P]. Every leaf of a cache and of a policy state leads with
+the batch axis, so that loops can gather, shard and reorder rows without
+knowing what is inside.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from calm_jax.array_types import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredDecoder:
+  """A decoder taken apart into pure functions, hashable and comparable.
+
+  Attributes:
+    num_layers: L, the number of decoder layers.
+    embed_dim: D, the width of the residual stream.
+    vocab_size: V, the number of output rows.
+    dtype: the dtype of `hidden` (activations).
+    prepare: `(params, traced_layers=True) -> decode_params`. Lays parameters
+      out for decoding, once, outside jit: layers stacked on a leading L axis
+      where a depth loop indexes them by a traced `layer` (`traced_layers`), one
+      tree per layer otherwise. Idempotent. All functions below take its result
+      as `params`.
+    encode: `(params, inputs [B, S]) -> encoded`. Runs the encoder; 0 is
+      padding. Every leaf of `encoded` leads with B.
+    start: `(params, encoded, max_length) -> cache`. Cross-attention K/V of
+      every layer, computed once, and an empty self-attention cache for T
+      positions.
+    embed: `(params, tokens [B, P], positions) -> hidden [B, P, D]`.
+    fill_layer: `(params, layer, hidden [B, P, D], positions, cache, where=None)
+      -> cache`. Projects the K/V of `layer` from the state that ENTERS it and
+      writes them at `positions`, for rows where `where` [B] (all rows if None).
+      Idempotent.
+    attend: `(params, layer, hidden, positions, cache, context=None) -> hidden`.
+      Self- and cross-attention sub-layers with their residuals, reading a cache
+      that already holds these positions.
+    feed_forward: `(params, layer, hidden) -> hidden`. The FFN sub-layer with
+      its residual.
+    logits: `(params, hidden [..., D], weights=None) -> [..., V] float32`. Final
+      norm and shared output projection; with `weights` [B, C, D] from
+      `output_rows` and hidden [B, D], over those rows only: [B, C].
+    output_rows: `(params, token_ids [B, C]) -> weights [B, C, D]`.
+    take_rows: `(cache, rows [R]) -> cache`. Reorders or selects rows.
+  """
+
+  num_layers: int
+  embed_dim: int
+  vocab_size: int
+  dtype: Any
+  prepare: Callable[..., PyTree]
+  encode: Callable[..., PyTree]
+  start: Callable[..., PyTree]
+  embed: Callable[..., Array]
+  fill_layer: Callable[..., PyTree]
+  attend: Callable[..., Array]
+  feed_forward: Callable[..., Array]
+  logits: Callable[..., Array]
+  output_rows: Callable[..., Array]
+  take_rows: Callable[..., PyTree]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerView:
+  """What an exit rule may look at after a layer has run.
+
+  Attributes:
+    layer: int32 scalar (or Python int), the layer that has just run, 0..L-1.
+    positions: int32 [B], the target position each row is decoding.
+    hidden: [B, D], the residual stream after the layer, before the final norm.
+      Rows that stopped earlier keep the state of their exit layer.
+    previous_hidden: [B, D], the residual stream that entered the layer.
+    logits: float32 [B, C] for the state after this layer, or None if the rule
+      does not ask for logits.
+    token_ids: int32 [B, C], the vocabulary ids of the C candidates, or None
+      when C is the whole vocabulary in order.
+    active: bool [B], the rows that had not stopped before this layer.
+  """
+
+  layer: Array | int
+  positions: Array
+  hidden: Array
+  previous_hidden: Array
+  logits: Array | None
+  token_ids: Array | None
+  active: Array
+
+
+class LayerWork(NamedTuple):
+  """What a layer plan asks of one layer; None means all rows.
+
+  Attributes:
+    attention: bool [B] or None, rows whose attention sub-layers run.
+    feed_forward: bool [B] or None, rows whose FFN runs.
+    context: passed to `attend` as it is (for context pruning), or None.
+  """
+
+  attention: Array | None = None
+  feed_forward: Array | None = None
+  context: PyTree = None
+
+
+class PolicySlot(Protocol):
+  """What the four slots share."""
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself with float32 leaves; raises ValueError on bad numbers.
+
+    Called on the host at the entry of decoding. Numbers that are being traced
+    cannot be looked at and pass unchecked.
+    """
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns the slot's state; per-row numbers are copied into it."""
+
+
+class LayerPlan(PolicySlot, Protocol):
+  """Decides, before a layer, which of its sub-layers run for which rows."""
+
+  def step(
+    self, state: PyTree, layer: Array | int, positions: Array
+  ) -> tuple[PyTree, LayerWork]:
+    """Returns the new state and the work of `layer` at `positions` [B]."""
+
+
+class CacheFill(PolicySlot, Protocol):
+  """Decides what the K/V of every layer are made from.
+
+  Called for each layer before it runs and, once the last row has stopped, for
+  each layer left over, so that it sees all L layers of every position.
+  """
+
+  def step(
+    self,
+    state: PyTree,
+    decoder: LayeredDecoder,
+    params: PyTree,
+    *,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    active: Array,
+    alive: Array,
+  ) -> tuple[PyTree, PyTree]:
+    """Returns the new state and the cache.
+
+    Args:
+      state: the slot's state.
+      decoder: the decoder.
+      params: its prepared parameters.
+      layer: the layer about to run, or left over.
+      hidden: [B, 1, D], the state entering it; for rows that have stopped,
+        their exit state.
+      positions: int32 [B].
+      cache: the decoder's cache.
+      active: bool [B], rows that still compute.
+      alive: bool [B], rows whose sequence has not ended; others must not be
+        written.
+    """
+
+
+class Readout(PolicySlot, Protocol):
+  """Decides over which candidates logits are computed."""
+
+  def step(
+    self,
+    state: PyTree,
+    decoder: LayeredDecoder,
+    params: PyTree,
+    *,
+    hidden: Array,
+    layer: Array | int,
+  ) -> tuple[PyTree, Array, Array | None]:
+    """Returns state, logits float32 [B, C] of `hidden` [B, D], and token_ids.
+
+    `token_ids` is int32 [B, C], or None when C is the vocabulary in order.
+    `layer` is the layer the states came out of: a scalar, or int32 [B] where
+    rows stopped at different layers.
+    """
+
+
+class ExitRule(PolicySlot, Protocol):
+  """Decides, after a layer, which rows stop."""
+
+  @property
+  def needs_logits(self) -> bool:
+    """Whether `step` reads `view.logits`; static: the matmul is left out."""
+
+  def looks(self, layer: Array | int) -> Array | bool:
+    """Whether the rule looks at this layer at all (a scalar)."""
+
+  def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
+    """Returns state, stop bool [B] and confidence float32 [B] in [0, 1] or NaN.
+
+    Called only where `looks(layer)`. The loop ends every row at layer L-1
+    whatever this says, and ignores rows that are not active.
+    """
+
+
+class DepthLoop(Protocol):
+  """Runs the layers of one position; see `calm_jax.decoding.depth_loops`.
+
+  `traced_layers` says which parameter layout it wants from `prepare`.
+  """
+
+  traced_layers: bool

@@ -1,0 +1,102 @@
+"""The decoder's cache: keys and values of every layer, in one of two layouts.
+
+Stacked, [B, L, H, T, K], where a depth loop indexes layers by a traced number;
+one [B, H, T, K] array per layer where the layer is a Python number, so that no
+loop ever copies what it does not touch. Every leaf leads with the batch axis.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.array_types import Array
+
+LayerKV = tuple[Array, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+  """Keys and values of self- and cross-attention.
+
+  Attributes:
+    self_key: [B, L, H, T, K], or a tuple of L arrays [B, H, T, K].
+    self_value: the same.
+    cross_key: [B, L, H, S, K], or a tuple of L arrays [B, H, S, K].
+    cross_value: the same.
+    cross_bias: float32 [B, 1, 1, S], 0 at source tokens, -1e10 at padding.
+  """
+
+  self_key: Array | tuple[Array, ...]
+  self_value: Array | tuple[Array, ...]
+  cross_key: Array | tuple[Array, ...]
+  cross_value: Array | tuple[Array, ...]
+  cross_bias: Array
+
+  @property
+  def stacked(self) -> bool:
+    """Whether layers are stacked on axis 1."""
+    return not isinstance(self.self_key, tuple)
+
+  @property
+  def max_length(self) -> int:
+    """T, the number of target positions."""
+    key = self.self_key if self.stacked else self.self_key[0]
+    return key.shape[-2]
+
+
+def read_layer(
+  key: Array | tuple[Array, ...], value: Array | tuple[Array, ...], layer
+) -> LayerKV:
+  """Returns the keys and values of one layer, each [B, H, T, K]."""
+  if isinstance(key, tuple):
+    return key[layer], value[layer]
+  return tuple(
+    jax.lax.dynamic_index_in_dim(array, layer, 1, keepdims=False)
+    for array in (key, value)
+  )
+
+
+def write_layer(
+  array: Array | tuple[Array, ...],
+  layer,
+  update: Array,
+  positions: Array,
+  where: Array | None,
+) -> Array | tuple[Array, ...]:
+  """Writes [B, H, P, K] of one layer at positions [P] or [B, P].
+
+  Args:
+    array: self-attention keys or values, in either layout.
+    layer: which layer; a Python int if layers are not stacked.
+    update: [B, H, P, K].
+    positions: int32 [P] or [B, P]. A row's positions must lie in [0, T).
+    where: bool [B], rows to write; all if None.
+  """
+  if isinstance(array, tuple):
+    rows = _write(array[layer][:, None], 0, update, positions, where)
+    return (*array[:layer], rows[:, 0], *array[layer + 1 :])
+  return _write(array, layer, update, positions, where)
+
+
+def _write(array, layer, update, positions, where):
+  update = update.astype(array.dtype)
+  batch_size, length = array.shape[0], array.shape[-2]
+  positions = jnp.atleast_2d(positions)
+  if positions.shape == (1, 1):
+    # One position for all rows: a slice update, which XLA does in place.
+    start = (0, layer, 0, positions[0, 0], 0)
+    if where is not None:
+      sizes = (batch_size, 1, array.shape[2], 1, array.shape[4])
+      old = jax.lax.dynamic_slice(array, start, sizes)[:, 0]
+      update = jnp.where(where[:, None, None, None], update, old)
+    return jax.lax.dynamic_update_slice(array, update[:, None], start)
+  positions = jnp.broadcast_to(positions, (batch_size, positions.shape[1]))
+  if where is not None:
+    # Out of range on purpose: the scatter drops those rows.
+    positions = jnp.where(where[:, None], positions, length)
+  rows = jnp.arange(batch_size)[:, None]
+  return array.at[rows, layer, :, positions].set(
+    jnp.swapaxes(update, 1, 2), mode='drop'
+  )

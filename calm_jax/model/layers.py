@@ -1,0 +1,331 @@
+"""The building blocks of T5 in Flax Linen, with T5X's parameter names.
+
+Blocks are written so that a decoder layer can be run whole (teacher forcing) or
+in the three pieces that incremental decoding needs: project keys and values,
+attend over keys and values from elsewhere, feed forward. Both go through the
+same code. Sources: T5 (arXiv 1910.10683), GLU variants (arXiv 2002.05202).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.array_types import Array
+from calm_jax.model.config import T5Config
+
+# Added to attention logits of positions that must not be seen. Finite, so that
+# a row that sees nothing (an all-padding source) stays free of NaN.
+MASKED = -1e10
+
+_ACTIVATIONS = {
+  'gelu': nn.gelu,
+  'relu': nn.relu,
+  'silu': nn.silu,
+  'linear': lambda hidden: hidden,
+}
+
+
+def mask_to_bias(mask: Array) -> Array:
+  """Turns a boolean mask (True = visible) into an additive float32 bias."""
+  return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
+
+
+def relative_buckets(
+  relative_position: np.ndarray, config: T5Config, *, bidirectional: bool
+) -> np.ndarray:
+  """Returns T5's bucket of each relative position (key minus query).
+
+  Half of the buckets of a direction are exact distances, the other half grow
+  logarithmically up to `relative_max_distance` (arXiv 1910.10683, section 2.1).
+  """
+  buckets = config.relative_buckets
+  distance = -np.asarray(relative_position, np.int64)
+  offset = np.zeros_like(distance)
+  if bidirectional:
+    buckets //= 2
+    offset = np.where(distance < 0, buckets, 0)
+    distance = np.abs(distance)
+  else:
+    distance = np.maximum(distance, 0)
+  exact = buckets // 2
+  # float32 throughout: the official code truncates a float32 logarithm, and a
+  # float64 one falls on the other side at a few distances.
+  ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+  scale = np.float32(np.log(config.relative_max_distance / exact))
+  logarithmic = exact + (
+    np.log(ratio + np.finfo(np.float32).eps)
+    / scale
+    * np.float32(buckets - exact)
+  ).astype(np.int64)
+  far = np.minimum(logarithmic, buckets - 1)
+  return (offset + np.where(distance < exact, distance, far)).astype(np.int32)
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square layer norm, computed in float32 (arXiv 1910.07467)."""
+
+  config: T5Config
+
+  @nn.compact
+  def __call__(self, hidden: Array) -> Array:
+    scale = self.param(
+      'scale', nn.initializers.ones_init(), (hidden.shape[-1],), jnp.float32
+    )
+    wide = hidden.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(mean_square + 1e-6) * scale
+    return normed.astype(self.config.activation_dtype)
+
+
+def flat_dot(
+  lhs: Array,
+  rhs: Array,
+  dimension_numbers=None,
+  *,
+  preferred_element_type=None,
+  **options,
+) -> Array:
+  """Multiplies [..., D] by a matrix [D, F] as [N, D] by [D, F].
+
+  With one leading axis the gradient by the matrix is one plain matmul; with
+  two, XLA on CPU first copies both operands into another layout, which takes
+  longer than the matmul. Has the signature of `jax.lax.dot_general`, for
+  `nn.Dense`; the dimension numbers are always those above.
+  """
+  del dimension_numbers, options
+  flat = lhs.reshape(-1, lhs.shape[-1])
+  product = jnp.matmul(
+    flat, rhs, preferred_element_type=preferred_element_type
+  )
+  return product.reshape(*lhs.shape[:-1], rhs.shape[-1])
+
+
+def _dense(
+  config: T5Config,
+  features: int,
+  scale: float = 1.0,
+  name: str | None = None,
+) -> nn.Dense:
+  initializer = nn.initializers.variance_scaling(scale, 'fan_in', 'normal')
+  return nn.Dense(
+    features,
+    use_bias=False,
+    dtype=config.activation_dtype,
+    param_dtype=jnp.float32,
+    kernel_init=initializer,
+    dot_general=flat_dot,
+    name=name,
+  )
+
+
+def dropout(config: T5Config) -> nn.Dropout:
+  """T5's dropout: one mask shared along the length axis."""
+  return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+
+class RelativePositionBias(nn.Module):
+  """The table of relative-position biases that the layers of a stack share."""
+
+  config: T5Config
+  bidirectional: bool
+
+  def setup(self):
+    self.rel_embedding = self.param(
+      'rel_embedding',
+      nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
+      (self.config.num_heads, self.config.relative_buckets),
+      jnp.float32,
+    )
+
+  def __call__(self, query_length: int, key_length: int) -> Array:
+    """Returns the bias float32 [1, H, query_length, key_length]."""
+    relative = np.arange(key_length)[None] - np.arange(query_length)[:, None]
+    buckets = relative_buckets(
+      relative, self.config, bidirectional=self.bidirectional
+    )
+    return self.rel_embedding[:, buckets][None]
+
+  def at_positions(self, positions: Array, key_length: int) -> Array:
+    """Returns the bias and causal mask for queries at traced positions.
+
+    Args:
+      positions: int32 [P] or [B, P].
+      key_length: T, the length of the cache.
+
+    Returns:
+      float32 [1 or B, H, P, T]: the bias where key <= query, else -1e10.
+    """
+    # One bias per distance; which distance stands where is a plain gather.
+    buckets = relative_buckets(
+      -np.arange(key_length), self.config, bidirectional=False
+    )
+    by_distance = self.rel_embedding[:, buckets]
+    positions = jnp.atleast_2d(positions)
+    distance = positions[:, :, None] - jnp.arange(key_length)
+    bias = by_distance[:, jnp.maximum(distance, 0)]
+    return jnp.where(
+      distance[:, None] >= 0, jnp.moveaxis(bias, 0, 1), MASKED
+    ).astype(jnp.float32)
+
+
+class Attention(nn.Module):
+  """Multi-head attention without biases and without 1/sqrt(K) scaling."""
+
+  config: T5Config
+
+  def setup(self):
+    config = self.config
+    inner = config.num_heads * config.head_dim
+    # T5 folds the missing 1/sqrt(K) into the initial query kernel.
+    self.query = _dense(config, inner, scale=1.0 / config.head_dim)
+    self.key = _dense(config, inner)
+    self.value = _dense(config, inner)
+    self.out = _dense(config, config.embed_dim)
+    self.dropout = dropout(config)
+
+  def _split_heads(self, projected: Array) -> Array:
+    config = self.config
+    heads = projected.reshape(
+      *projected.shape[:-1], config.num_heads, config.head_dim
+    )
+    return jnp.swapaxes(heads, -2, -3)
+
+  def project_kv(self, hidden: Array) -> tuple[Array, Array]:
+    """Projects [B, T, D] to keys and values [B, H, T, K]."""
+    key = self._split_heads(self.key(hidden))
+    return key, self._split_heads(self.value(hidden))
+
+  def attend(
+    self,
+    hidden: Array,
+    key: Array,
+    value: Array,
+    bias: Array,
+    *,
+    deterministic: bool = True,
+  ) -> Array:
+    """Attends from [B, P, D] over keys and values [B, H, T, K].
+
+    Args:
+      hidden: normed states of the queries, [B, P, D].
+      key: [B, H, T, K].
+      value: [B, H, T, K].
+      bias: float32, broadcastable to [B, H, P, T].
+      deterministic: whether dropout is off.
+
+    Returns:
+      [B, P, D], without the residual.
+    """
+    query = self._split_heads(self.query(hidden))
+    weights = jnp.einsum(
+      'bhpk,bhtk->bhpt', query, key, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(weights + bias, axis=-1).astype(value.dtype)
+    weights = self.dropout(weights, deterministic=deterministic)
+    mixed = jnp.einsum('bhpt,bhtk->bhpk', weights, value)
+    mixed = jnp.swapaxes(mixed, -2, -3)
+    return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+
+
+class FeedForward(nn.Module):
+  """The feed-forward block, gated if two activations are given."""
+
+  config: T5Config
+
+  @nn.compact
+  def __call__(self, hidden: Array, *, deterministic: bool = True) -> Array:
+    config = self.config
+    gated = len(config.mlp_activations) > 1
+    product = None
+    for index, name in enumerate(config.mlp_activations):
+      projection = _dense(
+        config, config.mlp_dim, name=f'wi_{index}' if gated else 'wi'
+      )
+      branch = _ACTIVATIONS[name](projection(hidden))
+      product = branch if product is None else product * branch
+    product = dropout(config)(product, deterministic=deterministic)
+    return _dense(config, config.embed_dim, name='wo')(product)
+
+
+class EncoderLayer(nn.Module):
+  """One encoder layer: self-attention, feed-forward, pre-norm residuals."""
+
+  config: T5Config
+
+  def setup(self):
+    self.pre_attention_layer_norm = RMSNorm(self.config)
+    self.attention = Attention(self.config)
+    self.pre_mlp_layer_norm = RMSNorm(self.config)
+    self.mlp = FeedForward(self.config)
+    self.dropout = dropout(self.config)
+
+  def __call__(
+    self, hidden: Array, bias: Array, *, deterministic: bool = True
+  ) -> Array:
+    normed = self.pre_attention_layer_norm(hidden)
+    attended = self.attention.attend(
+      normed,
+      *self.attention.project_kv(normed),
+      bias,
+      deterministic=deterministic,
+    )
+    hidden = hidden + self.dropout(attended, deterministic=deterministic)
+    fed = self.mlp(self.pre_mlp_layer_norm(hidden), deterministic=deterministic)
+    return hidden + self.dropout(fed, deterministic=deterministic)
+
+
+class DecoderLayer(nn.Module):
+  """One decoder layer, whole or in the pieces that decoding needs."""
+
+  config: T5Config
+
+  def setup(self):
+    self.pre_self_attention_layer_norm = RMSNorm(self.config)
+    self.self_attention = Attention(self.config)
+    self.pre_cross_attention_layer_norm = RMSNorm(self.config)
+    self.encoder_decoder_attention = Attention(self.config)
+    self.pre_mlp_layer_norm = RMSNorm(self.config)
+    self.mlp = FeedForward(self.config)
+    self.dropout = dropout(self.config)
+
+  def project_self_kv(self, hidden: Array) -> tuple[Array, Array]:
+    """Projects the state that ENTERS the layer to its own keys and values."""
+    return self.self_attention.project_kv(
+      self.pre_self_attention_layer_norm(hidden)
+    )
+
+  def project_cross_kv(self, encoded: Array) -> tuple[Array, Array]:
+    """Projects the encoder's output to the layer's cross keys and values."""
+    return self.encoder_decoder_attention.project_kv(encoded)
+
+  def attend(
+    self,
+    hidden: Array,
+    self_kv: tuple[Array, Array],
+    self_bias: Array,
+    cross_kv: tuple[Array, Array],
+    cross_bias: Array,
+    *,
+    deterministic: bool = True,
+  ) -> Array:
+    """Runs both attention sub-layers with their residuals, [B, P, D]."""
+    attended = self.self_attention.attend(
+      self.pre_self_attention_layer_norm(hidden),
+      *self_kv,
+      self_bias,
+      deterministic=deterministic,
+    )
+    hidden = hidden + self.dropout(attended, deterministic=deterministic)
+    attended = self.encoder_decoder_attention.attend(
+      self.pre_cross_attention_layer_norm(hidden),
+      *cross_kv,
+      cross_bias,
+      deterministic=deterministic,
+    )
+    return hidden + self.dropout(attended, deterministic=deterministic)
+
+  def feed_forward(self, hidden: Array, *, deterministic: bool = True) -> Array:
+    """Runs the feed-forward sub-layer with its residual, [B, P, D]."""
+    fed = self.mlp(self.pre_mlp_layer_norm(hidden), deterministic=deterministic)
+    return hidden + self.dropout(fed, deterministic=deterministic)

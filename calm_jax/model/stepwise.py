@@ -1,0 +1,284 @@
+"""T5 as a `LayeredDecoder`: pure functions over P positions and one layer.
+
+`as_layered_decoder(config)` is cached on its configuration, so two decoders of
+one configuration compile once. All functions go through the same Linen modules
+as teacher forcing does, with the parameters of one layer at a time.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax import interfaces
+from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.model import cache as cache_lib
+from calm_jax.model import layers, transformer
+from calm_jax.model.config import T5Config
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeParams:
+  """T5's parameters laid out for decoding.
+
+  Attributes:
+    token_embedder: the input table, T5X's subtree.
+    encoder: T5X's subtree of the encoder.
+    layers: the decoder's layers: one tree whose leaves lead with L if the layer
+      is indexed by a traced number, else a tuple of L trees.
+    relpos_bias: the decoder's relative-position table, T5X's subtree.
+    decoder_norm: the final norm, T5X's subtree.
+    output: [V, D], the output matrix; for a tied model the input table.
+  """
+
+  token_embedder: Params
+  encoder: Params
+  layers: PyTree
+  relpos_bias: Params
+  decoder_norm: Params
+  output: Array
+
+
+def prepare(
+  config: T5Config, params: Params | DecodeParams, traced_layers: bool = True
+) -> DecodeParams:
+  """Lays a parameter tree out for decoding; idempotent.
+
+  Raises:
+    ValueError: if `params` were prepared for the other kind of depth loop, or
+      lack what this configuration needs.
+  """
+  if isinstance(params, DecodeParams):
+    if traced_layers == isinstance(params.layers, tuple):
+      raise ValueError(
+        'these parameters were prepared for '
+        f'traced_layers={not traced_layers}, this depth loop wants '
+        f'traced_layers={traced_layers}; prepare the original tree'
+      )
+    return params
+  try:
+    decoder = params['decoder']
+    trees = [decoder[f'layers_{i}'] for i in range(config.num_decoder_layers)]
+    if config.tied_embeddings:
+      output = params['token_embedder']['embedding']
+    else:
+      output = jnp.swapaxes(decoder['logits_dense']['kernel'], 0, 1)
+    prepared = DecodeParams(
+      token_embedder=params['token_embedder'],
+      encoder=params['encoder'],
+      layers=tuple(trees),
+      relpos_bias=decoder['relpos_bias'],
+      decoder_norm=decoder['decoder_norm'],
+      output=output,
+    )
+  except KeyError as error:
+    raise ValueError(
+      f'the parameters lack {error.args[0]!r}, which this configuration needs: '
+      f'{config}'
+    ) from None
+  if output.shape != (config.vocab_size, config.embed_dim):
+    raise ValueError(
+      f'the output matrix is {output.shape} as (V, D), but the configuration '
+      f'says ({config.vocab_size}, {config.embed_dim})'
+    )
+  prepared = jax.tree_util.tree_map_with_path(
+    functools.partial(_cast, config.activation_dtype), prepared
+  )
+  if not traced_layers:
+    return prepared
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *prepared.layers)
+  return dataclasses.replace(prepared, layers=stacked)
+
+
+def _cast(dtype, path, leaf):
+  """Casts matrices to the activation dtype; norms and biases stay float32."""
+  names = {getattr(entry, 'key', None) for entry in path}
+  keep = names & {'scale', 'rel_embedding'}
+  return jnp.asarray(leaf, jnp.float32 if keep else dtype)
+
+
+def _layer_params(params: DecodeParams, layer) -> Params:
+  if isinstance(params.layers, tuple):
+    return params.layers[layer]
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False),
+    params.layers,
+  )
+
+
+def _apply(config: T5Config, layer_params: Params, method: str, *args):
+  module = layers.DecoderLayer(config)
+  return module.apply({'params': layer_params}, *args, method=method)
+
+
+def encode(config: T5Config, params: DecodeParams, inputs: Array):
+  """Runs the encoder on int32 [B, S]; see `LayeredDecoder.encode`."""
+  tree = {'token_embedder': params.token_embedder, 'encoder': params.encoder}
+  return transformer.encode(config, tree, inputs)
+
+
+def start(
+  config: T5Config,
+  params: DecodeParams,
+  encoded: transformer.Encoded,
+  max_length: int,
+) -> cache_lib.Cache:
+  """Projects the cross-attention K/V of every layer; empties the rest."""
+
+  def project(layer_params):
+    return _apply(config, layer_params, 'project_cross_kv', encoded.hidden)
+
+  batch_size = encoded.hidden.shape[0]
+  shape = (batch_size, config.num_heads, max_length, config.head_dim)
+  if isinstance(params.layers, tuple):
+    cross = [project(layer_params) for layer_params in params.layers]
+    cross_key, cross_value = (tuple(side) for side in zip(*cross, strict=True))
+    empty = tuple(
+      jnp.zeros(shape, config.activation_dtype) for _ in params.layers
+    )
+  else:
+    cross_key, cross_value = (
+      jnp.moveaxis(side, 0, 1) for side in jax.lax.map(project, params.layers)
+    )
+    empty = jnp.zeros(
+      (batch_size, config.num_decoder_layers, *shape[1:]),
+      config.activation_dtype,
+    )
+  return cache_lib.Cache(
+    self_key=empty,
+    # Distinct buffers, so that both can be donated.
+    self_value=jax.tree.map(jnp.copy, empty),
+    cross_key=cross_key,
+    cross_value=cross_value,
+    cross_bias=layers.mask_to_bias(encoded.mask[:, None, None, :]),
+  )
+
+
+def embed(
+  config: T5Config, params: DecodeParams, tokens: Array, positions: Array
+) -> Array:
+  """Embeds tokens [B, P]; T5's positions are relative, so none are added."""
+  del positions
+  table = params.token_embedder['embedding']
+  return jnp.take(table, tokens, axis=0).astype(config.activation_dtype)
+
+
+def fill_layer(
+  config: T5Config,
+  params: DecodeParams,
+  layer: Array | int,
+  hidden: Array,
+  positions: Array,
+  cache: cache_lib.Cache,
+  where: Array | None = None,
+) -> cache_lib.Cache:
+  """Writes the K/V that `layer` makes of the state entering it."""
+  key, value = _apply(
+    config, _layer_params(params, layer), 'project_self_kv', hidden
+  )
+  write = functools.partial(
+    cache_lib.write_layer, positions=positions, where=where
+  )
+  return dataclasses.replace(
+    cache,
+    self_key=write(cache.self_key, layer, key),
+    self_value=write(cache.self_value, layer, value),
+  )
+
+
+def attend(
+  config: T5Config,
+  params: DecodeParams,
+  layer: Array | int,
+  hidden: Array,
+  positions: Array,
+  cache: cache_lib.Cache,
+  context: PyTree = None,
+) -> Array:
+  """Runs both attention sub-layers over a cache that holds `positions`.
+
+  `context` may be an additive float32 bias [B, 1, P, T] on self-attention (what
+  a context-pruning plan hands over), or None.
+  """
+  bias = layers.RelativePositionBias(config, bidirectional=False).apply(
+    {'params': params.relpos_bias},
+    positions,
+    cache.max_length,
+    method='at_positions',
+  )
+  if context is not None:
+    bias = bias + context
+  return _apply(
+    config,
+    _layer_params(params, layer),
+    'attend',
+    hidden,
+    cache_lib.read_layer(cache.self_key, cache.self_value, layer),
+    bias,
+    cache_lib.read_layer(cache.cross_key, cache.cross_value, layer),
+    cache.cross_bias,
+  )
+
+
+def feed_forward(
+  config: T5Config, params: DecodeParams, layer: Array | int, hidden: Array
+) -> Array:
+  """Runs the feed-forward sub-layer with its residual."""
+  return _apply(config, _layer_params(params, layer), 'feed_forward', hidden)
+
+
+def logits(
+  config: T5Config,
+  params: DecodeParams,
+  hidden: Array,
+  weights: Array | None = None,
+) -> Array:
+  """Final norm and output projection, over V or over gathered rows: float32."""
+  normed = layers.RMSNorm(config).apply({'params': params.decoder_norm}, hidden)
+  if config.tied_embeddings:
+    normed = normed / jnp.sqrt(config.embed_dim).astype(normed.dtype)
+  equation = '...d,vd->...v' if weights is None else '...d,...vd->...v'
+  return jnp.einsum(
+    equation,
+    normed,
+    params.output if weights is None else weights,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def output_rows(params: DecodeParams, token_ids: Array) -> Array:
+  """Gathers rows of the output matrix: [B, C] -> [B, C, D]."""
+  return jnp.take(params.output, token_ids, axis=0)
+
+
+def take_rows(cache: cache_lib.Cache, rows: Array) -> cache_lib.Cache:
+  """Reorders or selects rows of every leaf (a plain gather)."""
+  return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), cache)
+
+
+@functools.cache
+def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
+  """Returns T5 of this configuration as a `LayeredDecoder`.
+
+  The same configuration gives the same object, so that programs compiled for it
+  are found again.
+  """
+  bind = functools.partial
+  return interfaces.LayeredDecoder(
+    num_layers=config.num_decoder_layers,
+    embed_dim=config.embed_dim,
+    vocab_size=config.vocab_size,
+    dtype=config.activation_dtype,
+    prepare=bind(prepare, config),
+    encode=bind(encode, config),
+    start=bind(start, config),
+    embed=bind(embed, config),
+    fill_layer=bind(fill_layer, config),
+    attend=bind(attend, config),
+    feed_forward=bind(feed_forward, config),
+    logits=bind(logits, config),
+    output_rows=output_rows,
+    take_rows=take_rows,
+  )

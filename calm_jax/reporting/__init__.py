@@ -1,0 +1,43 @@
+"""Result files to tables, figures, pages and terminal output.
+
+Reads the records of `calm_jax.records` and never JAX. matplotlib and Jinja are
+loaded only when a figure or a page is made; tables and the terminal need
+neither.
+"""
+
+from calm_jax.reporting.figures import (
+  as_svg,
+  exit_layer_figure,
+  quality_figure,
+  save_figure,
+)
+from calm_jax.reporting.pages import render_page, write_page
+from calm_jax.reporting.tables import (
+  comparison_table,
+  render_markdown,
+  render_text,
+  timing_table,
+)
+from calm_jax.reporting.terminal import (
+  colour_tokens,
+  legend,
+  render_output,
+  supports_colour,
+)
+
+__all__ = [
+  'as_svg',
+  'colour_tokens',
+  'comparison_table',
+  'exit_layer_figure',
+  'legend',
+  'quality_figure',
+  'render_markdown',
+  'render_output',
+  'render_page',
+  'render_text',
+  'save_figure',
+  'supports_colour',
+  'timing_table',
+  'write_page',
+]

@@ -1,0 +1,224 @@
+"""Writes one self-contained HTML page about an evaluation.
+
+The page says what is guaranteed, shows the table and the figures, and sets
+outputs token by token in the colours of their exit layers, worst first. All
+text from data is escaped by Jinja; styles and figures are inside the page, so
+that it can be mailed, archived and printed. Jinja is loaded when a page is
+made.
+"""
+
+import difflib
+import math
+import os
+from typing import Any
+
+from calm_jax import records
+from calm_jax.reporting import (
+  figures,
+  page_template,
+  palette,
+  tables,
+)
+
+_WORD_START = '\u2581'
+_END = '</s>'
+_MOST_REFERENCES = 3
+
+
+def render_page(result: records.EvaluationResult) -> str:
+  """Returns the HTML of an evaluation's page."""
+  import jinja2
+  import markupsafe
+
+  environment = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+  )
+  drawings = [
+    # Only what matplotlib drew is trusted; it has escaped its labels itself.
+    {'svg': markupsafe.Markup(figures.as_svg(figure)), 'caption': caption}
+    for figure, caption in _figures(result)
+  ]
+  return environment.from_string(page_template.PAGE).render(
+    result=result,
+    style=markupsafe.Markup(page_template.STYLE),
+    depth_style=markupsafe.Markup(_depth_style(result.num_layers)),
+    facts=_facts(result),
+    realised=tables.realised_consistency(result),
+    comparison=tables.comparison_table(result),
+    strips=[_strip(row) for row in result.rows],
+    timing=tables.timing_table(result),
+    figures=drawings,
+    samples=[_sample(sample) for sample in result.samples],
+    context=_context(result.context),
+  )
+
+
+def write_page(
+  path: str | os.PathLike, result: records.EvaluationResult
+) -> None:
+  """Writes the page of an evaluation, whole or not at all."""
+  records.write_text(path, render_page(result))
+
+
+def _figures(result):
+  """Returns the figures that the result has the numbers for."""
+  drawn = []
+  if any(result.primary_metric in row.quality for row in result.rows):
+    drawn.append(
+      (
+        figures.quality_figure(result),
+        f'{tables.metric_name(result.primary_metric)} against the decoder '
+        'layers used per token. The vertical axis does not start at 0.',
+      )
+    )
+  if any(row.kind in ('certified', 'early_exit') for row in result.rows):
+    drawn.append(
+      (
+        figures.exit_layer_figure(result),
+        'Share of the decoded tokens that left after each layer.',
+      )
+    )
+  return drawn
+
+
+def _facts(result) -> list[dict[str, str]]:
+  """Returns the few numbers at the head of the page."""
+  facts = []
+  certificate = result.certificate
+  if certificate is not None and certificate.certified:
+    value = certificate.threshold
+    facts.append(
+      {
+        'value': tables.setting_in_words(certificate.setting)
+        if value is None
+        else f'{value:g}',
+        'words': f'certified threshold ({certificate.measure}), '
+        f'{certificate.loss} tolerance {certificate.tolerance:g}',
+      }
+    )
+  early = tables.early_exit_row(result)
+  if early is not None:
+    facts.append(
+      {
+        'value': f'{early.mean_exit_layer:.2f} of {result.num_layers}',
+        'words': 'decoder layers per token on average',
+      }
+    )
+    facts.append(
+      {
+        'value': f'{early.textual_consistency:.3f}',
+        'words': "mean distance to the full model's outputs",
+      }
+    )
+    facts.extend(
+      {
+        'value': f'{row.speed_up:.2f}x',
+        'words': f'wall-clock speed-up at batch {row.batch_size}',
+      }
+      for row in result.timings
+      if row.name == early.name and math.isfinite(row.speed_up)
+    )
+  return facts
+
+
+def _strip(row: records.PolicyRow) -> dict[str, Any] | None:
+  """Returns the histogram of a row as parts of a bar."""
+  if not row.num_tokens:
+    return None
+  shares = [100 * count / row.num_tokens for count in row.exit_layer_histogram]
+  return {
+    'title': ', '.join(
+      f'layer {layer}: {share:.1f} %' for layer, share in enumerate(shares, 1)
+    ),
+    'parts': [
+      {'exit_layer': layer, 'percent': f'{share:.3f}'}
+      for layer, share in enumerate(shares, 1)
+      if share
+    ],
+  }
+
+
+def _sample(sample: records.SampleOutput) -> dict[str, Any]:
+  """Returns one sample as the template wants it."""
+  layers = sample.early.exit_layers
+  early_differs, full_differs = _differences(
+    sample.early.pieces, sample.full.pieces
+  )
+  return {
+    'loss': f'{sample.loss:.3f}',
+    'mean_exit_layer': f'{sum(layers) / max(len(layers), 1):.2f}',
+    'source': sample.source,
+    'references': sample.references[:_MOST_REFERENCES],
+    'early': _tokens(sample.early, early_differs),
+    'full': [
+      token
+      for token in _tokens(sample.full, full_differs)
+      if token['text'] != _END
+    ],
+    'same': sample.full.tokens == sample.early.tokens,
+  }
+
+
+def _differences(
+  early: tuple[str, ...], full: tuple[str, ...]
+) -> tuple[list[bool], list[bool]]:
+  """Says of the pieces of two outputs which ones the other has not."""
+  marks = [True] * len(early), [True] * len(full)
+  matcher = difflib.SequenceMatcher(a=early, b=full, autojunk=False)
+  for start, other_start, size in matcher.get_matching_blocks():
+    marks[0][start : start + size] = [False] * size
+    marks[1][other_start : other_start + size] = [False] * size
+  return marks
+
+
+def _tokens(
+  output: records.DecodedText, differs: list[bool]
+) -> list[dict[str, Any]]:
+  """Returns the tokens of an output with what to show of each."""
+  tokens = []
+  for piece, exit_layer, confidence, different in zip(
+    output.pieces, output.exit_layers, output.confidences, differs, strict=True
+  ):
+    opens_word = piece.startswith(_WORD_START) or piece == _END
+    text = piece[1:] if piece.startswith(_WORD_START) else piece
+    title = f'exit after layer {exit_layer}'
+    if math.isfinite(confidence):
+      title += f', confidence {confidence:.3f}'
+    tokens.append(
+      {
+        'text': text.replace(_WORD_START, ' ') or '\u2423',
+        'exit_layer': exit_layer,
+        'opens_word': opens_word,
+        'differs': different,
+        'title': title,
+      }
+    )
+  return tokens
+
+
+def _depth_style(num_layers: int) -> str:
+  """Returns the style classes d1..dL of the exit layers."""
+  return '\n'.join(
+    f'.d{layer} {{ background: {palette.depth_colour(layer, num_layers)}; '
+    f'color: {palette.text_colour(layer, num_layers)}; }}'
+    for layer in range(1, num_layers + 1)
+  )
+
+
+def _context(context: records.RunContext) -> list[tuple[str, str]]:
+  """Returns how the result was obtained, as names and texts."""
+  rows = [
+    ('device', context.device),
+    ('machine', context.machine),
+    ('dtype', context.dtype),
+    ('versions', _listed(context.versions)),
+    ('seeds', _listed(context.seeds)),
+    ('command', context.command),
+    ('created', context.created),
+    *((name, str(value)) for name, value in context.details.items()),
+  ]
+  return [(name, value) for name, value in rows if value]
+
+
+def _listed(values: dict[str, Any]) -> str:
+  return ', '.join(f'{name} {value}' for name, value in values.items())

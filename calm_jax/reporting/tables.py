@@ -1,0 +1,278 @@
+"""Renders an evaluation as tables: for a terminal, Markdown, and pages.
+
+A table is first a grid of short texts with its columns explained, then written
+out in one form or the other, so that all of them say the same.
+"""
+
+import dataclasses
+import math
+
+from calm_jax import records
+
+_METRIC_NAMES = {
+  'rouge_l': 'ROUGE-L',
+  'bleu': 'BLEU',
+  'sentence_bleu': 'sentence BLEU',
+  'corpus_bleu': 'BLEU',
+  'token_f1': 'token F1',
+  'exact_match': 'exact match',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A grid of texts.
+
+  Attributes:
+    header: column titles.
+    rows: one text per column; the first column is a name, the rest are numbers.
+    notes: what the columns mean, one sentence each.
+  """
+
+  header: tuple[str, ...]
+  rows: tuple[tuple[str, ...], ...]
+  notes: tuple[str, ...] = ()
+
+
+def metric_name(name: str) -> str:
+  """Returns how a metric is written for readers.
+
+  >>> metric_name('rouge_l'), metric_name('chrf')
+  ('ROUGE-L', 'chrf')
+  """
+  return _METRIC_NAMES.get(name, name.replace('_', ' '))
+
+
+def comparison_table(result: records.EvaluationResult) -> Table:
+  """Returns the table of policies: quality, consistency, depth."""
+  metrics = _metrics(result)
+  with_risk = any(math.isfinite(row.risk_consistency) for row in result.rows)
+  consistency = metric_name(result.consistency_metric)
+  header = ['decoding', *(f'{metric_name(name)} %' for name in metrics)]
+  header.append('distance to full')
+  header += ['quality lost'] if with_risk else []
+  header += [
+    'mean layers',
+    'of depth',
+    f'tokens leaving at 1..{result.num_layers}, %',
+  ]
+  rows = []
+  for row in result.rows:
+    cells = [row_name(row)]
+    cells += [_number(row.quality.get(name), 1) for name in metrics]
+    cells.append(
+      _with_error(row.textual_consistency, row.textual_standard_error)
+      if row.kind != 'full'
+      else '0'
+    )
+    if with_risk:
+      cells.append(
+        _with_error(row.risk_consistency, row.risk_standard_error)
+        if row.kind != 'full'
+        else '0'
+      )
+    cells.append(_number(row.mean_exit_layer, 2))
+    cells.append(_percent(row.mean_exit_layer / result.num_layers))
+    cells.append(_shares(row))
+    rows.append(tuple(cells))
+  notes = [
+    f'distance to full: mean of 1 - {consistency} between the output and the '
+    "full model's, with its standard error.",
+  ]
+  if with_risk:
+    notes.append(
+      f'quality lost: mean {consistency} lost to the full model against the '
+      'references, counted per input and never below 0.'
+    )
+  notes.append(
+    f'mean layers: decoder layers per decoded token, of {result.num_layers}.'
+  )
+  return Table(tuple(header), tuple(rows), tuple(notes))
+
+
+def timing_table(result: records.EvaluationResult) -> Table | None:
+  """Returns the table of wall clocks, None if nothing was timed."""
+  if not result.timings:
+    return None
+  with_ceiling = any(math.isfinite(row.ceiling) for row in result.timings)
+  header = ['decoding', 'batch', 'ms per step', 'speed-up']
+  header += ['ceiling'] if with_ceiling else []
+  header += ['mean layers', 'depth loop']
+  rows = []
+  for row in result.timings:
+    cells = [
+      row.name,
+      str(row.batch_size),
+      _number(row.milliseconds_per_step, 2),
+      f'{_number(row.speed_up, 2)}x',
+    ]
+    cells += [f'{_number(row.ceiling, 2)}x'] if with_ceiling else []
+    cells += [_number(row.mean_exit_layer, 2), row.depth_loop]
+    rows.append(tuple(cells))
+  first = result.timings[0]
+  notes = [
+    'ms per step: wall clock per token of the batch, encoder included, median '
+    f'of {first.num_repeats} interleaved repeats, on {result.context.device} '
+    f'in {result.context.dtype}.',
+    'speed-up: against the full model decoded without any checks by its '
+    'fastest depth loop.',
+  ]
+  if with_ceiling:
+    notes.append(
+      'ceiling: what the memory traffic of the layers used would allow.'
+    )
+  return Table(tuple(header), tuple(rows), tuple(notes))
+
+
+def as_text(table: Table) -> str:
+  """Writes a table in aligned columns.
+
+  >>> print(as_text(Table(('name', 'n'), (('a', '10'), ('long', '9')))))
+  name   n
+  ----  --
+  a     10
+  long   9
+  """
+  lines = [table.header, *table.rows]
+  widths = [
+    max(len(line[column]) for line in lines)
+    for column in range(len(table.header))
+  ]
+  rule = tuple('-' * width for width in widths)
+  return '\n'.join(
+    '  '.join(
+      cell.rjust(width) if column else cell.ljust(width)
+      for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    for line in (table.header, rule, *table.rows)
+  )
+
+
+def as_markdown(table: Table) -> str:
+  """Writes a table as GitHub Markdown.
+
+  >>> print(as_markdown(Table(('name', 'n'), (('a|b', '10'),))))
+  | name | n |
+  |---|--:|
+  | a\\|b | 10 |
+  """
+  rule = '|'.join(
+    '---' if not column else '--:' for column, _ in enumerate(table.header)
+  )
+  lines = [
+    '| ' + ' | '.join(_escaped(line)) + ' |'
+    for line in (table.header, *table.rows)
+  ]
+  return '\n'.join([lines[0], f'|{rule}|', *lines[1:]])
+
+
+def render_text(result: records.EvaluationResult) -> str:
+  """Renders the whole evaluation for a terminal."""
+  return _render(result, as_text, '{}')
+
+
+def render_markdown(result: records.EvaluationResult) -> str:
+  """Renders the whole evaluation for a README."""
+  return _render(result, as_markdown, '- {}')
+
+
+def row_name(row: records.PolicyRow) -> str:
+  """Returns a row's name with its threshold, where it has one."""
+  if row.kind in ('certified', 'early_exit') and row.setting is not None:
+    return f'{row.name} ({setting_in_words(row.setting)})'
+  return row.name
+
+
+def setting_in_words(setting) -> str:
+  """Writes a setting for readers.
+
+  >>> setting_in_words(0.8), setting_in_words({'patience': 2})
+  ('threshold 0.8', 'patience 2')
+  """
+  if isinstance(setting, dict):
+    return ', '.join(f'{name} {value}' for name, value in setting.items())
+  if isinstance(setting, (int, float)):
+    return f'threshold {setting:g}'
+  return str(setting)
+
+
+def early_exit_row(
+  result: records.EvaluationResult,
+) -> records.PolicyRow | None:
+  """Returns the certified row, else the first early exit, else None."""
+  for kind in ('certified', 'early_exit'):
+    for row in result.rows:
+      if row.kind == kind:
+        return row
+  return None
+
+
+def realised_consistency(result: records.EvaluationResult) -> str | None:
+  """Says how the certified loss came out on this split, None if not known."""
+  certificate = result.certificate
+  row = next((row for row in result.rows if row.kind == 'certified'), None)
+  if certificate is None or row is None:
+    return None
+  value, error = row.textual_consistency, row.textual_standard_error
+  if certificate.loss != 'textual':
+    value, error = row.risk_consistency, row.risk_standard_error
+  if not math.isfinite(value):
+    return None
+  relation = 'within' if value <= certificate.tolerance else 'ABOVE'
+  return (
+    f'On {result.num_examples} inputs of the {result.split} split the mean '
+    f'{certificate.loss} loss is {_with_error(value, error)}, {relation} the '
+    f'tolerance of {certificate.tolerance:g}.'
+  )
+
+
+def _render(result, write, note_form: str) -> str:
+  """Joins certificate, tables and notes with empty lines between them."""
+  parts = [f'{result.task}, {result.split} split, {result.num_examples} inputs']
+  if result.certificate is not None:
+    parts.append(result.certificate.description)
+  realised = realised_consistency(result)
+  parts += [realised] if realised else []
+  for table in (comparison_table(result), timing_table(result)):
+    if table is not None:
+      parts.append(write(table))
+      parts.append('\n'.join(note_form.format(note) for note in table.notes))
+  return '\n\n'.join(parts) + '\n'
+
+
+def _metrics(result) -> list[str]:
+  """Returns the quality metrics of all rows, the primary one first."""
+  names = dict.fromkeys(name for row in result.rows for name in row.quality)
+  return sorted(names, key=lambda name: name != result.primary_metric)
+
+
+def _number(value: float | None, digits: int) -> str:
+  """Writes a number, a dash where there is none."""
+  if value is None or not math.isfinite(value):
+    return '-'
+  return f'{value:.{digits}f}'
+
+
+def _percent(share: float) -> str:
+  return f'{100 * share:.0f} %' if math.isfinite(share) else '-'
+
+
+def _with_error(value: float, error: float) -> str:
+  """Writes a mean with its standard error."""
+  if not math.isfinite(error):
+    return _number(value, 3)
+  return f'{value:.3f} ±{error:.3f}'
+
+
+def _shares(row: records.PolicyRow) -> str:
+  """Writes the histogram in whole percents."""
+  if not row.num_tokens:
+    return '-'
+  return ' '.join(
+    f'{100 * count / row.num_tokens:.0f}' for count in row.exit_layer_histogram
+  )
+
+
+def _escaped(line: tuple[str, ...]) -> list[str]:
+  """Keeps a cell from ending its column."""
+  return [cell.replace('|', '\\|').replace('\n', ' ') for cell in line]

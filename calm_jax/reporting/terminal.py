@@ -1,0 +1,111 @@
+"""Shows decoded tokens in a terminal, coloured by the layer they left at.
+
+Colours are ANSI's 256; they are left out where output is not a terminal or the
+user has set NO_COLOR (https://no-color.org), and then each token carries its
+exit layer as a number instead, so that nothing is lost.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from calm_jax import records
+from calm_jax.reporting import palette
+
+_RESET = '\x1b[0m'
+_WORD_START = '\u2581'
+
+
+def supports_colour(
+  stream: TextIO | None = None, environment: Mapping[str, str] | None = None
+) -> bool:
+  """Says whether colours should be written to a stream (stdout by default)."""
+  stream = sys.stdout if stream is None else stream
+  environment = os.environ if environment is None else environment
+  if environment.get('NO_COLOR') or environment.get('TERM') == 'dumb':
+    return False
+  return bool(getattr(stream, 'isatty', lambda: False)())
+
+
+def colour_tokens(
+  pieces: Sequence[str],
+  exit_layers: Sequence[int],
+  *,
+  num_layers: int,
+  colour: bool,
+) -> str:
+  """Writes the tokens of one output in a line.
+
+  Args:
+    pieces: the tokenizer's pieces, one per token.
+    exit_layers: layers used by each, 1..L.
+    num_layers: L.
+    colour: whether to colour them; otherwise each is followed by its layer.
+
+  Raises:
+    ValueError: if there are not as many pieces as exit layers.
+
+  >>> colour_tokens(['\\u2581I', '\\u2581am', '</s>'], [1, 4, 2], num_layers=4,
+  ...               colour=False)
+  'I/1 am/4 </s>/2'
+  """
+  if len(pieces) != len(exit_layers):
+    raise ValueError(
+      f'{len(pieces)} pieces do not go with {len(exit_layers)} exit layers.'
+    )
+  written = []
+  for piece, exit_layer in zip(pieces, exit_layers, strict=True):
+    shown = _printable(piece)
+    if colour:
+      background, text = palette.ansi_colours(exit_layer, num_layers)
+      gap = ' ' if _opens_word(piece) and written else ''
+      written.append(f'{gap}\x1b[48;5;{background};38;5;{text}m{shown}{_RESET}')
+    else:
+      written.append(f'{shown}/{exit_layer}')
+  return ''.join(written) if colour else ' '.join(written)
+
+
+def legend(num_layers: int, *, colour: bool) -> str:
+  """Writes what the colours mean."""
+  if not colour:
+    return f'token/exit layer, 1 to {num_layers}'
+  layers = range(1, num_layers + 1)
+  tokens = colour_tokens(
+    [f' {layer} ' for layer in layers],
+    layers,
+    num_layers=num_layers,
+    colour=True,
+  )
+  return f'exit layer {tokens}'
+
+
+def render_output(
+  output: records.DecodedText, *, num_layers: int, colour: bool | None = None
+) -> str:
+  """Writes one output with its legend; `colour` None asks the terminal."""
+  colour = supports_colour() if colour is None else colour
+  tokens = colour_tokens(
+    output.pieces, output.exit_layers, num_layers=num_layers, colour=colour
+  )
+  mean = sum(output.exit_layers) / max(len(output.exit_layers), 1)
+  return (
+    f'{tokens}\n{legend(num_layers, colour=colour)}   '
+    f'mean {mean:.2f} of {num_layers} layers'
+  )
+
+
+def _opens_word(piece: str) -> bool:
+  return piece.startswith(_WORD_START) or piece in ('</s>', '<pad>')
+
+
+def _printable(piece: str) -> str:
+  """Returns what to show of a piece; nothing in it may move the cursor."""
+  shown = piece.replace(_WORD_START, '', 1) if _opens_word(piece) else piece
+  shown = shown.replace(_WORD_START, ' ')
+  if not shown:
+    return '\u2423'
+  return ''.join(
+    letter if letter.isprintable() else f'\\x{ord(letter):02x}'
+    for letter in shown
+  )

@@ -1,0 +1,359 @@
+"""The weighted multi-exit loss of CALM, one exit's logits at a time.
+
+Every decoder layer is an exit through the same output projection, so the logits
+of all exits would take L times the memory of an ordinary model, by far the
+largest array of the program. Here a `lax.scan` walks over the exits and takes
+value and gradient of each exit's loss in one pass: logits are neither kept nor
+computed twice, and memory does not grow with L x V.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.array_types import Array, Params
+
+
+def linear_weights(num_layers: int) -> tuple[float, ...]:
+  """Returns the paper's weights, w_i = i / (1 + ... + L).
+
+  Source: Schuster et al., arXiv 2207.07061, Eq. 6.
+
+  >>> linear_weights(4)
+  (0.1, 0.2, 0.3, 0.4)
+  """
+  _check_num_layers(num_layers)
+  total = num_layers * (num_layers + 1) // 2
+  return tuple(layer / total for layer in range(1, num_layers + 1))
+
+
+def uniform_weights(num_layers: int) -> tuple[float, ...]:
+  """Returns equal weights that sum to 1 (a deeply supervised model)."""
+  _check_num_layers(num_layers)
+  return (1.0 / num_layers,) * num_layers
+
+
+def last_layer_weights(num_layers: int) -> tuple[float, ...]:
+  """Returns weights of an ordinary model: everything on the last layer."""
+  _check_num_layers(num_layers)
+  return (0.0,) * (num_layers - 1) + (1.0,)
+
+
+def _check_num_layers(num_layers: int) -> None:
+  if num_layers < 1:
+    raise ValueError(f'num_layers must be at least 1, got {num_layers!r}')
+
+
+def check_layer_weights(
+  weights: Sequence[float], num_layers: int
+) -> tuple[float, ...]:
+  """Returns the weights as floats.
+
+  Raises:
+    ValueError: if there is not one finite, non-negative weight per layer, or if
+      all are zero.
+  """
+  weights = tuple(float(weight) for weight in weights)
+  if len(weights) != num_layers:
+    raise ValueError(
+      f'layer_weights needs one weight per decoder layer ({num_layers}), got '
+      f'{len(weights)}: {weights}'
+    )
+  if not all(np.isfinite(weight) and weight >= 0 for weight in weights):
+    raise ValueError(f'layer_weights must be finite and >= 0, got {weights}')
+  if not any(weights):
+    raise ValueError('layer_weights are all zero: nothing would be trained')
+  return weights
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ExitMetrics:
+  """What is known about every exit on one batch.
+
+  Attributes:
+    losses: float32 [L], mean cross-entropy in nats per target token, without
+      z-loss and smoothing. NaN for exits of weight zero, which are not run.
+    accuracies: float32 [L], share of target tokens that have the highest logit.
+    num_tokens: float32 scalar, target tokens (sum of the loss weights).
+  """
+
+  losses: Array
+  accuracies: Array
+  num_tokens: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+  """The static part of the loss.
+
+  Attributes:
+    layer_weights: one weight per decoder layer, as `check_layer_weights` gives.
+    z_loss: coefficient of log(Z)^2, which keeps logits from drifting (T5X).
+    label_smoothing: probability mass taken from the target, in [0, 1).
+  """
+
+  layer_weights: tuple[float, ...]
+  z_loss: float = 1e-4
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    if not (np.isfinite(self.z_loss) and self.z_loss >= 0):
+      raise ValueError(f'z_loss must be finite and >= 0, got {self.z_loss!r}')
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(
+        f'label_smoothing must lie in [0, 1), got {self.label_smoothing!r}'
+      )
+
+
+# `(params, hidden [B, T, D], dropout_rng or None) -> logits f32 [B, T, V]`.
+LogitsFn = Callable[[Params, Array, Array | None], Array]
+
+
+def multi_exit_loss(
+  logits_fn: LogitsFn,
+  params: Params,
+  states: Array,
+  *,
+  targets: Array,
+  weights: Array,
+  settings: LossSettings,
+  dropout_rng: Array | None = None,
+) -> tuple[Array, ExitMetrics]:
+  """Returns sum_i w_i L_i (arXiv 2207.07061, Eq. 6) and the metrics per exit.
+
+  L_i is the mean over target tokens of cross-entropy plus z-loss at exit i. The
+  result is differentiable once with respect to `params` and `states`.
+
+  Args:
+    logits_fn: final norm and output projection; must not close over traced
+      values. Float32 logits.
+    params: its parameters (may hold others, which get a zero gradient).
+    states: [L, B, T, D], the residual stream after every decoder layer.
+    targets: int32 [B, T].
+    weights: float32 [B, T], 1 where the target counts and 0 at padding.
+    settings: weights of the exits and of the loss's parts.
+    dropout_rng: a PRNG key handed to `logits_fn`, split over the exits.
+
+  Raises:
+    ValueError: if shapes do not fit together.
+  """
+  layers = len(settings.layer_weights)
+  if states.shape[:3] != (layers, *targets.shape):
+    raise ValueError(
+      f'states must be [L, B, T, D] with L = {layers} (one weight each) and '
+      f'[B, T] = {targets.shape}, got {states.shape}'
+    )
+  if weights.shape != targets.shape:
+    raise ValueError(f'weights {weights.shape} != targets {targets.shape}')
+  # Static weights: an exit of weight zero is left out of the program.
+  used = np.flatnonzero(settings.layer_weights)
+  if len(used) < layers:
+    states = states[used]
+  targets = targets.reshape(-1)
+  weights = weights.reshape(-1).astype(jnp.float32)
+  num_tokens = weights.sum()
+  inputs = _ExitInputs(
+    states=states,
+    layer_weights=jnp.asarray(settings.layer_weights, jnp.float32)[used],
+    dropout_rngs=(
+      None if dropout_rng is None else jax.random.split(dropout_rng, len(used))
+    ),
+  )
+  head_fn, head_params = _without_unused_params(
+    logits_fn, params, jax.tree.map(lambda leaf: leaf[0], inputs)
+  )
+  loss, losses, accuracies = _scan_exits(
+    head_fn,
+    settings,
+    head_params,
+    inputs,
+    targets,
+    # An empty batch has loss 0, not NaN.
+    weights / jnp.maximum(num_tokens, 1.0),
+  )
+  everywhere = jnp.full((layers,), jnp.nan, jnp.float32)
+  return loss, ExitMetrics(
+    losses=everywhere.at[used].set(losses),
+    accuracies=everywhere.at[used].set(accuracies),
+    num_tokens=num_tokens,
+  )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _ExitInputs:
+  """What the scan walks over; E is the number of exits that are run.
+
+  Attributes:
+    states: [E, B, T, D].
+    layer_weights: float32 [E].
+    dropout_rngs: PRNG keys [E], or None.
+  """
+
+  states: Array
+  layer_weights: Array
+  dropout_rngs: Array | None
+
+
+def _without_unused_params(logits_fn, params, exit_inputs: _ExitInputs):
+  """Returns `logits_fn` on the leaves that it reads, and these leaves.
+
+  The scan adds up a gradient per leaf: of the output head, not of the model.
+  Logits come as [N, V] with N = B * T positions.
+  """
+  leaves, structure = jax.tree.flatten(params)
+  jaxpr = jax.make_jaxpr(
+    lambda leaves, hidden, rng: logits_fn(
+      structure.unflatten(leaves), hidden, rng
+    )
+  )(leaves, exit_inputs.states, exit_inputs.dropout_rngs).jaxpr
+  read = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
+  is_read = [id(variable) in read for variable in jaxpr.invars[: len(leaves)]]
+  shapes = [jax.typeof(leaf) for leaf in leaves]
+
+  def head_fn(head_params, hidden, dropout_rng):
+    given = iter(head_params)
+    tree = structure.unflatten(
+      next(given) if used else jnp.zeros(leaf.shape, leaf.dtype)
+      for used, leaf in zip(is_read, shapes, strict=True)
+    )
+    logits = logits_fn(tree, hidden, dropout_rng)
+    return logits.reshape(-1, logits.shape[-1])
+
+  used = zip(is_read, leaves, strict=True)
+  return head_fn, [leaf for is_used, leaf in used if is_used]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan_exits(logits_fn, settings, params, inputs, targets, token_weights):
+  """Returns the weighted loss, losses [E] and accuracies [E]."""
+
+  def one_exit(loss, exit_inputs):
+    logits = logits_fn(params, exit_inputs.states, exit_inputs.dropout_rngs)
+    parts = _token_loss(logits, targets, token_weights, settings)
+    loss = loss + exit_inputs.layer_weights * parts.loss
+    return loss, (parts.cross_entropy, parts.accuracy)
+
+  loss, metrics = jax.lax.scan(one_exit, jnp.float32(0), inputs)
+  return loss, *metrics
+
+
+def _scan_exits_forward(
+  logits_fn, settings, params, inputs, targets, token_weights
+):
+  """The same, with the gradient of the loss as residual."""
+
+  def one_exit(carry, exit_inputs):
+    loss, params_gradient = carry
+    logits, pull_back = jax.vjp(
+      lambda params, hidden: logits_fn(
+        params, hidden, exit_inputs.dropout_rngs
+      ),
+      params,
+      exit_inputs.states,
+    )
+    parts = _token_loss(logits, targets, token_weights, settings)
+    loss = loss + exit_inputs.layer_weights * parts.loss
+    gradient, hidden_gradient = pull_back(
+      _logits_gradient(logits, targets, token_weights, parts, settings)
+      * exit_inputs.layer_weights
+    )
+    params_gradient = jax.tree.map(jnp.add, params_gradient, gradient)
+    metrics = (parts.cross_entropy, parts.accuracy)
+    return (loss, params_gradient), (hidden_gradient, metrics)
+
+  start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+  (loss, params_gradient), (states_gradient, metrics) = jax.lax.scan(
+    one_exit, start, inputs
+  )
+  return (loss, *metrics), (params_gradient, states_gradient)
+
+
+def _scan_exits_backward(logits_fn, settings, residuals, cotangents):
+  del logits_fn, settings
+  # Only the loss carries a gradient; losses and accuracies are for reading.
+  scale = cotangents[0]
+  params_gradient, states_gradient = jax.tree.map(
+    lambda leaf: (leaf * scale).astype(leaf.dtype), residuals
+  )
+  inputs = _ExitInputs(states_gradient, None, None)
+  return params_gradient, inputs, None, None
+
+
+_scan_exits.defvjp(_scan_exits_forward, _scan_exits_backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TokenLoss:
+  """The loss of one exit and what its gradient needs again.
+
+  Attributes:
+    loss: scalar, with z-loss and smoothing.
+    cross_entropy: scalar, without.
+    accuracy: scalar.
+    log_normalizer: [N], log(Z) of the softmax.
+  """
+
+  loss: Array
+  cross_entropy: Array
+  accuracy: Array
+  log_normalizer: Array
+
+
+def _smoothing(settings: LossSettings, vocab_size: int):
+  """Returns the target's probability, that of others, and the entropy."""
+  others = settings.label_smoothing / max(vocab_size - 1, 1)
+  target = 1.0 - settings.label_smoothing
+  entropy = -(
+    target * np.log(target)
+    + (vocab_size - 1) * others * np.log(max(others, 1e-20))
+  )
+  return target, others, float(entropy)
+
+
+def _token_loss(logits, targets, token_weights, settings) -> _TokenLoss:
+  """Computes the mean loss of one exit from logits [N, V]."""
+  highest = logits.max(-1)
+  log_normalizer = highest + jnp.log(
+    jnp.exp(logits - highest[..., None]).sum(-1)
+  )
+  target_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+  cross_entropy = log_normalizer - target_logit
+  loss = cross_entropy
+  if settings.label_smoothing:
+    # sum_v p_v (log Z - logit_v) for the smoothed p, less its entropy.
+    vocab_size = logits.shape[-1]
+    target, others, entropy = _smoothing(settings, vocab_size)
+    sum_all = vocab_size * log_normalizer - logits.sum(-1)
+    loss = (target - others) * cross_entropy + others * sum_all - entropy
+  loss = loss + settings.z_loss * jnp.square(log_normalizer)
+  # A tie with the highest logit counts as right; argmax would cost a pass.
+  correct = (target_logit >= highest).astype(jnp.float32)
+  return _TokenLoss(
+    loss=(loss * token_weights).sum(),
+    cross_entropy=(cross_entropy * token_weights).sum(),
+    accuracy=(correct * token_weights).sum(),
+    log_normalizer=log_normalizer,
+  )
+
+
+def _logits_gradient(logits, targets, token_weights, parts, settings) -> Array:
+  """The gradient of `_token_loss(...).loss` by the logits, [N, V]."""
+  target, others, _ = _smoothing(settings, logits.shape[-1])
+  log_normalizer = parts.log_normalizer[..., None]
+  probabilities = jnp.exp(logits - log_normalizer)
+  # A comparison fuses into this one pass over the logits; the gradient of a
+  # gather would be a scatter into zeros of their size. The barrier ties it to
+  # this exit: XLA would compute it once for all and keep an array of that size.
+  targets, _ = jax.lax.optimization_barrier((targets, parts.log_normalizer))
+  columns = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 1)
+  wanted = jnp.where(columns == targets[:, None], target, others)
+  gradient = (
+    probabilities * (1.0 + 2.0 * settings.z_loss * log_normalizer) - wanted
+  )
+  return gradient * token_weights[..., None]

@@ -1,0 +1,327 @@
+"""One start of a run: taking steps, logging, evaluating, saving, stopping.
+
+`Plan` says when to do what, `Run` does it. The host runs at most two steps
+ahead of the device and looks at no number between log lines, so that nothing
+here makes the device wait.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.array_types import Params
+from calm_jax.training import progress
+from calm_jax.training import step as step_lib
+from calm_jax.training.interruption import Interrupted, StopSignals
+from calm_jax.training.run_directory import Remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """How a run ended.
+
+  Attributes:
+    params: the parameters after the last step (not those of the best one).
+    step: steps taken.
+    stopped_because: 'num_steps', 'patience', 'max_minutes' or 'end of data'.
+    best_step: the step of the best evaluation, or None without evaluators.
+    best_value: `best_metric` there.
+    seconds: wall-clock time, earlier starts of the run included.
+  """
+
+  params: Params
+  step: int
+  stopped_because: str
+  best_step: int | None
+  best_value: float | None
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The arguments of `train` that say when to do what; see there."""
+
+  num_steps: int
+  log_every: int
+  eval_every: int
+  checkpoint_every: int
+  max_to_keep: int
+  patience: int | None
+  max_minutes: float | None
+  best_metric: str
+  best_mode: str
+
+  def __post_init__(self):
+    for name in 'num_steps log_every eval_every checkpoint_every'.split():
+      self._check_at_least_one(name)
+    self._check_at_least_one('max_to_keep')
+    if self.patience is not None:
+      self._check_at_least_one('patience')
+    if self.max_minutes is not None and not self.max_minutes > 0:
+      raise ValueError(f'max_minutes must be > 0, got {self.max_minutes!r}')
+    if self.best_mode not in ('min', 'max'):
+      raise ValueError(
+        f"best_mode must be 'min' or 'max', got {self.best_mode!r}"
+      )
+
+  def _check_at_least_one(self, name: str) -> None:
+    value = getattr(self, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise ValueError(f'{name} must be an integer >= 1, got {value!r}')
+
+
+class Run:
+  """One start of a run."""
+
+  def __init__(self, config, plan, *, optimizer, evaluators, directory):
+    self.config = config
+    self.plan = plan
+    self.optimizer = optimizer
+    self.evaluators = evaluators
+    self.directory = directory
+    self.state: step_lib.TrainState
+    # Host copy of state.step: reading that one would wait for the device.
+    self.step = 0
+    self.saved_step: int | None = None
+    self.remembered = Remembered()
+    self.report: progress.ProgressReport
+
+  def start(self, state: step_lib.TrainState, context) -> None:
+    """Takes a fresh state, or what the last checkpoint says instead."""
+    resumed = self.directory.latest is not None
+    self.state, self.remembered = self.directory.resume(state)
+    self.step = int(self.state.step)
+    self.saved_step = self.step if resumed else None
+    self.report = progress.ProgressReport(
+      self.plan.num_steps, seconds=self.remembered.seconds
+    )
+    size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+    device = jax.devices()[0]
+    self.directory.append(
+      {
+        'kind': 'start',
+        'step': self.step,
+        'config': self.config,
+        'num_parameters': size,
+        'device': f'{device.platform} {device.device_kind}',
+        'plan': self.plan,
+        'context': context,
+        'jax': jax.__version__,
+      }
+    )
+    _say(
+      f'{self.directory.path}: {size / 1e6:.1f} M parameters, '
+      f'{self.config.num_decoder_layers} exits, on {device.platform}; '
+      f'{"resumes" if resumed else "starts"} at step {self.step} of '
+      f'{self.plan.num_steps}'
+    )
+
+  # The loop.
+
+  def loop(self, batches, settings, signals: StopSignals) -> TrainResult:
+    """Runs steps until there is a reason to stop."""
+    train_step = step_lib.make_train_step(
+      self.config, self.optimizer, settings=settings
+    )
+    try:
+      reason = self._take_steps(train_step, batches, signals)
+      self._log()
+      if self.remembered.evaluated_step != self.step:
+        self._evaluate(signals)
+      self._save()
+    except Interrupted:
+      pass
+    except progress.NonFiniteLoss as error:
+      raise FloatingPointError(self._describe(error)) from None
+    except Exception:
+      # An evaluator or the data failed: what was learned is kept.
+      self._save_if_finite()
+      raise
+    if signals.received is not None:
+      self._log()
+      self._save()
+      _say(
+        f'interrupted at step {self.step}; saved. The same command goes on '
+        'from there.'
+      )
+      signals.exit_as_asked()
+    _say(f'finished at step {self.step} ({reason})')
+    return TrainResult(
+      params=self.state.params,
+      step=self.step,
+      stopped_because=reason,
+      best_step=self.remembered.best_step,
+      best_value=self.remembered.best_value,
+      seconds=self.report.seconds,
+    )
+
+  def _take_steps(self, train_step, batches, signals) -> str:
+    """Takes steps; returns why it stopped ('signal' among the reasons)."""
+    plan, first, under_way = self.plan, True, []
+    while (reason := self._reason_to_stop()) is None:
+      if signals.received is not None:
+        return 'signal'
+      batch = next(batches, None)
+      if batch is None:
+        return 'end of data'
+      batch = step_lib.check_batch(batch, self.config)
+      started = time.monotonic()
+      self.state, metrics = train_step(self.state, batch)
+      if first:
+        # The call returns when it is compiled.
+        self.report.pause(time.monotonic() - started)
+        first = False
+      self.step += 1
+      self.report.add(self.step, metrics)
+      # Dispatch runs ahead of the device; by two steps is enough to keep it
+      # busy, and lets a signal be answered soon.
+      under_way.append(metrics.loss)
+      if len(under_way) > 2:
+        under_way.pop(0).block_until_ready()
+      if self.step % plan.log_every == 0:
+        self._log()
+      if self.step % plan.eval_every == 0:
+        self._evaluate(signals)
+      if self.step % plan.checkpoint_every == 0:
+        self._save()
+    return reason
+
+  def _reason_to_stop(self) -> str | None:
+    plan = self.plan
+    if self.step >= plan.num_steps:
+      return 'num_steps'
+    stale = self.remembered.stale_evaluations
+    if plan.patience is not None and stale >= plan.patience:
+      return 'patience'
+    if (
+      plan.max_minutes is not None
+      and self.report.seconds >= plan.max_minutes * 60
+    ):
+      return 'max_minutes'
+    return None
+
+  # Log, evaluation, checkpoint.
+
+  def _log(self) -> None:
+    """Writes what the steps since the last log line did; checks for NaN."""
+    if not self.report.has_steps:
+      return
+    rate = float(self.optimizer.schedule(jnp.asarray(self.step - 1)))
+    row = self.report.flush(rate)
+    self.directory.append({'kind': 'train', **row})
+    minutes = self.plan.max_minutes
+    _say(self.report.line(row, limit=minutes and minutes * 60))
+
+  def _evaluate(self, signals: StopSignals) -> None:
+    """Runs the evaluators and keeps the parameters if they are the best."""
+    if not self.evaluators:
+      return
+    self._log()
+    started = time.monotonic()
+    values: dict[str, float] = {}
+    with signals.at_once():
+      if signals.received is not None:
+        raise Interrupted
+      for name, evaluator in self.evaluators.items():
+        new = evaluator(self.state.params, self.step)
+        if repeated := values.keys() & new.keys():
+          raise ValueError(
+            f'evaluator {name!r} returns {sorted(repeated)}, which another one '
+            'returns too; give them different names'
+          )
+        values.update(new)
+    note = self._judge(values)
+    self.directory.append(
+      {
+        'kind': 'evaluation',
+        'step': self.step,
+        **values,
+        'evaluation_seconds': time.monotonic() - started,
+        'seconds': self.report.seconds,
+      }
+    )
+    _say(progress.evaluation_line(self.step, values, note))
+    self.report.pause(time.monotonic() - started)
+
+  def _judge(self, values: Mapping[str, float]) -> str:
+    """Updates the best evaluation; returns a remark for the printed line."""
+    metric = self.plan.best_metric
+    if metric not in values:
+      raise ValueError(
+        f'best_metric {metric!r} is not among the metrics that evaluators '
+        f'return: {sorted(values)}'
+      )
+    value = float(values[metric])
+    remembered = self.remembered
+    best = remembered.best_value
+    sign = 1 if self.plan.best_mode == 'min' else -1
+    # A NaN metric is never better.
+    better = value == value and (best is None or sign * value < sign * best)
+    if not better:
+      stale = remembered.stale_evaluations + 1
+      self.remembered = dataclasses.replace(
+        remembered, stale_evaluations=stale, evaluated_step=self.step
+      )
+      shown = 'none' if best is None else f'{best:.4g}'
+      return f'  (best {shown} at step {remembered.best_step})'
+    self._check_finite()
+    self.directory.save_best(self.state, self.step, {metric: value})
+    self.remembered = dataclasses.replace(
+      remembered,
+      best_step=self.step,
+      best_value=value,
+      stale_evaluations=0,
+      evaluated_step=self.step,
+    )
+    return '  (best so far)'
+
+  def _save(self) -> None:
+    """Saves a checkpoint of this step unless there is one."""
+    if self.saved_step == self.step:
+      return
+    self._log()
+    started = time.monotonic()
+    self._check_finite()
+    self.remembered = dataclasses.replace(
+      self.remembered, seconds=self.report.seconds
+    )
+    self.directory.save(self.state, self.step, self.remembered)
+    self.saved_step = self.step
+    self.report.pause(time.monotonic() - started)
+
+  def _save_if_finite(self) -> None:
+    try:
+      self._save()
+    except progress.NonFiniteLoss:
+      pass
+
+  def _check_finite(self) -> None:
+    if not bool(_all_finite(self.state.params)):
+      raise progress.NonFiniteLoss(self.step, float('nan'))
+
+  def _describe(self, error: progress.NonFiniteLoss) -> str:
+    rate = float(self.optimizer.schedule(jnp.asarray(error.step - 1)))
+    kept = 'no checkpoint had been saved yet'
+    if self.directory.latest is not None:
+      kept = f'the last good checkpoint is {self.directory.latest}'
+    return (
+      f'loss, gradient or parameters are not finite at step {error.step} (loss '
+      f'{error.loss}, learning rate {rate:.3g}). Nothing of it was saved; '
+      f'{kept}. Try a lower learning rate, a longer warm-up, '
+      'clip_global_norm=1.0, or dtype float32 if it is bfloat16.'
+    )
+
+
+@jax.jit
+def _all_finite(params: Params) -> jax.Array:
+  return jnp.stack(
+    [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+  ).all()
+
+
+def _say(line: str) -> None:
+  if jax.process_index() == 0:
+    print(line, flush=True)

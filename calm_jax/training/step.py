@@ -1,0 +1,210 @@
+"""One step of training and of teacher-forced evaluation, jitted.
+
+The training state is one pytree, donated from step to step. Randomness of a
+step is a function of the state's key and step number alone, so that a resumed
+run draws what the uninterrupted one would have drawn.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from calm_jax import model
+from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.training import losses
+from calm_jax.training.optimizer import Optimizer
+
+BATCH_KEYS = (
+  'encoder_input_tokens',
+  'decoder_input_tokens',
+  'decoder_target_tokens',
+  'decoder_loss_weights',
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything that a training step changes or draws on.
+
+  Attributes:
+    step: int32 scalar, steps taken; also the number of batches consumed.
+    params: the model's parameters, float32.
+    opt_state: the optimizer's state.
+    rng: a PRNG key that stays the same; step k uses fold_in(rng, k).
+  """
+
+  step: Array
+  params: Params
+  opt_state: PyTree
+  rng: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepMetrics:
+  """What one training step reports.
+
+  Attributes:
+    loss: float32 scalar, the weighted loss that was differentiated.
+    exits: cross-entropy and accuracy per exit, and the number of tokens.
+    gradient_norm: float32 scalar, global norm before clipping.
+  """
+
+  loss: Array
+  exits: losses.ExitMetrics
+  gradient_norm: Array
+
+
+def init_train_state(
+  config: model.T5Config,
+  optimizer: Optimizer,
+  *,
+  seed: int = 0,
+  params: Params | None = None,
+) -> TrainState:
+  """Returns the state at step 0, with fresh parameters if none are given."""
+  init_key, rng = jax.random.split(jax.random.key(seed))
+  if params is None:
+    params = _jitted_init(config)(init_key)
+  else:
+    # A copy, because the first step donates its input.
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.transformation.init(params),
+    rng=rng,
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted_init(config: model.T5Config) -> Callable[[Array], Params]:
+  return jax.jit(functools.partial(model.init_params, config))
+
+
+def logits_fn(config: model.T5Config) -> losses.LogitsFn:
+  """Returns the model's final norm and projection as the loss wants it."""
+
+  def project(params, hidden, dropout_rng):
+    return model.output_logits(config, params, hidden, dropout_rng=dropout_rng)
+
+  return project
+
+
+def _batch_loss(config, settings, params, batch, dropout_rng):
+  """Runs the model on one batch: loss and metrics per exit."""
+  states_rng = logits_rng = None
+  if dropout_rng is not None:
+    states_rng, logits_rng = jax.random.split(dropout_rng)
+  states = model.layer_states(
+    config,
+    params,
+    batch['encoder_input_tokens'],
+    batch['decoder_input_tokens'],
+    dropout_rng=states_rng,
+  )
+  return losses.multi_exit_loss(
+    logits_fn(config),
+    params,
+    states,
+    targets=batch['decoder_target_tokens'],
+    weights=batch['decoder_loss_weights'],
+    settings=settings,
+    dropout_rng=logits_rng,
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def make_train_step(
+  config: model.T5Config, optimizer: Optimizer, *, settings: losses.LossSettings
+) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, StepMetrics]]:
+  """Returns the jitted `(state, batch) -> (state, metrics)`; donates the state.
+
+  Args:
+    config: the model; dropout is on if its `dropout_rate` is positive.
+    optimizer: what turns gradients into updates.
+    settings: weights of the exits, z-loss, label smoothing.
+  """
+
+  def train_step(state, batch):
+    rng = None
+    if config.dropout_rate > 0:
+      rng = jax.random.fold_in(state.rng, state.step)
+    (loss, exits), gradients = jax.value_and_grad(
+      lambda params: _batch_loss(config, settings, params, batch, rng),
+      has_aux=True,
+    )(state.params)
+    updates, opt_state = optimizer.transformation.update(
+      gradients, state.opt_state, state.params
+    )
+    state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      rng=state.rng,
+    )
+    return state, StepMetrics(
+      loss=loss, exits=exits, gradient_norm=optax.global_norm(gradients)
+    )
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+@functools.cache
+def make_eval_step(
+  config: model.T5Config,
+) -> Callable[[Params, Mapping[str, Any]], losses.ExitMetrics]:
+  """Returns the jitted `(params, batch) -> ExitMetrics`, without dropout."""
+  layers = config.num_decoder_layers
+  settings = losses.LossSettings(losses.uniform_weights(layers), z_loss=0.0)
+
+  def eval_step(params, batch):
+    return _batch_loss(config, settings, params, batch, None)[1]
+
+  return jax.jit(eval_step)
+
+
+def check_batch(batch: Mapping[str, Any], config: model.T5Config) -> dict:
+  """Returns the four arrays a step reads.
+
+  Raises:
+    ValueError: if one is missing, misshapen, or holds a token id outside the
+      vocabulary (which XLA would silently clamp).
+  """
+  missing = [key for key in BATCH_KEYS if key not in batch]
+  if missing:
+    raise ValueError(
+      f'the batch lacks {missing}; it has {sorted(batch)}, and training reads '
+      f'{list(BATCH_KEYS)}'
+    )
+  arrays = {key: batch[key] for key in BATCH_KEYS}
+  shape = np.shape(arrays['decoder_target_tokens'])
+  for key in BATCH_KEYS[1:]:
+    if len(shape) != 2 or np.shape(arrays[key]) != shape:
+      raise ValueError(
+        f'{key} must be [B, T] = {shape} like decoder_target_tokens, got '
+        f'{np.shape(arrays[key])}'
+      )
+  inputs = np.shape(arrays['encoder_input_tokens'])
+  if len(inputs) != 2 or inputs[0] != shape[0]:
+    raise ValueError(
+      f'encoder_input_tokens must be [{shape[0]}, S], got {inputs}'
+    )
+  for key in BATCH_KEYS[:3]:
+    # Arrays already on a device are left alone: looking would wait for them.
+    tokens = arrays[key]
+    if isinstance(tokens, np.ndarray) and tokens.size:
+      low, high = tokens.min(), tokens.max()
+      if low < 0 or high >= config.vocab_size:
+        raise ValueError(
+          f'{key} holds token ids {low}..{high}, the model has vocab_size '
+          f'{config.vocab_size}: the vocabulary and the model do not match'
+        )
+  return arrays

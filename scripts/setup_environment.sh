@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Creates ./.venv with everything installed, or finds it ready. Sourced or run
+# by the other scripts; set PYTHON to choose an interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-python3}
+"$PYTHON" - <<'PY' || exit 1
+import sys
+if sys.version_info < (3, 11):
+  sys.exit(f'calm_jax needs Python 3.11 or newer, {sys.executable} is '
+           f'{sys.version.split()[0]}; set PYTHON to another interpreter')
+PY
+
+# Installed once per state of setup.py: its checksum names the stamp.
+stamp=.venv/installed-$(cksum < setup.py | cut -d' ' -f1)
+if [ ! -e "$stamp" ]; then
+  echo "Setting up ./.venv (first time: a few minutes, about 3 GB) ..."
+  "$PYTHON" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --editable '.[all]'
+  touch "$stamp"
+  echo "Installed in ${SECONDS} s."
+fi

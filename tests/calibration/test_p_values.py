@@ -1,0 +1,130 @@
+"""The p-values: formulas, traps, and another implementation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from calm_jax.calibration import p_values
+
+ALL = [p_values.hoeffding, p_values.bentkus, p_values.hoeffding_bentkus]
+
+
+def ones(count, number):
+  """Returns `number` losses, `count` of them 1."""
+  return np.arange(number) < count
+
+
+def reference(risk, number, tolerance):
+  """The formula in the most literal way, in the interior."""
+  h1 = risk * math.log(risk / tolerance) if risk else 0.0
+  h1 += (1 - risk) * math.log((1 - risk) / (1 - tolerance))
+  tail = stats.binom.cdf(math.ceil(round(number * risk, 6)), number, tolerance)
+  return min(math.exp(-number * h1), math.e * tail)
+
+
+@pytest.mark.parametrize('number', [1, 10, 100, 1000])
+@pytest.mark.parametrize('tolerance', [0.02, 0.1, 0.5, 0.95])
+def test_hoeffding_bentkus_is_its_formula(number, tolerance):
+  for count in range(0, int(number * tolerance), max(1, number // 37)):
+    assert p_values.hoeffding_bentkus(
+      ones(count, number), tolerance=tolerance
+    ) == pytest.approx(reference(count / number, number, tolerance), rel=1e-9)
+
+
+def test_hand_computed_values():
+  zeros = np.zeros(50)
+  assert p_values.hoeffding(zeros, tolerance=0.1) == pytest.approx(math.exp(-1))
+  assert p_values.bentkus(zeros, tolerance=0.1) == pytest.approx(
+    math.e * 0.9**50
+  )
+  # One failure in two at tolerance 0.75: e P(Binomial(2, 0.75) <= 1) is above
+  # 1, and exp(-2 h1) = (0.75 * 0.25) * 4.
+  half = [0.0, 1.0]
+  assert p_values.bentkus(half, tolerance=0.75) == 1.0
+  assert p_values.hoeffding_bentkus(half, tolerance=0.75) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize('p_value', ALL)
+def test_is_a_number_in_0_1_and_grows_with_the_risk(p_value):
+  values = [
+    p_value(ones(count, 200), tolerance=0.3) for count in range(0, 201, 5)
+  ]
+  assert all(isinstance(value, float) and 0 <= value <= 1 for value in values)
+  assert values == sorted(values)
+
+
+@pytest.mark.parametrize('p_value', ALL)
+def test_falls_with_the_tolerance_and_with_the_number(p_value):
+  tolerances = np.linspace(0.21, 0.9, 20)
+  values = [p_value(ones(20, 100), tolerance=t) for t in tolerances]
+  assert values == sorted(values, reverse=True)
+  numbers = [10, 50, 100, 500, 1000]
+  values = [p_value(ones(n // 10, n), tolerance=0.3) for n in numbers]
+  assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize('p_value', ALL)
+@pytest.mark.parametrize('risk', [0.1, 0.2, 1.0])
+def test_risk_at_or_above_the_tolerance_is_1(p_value, risk):
+  assert p_value(np.full(1000, risk), tolerance=0.1) == 1.0
+
+
+@pytest.mark.parametrize('p_value', ALL)
+def test_order_and_shape_of_the_input_do_not_matter(p_value):
+  losses = np.random.default_rng(0).beta(1, 9, size=101)
+  value = p_value(losses, tolerance=0.15)
+  assert p_value(losses[::-1], tolerance=0.15) == value
+  assert p_value(losses.tolist(), tolerance=0.15) == value
+
+
+def test_rounding_up_ignores_float_error():
+  """0.07 * 100 is 7.000000000000001, which must not become 8."""
+  number = 100
+  assert math.ceil(0.07 * number) == 8
+  exact = p_values.bentkus(ones(7, number), tolerance=0.15)
+  assert p_values.bentkus(np.full(number, 0.07), tolerance=0.15) == exact
+  assert exact == pytest.approx(
+    math.e * stats.binom.cdf(7, number, 0.15), rel=1e-9
+  )
+  above = p_values.bentkus(np.full(number, 0.0701), tolerance=0.15)
+  assert above == pytest.approx(math.e * stats.binom.cdf(8, number, 0.15))
+
+
+def test_tiny_p_values_neither_vanish_early_nor_warn():
+  value = p_values.hoeffding_bentkus(np.zeros(5000), tolerance=0.1)
+  assert value == pytest.approx(0.9**5000, rel=1e-6)
+  assert value > 0
+  p_values.hoeffding_bentkus(np.zeros(10**6), tolerance=0.5)
+
+
+@pytest.mark.parametrize('p_value', ALL)
+def test_bad_input_is_named(p_value):
+  with pytest.raises(ValueError, match=r'loss 1 is 1\.5.*loss_range'):
+    p_value([0.0, 1.5], tolerance=0.1)
+  with pytest.raises(ValueError, match='loss 0 is nan'):
+    p_value([math.nan, 0.0], tolerance=0.1)
+  with pytest.raises(ValueError, match=r'loss 0 is -0\.1'):
+    p_value([-0.1], tolerance=0.1)
+  for empty in ([], np.zeros((2, 2))):
+    with pytest.raises(ValueError, match='N >= 1'):
+      p_value(empty, tolerance=0.1)
+  for tolerance in (0.0, 1.0, -0.1, math.nan):
+    with pytest.raises(ValueError, match='tolerance must be in'):
+      p_value([0.0], tolerance=tolerance)
+
+
+@pytest.mark.parametrize('number', [20, 100, 5000])
+@pytest.mark.parametrize('tolerance', [0.02, 0.1, 0.25, 0.525])
+def test_hoeffding_bentkus_equals_mapie(number, tolerance):
+  methods = pytest.importorskip('mapie.risk_control.methods')
+  for count in range(0, int(number * tolerance) + 1, max(1, number // 50)):
+    # MAPIE's ceil has the float error, so give it risks that have none.
+    if math.ceil(number * (count / number)) != count:
+      continue
+    theirs = methods.compute_hoeffding_bentkus_p_value(
+      np.array([count / number]), number, tolerance
+    )
+    ours = p_values.hoeffding_bentkus(ones(count, number), tolerance=tolerance)
+    assert ours == pytest.approx(min(1.0, theirs.item()), rel=1e-7)

@@ -1,0 +1,63 @@
+"""The build_vocabulary command, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from calm_jax.tokenizer import SentencePieceTokenizer
+
+MODULE = 'calm_jax.cli.build_vocabulary'
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', MODULE, *arguments], capture_output=True, text=True
+  )
+
+
+@pytest.fixture
+def train_file(tmp_path):
+  path = tmp_path / 'train.jsonl'
+  path.write_text(
+    ''.join(
+      json.dumps({'inputs': f'word {n} apple', 'targets': f'Äpfel {n}'}) + '\n'
+      for n in range(300)
+    ),
+    encoding='utf-8',
+  )
+  return path
+
+
+def test_builds_a_vocabulary(train_file, tmp_path):
+  output = tmp_path / 'new' / 'vocab.model'
+  result = run(
+    f'--input={train_file},{train_file}',
+    f'--output={output}',
+    '--vocab_size=40',
+    '--prefix=translate: ',
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout == f'{output}: 40 pieces\n' and not result.stderr
+  tokenizer = SentencePieceTokenizer(output)
+  text = 'translate: word Äpfel'
+  assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_errors_are_one_line(train_file, tmp_path):
+  output = tmp_path / 'vocab.model'
+  train_file.write_text(train_file.read_text() + '{"inputs\n')
+  for arguments, message in (
+    ([f'--input={tmp_path}/none.jsonl'], 'none.jsonl'),
+    ([f'--input={train_file}'], 'train.jsonl line 301'),
+  ):
+    result = run(*arguments, f'--output={output}')
+    assert result.returncode == 1
+    assert message in result.stderr and 'Traceback' not in result.stderr
+    assert not output.exists()
+
+
+def test_help_explains():
+  result = run('--help')
+  assert '--vocab_size' in result.stdout and 'train files' in result.stdout

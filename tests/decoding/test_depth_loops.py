@@ -1,0 +1,173 @@
+"""Every slot of a policy is obeyed by every depth loop.
+
+The null objects leave most of the seam idle; here each slot has a test double
+that keeps state per row, so that the loops' masking and threading can be seen.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_decoder as toy
+
+from calm_jax import decoding, exits
+from calm_jax.interfaces import LayerWork
+
+LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
+INPUTS = np.array([[1], [1], [1]])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+  def check(self, decoder, batch_size, max_length):
+    return self
+
+  def init(self, decoder, batch_size, max_length):
+    """Returns how often each row was asked, int32 [B]."""
+    return jnp.zeros((batch_size,), jnp.int32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CountingRule(_Slot):
+  """Stops row r after r + 1 layers; counts the layers it saw per row."""
+
+  needs_logits: ClassVar[bool] = True
+
+  def looks(self, layer):
+    return True
+
+  def step(self, state, view):
+    stops = view.layer >= jnp.arange(state.shape[0])
+    return state + 1, stops, view.logits.max(axis=-1) * 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CountingPlan(_Slot):
+  """Row 0 runs no attention, row 1 no FFN; counts the layers per row."""
+
+  def step(self, state, layer, positions):
+    return state + 1, LayerWork(
+      attention=jnp.arange(state.shape[0]) != 0,
+      feed_forward=jnp.arange(state.shape[0]) != 1,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CountingReadout(_Slot):
+  """Reads out over the candidates 9, 3, 1, 0; counts the reads per row."""
+
+  def step(self, state, decoder, params, *, hidden, layer):
+    ids = jnp.broadcast_to(jnp.array([9, 3, 1, 0]), (hidden.shape[0], 4))
+    weights = decoder.output_rows(params, ids)
+    return state + 1, decoder.logits(params, hidden, weights), ids
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CountingFill(_Slot):
+  """Fills like CALM; counts the layers it was shown per row."""
+
+  def step(self, state, decoder, params, *, active, **layer):
+    _, cache = decoding.ProjectExitState().step(
+      None, decoder, params, active=active, **layer
+    )
+    return state + 1, cache
+
+
+def decode(depth_loop, steps=None, eos_id=-1, **slots):
+  state = decoding.start(
+    toy.toy_decoder(),
+    toy.toy_params(),
+    INPUTS,
+    policy=decoding.ComputePolicy(**slots),
+    max_length=3,
+    eos_id=eos_id,
+    depth_loop=depth_loop,
+  )
+  state = decoding.advance(state, steps)
+  return decoding.finish(state), state.carry.policy
+
+
+@pytest.mark.parametrize('depth_loop', LOOPS)
+def test_states_change_only_for_rows_that_compute(depth_loop):
+  _, states = decode(
+    depth_loop,
+    steps=2,
+    layer_plan=CountingPlan(),
+    cache_fill=CountingFill(),
+    readout=CountingReadout(),
+    exit_rule=CountingRule(),
+  )
+  np.testing.assert_array_equal(states.layer_plan, [2, 4, 6])
+  np.testing.assert_array_equal(states.readout, [2, 4, 6])
+  np.testing.assert_array_equal(states.exit_rule, [2, 4, 6])
+  # A fill sees all layers of every position, run or not.
+  np.testing.assert_array_equal(states.cache_fill, [6, 6, 6])
+
+
+@pytest.mark.parametrize('depth_loop', LOOPS)
+def test_states_of_ended_rows_stay(depth_loop):
+  """Exits 1, 2, 3 at position 0 say 1, 2, 3; the row that says 2 has ended."""
+  result, states = decode(
+    depth_loop,
+    eos_id=2,
+    steps=2,
+    cache_fill=CountingFill(),
+    exit_rule=CountingRule(),
+  )
+  np.testing.assert_array_equal(result.tokens[:, 0], [1, 2, 3])
+  np.testing.assert_array_equal(states.cache_fill, [6, 3, 6])
+  np.testing.assert_array_equal(states.exit_rule, [2, 2, 6])
+
+
+@pytest.mark.parametrize('depth_loop', LOOPS)
+def test_a_plan_leaves_out_sublayers_row_by_row(depth_loop):
+  """Row 0 counts up by the FFN alone, row 1 stands still, row 2 is full."""
+  result, _ = decode(depth_loop, layer_plan=CountingPlan())
+  np.testing.assert_array_equal(result.tokens[1], [0, 0, 0])
+  np.testing.assert_array_equal(result.tokens[2], toy.FULL_TOKENS[:3])
+  # Without attention row 0 is never sure of anything (k stays 0): its token x
+  # has the lowest logit, so the first other token, 0, is said.
+  np.testing.assert_array_equal(result.tokens[0], [0, 0, 0])
+
+
+@pytest.mark.parametrize('depth_loop', LOOPS)
+@pytest.mark.parametrize('rule', [exits.FixedExit(1), CountingRule()])
+def test_candidates_are_mapped_back(depth_loop, rule):
+  """Row 0 says 1 after one layer, the third of the candidates."""
+  result, states = decode(
+    depth_loop, steps=1, readout=CountingReadout(), exit_rule=rule
+  )
+  assert result.tokens[0, 0] == 1
+  if not rule.needs_logits:
+    np.testing.assert_array_equal(states.readout, [1, 1, 1])
+
+
+def test_static_knowledge_leaves_no_branch():
+  """A rule that never looks compiles to straight code, layer after layer."""
+
+  def branches(rule):
+    def run(inputs):
+      return decoding.generate(
+        toy.toy_decoder(),
+        toy.toy_params(),
+        inputs,
+        policy=decoding.ComputePolicy(exit_rule=rule),
+        max_length=2,
+        depth_loop=decoding.UnrolledDepthLoop(),
+      )
+
+    return str(jax.make_jaxpr(run)(INPUTS)).count(' cond[')
+
+  margin = exits.SoftmaxMargin()
+  assert branches(exits.NeverExit()) == 0
+  assert branches(exits.ConfidenceExit(margin, 0.5)) == 2
+  late = exits.ConfidenceExit(margin, 0.5, minimum_exit_layer=2)
+  assert branches(late) == 1

@@ -1,0 +1,373 @@
+"""The laws every policy keeps: one list of policies, one battery.
+
+The laws are those of the project's architecture (section 4); the policies are
+in `policy_cases`. Where a law does not apply, `EXCEPTIONS` gives the reason and
+`law_N__<policy>` asserts what holds instead. `test_print_the_table` shows it
+all. Everything is float32 at highest matmul precision.
+"""
+
+import contextlib
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import policy_cases as cases
+import pytest
+
+from calm_jax import decoding, exits, model
+from calm_jax.decoding import token_loop
+
+EXCEPTIONS = {
+  (2, 'fixed_exit'): 'no threshold; the same rule at L is the full model',
+  (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
+  (2, 'oracle'): 'no threshold; an early exit always says its target',
+  (2, 'skip_feed_forward'): 'not the full model; with nothing skipped it is',
+  (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
+  (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
+  **{
+    (9, name): 'draws nothing; a key changes nothing'
+    for name in cases.NAMES
+    if name != 'margin_nucleus'
+  },
+}
+
+
+@pytest.fixture(autouse=True)
+def _highest_precision():
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+def same(one, other, *, rows=slice(None)):
+  """Asserts that results agree to the bit in some rows."""
+  for field in dataclasses.fields(one):
+    np.testing.assert_array_equal(
+      getattr(one, field.name)[rows],
+      getattr(other, field.name)[rows],
+      err_msg=field.name,
+    )
+
+
+def law_1a(name):
+  """Same shapes, other batch mates: the same bits."""
+  reference = cases.decode(name)
+  others = np.random.default_rng(1).integers(2, cases.V, (cases.B, cases.S))
+  for kept in ([0, 1], [2, 3], [1]):
+    source = others.copy()
+    source[kept] = cases.inputs()[kept]
+    same(cases.run(cases.case(name), source=source), reference, rows=kept)
+
+
+def law_1b(name):
+  """Alone, more padding, a longer buffer (and the unrolled loop: law 7)."""
+  together = cases.decode(name)
+  for row in range(cases.B):
+    alone = cases.decode_alone(name, row)
+    length = together.lengths[row]
+    for field in ('tokens', 'exit_layers'):
+      np.testing.assert_array_equal(
+        getattr(alone, field)[0, :length],
+        getattr(together, field)[row, :length],
+        err_msg=f'{field} of row {row}',
+      )
+    np.testing.assert_allclose(
+      alone.confidences[0, :length],
+      together.confidences[row, :length],
+      atol=1e-5,
+    )
+    if together.tokens[row, length - 1] == cases.EOS_ID:
+      assert alone.lengths[0] == length
+      np.testing.assert_allclose(
+        alone.scores[0], together.scores[row], atol=1e-4
+      )
+
+
+def law_2(name):
+  """A threshold of 1 never exits and says the full model's tokens."""
+  case = dataclasses.replace(cases.case(name), threshold=1.0)
+  result = cases.run(case)
+  full = dataclasses.replace(cases.case('full'), sampler=case.sampler)
+  expected = cases.run(full)
+  np.testing.assert_array_equal(result.tokens, expected.tokens)
+  np.testing.assert_array_equal(result.exit_layers, expected.exit_layers)
+  assert set(np.unique(result.exit_layers)) <= {-1, cases.L}
+
+
+def law_2__fixed_exit(name):
+  case = dataclasses.replace(
+    cases.case(name),
+    policy=lambda rows, _: decoding.ComputePolicy(
+      exit_rule=exits.FixedExit(np.full((cases.B,), cases.L))
+    ),
+  )
+  same_tokens_as_full(cases.run(case))
+
+
+def law_2__scheduled_exit(name):
+  case = dataclasses.replace(
+    cases.case(name),
+    policy=lambda rows, _: decoding.ComputePolicy(
+      exit_rule=exits.ScheduledExit(np.full((cases.LONGER_T,), cases.L))
+    ),
+  )
+  same_tokens_as_full(cases.run(case))
+
+
+def law_2__oracle(name):
+  result = cases.decode(name)
+  early = (result.exit_layers > 0) & (result.exit_layers < cases.L)
+  targets = cases.oracle_targets()[:, : cases.T]
+  assert early.any()
+  np.testing.assert_array_equal(result.tokens[early], targets[early])
+
+
+def law_2__skip_feed_forward(name):
+  case = dataclasses.replace(
+    cases.case(name),
+    policy=lambda rows, _: decoding.ComputePolicy(
+      layer_plan=cases.SkipFeedForward(first_position=cases.T)
+    ),
+  )
+  same_tokens_as_full(cases.run(case))
+
+
+def same_tokens_as_full(result):
+  np.testing.assert_array_equal(result.tokens, cases.decode('full').tokens)
+
+
+def law_3(name):
+  """A decode, on a poisoned cache, equals the masked parallel decoder."""
+  result, _ = cases.decode_poisoned(name)
+  same(result, cases.decode(name))
+  agrees_with_logits(name, cases.masked_reference(name))
+
+
+def law_3__margin_first_exit_fill(name):
+  result, _ = cases.decode_poisoned(name)
+  same(result, cases.decode(name))
+  agrees_with_logits(name, cases.parallel_reference(name, first_exit=True)[1])
+  with pytest.raises(AssertionError):
+    agrees_with_logits(name, cases.masked_reference(name))
+
+
+def agrees_with_logits(name, logits):
+  """Asserts tokens, scores and softmax confidences of a decode on logits."""
+  result, case = cases.decode(name), cases.case(name)
+  decoded = result.exit_layers > 0
+  if case.sampler.deterministic:
+    best = logits.argmax(axis=-1)
+    np.testing.assert_array_equal(best[decoded], result.tokens[decoded])
+  sampled = jax.vmap(case.sampler.check(cases.V).transform)(logits)
+  log_probabilities = np.take_along_axis(
+    np.asarray(jax.nn.log_softmax(sampled)), result.tokens[..., None], axis=-1
+  )[..., 0]
+  scores = np.where(decoded, log_probabilities, 0.0).sum(axis=-1)
+  np.testing.assert_allclose(result.scores, scores, atol=1e-4)
+  rule = case.policy(np.arange(cases.B), case.threshold).exit_rule
+  measure = getattr(rule, 'measure', None)
+  top = np.sort(np.asarray(jax.nn.softmax(logits)), axis=-1)[..., -2:]
+  if isinstance(measure, exits.SoftmaxMargin):
+    confidences = top[..., 1] - top[..., 0]
+  elif isinstance(measure, exits.SoftmaxMaximum):
+    confidences = top[..., 1]
+  else:
+    return
+  np.testing.assert_allclose(
+    result.confidences[decoded], confidences[decoded], atol=1e-5
+  )
+
+
+def law_4(name):
+  """K/V of every layer, run or skipped, are those of the row's exit state."""
+  has_kv_of(name, cases.parallel_reference(name)[0])
+
+
+def law_4__margin_first_exit_fill(name):
+  has_kv_of(name, cases.parallel_reference(name, first_exit=True)[0])
+  with pytest.raises(AssertionError):
+    has_kv_of(name, cases.parallel_reference(name)[0])
+
+
+def has_kv_of(name, expected):
+  """Asserts keys and values of decoded positions, and no others written."""
+  _, kv = cases.decode_poisoned(name)
+  decoded = cases.decode(name).exit_layers > 0
+  where = np.broadcast_to(decoded[:, None, None, :, None], kv[0].shape)
+  for array, reference in zip(kv, expected, strict=True):
+    np.testing.assert_allclose(array[where], reference[where], atol=1e-4)
+    assert (array[~where] == 1e3).all(), 'wrote past the end of a row'
+
+
+def law_5(name):
+  """New numbers and a second, equal decoder compile nothing."""
+  case = cases.case(name)
+  cases.decode(name)
+  twin = model.T5Config(**dataclasses.asdict(cases.CONFIG))
+  assert model.as_layered_decoder(twin) == cases.decoder()
+  with counted_compilations() as events:
+    changed = case
+    if case.threshold is not None:
+      changed = dataclasses.replace(case, threshold=0.123)
+    started = cases.start(changed)
+    before = jax.tree.map(jnp.shape, started.carry)
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, started.carry)
+    advanced = decoding.advance(started, 3)
+  assert not events, events
+  assert jax.tree.map(jnp.shape, advanced.carry) == before
+  assert jax.tree.map(lambda leaf: leaf.dtype, advanced.carry) == dtypes
+  # In pieces or in one go, the same decode.
+  pieces = decoding.advance(decoding.advance(cases.start(case), 3))
+  same(cases.host(decoding.finish(pieces)), cases.decode(name))
+
+
+_COMPILATIONS = []
+jax.monitoring.register_event_duration_secs_listener(
+  lambda event, _, **__: (
+    _COMPILATIONS.append(event)
+    if event.endswith('backend_compile_duration')
+    else None
+  )
+)
+
+
+@contextlib.contextmanager
+def counted_compilations():
+  """Yields the list of XLA compilations that happen inside."""
+  _COMPILATIONS.clear()
+  yield _COMPILATIONS
+
+
+def law_6(name):
+  """The output matrix is multiplied once, or once per check."""
+  state = cases.start(cases.case(name))
+  assert output_matmuls(state) == 1  # in the body of the loop over layers
+  state = cases.start_alone(name, 0)
+  rule = state.policy.exit_rule
+  checks = [
+    layer
+    for layer in range(cases.L)
+    # The end of the last layer is a check whatever the rule says.
+    if rule.looks(layer) or layer == cases.L - 1
+  ]
+  expected = len(checks) if rule.needs_logits else 1
+  assert output_matmuls(state) == expected
+
+
+def output_matmuls(state):
+  """Counts matmuls with the output matrix in the lowered token loop."""
+  text = token_loop._advance.lower(
+    state.carry,
+    state.params,
+    state.policy,
+    state.sampler,
+    jnp.int32(1),
+    decoder=state.decoder,
+    depth_loop=state.depth_loop,
+    eos_id=state.eos_id,
+  ).as_text()
+  bodies = dict(
+    re.findall(r'func\.func \w+ @([\w.]+)\((.*?)\n  }', text, re.DOTALL)
+  )
+
+  def count(function):
+    total = 0
+    for line in bodies[function].splitlines():
+      if 'dot_general' in line and re.search(rf'[<x]{cases.V}x', line):
+        total += 1
+      if called := re.search(r'\bcall @([\w.]+)\(', line):
+        total += count(called[1])
+    return total
+
+  return count('main')
+
+
+def law_7(name):
+  """The unrolled loop agrees with the reference: asserted by law 1b."""
+  assert cases.start_alone(name, 0).depth_loop == decoding.UnrolledDepthLoop()
+  law_1b(name)
+
+
+def law_8(name):
+  """Exit layers lie in 1..L where decoded, -1 elsewhere; and what follows."""
+  result = cases.decode(name)
+  decoded = np.arange(cases.T) < result.lengths[:, None]
+  layers = result.exit_layers
+  assert ((layers >= 1) & (layers <= cases.L))[decoded].all()
+  assert (layers[~decoded] == -1).all()
+  assert (result.tokens[~decoded] == 0).all()
+  assert np.isnan(result.confidences[~decoded]).all()
+  seen = result.confidences[decoded]
+  seen = seen[~np.isnan(seen)]
+  assert ((seen >= 0.0) & (seen <= 1.0)).all()
+  is_eos = result.tokens == cases.EOS_ID
+  for row, length in enumerate(result.lengths):
+    assert length == cases.T or is_eos[row, length - 1]
+    assert not is_eos[row, : length - 1].any()
+
+
+def law_9(name):
+  """The noise follows the request's key, not its slot, batch or shard."""
+  case, keys = cases.case(name), cases.request_keys()
+  reference = cases.decode(name)
+  same(cases.run(case, rng=keys), reference)
+  same(cases.run(case, rng=jax.random.key_data(keys)), reference)
+  order = np.array([2, 0, 3, 1])
+  shuffled = cases.run(case, source=cases.inputs()[order], rng=keys[order])
+  same(shuffled, jax.tree.map(lambda array: array[order], reference))
+  other = cases.run(case, rng=jax.random.key(12))
+  assert (other.tokens != reference.tokens).any()
+  law_1b(name)  # alone, with its own key
+
+
+def law_9__greedy(name):
+  same(cases.run(cases.case(name), rng=None), cases.decode(name))
+
+
+LAWS = {
+  '1a': law_1a,
+  '1b': law_1b,
+  '2': law_2,
+  '3': law_3,
+  '4': law_4,
+  '5': law_5,
+  '6': law_6,
+  '7': law_7,
+  '8': law_8,
+  '9': law_9,
+}
+
+
+def _check_of(law, name):
+  """Returns the reason why a law does not apply, if so, and what to check."""
+  number = int(law.rstrip('ab'))
+  if (number, name) not in EXCEPTIONS:
+    return None, LAWS[law]
+  kind = 'greedy' if number == 9 else name
+  return EXCEPTIONS[number, name], globals()[f'law_{number}__{kind}']
+
+
+@pytest.mark.parametrize('law', LAWS)
+@pytest.mark.parametrize('name', cases.NAMES)
+def test_law(name, law):
+  _, check = _check_of(law, name)
+  check(name)
+
+
+def test_print_the_table():
+  for law in LAWS:
+    for name in cases.NAMES:
+      reason, check = _check_of(law, name)
+      assert callable(check)
+      verdict = f'does not apply: {reason}' if reason else 'holds'
+      print(f'law {law:2} {name:25} {verdict}')
+
+
+def test_the_list_can_fail_the_laws():
+  """Rows stop at every layer, some end early, and policies differ."""
+  results = [cases.decode(name) for name in cases.NAMES]
+  layers = np.stack([result.exit_layers for result in results])
+  assert set(np.unique(layers)) == {-1, 1, 2, 3, 4}
+  tokens = {result.tokens.tobytes() for result in results}
+  assert len(tokens) == len(results)

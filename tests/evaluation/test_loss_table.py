@@ -1,0 +1,189 @@
+"""The loss table: which columns are decoded, kept, and taken up again."""
+
+import functools
+
+import numpy as np
+import pytest
+from decoded_fakes import decoded_dataset, same_text
+
+from calm_jax import calibration, evaluation, records
+
+NUM_EXAMPLES = 200
+SETTINGS = (1.0, 0.9, 0.7, 0.5, 0.1)
+# How many of the inputs come out differently at each setting.
+NUM_DIFFERENT = (0, 2, 8, 60, 150)
+REFERENCES = [('a',)] * NUM_EXAMPLES
+
+
+def make_decode(calls=None):
+  """Returns a decode whose outputs get worse as settings go on."""
+
+  def decode(setting):
+    if calls is not None:
+      calls.append(setting)
+    number = NUM_DIFFERENT[SETTINGS.index(setting)]
+    texts = ['b'] * number + ['a'] * (NUM_EXAMPLES - number)
+    layer = 4 - min(SETTINGS.index(setting), 3)
+    return decoded_dataset(texts, [layer] * NUM_EXAMPLES, references=REFERENCES)
+
+  return decode
+
+
+def build(decode, **arguments):
+  return evaluation.build_loss_table(
+    decode,
+    SETTINGS,
+    **{
+      'loss': evaluation.textual_loss(same_text),
+      'loss_name': 'textual',
+      'full': make_decode()(1.0),
+      **arguments,
+    },
+  )
+
+
+next_column = functools.partial(
+  calibration.next_column, tolerance=0.1, error_rate=0.05
+)
+
+
+def test_every_column_is_decoded_without_a_question():
+  table = build(make_decode())
+  assert table.losses.shape == (NUM_EXAMPLES, len(SETTINGS))
+  np.testing.assert_allclose(
+    table.losses.mean(axis=0), np.array(NUM_DIFFERENT) / NUM_EXAMPLES
+  )
+  np.testing.assert_array_equal(table.mean_exit_layers, [4, 3, 2, 1, 1])
+  assert table.computed.all()
+
+
+def test_decoding_stops_where_testing_stops():
+  calls = []
+  table = build(make_decode(calls), next_column=next_column)
+  assert calls == [1.0, 0.9, 0.7, 0.5]
+  assert table.computed.tolist() == [True] * 4 + [False]
+  assert np.isnan(table.mean_exit_layers[4])
+
+
+def test_the_lazy_table_certifies_what_the_full_grid_does():
+  lazy = build(make_decode(), next_column=next_column)
+  calls = []
+  whole = build(make_decode(calls), next_column=next_column, full_grid=True)
+  assert calls == list(SETTINGS) and whole.computed.all()
+  certificates = [
+    calibration.calibrate(
+      table.losses, SETTINGS, tolerance=0.1, error_rate=0.05
+    )
+    for table in (lazy, whole)
+  ]
+  assert [item.threshold for item in certificates] == [0.7, 0.7]
+
+
+def test_an_interrupted_run_decodes_no_column_twice(tmp_path):
+  path = tmp_path / 'table.npz'
+  calls = []
+  decode = make_decode(calls)
+
+  def interrupted(setting):
+    if setting == 0.7:
+      raise KeyboardInterrupt
+    return decode(setting)
+
+  with pytest.raises(KeyboardInterrupt):
+    build(interrupted, path=path)
+  assert (
+    records.read_loss_table(path).computed.tolist() == [True] * 2 + [False] * 3
+  )
+  resumed = build(decode, path=path)
+  assert calls == list(SETTINGS)
+  whole = build(make_decode())
+  np.testing.assert_array_equal(resumed.losses, whole.losses)
+  np.testing.assert_array_equal(
+    resumed.mean_exit_layers, whole.mean_exit_layers
+  )
+
+
+def test_saved_columns_beyond_the_stop_stay_out_of_the_table(tmp_path):
+  path = tmp_path / 'table.npz'
+  build(make_decode(), path=path)
+  calls = []
+  table = build(make_decode(calls), path=path, next_column=next_column)
+  assert not calls
+  assert table.computed.tolist() == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'fingerprint': {'params': 'other'}},
+    {'loss_name': 'risk'},
+  ],
+)
+def test_columns_of_another_run_are_not_used(tmp_path, change):
+  path = tmp_path / 'table.npz'
+  build(make_decode(), path=path, fingerprint={'params': 'some'})
+  calls, lines = [], []
+  arguments = {'fingerprint': {'params': 'some'}, **change}
+  build(make_decode(calls), path=path, progress=lines.append, **arguments)
+  assert calls == list(SETTINGS)
+  assert 'another run' in lines[0]
+
+
+def test_settings_may_be_dicts_and_tuples_survive_the_file(tmp_path):
+  settings = ({'threshold': 0.9, 'steps': (1, 2)}, {'threshold': 0.5})
+  path = tmp_path / 'table.npz'
+  calls = []
+
+  def decode(setting):
+    calls.append(setting)
+    return make_decode()(0.9)
+
+  for _ in range(2):
+    evaluation.build_loss_table(
+      decode,
+      settings,
+      loss=evaluation.textual_loss(same_text),
+      loss_name='textual',
+      full=make_decode()(1.0),
+      path=path,
+    )
+  assert len(calls) == 2
+
+
+def test_risk_counts_only_what_is_worse_than_the_full_model():
+  references = [('a',), ('b',), ('c',)]
+  full = decoded_dataset('abx', [4] * 3, references=references)
+  early = decoded_dataset('axc', [1] * 3, references=references)
+  losses = evaluation.risk_loss(same_text)(early, full)
+  assert losses.tolist() == [0.0, 1.0, 0.0]
+  losses = evaluation.textual_loss(same_text)(early, full)
+  assert losses.tolist() == [0.0, 1.0, 1.0]
+
+
+def test_bad_arguments_are_named():
+  decode = make_decode()
+  full = decode(1.0)
+  build_with = functools.partial(
+    evaluation.build_loss_table,
+    loss=evaluation.textual_loss(same_text),
+    loss_name='textual',
+  )
+  with pytest.raises(ValueError, match='settings is empty'):
+    build_with(decode, [], full=full)
+  with pytest.raises(ValueError, match='0.9 occurs twice'):
+    build_with(decode, [1.0, 0.9, 0.9], full=full)
+  twice = decoded_dataset('aab', [4] * 3, ids=['same', 'same', 'other'])
+  with pytest.raises(ValueError, match='1 of 3 inputs occur more than once'):
+    build_with(decode, [1.0], full=twice)
+  other = decoded_dataset('ab', [4] * 2, ids=['first', 'second'])
+  with pytest.raises(ValueError, match='other inputs'):
+    build_with(decode, [1.0], full=other)
+  with pytest.raises(ValueError, match='1 values that are not finite'):
+    build_with(
+      decode,
+      [1.0],
+      full=full,
+      loss=lambda early, full: np.r_[np.nan, np.zeros(NUM_EXAMPLES - 1)],
+    )
+  with pytest.raises(ValueError, match='second time'):
+    build_with(decode, [1.0], full=full, next_column=lambda losses: 0)

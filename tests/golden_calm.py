@@ -1,0 +1,33 @@
+"""Loads the arrays that the official CALM release produced on a tiny T5."""
+
+import pathlib
+
+import numpy as np
+
+from calm_jax import model
+
+PATH = pathlib.Path(__file__).parent / 'golden' / 'official_calm_tiny.npz'
+
+CONFIG = model.T5Config(
+  vocab_size=160,
+  embed_dim=32,
+  num_heads=4,
+  head_dim=8,
+  mlp_dim=64,
+  num_encoder_layers=2,
+  num_decoder_layers=5,
+)
+
+
+def load():
+  """Returns (params under T5X's names, all arrays by key)."""
+  arrays = dict(np.load(PATH))
+  params = {}
+  for key, value in arrays.items():
+    if key.startswith('params/'):
+      *parents, leaf = key.split('/')[1:]
+      node = params
+      for name in parents:
+        node = node.setdefault(name, {})
+      node[leaf] = value
+  return params, arrays

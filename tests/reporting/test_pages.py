@@ -1,0 +1,174 @@
+"""The page: complete, self-contained, and safe whatever the data say."""
+
+import dataclasses
+import html.parser
+import re
+import subprocess
+import sys
+
+import example_result
+import pytest
+
+from calm_jax import records, reporting
+
+pytest.importorskip('jinja2')
+pytest.importorskip('matplotlib')
+
+VOID = {'meta', 'wbr', 'br', 'path', 'use', 'rect', 'line', 'circle'}
+
+
+class Outline(html.parser.HTMLParser):
+  """Collects tags, attributes and text, and checks that tags are closed."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.attributes, self.texts, self._open = [], [], [], []
+    self.feed(text)
+    self.close()
+    assert not self._open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes.extend(attrs)
+    if tag not in VOID:
+      self._open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes.extend(attrs)
+
+  def handle_endtag(self, tag):
+    if tag not in VOID:
+      assert self._open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.append(data)
+
+
+@pytest.fixture(scope='module')
+def page():
+  return reporting.render_page(example_result.evaluation_result())
+
+
+def test_the_page_holds_the_whole_evaluation(page):
+  outline = Outline(page)
+  text = ' '.join(' '.join(outline.texts).split())
+  assert 'Certified: setting 7 of 21' in text
+  assert 'within the tolerance of 0.1' in text
+  assert outline.tags.count('svg') == 2
+  for expected in ('3.18 of 8', '1.66x', 'copy of the source'):
+    assert expected in text
+  assert 'scripts/demo.sh' in text and 'checksum 0123abcd' in text
+
+
+def test_every_token_has_its_layer_and_confidence(page):
+  result = example_result.evaluation_result()
+  titles = [
+    value for name, value in Outline(page).attributes if name == 'title'
+  ]
+  for sample in result.samples:
+    for layer, confidence in zip(
+      sample.early.exit_layers, sample.early.confidences, strict=True
+    ):
+      assert f'exit after layer {layer}, confidence {confidence:.3f}' in titles
+  assert page.count('<span class="token d1') >= 2
+
+
+def test_nothing_refers_to_the_network(page):
+  values = [
+    value
+    for name, value in Outline(page).attributes
+    if name in ('src', 'href', 'xlink:href', 'action')
+  ]
+  assert all(value.startswith('#') for value in values)
+  assert '@import' not in page
+  assert not re.search(r'url\((?!#)', page)
+  assert '<script' not in page
+
+
+def test_data_cannot_put_markup_into_the_page():
+  attack = '"><script>alert(1)</script>\'<img src=x onerror=alert(1)>'
+  result = example_result.evaluation_result()
+
+  def poison(value):
+    if isinstance(value, str):
+      return attack
+    if isinstance(value, dict):
+      return {key: poison(item) for key, item in value.items()}
+    return value
+
+  decoded = dataclasses.replace(
+    result.samples[0].early,
+    text=attack,
+    pieces=(attack,) * len(result.samples[0].early.pieces),
+  )
+  sample = dataclasses.replace(
+    result.samples[0],
+    source=attack,
+    references=(attack,),
+    early=decoded,
+    full=decoded,
+  )
+  context = records.RunContext(
+    **{
+      field.name: poison(getattr(result.context, field.name))
+      for field in dataclasses.fields(result.context)
+      if field.name != 'seeds'
+    }
+  )
+  poisoned = dataclasses.replace(
+    result,
+    task=attack,
+    split=attack,
+    samples=(sample,),
+    sample_selection=attack,
+    context=context,
+    rows=tuple(dataclasses.replace(row, name=attack) for row in result.rows),
+    timings=tuple(
+      dataclasses.replace(row, name=attack, depth_loop=attack)
+      for row in result.timings
+    ),
+    certificate=dataclasses.replace(
+      result.certificate, description=attack, measure=attack
+    ),
+  )
+  outline = Outline(reporting.render_page(poisoned))
+  assert 'script' not in outline.tags and 'img' not in outline.tags
+  assert not any(name.startswith('on') for name, _ in outline.attributes)
+  assert any(attack in text for text in outline.texts)
+
+
+def test_a_bare_result_still_makes_a_page(tmp_path):
+  result = example_result.evaluation_result(
+    certificate=None, timings=(), samples=(), sweep=()
+  )
+  bare = dataclasses.replace(result, rows=result.rows[:1])
+  path = tmp_path / 'deep' / 'page.html'
+  reporting.write_page(path, bare)
+  outline = Outline(path.read_text(encoding='utf-8'))
+  assert outline.tags.count('svg') == 1
+
+
+def test_nothing_certified_is_the_headline():
+  result = example_result.evaluation_result()
+  certificate = dataclasses.replace(
+    result.certificate, certified=False, threshold=1.0, setting=None
+  )
+  page = reporting.render_page(
+    dataclasses.replace(
+      result,
+      certificate=certificate,
+      rows=tuple(row for row in result.rows if row.kind != 'certified'),
+    )
+  )
+  assert 'Nothing is guaranteed beyond the full model' in page
+  assert 'What is guaranteed' not in page
+
+
+def test_reporting_loads_neither_jax_nor_the_drawing_libraries():
+  code = (
+    'import sys, calm_jax.reporting\n'
+    'loaded = {"jax", "matplotlib", "jinja2"} & set(sys.modules)\n'
+    'sys.exit(str(loaded) if loaded else 0)'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,0 +1,97 @@
+"""Tables: every number is there, in every form."""
+
+import dataclasses
+import math
+
+import example_result
+import pytest
+
+from calm_jax import reporting
+from calm_jax.reporting import tables
+
+
+def test_the_comparison_has_a_line_per_row_and_all_metrics():
+  result = example_result.evaluation_result()
+  table = reporting.comparison_table(result)
+  assert len(table.rows) == len(result.rows)
+  assert all(len(line) == len(table.header) for line in table.rows)
+  assert table.header[1:3] == ('ROUGE-L %', 'exact match %')
+  certified = table.rows[1]
+  assert certified[0] == 'early exit, certified (threshold 0.7)'
+  assert certified[1:] == (
+    '85.1',
+    '76.1',
+    '0.082 ±0.004',
+    '0.027 ±0.002',
+    '3.18',
+    '40 %',
+    '31 22 14 10 8 6 5 4',
+  )
+  # The baseline has no depth.
+  assert table.rows[-1][-3:] == ('-', '-', '-')
+
+
+def test_columns_without_numbers_are_left_out():
+  result = example_result.evaluation_result(timings=())
+  rows = tuple(
+    dataclasses.replace(row, risk_consistency=math.nan) for row in result.rows
+  )
+  result = dataclasses.replace(result, rows=rows)
+  assert 'quality lost' not in reporting.comparison_table(result).header
+  assert reporting.timing_table(result) is None
+  full = example_result.evaluation_result()
+  timings = tuple(
+    dataclasses.replace(row, ceiling=math.nan) for row in full.timings
+  )
+  table = reporting.timing_table(dataclasses.replace(full, timings=timings))
+  assert 'ceiling' not in table.header
+
+
+def test_text_columns_are_aligned():
+  text = tables.as_text(
+    reporting.comparison_table(example_result.evaluation_result())
+  )
+  header, rule, *lines = text.split('\n')
+  ends = [index for index, letter in enumerate(rule + ' ') if letter == ' ']
+  for line in (header, *lines):
+    # Between columns every line has a space.
+    gaps = [index for index in ends if rule[index - 1 : index] == '-']
+    assert all(line[index : index + 1] in (' ', '') for index in gaps)
+
+
+def test_markdown_keeps_its_columns_whatever_the_names():
+  table = tables.Table(('a|b', 'c'), (('x|y\nz', '1'),))
+  for line in tables.as_markdown(table).split('\n'):
+    assert line.replace('\\|', '').count('|') == 3
+
+
+@pytest.mark.parametrize(
+  'render', [reporting.render_text, reporting.render_markdown]
+)
+def test_the_whole_says_certificate_outcome_and_timing(render):
+  text = render(example_result.evaluation_result())
+  assert 'Certified: setting 7 of 21' in text
+  assert '0.082 ±0.004, within the tolerance of 0.1' in text
+  assert '1.66x' in text and '2.10x' in text
+  assert 'on cpu in float32' in text
+
+
+def test_a_loss_above_the_tolerance_is_not_hidden():
+  result = example_result.evaluation_result()
+  certificate = dataclasses.replace(result.certificate, tolerance=0.05)
+  result = dataclasses.replace(result, certificate=certificate)
+  assert 'ABOVE the tolerance of 0.05' in reporting.render_text(result)
+  risk = dataclasses.replace(certificate, loss='risk')
+  result = dataclasses.replace(result, certificate=risk)
+  assert '0.027 ±0.002, within' in reporting.render_text(result)
+
+
+def test_nothing_certified_is_said():
+  result = example_result.evaluation_result()
+  certificate = dataclasses.replace(
+    result.certificate, certified=False, description='Nothing was certified.'
+  )
+  rows = tuple(row for row in result.rows if row.kind != 'certified')
+  result = dataclasses.replace(result, certificate=certificate, rows=rows)
+  assert 'Nothing was certified.' in reporting.render_text(result)
+  assert tables.realised_consistency(result) is None

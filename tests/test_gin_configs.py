@@ -1,0 +1,108 @@
+"""Every shipped gin file parses and binds, alone and with every other kind."""
+
+import itertools
+import re
+
+import pytest
+
+gin = pytest.importorskip('gin')
+pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
+
+from calm_jax.cli import gin_runner  # noqa: E402
+
+CONFIGS = gin_runner.shipped_configs()
+BY_KIND = {
+  # Runs first: what they require is filled in by the files of other kinds.
+  kind: sorted(path.name for path in (CONFIGS / kind).glob('*.gin'))
+  for kind in ('runs', 'models', 'tasks', 'policies')
+}
+FILES = [f'{kind}/{name}' for kind, names in BY_KIND.items() for name in names]
+REQUIRED = re.compile(r'^([A-Z_]+) = %gin.REQUIRED', re.MULTILINE)
+ASSIGNED = re.compile(r'^([A-Z_]+) = (?!%gin.REQUIRED)', re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin():
+  yield
+  gin.clear_config()
+
+
+def test_there_are_files_of_every_kind():
+  assert all(BY_KIND.values())
+
+
+def parse(files):
+  """Parses files, filling in only what none of them gives."""
+  texts = [(CONFIGS / file).read_text(encoding='utf-8') for file in files]
+  required = {name for text in texts for name in REQUIRED.findall(text)}
+  given = {name for text in texts for name in ASSIGNED.findall(text)}
+  missing = sorted(required - given)
+  gin_runner.parse(files, [f'{name} = 64' for name in missing])
+  return missing
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_each_file_parses(file):
+  parse([file])
+
+
+def test_files_of_all_kinds_leave_only_places_to_choose():
+  files = ['runs/train.gin', 'models/text_256.gin', 'tasks/e2e_nlg.gin']
+  assert parse(files) == ['DATA_DIR', 'MODEL_DIR']
+  files = ['runs/evaluate.gin', files[2], 'policies/softmax_margin.gin']
+  assert parse(files) == ['DATA_DIR', 'MODEL_DIR']
+
+
+@pytest.mark.parametrize(
+  'kinds', list(itertools.combinations(BY_KIND, 2)), ids='+'.join
+)
+def test_every_pair_of_kinds_parses(kinds):
+  for names in itertools.product(*(BY_KIND[kind] for kind in kinds)):
+    files = [f'{kind}/{name}' for kind, name in zip(kinds, names, strict=True)]
+    parse(files)
+
+
+@pytest.mark.parametrize('file', BY_KIND['models'])
+def test_models_build(file):
+  parse([f'models/{file}'])
+  config = gin.config.query_parameter('%CONFIG').scoped_configurable_fn()
+  assert config.num_decoder_layers >= 4
+
+
+@pytest.mark.parametrize('file', BY_KIND['policies'])
+def test_policies_build(file):
+  parse([f'policies/{file}'])
+  policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+  assert policy.exit_rule.measure is not None
+
+
+def test_run_files_say_how_to_run_them():
+  for name in BY_KIND['runs']:
+    text = (CONFIGS / 'runs' / name).read_text(encoding='utf-8')
+    assert 'python -m calm_jax.cli.' in text or 'scripts/' in text, name
+    assert '# Expected:' in text, name
+
+
+@pytest.mark.parametrize(
+  'arguments, expected',
+  [
+    (['--gin.X=3'], ['--gin_bindings=X = 3']),
+    (['--gin.A.b=runs/x'], ["--gin_bindings=A.b = 'runs/x'"]),
+    (['--gin.A="q"'], ['--gin_bindings=A = "q"']),
+    (['--gin.A=@f()'], ['--gin_bindings=A = @f()']),
+    (['--gin.A=(1, 2)'], ['--gin_bindings=A = (1, 2)']),
+    (['--other=1', 'x'], ['--other=1', 'x']),
+  ],
+)
+def test_gin_arguments_are_rewritten(arguments, expected):
+  assert gin_runner.rewrite_gin_arguments(arguments) == expected
+
+
+def test_a_file_that_is_nowhere_is_named_with_the_known_ones():
+  with pytest.raises(ValueError, match=r"'runs/trian.gin'.*runs/train.gin"):
+    gin_runner.parse(['runs/trian.gin'])
+
+
+def test_a_misspelt_parameter_is_refused_with_its_place():
+  with pytest.raises(ValueError, match='run_steps'):
+    gin_runner.parse(['runs/train.gin'], ['train.run.run_steps = 3'])

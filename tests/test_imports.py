@@ -1,0 +1,37 @@
+"""The fences: what each part of the package may load, in fresh processes."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ('tensorflow', 'seqio', 'gin', 't5x', 'torch', 'transformers', 'clu')
+FENCES = {
+  'calm_jax': (*HEAVY, 'jax', 'numpy'),
+  'calm_jax.calibration': (*HEAVY, 'jax', 'matplotlib'),
+  'calm_jax.reporting': (*HEAVY, 'jax'),
+  **{
+    f'calm_jax.{name}': (*HEAVY, 'matplotlib')
+    for name in (
+      'interfaces exits decoding model training evaluation checkpoints'
+      ' pipeline tokenizer'
+    ).split()
+  },
+}
+
+
+@pytest.mark.parametrize('module', FENCES)
+def test_fence(module):
+  program = f'import sys, {module}; print(*sys.modules)'
+  loaded = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  ).stdout.split()
+  assert not sorted(set(FENCES[module]) & set(loaded))
+
+
+def test_subpackages_load_when_named():
+  program = 'import calm_jax; print(calm_jax.calibration.hoeffding.__name__)'
+  result = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.strip() == 'hoeffding'

@@ -1,0 +1,310 @@
+"""Every main explains itself, and the jobs work end to end on a tiny run."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+gin = pytest.importorskip('gin')
+pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
+
+from calm_jax import pipeline, records  # noqa: E402
+from calm_jax.calibration.certificate import Certificate  # noqa: E402
+from calm_jax.cli import gin_runner  # noqa: E402
+
+MAINS = sorted(
+  path.stem
+  for path in pathlib.Path(gin_runner.__file__).parent.glob('*.py')
+  if "if __name__ == '__main__'" in path.read_text(encoding='utf-8')
+)
+WORDS = 'one two three four five six seven eight nine ten'.split()
+
+
+def run_main(name, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', f'calm_jax.cli.{name}', *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_there_are_the_mains_of_the_readme():
+  assert MAINS == [
+    'build_vocabulary',
+    'calibrate',
+    'evaluate',
+    'generate',
+    'train',
+  ]
+
+
+@pytest.mark.parametrize('name', MAINS)
+def test_help_teaches(name):
+  result = run_main(name, '--help')
+  text = result.stdout + result.stderr
+  assert f'python -m calm_jax.cli.{name}' in text
+  assert '--gin_file' in text or '--vocab_size' in text
+
+
+def test_dry_run_prints_the_configuration_and_runs_nothing(tmp_path):
+  directory = tmp_path / 'run'
+  result = run_main(
+    'generate',
+    '--gin_file=runs/generate.gin',
+    '--gin_file=policies/softmax_margin.gin',
+    f'--gin.MODEL_DIR={directory}',
+    '--gin.INPUTS=hello',
+    '--dry_run',
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'exits.DecayingThreshold.temperature = 4.0' in result.stdout
+  assert not directory.exists()
+
+
+def test_bad_configurations_end_in_one_line(tmp_path):
+  result = run_main('train', '--gin_file=runs/trian.gin')
+  assert result.returncode != 0
+  assert "no gin file 'runs/trian.gin'" in result.stderr
+  assert 'Traceback' not in result.stderr
+
+
+def call(job, files, **bindings):
+  """Runs a job in this process, as its main would."""
+  gin_runner.parse(
+    files, [f'{name} = {value!r}' for name, value in bindings.items()]
+  )
+  return gin.get_configurable(f'calm_jax.cli.{job}.run')()
+
+
+TASK = """
+from __gin__ import dynamic_registration
+from calm_jax import model
+from calm_jax import training
+from calm_jax.cli import calibrate
+from calm_jax.cli import evaluate
+from calm_jax.cli import train
+from calm_jax.data import tasks
+
+DATA_DIR = %gin.REQUIRED
+MODEL_DIR = %gin.REQUIRED
+TASK = @tasks.JsonlTask()
+tasks.JsonlTask.name = 'counting'
+tasks.JsonlTask.directory = %DATA_DIR
+tasks.JsonlTask.paths = {
+  'train': 'train.jsonl', 'validation': 'validation.jsonl',
+  'test': 'test.jsonl'}
+tasks.JsonlTask.vocabulary = %VOCABULARY
+tasks.JsonlTask.metrics = ('rouge_l',)
+METRICS = ('rouge_l',)
+LOSS_METRIC = 'rouge_l'
+FEATURE_LENGTHS = {'inputs': 12, 'targets': 12}
+LENGTH_BUCKETS = ()
+CONFIG = @model.T5Config()
+model.T5Config.vocab_size = 64
+model.T5Config.embed_dim = 32
+model.T5Config.num_heads = 2
+model.T5Config.head_dim = 16
+model.T5Config.mlp_dim = 32
+model.T5Config.num_encoder_layers = 1
+model.T5Config.num_decoder_layers = 3
+"""
+
+
+def sentence(number):
+  digits = f'{number:03d}'
+  return ' '.join(WORDS[int(digit)] for digit in digits)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('counting')
+  numbers = [(7 * n) % 1000 for n in range(1000)]
+  for split, part in (
+    ('train', numbers[:700]),
+    ('validation', numbers[700:740]),
+    ('test', numbers[740:]),
+  ):
+    rows = [{'inputs': sentence(n), 'targets': sentence(n)} for n in part]
+    records.write_jsonl(folder / f'{split}.jsonl', rows)
+  vocabulary = folder / 'vocabulary.model'
+  result = run_main(
+    'build_vocabulary',
+    f'--input={folder / "train.jsonl"}',
+    f'--output={vocabulary}',
+    '--vocab_size=28',
+  )
+  assert result.returncode == 0, result.stderr
+  (folder / 'counting.gin').write_text(TASK, encoding='utf-8')
+  return dict(
+    DATA_DIR=str(folder),
+    MODEL_DIR=str(folder / 'run'),
+    VOCABULARY=str(vocabulary),
+    task=str(folder / 'counting.gin'),
+  )
+
+
+def bindings_of(files):
+  return {name: value for name, value in files.items() if name != 'task'}
+
+
+@pytest.fixture(scope='module')
+def trained(files):
+  result = call(
+    'train',
+    ['runs/train.gin', files['task']],
+    **bindings_of(files),
+    TRAIN_STEPS=120,
+    BATCH_SIZE=32,
+    LEARNING_RATE=5e-3,
+    **{
+      'training.warmup_cosine.warmup_steps': 10,
+      'train.run.length_buckets': ((12, 12),),
+    },
+  )
+  assert result.step == 120
+  return files
+
+
+@pytest.fixture(scope='module')
+def calibrated(trained):
+  call(
+    'calibrate',
+    [
+      'runs/calibrate.gin',
+      'policies/softmax_margin.gin',
+      trained['task'],
+    ],
+    **bindings_of(trained),
+    TOLERANCE=0.3,
+    **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
+  )
+  return trained
+
+
+def test_training_leaves_a_run_directory(trained):
+  run = pipeline.load_run(trained['MODEL_DIR'])
+  assert run.config.num_decoder_layers == 3
+  folder = pathlib.Path(trained['MODEL_DIR'])
+  rows = list(records.read_jsonl(folder / 'train_log.jsonl'))
+  losses = [row['loss'] for row in rows if row['kind'] == 'train']
+  assert losses[-1] < losses[0]
+  assert (folder / 'train.gin').exists()
+  assert (folder / 'vocabulary.model').exists()
+
+
+def test_calibration_writes_a_certificate_for_this_run(calibrated):
+  path = pathlib.Path(calibrated['MODEL_DIR']) / 'calibration'
+  certificate = Certificate.load(path / 'certificate.json')
+  assert certificate.num_examples > 50
+  assert certificate.context['loss'] == 'textual'
+  table = records.read_loss_table(path / 'loss_table.npz')
+  assert table.num_examples == certificate.num_examples
+  # What seqio's Evaluator logged is what the certificate says.
+  (log,) = path.rglob('*-metrics.jsonl')
+  logged = json.loads(log.read_text(encoding='utf-8').splitlines()[-1])
+  assert logged['threshold'] == certificate.threshold
+
+
+def test_evaluation_writes_table_and_page(calibrated, capsys):
+  result = call(
+    'evaluate',
+    [
+      'runs/evaluate.gin',
+      'policies/softmax_margin.gin',
+      calibrated['task'],
+    ],
+    **bindings_of(calibrated),
+    **{
+      'evaluate.run.batch_size': 26,
+      'evaluate.run.sweep_thresholds': (0.5,),
+      'evaluate.run.timing_batch_sizes': (2,),
+      'evaluate.run.timing_batches': 1,
+      'evaluate.run.timing_repeats': 1,
+    },
+  )
+  kinds = [row.kind for row in result.rows]
+  assert kinds[0] == 'full' and {'static', 'oracle', 'baseline'} <= set(kinds)
+  folder = pathlib.Path(calibrated['MODEL_DIR']) / 'evaluation'
+  read = records.read_record(folder / 'result.json', records.EvaluationResult)
+  assert read.num_examples == result.num_examples
+  assert '<html' in (folder / 'report.html').read_text(encoding='utf-8')
+  assert 'full model' in capsys.readouterr().out
+  for row in result.rows:
+    if row.kind == 'oracle':
+      assert row.mean_exit_layer <= 3
+
+
+def test_generation_uses_the_certificate(calibrated, capsys):
+  policy = 'policies/softmax_margin.gin'
+  files = ['runs/generate.gin', policy]
+  directory = calibrated['MODEL_DIR']
+  (output,) = call(
+    'generate', files, MODEL_DIR=directory, INPUTS='one two three'
+  )
+  assert output.text
+  assert len(output.pieces) == len(output.exit_layers) == len(output.tokens)
+  assert 'one two three' in capsys.readouterr().out
+  (full,) = call(
+    'generate',
+    files,
+    MODEL_DIR=directory,
+    INPUTS='one two three',
+    **{'generate.run.threshold': 1.0},
+  )
+  assert set(full.exit_layers) == {3}
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [('  ', 'input 0 is empty'), ('one ' * 40, 'tokens .*trained for 12')],
+)
+def test_bad_inputs_are_refused(trained, text, message):
+  generator = pipeline.TextGenerator.from_checkpoint(trained['MODEL_DIR'])
+  with pytest.raises(ValueError, match=message):
+    generator.generate([text])
+
+
+def test_a_certificate_holds_for_what_it_was_made_for_only(calibrated):
+  path = pathlib.Path(calibrated['MODEL_DIR']) / 'calibration/certificate.json'
+  gin_runner.parse(['policies/state_similarity.gin'])
+  other = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+  with pytest.raises(ValueError, match='policy: certified for'):
+    pipeline.TextGenerator.from_checkpoint(
+      calibrated['MODEL_DIR'], policy=other, certificate=path
+    )
+
+
+def test_the_wrong_vocabulary_is_refused(trained, tmp_path):
+  run = pathlib.Path(trained['MODEL_DIR'])
+  vocabulary = run / 'vocabulary.model'
+  kept = vocabulary.read_bytes()
+  result = run_main(
+    'build_vocabulary',
+    f'--input={trained["DATA_DIR"]}/train.jsonl',
+    f'--output={tmp_path / "other.model"}',
+    '--vocab_size=26',
+  )
+  assert result.returncode == 0, result.stderr
+  try:
+    vocabulary.write_bytes((tmp_path / 'other.model').read_bytes())
+    with pytest.raises(ValueError, match='not the vocabulary of this'):
+      pipeline.load_run(run)
+  finally:
+    vocabulary.write_bytes(kept)
+
+
+def test_evaluation_without_a_certificate_says_what_to_run(trained, tmp_path):
+  with pytest.raises(FileNotFoundError, match='calm_jax.cli.calibrate'):
+    call(
+      'evaluate',
+      [
+        'runs/evaluate.gin',
+        'policies/softmax_margin.gin',
+        trained['task'],
+      ],
+      **bindings_of(trained),
+      **{'evaluate.run.certificate': str(tmp_path / 'none.json')},
+    )

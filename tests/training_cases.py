@@ -1,0 +1,37 @@
+"""A model small enough to compile in seconds, and a task that it can learn."""
+
+import itertools
+
+import numpy as np
+
+from calm_jax import model
+
+CONFIG = model.T5Config(
+  vocab_size=16,
+  embed_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  num_encoder_layers=1,
+  num_decoder_layers=2,
+  dropout_rate=0.1,
+)
+
+
+def batch(seed, *, rows=8, length=5, vocab_size=16):
+  """A batch of the copy task: the targets are the inputs, then padding."""
+  random = np.random.default_rng(seed)
+  tokens = random.integers(2, vocab_size, (rows, length)).astype(np.int32)
+  lengths = random.integers(1, length + 1, (rows, 1))
+  tokens = np.where(np.arange(length) < lengths, tokens, 0).astype(np.int32)
+  return {
+    'encoder_input_tokens': tokens,
+    'decoder_target_tokens': tokens,
+    'decoder_input_tokens': np.pad(tokens, ((0, 0), (1, 0)))[:, :-1],
+    'decoder_loss_weights': (tokens > 0).astype(np.float32),
+  }
+
+
+def batches(skip):
+  """The endless stream of batches after the first `skip`."""
+  return (batch(seed) for seed in itertools.count(skip))
