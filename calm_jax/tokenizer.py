@@ -120,13 +120,14 @@ def train_sentencepiece(
   path: str | os.PathLike,
   *,
   vocab_size: int,
+  model_type: str = 'unigram',
   byte_fallback: bool = False,
   character_coverage: float = 1.0,
   max_piece_length: int = 16,
   max_lines: int = 1_000_000,
   num_threads: int = 2,
 ) -> int:
-  """Trains a unigram SentencePiece model with T5's special ids.
+  """Trains a SentencePiece model with T5's special ids.
 
   Deterministic for the same lines and arguments. The file appears whole or not
   at all.
@@ -135,6 +136,8 @@ def train_sentencepiece(
     lines: texts; only train splits belong here.
     path: the model file to write; its folder is made.
     vocab_size: pieces, the three special ones included.
+    model_type: 'unigram', as T5's own, or 'bpe', which makes whole words of the
+      most frequent ones even where a text has only a few hundred words.
     byte_fallback: whether characters without a piece become byte pieces (256
       more ids) instead of unknown.
     character_coverage: the share of character occurrences, in (0, 1], that
@@ -153,6 +156,8 @@ def train_sentencepiece(
   path = os.fspath(path)
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   least = 4 + (256 if byte_fallback else 0)
+  if model_type not in ('unigram', 'bpe'):
+    raise ValueError(f"model_type is {model_type!r}; use 'unigram' or 'bpe'.")
   if vocab_size < least:
     raise ValueError(f'vocab_size is {vocab_size}; it must be {least} or more.')
   # All of them now, so that what a reader raises is not taken for an error of
@@ -166,7 +171,7 @@ def train_sentencepiece(
       # Not a file: the model would hold its name and so differ between runs.
       sentence_iterator=iter(texts),
       model_writer=model,
-      model_type='unigram',
+      model_type=model_type,
       vocab_size=vocab_size,
       pad_id=PAD_ID,
       eos_id=EOS_ID,

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage() { sed -n '2,5p' "$0" | cut -c3-; }
 
 directory=runs/demo
-input=''
+input='Anna sells seventeen plus four apples on two days after Sunday.'
 while [ $# -gt 0 ]; do
   case "$1" in
     --input | --directory)
@@ -29,10 +29,10 @@ job() {
     --gin.MODEL_DIR="$directory" "${@:2}"
 }
 task=--gin_file=tasks/embedded_corpus.gin
-policy=--gin_file=policies/softmax_margin.gin
+policy=(--gin_file=policies/softmax_margin.gin --gin.MAX_LENGTH=18)
 job train --gin_file=models/demo.gin "$task" --gin_file=runs/demo.gin
-job calibrate "$task" "$policy"
-job evaluate "$task" "$policy"
-job generate "$policy" --gin.INPUTS="'${input//\'/\\\'}'"
+job calibrate "$task" "${policy[@]}"
+job evaluate "$task" "${policy[@]}"
+job generate "${policy[@]}" --gin.INPUTS="$input"
 echo
 echo "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s."

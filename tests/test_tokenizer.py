@@ -152,3 +152,12 @@ def test_other_special_ids_are_refused(tmp_path):
   )
   with pytest.raises(ValueError, match='padding and EOS'):
     SentencePieceTokenizer(tmp_path / 'plain.model')
+
+
+def test_bpe_makes_words_of_a_small_lexicon(tmp_path):
+  path = tmp_path / 'bpe.model'
+  train_sentencepiece(sentences(), path, vocab_size=90, model_type='bpe')
+  tokenizer = SentencePieceTokenizer(path)
+  assert len(tokenizer.encode('candles')) == 1
+  with pytest.raises(ValueError, match="model_type is 'word2'"):
+    train_sentencepiece(sentences(), path, vocab_size=90, model_type='word2')

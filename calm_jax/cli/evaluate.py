@@ -122,7 +122,10 @@ def run(
   full, early = compared[0].decoded, compared[1].decoded
   rows = evaluation.compare(compared, scoring=scoring) + (
     evaluation.baseline_row(
-      'copy of the input', full.inputs_text, full=full, scoring=scoring
+      'copy of the input',
+      [text.removeprefix(loaded.prefix) for text in full.inputs_text],
+      full=full,
+      scoring=scoring,
     ),
   )
   samples, selection = evaluation.sample_outputs(

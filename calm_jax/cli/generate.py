@@ -31,7 +31,9 @@ def run(
     threshold: decode at this threshold in [0, 1] instead of the certified one;
       1.0 is the full model.
   """
-  inputs = [inputs] if isinstance(inputs, str) else list(inputs)
+  if not isinstance(inputs, (list, tuple)):
+    # One text; gin has made a number of one that looks like a number.
+    inputs = [str(inputs)]
   certificate = None
   if threshold is not None:
     jobs.say(f'threshold {threshold:g}, given by hand: no guarantee')

@@ -20,10 +20,10 @@ from calm_jax.data.tasks import register_once
 from calm_jax.tokenizer import train_sentencepiece
 
 # Raised when what is generated changes, so that cached vocabularies are remade.
-VERSION = 1
+VERSION = 2
 VOCABULARY_EXAMPLES = 10_000
 # Shorter than German compound numbers, so that they are spelt in parts.
-MAX_PIECE_LENGTH = 8
+MAX_PIECE_LENGTH = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class EmbeddedCorpus:
   max_steps: int = 2
   max_operand: int = 9
   max_start: int = 40
-  vocab_size: int = 224
+  vocab_size: int = 512
   metrics: Sequence[str] = ('exact_match', 'rouge_l')
 
   def __post_init__(self):
@@ -138,6 +138,8 @@ class EmbeddedCorpus:
         ),
         self.vocabulary,
         vocab_size=self.vocab_size,
+        # The unigram trainer needs a word in several forms to make it a piece.
+        model_type='bpe',
         max_piece_length=MAX_PIECE_LENGTH,
       )
     return register_once(

@@ -95,9 +95,7 @@ def flat_dot(
   """
   del dimension_numbers, options
   flat = lhs.reshape(-1, lhs.shape[-1])
-  product = jnp.matmul(
-    flat, rhs, preferred_element_type=preferred_element_type
-  )
+  product = jnp.matmul(flat, rhs, preferred_element_type=preferred_element_type)
   return product.reshape(*lhs.shape[:-1], rhs.shape[-1])
 
 

@@ -183,9 +183,7 @@ class Transformer(nn.Module):
       return self.decoder.project(normed)
     normed = normed / jnp.sqrt(self.config.embed_dim).astype(normed.dtype)
     table = self.token_embedder.embedding.astype(normed.dtype)
-    return layers.flat_dot(
-      normed, table.T, preferred_element_type=jnp.float32
-    )
+    return layers.flat_dot(normed, table.T, preferred_element_type=jnp.float32)
 
   def __call__(self, inputs: Array, tokens: Array) -> Array:
     """Teacher-forced logits of the full model, float32 [B, T, V]."""

@@ -127,13 +127,14 @@ class Run:
       self.config, self.optimizer, settings=settings
     )
     try:
-      reason = self._take_steps(train_step, batches, signals)
-      self._log()
-      if self.remembered.evaluated_step != self.step:
-        self._evaluate(signals)
+      try:
+        reason = self._take_steps(train_step, batches, signals)
+        self._log()
+        if self.remembered.evaluated_step != self.step:
+          self._evaluate(signals)
+      except Interrupted:
+        pass
       self._save()
-    except Interrupted:
-      pass
     except progress.NonFiniteLoss as error:
       raise FloatingPointError(self._describe(error)) from None
     except Exception:
@@ -141,8 +142,6 @@ class Run:
       self._save_if_finite()
       raise
     if signals.received is not None:
-      self._log()
-      self._save()
       _say(
         f'interrupted at step {self.step}; saved. The same command goes on '
         'from there.'

@@ -214,6 +214,20 @@ def test_a_failing_evaluator_loses_nothing(tmp_path):
   assert directories.latest_step(tmp_path) == 4
 
 
+def test_ctrl_c_ends_an_evaluation_at_once_and_saves(tmp_path):
+  def evaluator(params, step):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+  started = time.monotonic()
+  before = signal.getsignal(signal.SIGINT)
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, eval_every=4, evaluators={'slow': evaluator})
+  assert time.monotonic() - started < 50
+  assert directories.latest_step(tmp_path) == 4
+  assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [

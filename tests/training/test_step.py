@@ -46,6 +46,7 @@ def test_given_parameters_survive_the_donation():
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(fresh))
 
 
+@pytest.mark.slow
 def test_activations_may_be_bfloat16_and_parameters_stay_float32():
   config = dataclasses.replace(CONFIG, dtype='bfloat16', dropout_rate=0.0)
   step = training.make_train_step(config, OPTIMIZER, settings=SETTINGS)
