@@ -167,8 +167,8 @@ def finish(state: DecodeState) -> DecodeResult:
 def default_depth_loop() -> DepthLoop:
   """Returns the depth loop to use on the present backend.
 
-  On CPU indexing stacked weights copies each layer's weights, and the unrolled
-  loop is measurably faster (README, "Depth loops"); elsewhere the reference.
+  On CPU indexing stacked weights copies each layer's weights at every step, so
+  the unrolled loop it is; elsewhere the reference.
   """
   if jax.default_backend() == 'cpu':
     return UnrolledDepthLoop()
