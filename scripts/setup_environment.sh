@@ -17,7 +17,7 @@ stamp=.venv/installed-$(cksum < setup.py | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
   echo "Setting up ./.venv (first time: a few minutes, about 3 GB) ..."
   "$PYTHON" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  .venv/bin/python -m pip install -qq --disable-pip-version-check \
     --editable '.[all]'
   touch "$stamp"
   echo "Installed in ${SECONDS} s."

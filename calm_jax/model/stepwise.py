@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from calm_jax import interfaces
 from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.model import cache as cache_lib
-from calm_jax.model import layers, transformer
+from calm_jax.model import layers, relative_positions, transformer
 from calm_jax.model.config import T5Config
 
 
@@ -152,7 +152,7 @@ def start(
     self_value=jax.tree.map(jnp.copy, empty),
     cross_key=cross_key,
     cross_value=cross_value,
-    cross_bias=layers.mask_to_bias(encoded.mask[:, None, None, :]),
+    cross_bias=relative_positions.mask_to_bias(encoded.mask[:, None, None, :]),
   )
 
 
@@ -202,7 +202,9 @@ def attend(
   `context` may be an additive float32 bias [B, 1, P, T] on self-attention (what
   a context-pruning plan hands over), or None.
   """
-  bias = layers.RelativePositionBias(config, bidirectional=False).apply(
+  bias = relative_positions.RelativePositionBias(
+    config, bidirectional=False
+  ).apply(
     {'params': params.relpos_bias},
     positions,
     cache.max_length,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, Params
-from calm_jax.model import layers
+from calm_jax.model import layers, relative_positions
 from calm_jax.model.config import T5Config
 
 
@@ -40,7 +40,9 @@ class Encoder(nn.Module):
 
   def setup(self):
     config = self.config
-    self.relpos_bias = layers.RelativePositionBias(config, bidirectional=True)
+    self.relpos_bias = relative_positions.RelativePositionBias(
+      config, bidirectional=True
+    )
     self.layers = [
       layers.EncoderLayer(config) for _ in range(config.num_encoder_layers)
     ]
@@ -52,7 +54,7 @@ class Encoder(nn.Module):
   ) -> Array:
     length = hidden.shape[1]
     bias = self.relpos_bias(length, length)
-    bias = bias + layers.mask_to_bias(mask[:, None, None, :])
+    bias = bias + relative_positions.mask_to_bias(mask[:, None, None, :])
     hidden = self.dropout(hidden, deterministic=deterministic)
     for layer in self.layers:
       hidden = layer(hidden, bias, deterministic=deterministic)
@@ -67,7 +69,9 @@ class Decoder(nn.Module):
 
   def setup(self):
     config = self.config
-    self.relpos_bias = layers.RelativePositionBias(config, bidirectional=False)
+    self.relpos_bias = relative_positions.RelativePositionBias(
+      config, bidirectional=False
+    )
     self.layers = [
       layers.DecoderLayer(config) for _ in range(config.num_decoder_layers)
     ]
@@ -99,8 +103,10 @@ class Decoder(nn.Module):
     """Returns the states after every layer, [L, B, T, D]."""
     length = hidden.shape[1]
     causal = jnp.tril(jnp.ones((length, length), bool))
-    self_bias = self.relpos_bias(length, length) + layers.mask_to_bias(causal)
-    cross_bias = layers.mask_to_bias(encoded.mask[:, None, None, :])
+    self_bias = self.relpos_bias(
+      length, length
+    ) + relative_positions.mask_to_bias(causal)
+    cross_bias = relative_positions.mask_to_bias(encoded.mask[:, None, None, :])
     hidden = self.dropout(hidden, deterministic=deterministic)
     states = []
     for index, layer in enumerate(self.layers):

@@ -6,14 +6,13 @@ batches are dicts of NumPy arrays from wherever.
 """
 
 from calm_jax.training.evaluators import teacher_forced_evaluator
-from calm_jax.training.loop import TrainResult, train
-from calm_jax.training.losses import (
-  LossSettings,
+from calm_jax.training.layer_weights import (
   last_layer_weights,
   linear_weights,
-  multi_exit_loss,
   uniform_weights,
 )
+from calm_jax.training.loop import TrainResult, train
+from calm_jax.training.losses import LossSettings, multi_exit_loss
 from calm_jax.training.optimizer import (
   Optimizer,
   adafactor,

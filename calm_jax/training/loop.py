@@ -14,6 +14,7 @@ import numpy as np
 
 from calm_jax.array_types import Params
 from calm_jax.model import T5Config
+from calm_jax.training import layer_weights as weights_lib
 from calm_jax.training import losses
 from calm_jax.training import step as step_lib
 from calm_jax.training.evaluators import Evaluator
@@ -34,7 +35,7 @@ def train(
   optimizer: Optimizer,
   num_steps: int,
   model_dir: str | os.PathLike,
-  layer_weights: LayerWeights = losses.linear_weights,
+  layer_weights: LayerWeights = weights_lib.linear_weights,
   z_loss: float = 1e-4,
   label_smoothing: float = 0.0,
   evaluators: Mapping[str, Evaluator] | None = None,
@@ -100,7 +101,7 @@ def train(
   if callable(layer_weights):
     layer_weights = layer_weights(layers)
   settings = losses.LossSettings(
-    losses.check_layer_weights(layer_weights, layers),
+    weights_lib.check_layer_weights(layer_weights, layers),
     z_loss=z_loss,
     label_smoothing=label_smoothing,
   )

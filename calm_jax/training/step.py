@@ -17,7 +17,7 @@ import optax
 
 from calm_jax import model
 from calm_jax.array_types import Array, Params, PyTree
-from calm_jax.training import losses
+from calm_jax.training import layer_weights, losses
 from calm_jax.training.optimizer import Optimizer
 
 BATCH_KEYS = (
@@ -163,7 +163,9 @@ def make_eval_step(
 ) -> Callable[[Params, Mapping[str, Any]], losses.ExitMetrics]:
   """Returns the jitted `(params, batch) -> ExitMetrics`, without dropout."""
   layers = config.num_decoder_layers
-  settings = losses.LossSettings(losses.uniform_weights(layers), z_loss=0.0)
+  settings = losses.LossSettings(
+    layer_weights.uniform_weights(layers), z_loss=0.0
+  )
 
   def eval_step(params, batch):
     return _batch_loss(config, settings, params, batch, None)[1]

@@ -5,18 +5,21 @@ import pytest
 import training_cases
 
 from calm_jax import model
-from calm_jax.training import losses
+from calm_jax.training import layer_weights, losses
 
 
 @pytest.mark.parametrize('layers', [1, 2, 8, 12])
 def test_weights_follow_equation_6(layers):
-  weights = losses.linear_weights(layers)
+  weights = layer_weights.linear_weights(layers)
   total = sum(range(1, layers + 1))
   assert weights == tuple(i / total for i in range(1, layers + 1))
-  for builder in (losses.uniform_weights, losses.last_layer_weights):
+  for builder in (
+    layer_weights.uniform_weights,
+    layer_weights.last_layer_weights,
+  ):
     assert len(builder(layers)) == layers
     assert sum(builder(layers)) == pytest.approx(1.0)
-  assert losses.last_layer_weights(layers)[-1] == 1.0
+  assert layer_weights.last_layer_weights(layers)[-1] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ def test_weights_follow_equation_6(layers):
 )
 def test_bad_layer_weights_are_named(weights, message):
   with pytest.raises(ValueError, match=message):
-    losses.check_layer_weights(weights, 2)
+    layer_weights.check_layer_weights(weights, 2)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,9 @@ def written_out(params, states, targets, weights, settings):
 def test_value_and_gradient_equal_the_definition(seed, z_loss, label_smoothing):
   params, states, targets, weights = problem(seed)
   settings = losses.LossSettings(
-    losses.linear_weights(3), z_loss=z_loss, label_smoothing=label_smoothing
+    layer_weights.linear_weights(3),
+    z_loss=z_loss,
+    label_smoothing=label_smoothing,
   )
 
   def ours(params, states):
@@ -164,7 +169,7 @@ def test_a_batch_of_padding_has_loss_zero_and_finite_gradients():
       states,
       targets=targets,
       weights=weights * 0,
-      settings=losses.LossSettings(losses.linear_weights(3)),
+      settings=losses.LossSettings(layer_weights.linear_weights(3)),
     )[0]
   )(states)
   assert value == 0 and not gradient.any()
@@ -179,7 +184,7 @@ def test_shapes_that_do_not_fit_are_named():
       params,
       states,
       **arguments,
-      settings=losses.LossSettings(losses.linear_weights(2)),
+      settings=losses.LossSettings(layer_weights.linear_weights(2)),
     )
   with pytest.raises(ValueError, match='weights'):
     losses.multi_exit_loss(
@@ -188,7 +193,7 @@ def test_shapes_that_do_not_fit_are_named():
       states,
       targets=targets,
       weights=weights[:, :2],
-      settings=losses.LossSettings(losses.linear_weights(3)),
+      settings=losses.LossSettings(layer_weights.linear_weights(3)),
     )
 
 
@@ -201,7 +206,7 @@ def test_padded_and_unpadded_rows_have_the_same_loss_per_exit():
   padded = {
     key: np.pad(value, ((0, 0), (0, 4))) for key, value in short.items()
   }
-  settings = losses.LossSettings(losses.linear_weights(2))
+  settings = losses.LossSettings(layer_weights.linear_weights(2))
 
   def per_exit(batch):
     states = model.layer_states(
@@ -237,7 +242,7 @@ def test_memory_does_not_grow_with_exits_times_vocabulary():
   shape = jax.ShapeDtypeStruct
 
   def peak(exits):
-    settings = losses.LossSettings(losses.linear_weights(exits))
+    settings = losses.LossSettings(layer_weights.linear_weights(exits))
 
     def loss(params, states, targets, weights):
       return losses.multi_exit_loss(
