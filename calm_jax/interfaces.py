@@ -35,7 +35,8 @@ class LayeredDecoder:
       out for decoding, once, outside jit: layers stacked on a leading L axis
       where a depth loop indexes them by a traced `layer` (`traced_layers`), one
       tree per layer otherwise. Idempotent. All functions below take its result
-      as `params`.
+      as `params`; if that has an attribute `traced_layers`, `generate` picks a
+      depth loop to suit.
     encode: `(params, inputs [B, S]) -> encoded`. Runs the encoder; 0 is
       padding. Every leaf of `encoded` leads with B.
     start: `(params, encoded, max_length) -> cache`. Cross-attention K/V of

@@ -9,6 +9,7 @@ the full model, the certified early exit, static exits and the oracle, and
 measures wall clock against the fastest full-depth decode there is.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
+  exits,
   model,
   pipeline,
   records,
@@ -59,7 +61,8 @@ def run(
     split: the split to decode.
     batch_size: rows decoded together.
     max_examples: use only so many examples.
-    sweep_thresholds: further thresholds for the figure; () for none.
+    sweep_thresholds: further thresholds for the figure, which then also shows
+      all static exits; () for neither.
     timing_batch_sizes: batch sizes to time; () for none.
     timing_batches: different batches timed at each size.
     timing_repeats: how often each is timed.
@@ -171,19 +174,20 @@ def run(
 
 
 def _sweep(decode, policy, thresholds, full, scoring):
-  """Returns the rows of further thresholds and of all static exits."""
-  entries = []
+  """Returns further points of the figure: thresholds and static exits."""
+  points = []
   for threshold in thresholds:
-    jobs.say(f'decoding at threshold {threshold:g} for the figure')
-    decoded = decode(policy=decoding.with_threshold(policy, threshold))
-    entries.append(
-      evaluation.ComparedDecode(
-        f'threshold {threshold:g}', 'early_exit', threshold, decoded
-      )
-    )
-  return tuple(
-    evaluation.score(entry, full=full, scoring=scoring) for entry in entries
-  )
+    early = decoding.with_threshold(policy, threshold)
+    points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
+  for layer in range(2, full.num_layers if thresholds else 0):
+    static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
+    points.append((f'static, layer {layer}', 'static', layer, static))
+  rows = []
+  for name, kind, setting, at in points:
+    jobs.say(f'for the figure: {name}')
+    entry = evaluation.ComparedDecode(name, kind, setting, decode(policy=at))
+    rows.append(evaluation.score(entry, full=full, scoring=scoring))
+  return tuple(rows)
 
 
 def _timed(rows, policy, early_policy):

@@ -91,7 +91,8 @@ def start(
   """
   policy = ComputePolicy() if policy is None else policy
   sampler = Greedy() if sampler is None else sampler
-  depth_loop = default_depth_loop() if depth_loop is None else depth_loop
+  if depth_loop is None:
+    depth_loop = default_depth_loop(params)
   inputs = _checked_inputs(inputs, decoder.vocab_size)
   checks.check_whole(max_length, 'max_length', low=1)
   checks.check_whole(num_samples, 'num_samples', low=1)
@@ -164,15 +165,19 @@ def finish(state: DecodeState) -> DecodeResult:
   )
 
 
-def default_depth_loop() -> DepthLoop:
-  """Returns the depth loop to use on the present backend.
+def default_depth_loop(params: PyTree = None) -> DepthLoop:
+  """Returns the depth loop for prepared parameters, or for this backend.
 
   On CPU indexing stacked weights copies each layer's weights at every step, so
-  the unrolled loop it is; elsewhere the reference.
+  it is the unrolled loop; elsewhere the reference.
+
+  Args:
+    params: prepared parameters decide by their layout; anything else does not.
   """
-  if jax.default_backend() == 'cpu':
-    return UnrolledDepthLoop()
-  return WhileDepthLoop()
+  traced_layers = getattr(params, 'traced_layers', None)
+  if traced_layers is None:
+    traced_layers = jax.default_backend() != 'cpu'
+  return WhileDepthLoop() if traced_layers else UnrolledDepthLoop()
 
 
 @functools.partial(

@@ -125,7 +125,7 @@ def decode_dataset(
   if policy is None and policy_for_batch is None:
     policy = decoding.ComputePolicy()
   if depth_loop is None:
-    depth_loop = decoding.default_depth_loop()
+    depth_loop = decoding.default_depth_loop(params)
   # Laid out once here, or `generate` would do it for every batch.
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   collected = _Collected(detokenize, eos_id, decoder.num_layers)

@@ -40,6 +40,11 @@ class DecodeParams:
   decoder_norm: Params
   output: Array
 
+  @property
+  def traced_layers(self) -> bool:
+    """Whether layers are stacked, for depth loops that trace their index."""
+    return not isinstance(self.layers, tuple)
+
 
 def prepare(
   config: T5Config, params: Params | DecodeParams, traced_layers: bool = True
@@ -51,10 +56,10 @@ def prepare(
       lack what this configuration needs.
   """
   if isinstance(params, DecodeParams):
-    if traced_layers == isinstance(params.layers, tuple):
+    if traced_layers != params.traced_layers:
       raise ValueError(
         'these parameters were prepared for '
-        f'traced_layers={not traced_layers}, this depth loop wants '
+        f'traced_layers={params.traced_layers}, this depth loop wants '
         f'traced_layers={traced_layers}; prepare the original tree'
       )
     return params
@@ -100,7 +105,7 @@ def _cast(dtype, path, leaf):
 
 
 def _layer_params(params: DecodeParams, layer) -> Params:
-  if isinstance(params.layers, tuple):
+  if not params.traced_layers:
     return params.layers[layer]
   return jax.tree.map(
     lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False),
@@ -132,7 +137,7 @@ def start(
 
   batch_size = encoded.hidden.shape[0]
   shape = (batch_size, config.num_heads, max_length, config.head_dim)
-  if isinstance(params.layers, tuple):
+  if not params.traced_layers:
     cross = [project(layer_params) for layer_params in params.layers]
     cross_key, cross_value = (tuple(side) for side in zip(*cross, strict=True))
     empty = tuple(

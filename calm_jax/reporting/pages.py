@@ -68,7 +68,7 @@ def _figures(result):
       (
         figures.quality_figure(result),
         f'{tables.metric_name(result.primary_metric)} against the decoder '
-        'layers used per token. The vertical axis does not start at 0.',
+        'layers used per token.',
       )
     )
   if any(row.kind in ('certified', 'early_exit') for row in result.rows):
