@@ -412,41 +412,6 @@ class EvaluationResult:
   format_version: int = FORMAT_VERSION
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingSummary:
-  """What a training run leaves beside its checkpoints.
-
-  Attributes:
-    task: the task trained on.
-    model: the configuration's fields.
-    num_parameters: of the model.
-    num_steps: optimizer steps taken.
-    num_examples: training examples seen (steps times batch size).
-    seconds: wall clock, compilation included.
-    exit_losses: validation cross-entropy per token at exits 1..L, nats.
-    best_step: the step of the best validation value.
-    best_value: that value.
-    best_metric: its name, for example 'loss' or 'bleu'.
-    checkpoint: the folder of the checkpoint kept.
-    context: how it was obtained.
-    format_version: of this schema.
-  """
-
-  task: str
-  model: dict[str, Any]
-  num_parameters: int
-  num_steps: int
-  num_examples: int
-  seconds: float
-  exit_losses: tuple[float, ...]
-  best_step: int
-  best_value: float
-  best_metric: str
-  checkpoint: str
-  context: RunContext
-  format_version: int = FORMAT_VERSION
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossTable:
   """Losses of N inputs at J settings: what calibration reads.

@@ -101,14 +101,14 @@ class SentencePieceTokenizer:
     return self._processor.DecodeIds(kept)
 
   def piece(self, token: int) -> str:
-    """Returns the string of one id for display, a leading space as ` `."""
+    """Returns the piece of one id; `▁` stands for a space."""
     token = int(token)
     if not 0 <= token < self.vocab_size:
       return f'<{token}>'
-    return self._processor.IdToPiece(token).replace('▁', ' ')
+    return self._processor.IdToPiece(token)
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    """Returns the strings of several ids for display."""
+    """Returns the pieces of several ids."""
     return [self.piece(token) for token in ids]
 
   def __repr__(self):

@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
+[ -n "$input" ] || { echo "demo.sh: --input is empty" >&2; exit 2; }
 scripts/setup_environment.sh
 job() {
   echo

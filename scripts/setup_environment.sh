@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Creates ./.venv with everything installed, or finds it ready. Sourced or run
-# by the other scripts; set PYTHON to choose an interpreter.
+# Creates ./.venv with everything installed, or finds it ready. Run by the
+# other scripts; set PYTHON to choose an interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON=${PYTHON:-python3}
 "$PYTHON" - <<'PY' || exit 1
 import sys
-if sys.version_info < (3, 11):
-  sys.exit(f'calm_jax needs Python 3.11 or newer, {sys.executable} is '
+if not (3, 11) <= sys.version_info < (3, 14):
+  sys.exit(f'calm_jax needs Python 3.11 to 3.13, {sys.executable} is '
            f'{sys.version.split()[0]}; set PYTHON to another interpreter')
 PY
 

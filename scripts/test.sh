@@ -13,4 +13,5 @@ for argument in "$@"; do
   if [ "$argument" = --all ]; then select=(); else arguments+=("$argument"); fi
 done
 .venv/bin/ruff check .
-exec .venv/bin/python -m pytest --durations=25 "${select[@]}" "${arguments[@]}"
+exec .venv/bin/python -m pytest --durations=25 \
+  ${select[@]+"${select[@]}"} ${arguments[@]+"${arguments[@]}"}

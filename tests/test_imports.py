@@ -1,9 +1,12 @@
 """The fences: what each part of the package may load, in fresh processes."""
 
+import pathlib
 import subprocess
 import sys
 
 import pytest
+
+import calm_jax
 
 HEAVY = ('tensorflow', 'seqio', 'gin', 't5x', 'torch', 'transformers', 'clu')
 FENCES = {
@@ -27,6 +30,13 @@ def test_fence(module):
     [sys.executable, '-c', program], capture_output=True, text=True, check=True
   ).stdout.split()
   assert not sorted(set(FENCES[module]) & set(loaded))
+
+
+def test_every_name_of_the_package_is_there():
+  folder = pathlib.Path(calm_jax.__file__).parent
+  for name in calm_jax.__all__[1:]:
+    places = (folder / f'{name}.py', folder / name / '__init__.py')
+    assert any(place.exists() for place in places), name
 
 
 def test_subpackages_load_when_named():

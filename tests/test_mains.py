@@ -294,6 +294,51 @@ def test_the_wrong_vocabulary_is_refused(trained, tmp_path):
       pipeline.load_run(run)
   finally:
     vocabulary.write_bytes(kept)
+  # Training into the directory of another run touches nothing in it.
+  with pytest.raises(ValueError, match='seed: expected 7, found 0'):
+    call(
+      'train',
+      ['runs/train.gin', trained['task']],
+      **bindings_of(trained),
+      BATCH_SIZE=32,
+      **{'train.run.seed': 7},
+    )
+  assert vocabulary.read_bytes() == kept
+
+
+@pytest.mark.parametrize('split', ['validation', 'calibration'])
+def test_only_fresh_splits_are_evaluated(calibrated, split):
+  with pytest.raises(ValueError, match=f"split '{split}' was trained on"):
+    call(
+      'evaluate',
+      ['runs/evaluate.gin', 'policies/softmax_margin.gin', calibrated['task']],
+      **bindings_of(calibrated),
+      **{'evaluate.run.split': split},
+    )
+
+
+def test_a_task_with_another_prefix_is_refused(calibrated):
+  with pytest.raises(ValueError, match="prefix 'count: '"):
+    call(
+      'calibrate',
+      ['runs/calibrate.gin', 'policies/softmax_margin.gin', calibrated['task']],
+      **bindings_of(calibrated),
+      **{
+        'tasks.JsonlTask.prefix': 'count: ',
+        'tasks.JsonlTask.name': 'counting_with_prefix',
+      },
+    )
+
+
+def test_thresholds_outside_the_range_are_refused(trained):
+  with pytest.raises(ValueError, match=r'threshold 1.5, not in \[0, 1\]'):
+    call(
+      'generate',
+      ['runs/generate.gin', 'policies/softmax_margin.gin'],
+      MODEL_DIR=trained['MODEL_DIR'],
+      INPUTS='one',
+      **{'generate.run.threshold': 1.5},
+    )
 
 
 def test_evaluation_without_a_certificate_says_what_to_run(trained, tmp_path):

@@ -46,26 +46,6 @@ def test_an_evaluation_is_read_back_as_it_was(tmp_path):
   assert records.read_record(path, records.EvaluationResult).certificate is None
 
 
-def test_a_training_summary_is_read_back(tmp_path):
-  summary = records.TrainingSummary(
-    task='some_task',
-    model={'embed_dim': 16},
-    num_parameters=100,
-    num_steps=10,
-    num_examples=320,
-    seconds=1.5,
-    exit_losses=(2.0, math.nan),
-    best_step=5,
-    best_value=1.25,
-    best_metric='loss',
-    checkpoint='/some/where',
-    context=records.RunContext(device='cpu', dtype='float32'),
-  )
-  path = tmp_path / 'summary.json'
-  records.write_json(path, summary)
-  assert equal(records.read_record(path, records.TrainingSummary), summary)
-
-
 def test_unknown_keys_are_ignored_and_missing_ones_named(tmp_path):
   path = tmp_path / 'context.json'
   records.write_json(path, {'device': 'cpu', 'dtype': 'float32', 'later': 1})

@@ -7,12 +7,14 @@ of parameters in certificates.
 
 from calm_jax.checkpoints.directories import (
   best_step,
+  checkpoint_path,
   find_checkpoint,
   latest_step,
 )
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.checkpoints.native import (
   Checkpoint,
+  check_same_run,
   load_params,
   read_metadata,
   restore_train_state,
@@ -22,6 +24,8 @@ from calm_jax.checkpoints.native import (
 __all__ = [
   'Checkpoint',
   'best_step',
+  'check_same_run',
+  'checkpoint_path',
   'find_checkpoint',
   'latest_step',
   'load_params',

@@ -39,7 +39,7 @@ def check_shapes(found, expected, path: str, hint: str = '') -> None:
 
 
 # Fields that may change without touching a parameter.
-_FREE_FIELDS = ('dropout_rate', 'dtype', 'relative_max_distance')
+_FREE_FIELDS = ('dropout_rate', 'dtype')
 
 
 def check_config(path: str, saved: T5Config, wanted: T5Config) -> None:

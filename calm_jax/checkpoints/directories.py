@@ -99,7 +99,8 @@ def damage_message(path: str, why: str) -> str:
     if checkpoint_path(directory, step) != path
   ]
   remedy = (
-    f'complete checkpoints beside it: {", ".join(others)}'
+    f'complete checkpoints beside it: {", ".join(others)}; use one of them, or '
+    'delete the damaged directory to go on from the latest'
     if others
     else 'no other complete checkpoint lies beside it'
   )

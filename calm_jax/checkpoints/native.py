@@ -197,7 +197,7 @@ def load_params(
 def check_same_run(
   path: str, metadata: Mapping[str, Any], config: T5Config, context: Mapping
 ) -> None:
-  """Checks that a run may be resumed with this model and vocabulary.
+  """Checks that a run may be resumed with this model and context.
 
   Raises:
     ValueError: naming what differs from the checkpoint.
@@ -206,6 +206,17 @@ def check_same_run(
   agreement.check_vocabulary(
     path, metadata, context.get('vocabulary_fingerprint')
   )
+  saved = metadata['context']
+  different = [
+    f'{key}: expected {context.get(key)!r}, found {saved.get(key)!r}'
+    for key in sorted({*saved, *context})
+    if saved.get(key) != context.get(key)
+  ]
+  if different:
+    raise ValueError(
+      f'{path} is of another run: {"; ".join(different)}. Give the arguments '
+      'it was started with, or another directory.'
+    )
 
 
 def _restore(reader, path: str, expected: PyTree) -> PyTree:

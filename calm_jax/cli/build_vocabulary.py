@@ -5,7 +5,8 @@
     --vocab_size=2000
 
 Reads the `inputs` and `targets` of every row. Give train files only: text of
-other splits would leak into the pieces.
+other splits would leak into the pieces. (Rows that a task holds out of its
+train file by `held_out_fraction` are read as well.)
 """
 
 from absl import app, flags

@@ -69,10 +69,15 @@ def run(
     raise ValueError(f'loss is {loss!r}; use one of {sorted(_LOSSES)}')
   loss_of = _LOSSES[loss](text_metrics.get_metric(metric))
   thresholds = calibration.check_settings(thresholds)
+  if split in ('train', 'validation'):
+    raise ValueError(
+      f'split {split!r} was trained or selected on; a certificate needs rows '
+      "that chose nothing: use 'calibration'"
+    )
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
   os.makedirs(output_dir, exist_ok=True)
   gin_runner.write_operative_config(output_dir, 'calibrate.gin')
-  loaded = pipeline.load_run(model_dir)
+  loaded = jobs.load_run(model_dir, task)
   context = {
     'loss': loss,
     'metric': metric,

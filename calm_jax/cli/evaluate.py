@@ -10,11 +10,13 @@ measures wall clock against the fastest full-depth decode there is.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import (
+  calibration,
   data,
   decoding,
   evaluation,
@@ -48,7 +50,6 @@ def run(
   timing_batches: int = 8,
   timing_repeats: int = 3,
   certificate: str | None = None,
-  allow_uncertified: bool = False,
   output_dir: str | None = None,
 ) -> records.EvaluationResult:
   """Compares ways of decoding one split.
@@ -67,7 +68,6 @@ def run(
     timing_batches: different batches timed at each size.
     timing_repeats: how often each is timed.
     certificate: path; MODEL_DIR/calibration/certificate.json if None.
-    allow_uncertified: see `pipeline.apply_certificate`.
     output_dir: MODEL_DIR/evaluation if None.
   """
   unknown = [m for m in metrics if m not in text_metrics.CORPUS_METRICS]
@@ -76,24 +76,18 @@ def run(
       f'metrics are {tuple(metrics)}; use some of '
       f'{sorted(text_metrics.CORPUS_METRICS)}'
     )
+  if sweep_thresholds:
+    calibration.check_settings(sweep_thresholds)
   path = certificate or os.path.join(
     model_dir, 'calibration', 'certificate.json'
   )
-  if not os.path.exists(path):
-    raise FileNotFoundError(
-      f'there is no certificate at {path}; run calm_jax.cli.calibrate first'
-    )
-  certified = Certificate.load(path)
+  certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   os.makedirs(output_dir, exist_ok=True)
   gin_runner.write_operative_config(output_dir, 'evaluate.gin')
-  loaded = pipeline.load_run(model_dir)
+  loaded = jobs.load_run(model_dir, task)
   early_policy = pipeline.apply_certificate(
-    certified,
-    policy,
-    params=loaded.params,
-    tokenizer=loaded.tokenizer,
-    allow_uncertified=allow_uncertified,
+    certified, policy, params=loaded.params, tokenizer=loaded.tokenizer
   )
   batches = list(
     data.eval_batches(
@@ -104,11 +98,14 @@ def run(
       max_examples=max_examples,
     )
   )
-  decode_batches = jobs.make_decode(loaded)
-
-  def decode(**arguments):
-    return decode_batches(batches, **arguments)
-
+  # Before anything is decoded: too few inputs for a batch show at once.
+  timed_batches = [
+    evaluation.take_batches(
+      batches, batch_size=size, num_batches=timing_batches
+    )
+    for size in timing_batch_sizes
+  ]
+  decode = functools.partial(jobs.make_decode(loaded), batches)
   metric = text_metrics.get_metric(certified.context['metric'])
   scoring = evaluation.Scoring(
     quality={name: text_metrics.CORPUS_METRICS[name] for name in metrics},
@@ -123,12 +120,11 @@ def run(
     progress=jobs.say,
   )
   full, early = compared[0].decoded, compared[1].decoded
+  _check_not_calibrated_on(path, full)
+  copies = [text.removeprefix(loaded.prefix) for text in full.inputs_text]
   rows = evaluation.compare(compared, scoring=scoring) + (
     evaluation.baseline_row(
-      'copy of the input',
-      [text.removeprefix(loaded.prefix) for text in full.inputs_text],
-      full=full,
-      scoring=scoring,
+      'copy of the input', copies, full=full, scoring=scoring
     ),
   )
   samples, selection = evaluation.sample_outputs(
@@ -150,7 +146,7 @@ def run(
       certificate=path,
       batch_size=batch_size,
     ),
-    sweep=_sweep(decode, policy, sweep_thresholds, full, scoring),
+    sweep=_sweep(decode, policy, sweep_thresholds, compared, scoring),
     certificate=records.CertificateSummary.of(
       certified,
       loss=certified.context['loss'],
@@ -158,12 +154,7 @@ def run(
       measure=type(policy.exit_rule.measure).__name__,
     ),
     timings=_timings(
-      loaded,
-      batches,
-      {row.name: entry for row, entry in _timed(rows, policy, early_policy)},
-      timing_batch_sizes,
-      timing_batches,
-      timing_repeats,
+      loaded, timed_batches, compared, policy, early_policy, timing_repeats
     ),
     samples=samples,
     sample_selection=selection,
@@ -173,15 +164,53 @@ def run(
   return result
 
 
-def _sweep(decode, policy, thresholds, full, scoring):
+def _load_certificate(path: str, split: str, task: str) -> Certificate:
+  """Loads a certificate that may be put to the test on this split."""
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'there is no certificate at {path}; run calm_jax.cli.calibrate first'
+    )
+  certified = Certificate.load(path)
+  if split in ('train', 'validation', certified.context['split']):
+    raise ValueError(
+      f'split {split!r} was trained on, selected on or calibrated on; evaluate '
+      "on 'test'"
+    )
+  if certified.context['task'] != task:
+    raise ValueError(
+      f'the certificate is of task {certified.context["task"]!r}, not of '
+      f'{task!r}; calibrate on this one'
+    )
+  return certified
+
+
+def _check_not_calibrated_on(certificate: str, full) -> None:
+  """Refuses inputs of the loss table that lies beside the certificate."""
+  path = os.path.join(os.path.dirname(certificate), 'loss_table.npz')
+  if not os.path.exists(path):
+    return
+  shared = set(records.read_loss_table(path).example_ids) & set(
+    full.example_ids
+  )
+  if shared:
+    raise ValueError(
+      f'{len(shared)} of {full.num_examples} inputs were calibrated on; give '
+      'the task the same split arguments as calibration had'
+    )
+
+
+def _sweep(decode, policy, thresholds, compared, scoring):
   """Returns further points of the figure: thresholds and static exits."""
+  full = compared[0].decoded
   points = []
   for threshold in thresholds:
     early = decoding.with_threshold(policy, threshold)
     points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
-  for layer in range(2, full.num_layers if thresholds else 0):
-    static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
-    points.append((f'static, layer {layer}', 'static', layer, static))
+  there = {entry.setting for entry in compared if entry.kind == 'static'}
+  for layer in range(1, full.num_layers if thresholds else 0):
+    if layer not in there:
+      static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
+      points.append((f'static, layer {layer}', 'static', layer, static))
   rows = []
   for name, kind, setting, at in points:
     jobs.say(f'for the figure: {name}')
@@ -190,36 +219,21 @@ def _sweep(decode, policy, thresholds, full, scoring):
   return tuple(rows)
 
 
-def _timed(rows, policy, early_policy):
-  """Yields the rows that are timed with their policies."""
-  policies = {
-    'full': decoding.full_model(policy),
-    'certified': early_policy,
-    'early_exit': early_policy,
-  }
-  for row in rows:
-    if row.kind in policies:
-      yield row, policies[row.kind]
-
-
-def _timings(loaded, batches, policies, batch_sizes, num_batches, num_repeats):
+def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
   """Times full depth and early exit under both depth loops."""
+  full, early = compared[0].name, compared[1].name
   timings = ()
-  baseline = next(iter(policies))
-  for batch_size in batch_sizes:
-    taken = evaluation.take_batches(
-      batches, batch_size=batch_size, num_batches=num_batches
-    )
+  for batches in timed_batches:
     timings += evaluation.time_decode(
       model.as_layered_decoder(loaded.config),
       loaded.params,
-      taken,
-      policies,
+      batches,
+      {full: decoding.full_model(policy), early: early_policy},
       max_length=loaded.feature_lengths['targets'],
-      baseline=baseline,
+      baseline=full,
       eos_id=loaded.tokenizer.eos_id,
       depth_loops=_LOOPS,
-      num_repeats=num_repeats,
+      num_repeats=repeats,
       progress=jobs.say,
     )
   return timings

@@ -11,7 +11,7 @@ this policy; a threshold given by hand decodes without a guarantee.
 import os
 from collections.abc import Sequence
 
-from calm_jax import decoding, pipeline, records, reporting
+from calm_jax import calibration, decoding, pipeline, records, reporting
 from calm_jax.cli import gin_runner, jobs
 
 
@@ -36,6 +36,7 @@ def run(
     inputs = [str(inputs)]
   certificate = None
   if threshold is not None:
+    calibration.check_settings([threshold])
     jobs.say(f'threshold {threshold:g}, given by hand: no guarantee')
     policy = decoding.with_threshold(policy, threshold)
   else:

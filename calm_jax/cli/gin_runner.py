@@ -117,7 +117,8 @@ def main(job: str) -> None:
         f'no --gin_file; for example --gin_file=runs/{job}.gin'
       )
     # Absl's and Orbax's own chatter would bury the progress lines.
-    logging.set_verbosity(logging.WARNING)
+    if not logging.level_debug():
+      logging.set_verbosity(logging.WARNING)
     try:
       parse(_GIN_FILE.value, _GIN_BINDINGS.value, _GIN_SEARCH_PATHS.value)
       run = gin.get_configurable(f'calm_jax.cli.{job}.run')

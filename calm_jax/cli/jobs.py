@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from calm_jax import decoding, evaluation, model, pipeline, records
+from calm_jax import data, decoding, evaluation, model, pipeline, records
+from calm_jax.tokenizer import SentencePieceTokenizer
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
 
@@ -25,13 +26,10 @@ def say(line: str) -> None:
 
 def make_decode(
   run: pipeline.LoadedRun,
-  *,
-  sampler: Any = None,
-  depth_loop: Any = None,
 ) -> Callable[..., evaluation.DecodedDataset]:
   """Returns `decode(batches, policy=..., policy_for_batch=...)` of a run."""
   decoder = model.as_layered_decoder(run.config)
-  loop = decoding.default_depth_loop() if depth_loop is None else depth_loop
+  loop = decoding.default_depth_loop()
   params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
 
   def decode(batches: Iterable, **policy):
@@ -42,13 +40,35 @@ def make_decode(
       detokenize=run.tokenizer.decode,
       max_length=run.feature_lengths['targets'],
       eos_id=run.tokenizer.eos_id,
-      sampler=sampler,
       depth_loop=loop,
       progress=say,
       **policy,
     )
 
   return decode
+
+
+def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
+  """Loads a run and checks that a Task speaks its language.
+
+  Raises:
+    ValueError: if the Task has another vocabulary or prefix than the run.
+  """
+  run = pipeline.load_run(model_dir)
+  vocabulary = data.as_task(task).output_features['inputs'].vocabulary
+  path = vocabulary.sentencepiece_model_file
+  found = SentencePieceTokenizer(path, vocabulary.extra_ids)
+  if found.fingerprint != run.tokenizer.fingerprint:
+    raise ValueError(
+      f'the task reads {path}, which is not the vocabulary that this model was '
+      f'trained with; give it {run.tokenizer.path}'
+    )
+  if data.prefix_of(task) != run.prefix:
+    raise ValueError(
+      f'the task has the prefix {data.prefix_of(task)!r}, training had '
+      f'{run.prefix!r}'
+    )
+  return run
 
 
 @functools.cache

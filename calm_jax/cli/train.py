@@ -15,9 +15,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from calm_jax import data, model, training
+from calm_jax import checkpoints, data, model, training
 from calm_jax.cli import gin_runner
 from calm_jax.tokenizer import SentencePieceTokenizer
+
+VOCABULARY_NAME = 'vocabulary.model'
 
 
 def run(
@@ -76,11 +78,20 @@ def run(
       f'the model only {config.vocab_size} rows: set vocab_size to at least '
       'the former (a multiple of 128 suits accelerators)'
     )
+  context = {
+    'task': seqio_task.name,
+    'vocabulary_file': VOCABULARY_NAME,
+    'vocabulary_fingerprint': tokenizer.fingerprint,
+    'extra_ids': vocabulary.extra_ids,
+    'prefix': data.prefix_of(task),
+    'feature_lengths': dict(feature_lengths),
+    'batch_size': batch_size,
+    'seed': seed,
+  }
+  _check_resumable(model_dir, config, context)
   os.makedirs(model_dir, exist_ok=True)
   gin_runner.write_operative_config(model_dir, 'train.gin')
-  kept = os.path.join(model_dir, 'vocabulary.model')
-  if os.path.abspath(kept) != os.path.abspath(vocabulary_path):
-    shutil.copyfile(vocabulary_path, kept)
+  _keep_vocabulary(model_dir, vocabulary_path)
   batches = functools.partial(
     data.train_batches,
     seqio_task,
@@ -116,15 +127,25 @@ def run(
     patience=patience,
     max_minutes=max_minutes,
     seed=seed,
-    context={
-      'task': seqio_task.name,
-      'vocabulary_file': 'vocabulary.model',
-      'vocabulary_fingerprint': tokenizer.fingerprint,
-      'extra_ids': vocabulary.extra_ids,
-      'prefix': getattr(task, 'prefix', ''),
-      'feature_lengths': dict(feature_lengths),
-    },
+    context=context,
   )
+
+
+def _check_resumable(model_dir: str, config, context) -> None:
+  """Refuses a directory of another run before anything in it is touched."""
+  latest = checkpoints.latest_step(model_dir)
+  if latest is not None:
+    path = checkpoints.checkpoint_path(model_dir, latest)
+    metadata = checkpoints.read_metadata(path)
+    checkpoints.check_same_run(path, metadata, config, context)
+
+
+def _keep_vocabulary(model_dir: str, path: str) -> None:
+  """Copies the vocabulary beside the checkpoints, whole or not at all."""
+  kept = os.path.join(model_dir, VOCABULARY_NAME)
+  if os.path.abspath(kept) != os.path.abspath(path):
+    shutil.copyfile(path, f'{kept}.tmp')
+    os.replace(f'{kept}.tmp', kept)
 
 
 if __name__ == '__main__':

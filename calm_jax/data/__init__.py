@@ -15,6 +15,7 @@ _HOMES = {
   'as_task': 'tasks',
   'eval_batches': 'batches',
   'normalised_input_hash': 'splits',
+  'prefix_of': 'tasks',
   'read_examples': 'jsonl_files',
   'register_jsonl_task': 'tasks',
   'run_calibration_task': 'calibration_task',

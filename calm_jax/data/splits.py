@@ -112,7 +112,8 @@ class SplitPlan:
         `SPLITS` are not.
 
     Returns:
-      The splits that have rows, in the order of `SPLITS`.
+      The splits that have rows, in the order of `SPLITS`; validation,
+      calibration and test in an order that follows from the inputs' hashes.
     """
     held_out, train = [], []
     for example in rows['train']:
@@ -136,6 +137,9 @@ class SplitPlan:
           example.inputs, self.calibration_fraction, 'calibration'
         )
         (calibration if chosen else test).append(example)
+    for examples in (validation, calibration, test):
+      # Files are sorted; the first rows of a split must be like the others.
+      examples.sort(key=lambda row: normalised_input_hash(row.inputs, 'order'))
     splits = dict(
       zip(SPLITS, (train, validation, calibration, test), strict=True)
     )

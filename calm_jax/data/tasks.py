@@ -196,3 +196,14 @@ def as_task(task):
     f'{sorted(_REGISTERED)}. Import the module that registers it, or give a '
     'JsonlTask.'
   )
+
+
+def prefix_of(task) -> str:
+  """Returns the prefix that a Task made here puts in front of every input.
+
+  Args:
+    task: a definition, a Task or its name; for Tasks made elsewhere, whose
+      preprocessors do what they do, it is ''.
+  """
+  definition = _REGISTERED.get(as_task(task).name, task)
+  return getattr(definition, 'prefix', '')

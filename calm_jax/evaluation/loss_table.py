@@ -7,6 +7,7 @@ column depends on nothing but its setting and the fingerprint of the rest.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +150,7 @@ def _empty_table(settings, full, loss_name, fingerprint) -> records.LossTable:
     mean_exit_layers=np.full(len(settings), np.nan),
     example_ids=full.example_ids,
     loss=loss_name,
-    fingerprint=dict(fingerprint or {}),
+    fingerprint={**(fingerprint or {}), 'full': _digest(full)},
   )
 
 
@@ -201,6 +202,12 @@ def _with_column(
   return dataclasses.replace(
     table, losses=losses, mean_exit_layers=mean_exit_layers
   )
+
+
+def _digest(full: DecodedDataset) -> str:
+  """Returns a hash of what every loss is measured against."""
+  content = _key([full.texts, full.references]).encode()
+  return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _key(value: Any) -> str:

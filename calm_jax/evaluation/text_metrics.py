@@ -3,7 +3,8 @@
 A metric is `metric(prediction, references) -> float`, the best similarity over
 the references: 1 for equal texts, 0 for nothing in common. Two empty texts are
 alike, an empty and a non-empty one are not. Calibration uses them one example
-at XX"""
+at a time, reports over a corpus.
+"""
 
 import collections
 import functools

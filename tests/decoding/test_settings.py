@@ -1,0 +1,61 @@
+"""A policy's setting, and the description that leaves it out."""
+
+import numpy as np
+import pytest
+
+from calm_jax import decoding, exits
+
+
+def policy(threshold, measure=None):
+  measure = exits.SoftmaxMargin() if measure is None else measure
+  return decoding.ComputePolicy(
+    exit_rule=exits.ConfidenceExit(measure=measure, threshold=threshold)
+  )
+
+
+def decaying(value, temperature=4.0):
+  return exits.DecayingThreshold(value, temperature=temperature, max_length=8)
+
+
+@pytest.mark.parametrize(
+  'threshold', [0.9, decaying(0.9), exits.ConstantThreshold(0.9)]
+)
+def test_a_setting_is_all_that_with_threshold_changes(threshold):
+  before = policy(threshold)
+  after = decoding.with_threshold(before, 0.25)
+  assert decoding.describe(after) == decoding.describe(before)
+  rule = after.exit_rule.threshold
+  assert getattr(rule, 'value', rule) == 0.25
+  if hasattr(threshold, 'temperature'):
+    assert rule.temperature == threshold.temperature
+
+
+def test_everything_else_is_described():
+  described = [
+    decoding.describe(other)
+    for other in (
+      policy(0.5),
+      policy(decaying(0.5)),
+      policy(decaying(0.5, temperature=0.0)),
+      policy(0.5, exits.StateSimilarity()),
+      policy(0.5, exits.Classifier(np.ones(3), np.zeros(()))),
+      policy(0.5, exits.Classifier(np.zeros(3), np.zeros(()))),
+      decoding.full_model(policy(0.5)),
+      decoding.ComputePolicy(cache_fill=decoding.ProjectFirstExitState()),
+    )
+  ]
+  for i, one in enumerate(described):
+    assert described.index(one) == i
+
+
+def test_samplers_are_described_with_their_numbers():
+  assert decoding.describe(decoding.Greedy()) == {'type': 'Greedy'}
+  one, other = (decoding.Nucleus(top_p=p) for p in (0.9, 0.8))
+  assert decoding.describe(one) != decoding.describe(other)
+
+
+def test_rules_without_a_threshold_are_refused():
+  with pytest.raises(ValueError, match='FixedExit has no threshold'):
+    decoding.with_threshold(
+      decoding.ComputePolicy(exit_rule=exits.FixedExit(2)), 0.5
+    )
