@@ -30,7 +30,7 @@ def hoeffding(losses: np.ndarray, *, tolerance: float) -> float:
     tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
 
   Returns:
-    The p-value, in (0, 1]; 1 where the mean loss reaches the tolerance.
+    The p-value, in [0, 1]; 1 where the mean loss reaches the tolerance.
 
   Raises:
     ValueError: for losses or a tolerance outside their range.

@@ -52,15 +52,14 @@ def required_examples(
     sample = np.broadcast_to(loss, number)
     return p_value(sample, tolerance=mapped_tolerance) <= error_rate
 
-  upper = 1
+  lower, upper = 0, 1
   while not enough(upper):
     if upper == _MOST_EXAMPLES:
       raise ValueError(
         f'not even {_MOST_EXAMPLES} examples certify tolerance {tolerance} at '
         f'expected risk {expected_risk}; raise the tolerance'
       )
-    upper = min(2 * upper, _MOST_EXAMPLES)
-  lower = upper // 2
+    lower, upper = upper, min(2 * upper, _MOST_EXAMPLES)
   while upper - lower > 1:
     middle = (lower + upper) // 2
     lower, upper = (lower, middle) if enough(middle) else (middle, upper)

@@ -46,7 +46,7 @@ def run(
   max_examples: int | None = None,
   output_dir: str | None = None,
 ) -> calibration.Certificate:
-  """Calibrates the threshold of a policy (arXiv 2207.07061, section 4).
+  """Calibrates the threshold of a policy (Learn then Test).
 
   Args:
     model_dir: a run directory of `calm_jax.cli.train`.

@@ -2,7 +2,7 @@
 
 The `cache_fill` slot of a policy. Because the K/V of a layer come from the
 state that enters it, and a row that stopped keeps its exit state as `hidden`,
-the paper's state propagation (section 3.4) is the plain fill of every layer.
+the paper's state propagation is the plain fill of every layer.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class ProjectFirstExitState:
   """Fills layers a row did not run from its state after layer 1.
 
   That is what the official release does (t5x/contrib/calm propagates the state
-  of the FIRST exit, [calm.md section 7.1]), against its paper. It is here to
+  of the FIRST exit), against its paper. It is here to
   reproduce and to measure that behaviour, not to be used. Its state is the
   hidden state after layer 1 of the position being decoded, [B, 1, D].
   """

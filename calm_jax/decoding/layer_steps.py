@@ -231,7 +231,7 @@ def when(
   if isinstance(predicate, bool):
     return run(operand) if predicate else operand
   # Run in the TRUE branch: before jaxlib 0.11.1 XLA saved the copy of operands
-  # that pass through only in the FALSE one (performance.md section 3).
+  # that pass through only in the FALSE one (openxla/xla pull request 46314).
   return lax.cond(predicate, run, lambda operand: operand, operand)
 
 

@@ -48,6 +48,11 @@ class Greedy:
     return logits
 
 
+def _tempered(logits: Array, temperature: Array) -> Array:
+  """Returns logits / temperature, shifted so that the best is 0."""
+  return (logits - logits.max(axis=-1, keepdims=True)) / temperature
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Temperature:
@@ -68,7 +73,7 @@ class Temperature:
 
   def transform(self, logits: Array) -> Array:
     """Returns the tempered logits."""
-    return logits / self.temperature
+    return _tempered(logits, self.temperature)
 
 
 @jax.tree_util.register_dataclass
@@ -97,7 +102,7 @@ class TopK:
     _, best = jax.lax.top_k(logits, k)
     rows = jnp.arange(logits.shape[0])[:, None]
     kept = jnp.zeros(logits.shape, bool).at[rows, best].set(True)
-    return jnp.where(kept, logits / self.temperature, -jnp.inf)
+    return jnp.where(kept, _tempered(logits, self.temperature), -jnp.inf)
 
 
 @jax.tree_util.register_dataclass
@@ -131,7 +136,7 @@ class Nucleus:
 
   def transform(self, logits: Array) -> Array:
     """Returns tempered logits, -inf outside the nucleus."""
-    logits = logits / self.temperature
+    logits = _tempered(logits, self.temperature)
     order = jnp.argsort(-logits, axis=-1)
     ordered = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
     mass_before = jnp.cumsum(ordered, axis=-1) - ordered

@@ -133,6 +133,8 @@ def advance(
   """
   if steps is None:
     steps = state.carry.tokens.shape[1]
+  elif not hasattr(steps, 'dtype'):
+    checks.check_whole(steps, 'steps', low=0)
   carry = _advance(
     state.carry,
     state.params,

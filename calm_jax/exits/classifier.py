@@ -1,8 +1,8 @@
-"""The early-exit classifier of the paper's section 3.5, at decoding time.
+"""The early-exit classifier of arXiv 2207.07061, at decoding time.
 
 One linear layer, shared by all exits, reads the raw residual stream and says
-how likely it is that this layer's token is the last layer's. Training it is
-`calm_jax.training`'s business; here are only its weights and its answer.
+how likely it is that this layer's token is the last layer's. Its
+weights are trained elsewhere; here are only they and their answer.
 """
 
 import dataclasses

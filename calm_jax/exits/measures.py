@@ -34,7 +34,7 @@ class Measure(Protocol):
 class SoftmaxMargin:
   """High when the best token is far ahead of the second ("softmax response").
 
-  confidence = p_(1) - p_(2) of softmax(logits), section 3.5 of the paper; 0
+  confidence = p_(1) - p_(2) of softmax(logits), as in arXiv 2207.07061; 0
   when two tokens tie.
   """
 
@@ -86,7 +86,7 @@ class SoftmaxMaximum:
 class StateSimilarity:
   """High when the layer hardly turned the state ("hidden-state saturation").
 
-  confidence = max(0, cos(hidden, previous_hidden)), section 3.5 of the paper.
+  confidence = max(0, cos(hidden, previous_hidden)), as in arXiv 2207.07061.
   Needs no logits. There is no check after layer 1, where the state before is
   the bare embedding.
   """

@@ -134,7 +134,7 @@ class ScheduledExit:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConfidenceExit:
-  """Fires when the confidence reaches the threshold: CALM, section 3.
+  """Fires when the confidence reaches the threshold (arXiv 2207.07061).
 
   Stops row i after a layer when c_i >= threshold_i(position), compared in
   float32. It looks after exit layers minimum_exit_layer, minimum_exit_layer +
@@ -166,7 +166,8 @@ class ConfidenceExit:
     threshold = self.threshold
     if not hasattr(threshold, 'check'):
       threshold = thresholds.ConstantThreshold(threshold)
-    if not hasattr(self.measure, 'confidence'):
+    is_class = isinstance(self.measure, type)
+    if is_class or not hasattr(self.measure, 'confidence'):
       raise ValueError(
         f'measure {self.measure!r} is not a confidence measure; give an object '
         'such as SoftmaxMargin() (get_measure finds one by name)'

@@ -15,11 +15,13 @@ from calm_jax.array_types import Array
 from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder
 
+_MOST = float(jnp.finfo(jnp.float32).max)
+
 # Field name: smallest and largest allowed number, and what to do instead.
 _LIMITS = {
   'value': (0.0, 1.0, 'give a threshold in [0, 1], where 1.0 means never exit'),
-  'temperature': (0.0, jnp.inf, 'give 0 for no decay or a positive number'),
-  'max_length': (1.0, jnp.inf, 'give N of Eq. 5, the longest output in tokens'),
+  'temperature': (0.0, _MOST, 'give 0 for no decay or a positive number'),
+  'max_length': (1.0, _MOST, 'give N of Eq. 5, the longest output in tokens'),
 }
 
 

@@ -31,8 +31,9 @@ class T5Config:
       two for a gated one (v1.1: `('gelu', 'linear')`, GELU in its tanh form).
     tied_embeddings: whether the input table is the output matrix (T5 1.0).
     dropout_rate: used in training only, in [0, 1).
-    dtype: dtype of activations, 'float32' or 'bfloat16'. Parameters, norms,
-      attention weights before the softmax and logits stay in float32.
+    dtype: dtype of activations, 'float32' or 'bfloat16'. Parameters are trained
+      in float32 (decoding casts matrices to this dtype); norms, attention
+      weights before the softmax and logits are float32.
     relative_buckets: number of relative-position buckets.
     relative_max_distance: distance from which all positions share a bucket.
   """
@@ -77,6 +78,11 @@ class T5Config:
       raise ValueError(
         'relative_buckets must be a multiple of 4 (half of them are exact '
         f'distances, half of those per direction), got {self.relative_buckets}'
+      )
+    if self.relative_max_distance <= self.relative_buckets // 2:
+      raise ValueError(
+        'relative_max_distance must be above relative_buckets / 2 = '
+        f'{self.relative_buckets // 2}, got {self.relative_max_distance}'
       )
 
   @property

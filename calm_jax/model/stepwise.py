@@ -88,6 +88,7 @@ def prepare(
       f'the output matrix is {output.shape} as (V, D), but the configuration '
       f'says ({config.vocab_size}, {config.embed_dim})'
     )
+  _check_sizes(config, params)
   prepared = jax.tree_util.tree_map_with_path(
     functools.partial(_cast, config.activation_dtype), prepared
   )
@@ -95,6 +96,26 @@ def prepare(
     return prepared
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *prepared.layers)
   return dataclasses.replace(prepared, layers=stacked)
+
+
+def _check_sizes(config: T5Config, params: Params) -> None:
+  """Raises ValueError if a tree was made for more layers or another table."""
+  for stack, count in (
+    ('encoder', config.num_encoder_layers),
+    ('decoder', config.num_decoder_layers),
+  ):
+    found = sum(name.startswith('layers_') for name in params[stack])
+    if found != count:
+      raise ValueError(
+        f'the parameters have {found} {stack} layers, the configuration says '
+        f'{count}; use the configuration they were trained with'
+      )
+  table = params['token_embedder']['embedding'].shape
+  if table != (config.vocab_size, config.embed_dim):
+    raise ValueError(
+      f'the input table is {table} as (V, D), but the configuration says '
+      f'({config.vocab_size}, {config.embed_dim})'
+    )
 
 
 def _cast(dtype, path, leaf):

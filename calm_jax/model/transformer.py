@@ -272,7 +272,7 @@ def decode_with_layer_mask(
   The state of a position is replaced by layer l's output only where the mask is
   true; keys and values of layer l are always projected from the state that
   enters it, frozen or not. A decoder that propagates exit states (CALM, arXiv
-  2207.07061, section 3.2) must agree with it, position by position.
+  2207.07061) must agree with it, position by position.
 
   Args:
     config: the model's shape.

@@ -22,6 +22,25 @@ def test_greedy_says_the_best_and_scores_the_softmax():
   np.testing.assert_allclose(scores, np.log([0.5, 0.4]), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  'sampler',
+  [
+    sampling.Temperature(1e-37),
+    sampling.TopK(2, temperature=1e-37),
+    sampling.Nucleus(0.9, temperature=1e-37),
+  ],
+)
+def test_a_tiny_temperature_is_greedy_and_overflows_nothing(sampler):
+  sampler = sampler.check(3)
+  tokens, scores = sampling.choose(
+    sampler,
+    jnp.array([[50.0, 1.0, -4.0]], jnp.float32),
+    token_ids=None,
+    keys=jax.random.split(jax.random.key(0), 1),
+  )
+  assert tokens.tolist() == [0] and scores.tolist() == [0.0]
+
+
 def test_temperature_sharpens_and_flattens():
   probabilities = np.exp(LOGITS)
   np.testing.assert_allclose(

@@ -183,6 +183,7 @@ def test_named_sizes_have_the_published_parameter_counts(name, millions):
     (dict(mlp_activations=('swish',)), 'swish'),
     (dict(dropout_rate=1.0), 'dropout_rate'),
     (dict(relative_buckets=30), 'multiple of 4'),
+    (dict(relative_max_distance=16), 'above relative_buckets / 2 = 16'),
   ],
 )
 def test_bad_configurations_are_refused(change, message):
@@ -205,6 +206,9 @@ def test_prepare_is_idempotent_and_refuses_what_does_not_fit(variant):
     decoder.prepare(prepared, traced_layers=False)
   with pytest.raises(ValueError, match='lack'):
     decoder.prepare({'decoder': {}})
+  shallower = dataclasses.replace(config, num_decoder_layers=2)
+  with pytest.raises(ValueError, match='3 decoder layers, the .* says 2'):
+    model.as_layered_decoder(shallower).prepare(params)
   table = params['token_embedder']['embedding'][:-1]
   short = dict(params, token_embedder={'embedding': table})
   if not config.tied_embeddings:
