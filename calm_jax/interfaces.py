@@ -223,3 +223,6 @@ class DepthLoop(Protocol):
   """
 
   traced_layers: bool
+
+  def __call__(self, layers: Any, rows: Any, memory: Any) -> tuple[Any, Any]:
+    """Runs layers until every row has stopped: `Rows` and `Memory` after it."""

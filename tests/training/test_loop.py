@@ -265,8 +265,14 @@ def test_another_run_in_the_directory_is_refused(tmp_path):
       num_steps=2,
       model_dir=tmp_path,
     )
+  with pytest.raises(ValueError, match="expected None, found 'abc'"):
+    train(tmp_path)
   with pytest.raises(ValueError, match='another optimizer'):
-    train(tmp_path, optimizer=training.adamw())
+    train(
+      tmp_path,
+      optimizer=training.adamw(),
+      context={'vocabulary_fingerprint': 'abc'},
+    )
 
 
 def test_an_empty_validation_set_is_named():
