@@ -44,6 +44,7 @@ def parse(files):
 @pytest.mark.parametrize('file', FILES)
 def test_each_file_parses(file):
   parse([file])
+  assert gin.config_str().strip()
 
 
 def test_files_of_all_kinds_leave_only_places_to_choose():
@@ -60,6 +61,7 @@ def test_every_pair_of_kinds_parses(kinds):
   for names in itertools.product(*(BY_KIND[kind] for kind in kinds)):
     files = [f'{kind}/{name}' for kind, name in zip(kinds, names, strict=True)]
     parse(files)
+    assert gin.config_str().strip()
 
 
 @pytest.mark.parametrize('file', BY_KIND['models'])
