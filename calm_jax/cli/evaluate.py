@@ -121,12 +121,6 @@ def run(
   )
   full, early = compared[0].decoded, compared[1].decoded
   _check_not_calibrated_on(path, full)
-  copies = [text.removeprefix(loaded.prefix) for text in full.inputs_text]
-  rows = evaluation.compare(compared, scoring=scoring) + (
-    evaluation.baseline_row(
-      'copy of the input', copies, full=full, scoring=scoring
-    ),
-  )
   samples, selection = evaluation.sample_outputs(
     early,
     full,
@@ -137,9 +131,9 @@ def run(
     task=data.as_task(task).name,
     split=split,
     num_examples=full.num_examples,
-    num_layers=loaded.config.num_decoder_layers,
+    num_layers=full.num_layers,
     primary_metric=metrics[0],
-    rows=rows,
+    rows=_table(compared, loaded.prefix, scoring),
     context=jobs.run_context(
       loaded.config,
       checkpoint_step=loaded.step,
@@ -147,12 +141,7 @@ def run(
       batch_size=batch_size,
     ),
     sweep=_sweep(decode, policy, sweep_thresholds, compared, scoring),
-    certificate=records.CertificateSummary.of(
-      certified,
-      loss=certified.context['loss'],
-      metric=certified.context['metric'],
-      measure=type(policy.exit_rule.measure).__name__,
-    ),
+    certificate=_summary(certified, policy),
     timings=_timings(
       loaded, timed_batches, compared, policy, early_policy, timing_repeats
     ),
@@ -162,6 +151,26 @@ def run(
   )
   _write(output_dir, result)
   return result
+
+
+def _table(compared, prefix: str, scoring) -> tuple[records.PolicyRow, ...]:
+  """Returns the rows of the decodes and of copying the input."""
+  full = compared[0].decoded
+  copies = [text.removeprefix(prefix) for text in full.inputs_text]
+  copy_row = evaluation.baseline_row(
+    'copy of the input', copies, full=full, scoring=scoring
+  )
+  return (*evaluation.compare(compared, scoring=scoring), copy_row)
+
+
+def _summary(certified: Certificate, policy) -> records.CertificateSummary:
+  """Returns what a report says of the certificate."""
+  return records.CertificateSummary.of(
+    certified,
+    loss=certified.context['loss'],
+    metric=certified.context['metric'],
+    measure=type(policy.exit_rule.measure).__name__,
+  )
 
 
 def _load_certificate(path: str, split: str, task: str) -> Certificate:
