@@ -18,7 +18,7 @@ PARAMS = jax.jit(lambda key: model.init_params(CONFIG, key))(jax.random.key(5))
 CONTEXT = {'vocabulary_fingerprint': 'abc', 'vocabulary_file': 'v.model'}
 
 
-def equal(first, second):
+def assert_equal(first, second):
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
@@ -53,7 +53,7 @@ def copy(saved, tmp_path):
 def test_a_run_or_a_checkpoint_can_be_loaded(saved):
   for path in (saved, saved / 'checkpoint_12', str(saved) + '/'):
     params, config, metadata = native.load_params(path)
-    equal(params, PARAMS)
+    assert_equal(params, PARAMS)
     assert config == CONFIG
     assert metadata['step'] == 12 and metadata['context'] == CONTEXT
   assert native.load_params(saved / 'checkpoint_3').metadata['step'] == 3
@@ -69,7 +69,7 @@ def test_the_best_checkpoint_is_preferred(copy):
 
 def test_relative_paths_work(saved, monkeypatch):
   monkeypatch.chdir(saved.parent)
-  equal(native.load_params(saved.name).params, PARAMS)
+  assert_equal(native.load_params(saved.name).params, PARAMS)
 
 
 def test_a_whole_training_state_comes_back(tmp_path):
@@ -83,8 +83,8 @@ def test_a_whole_training_state_comes_back(tmp_path):
   )
   shapes = jax.eval_shape(lambda: (PARAMS, rest))
   params, restored = native.restore_train_state(path, *shapes)
-  equal(params, PARAMS)
-  equal(restored, rest)
+  assert_equal(params, PARAMS)
+  assert_equal(restored, rest)
   assert jax.tree.structure(restored) == jax.tree.structure(rest)
   with pytest.raises(ValueError, match='another optimizer'):
     native.restore_train_state(
@@ -104,7 +104,7 @@ def test_old_checkpoints_go_and_the_new_one_stays(copy):
 def test_a_step_can_be_saved_again(copy):
   doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
   native.save(copy, 12, params=doubled, config=CONFIG)
-  equal(native.load_params(copy).params, doubled)
+  assert_equal(native.load_params(copy).params, doubled)
 
 
 def test_nothing_is_printed_or_logged(saved, capfd, caplog):
@@ -161,7 +161,7 @@ def test_damage_is_noticed_or_harmless(copy, damage):
         if damage == 'flip' and content:
           file.write(bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
     try:
-      equal(native.load_params(path).params, PARAMS)
+      assert_equal(native.load_params(path).params, PARAMS)
     except ValueError as error:
       errors += 1
       assert 'checkpoint_12' in str(error) and 'damaged' in str(error)
