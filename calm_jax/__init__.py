@@ -22,6 +22,7 @@ _SUBPACKAGES = (
   'interfaces',
   'model',
   'pipeline',
+  'pytrees',
   'records',
   'reporting',
   'tokenizer',

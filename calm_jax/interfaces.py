@@ -17,9 +17,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax
-
 from calm_jax.array_types import Array, PyTree
+from calm_jax.pytrees import register_pytree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ class LayeredDecoder:
   take_rows: Callable[..., PyTree]
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class LayerView:
   """What an exit rule may look at after a layer has run.

@@ -17,6 +17,7 @@ import numpy as np
 
 from calm_jax import decoding, exits, model
 from calm_jax.interfaces import LayerWork
+from calm_jax.pytrees import register_pytree
 
 B, S, T, V = 4, 6, 8, 40
 LONGER_S, LONGER_T = 8, 10
@@ -35,7 +36,7 @@ GAP = 1e-3
 KEY = jax.random.key(11)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class SkipFeedForward:
   """A layer plan for these tests: no FFN where position + layer is odd.

@@ -7,14 +7,14 @@ the paper's state propagation is the plain fill of every layer.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces import LayeredDecoder
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ProjectExitState:
   """Fills every layer from the row's state, frozen at its exit: CALM.
@@ -54,7 +54,7 @@ class ProjectExitState:
     return state, cache
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ProjectFirstExitState:
   """Fills layers a row did not run from its state after layer 1.

@@ -6,13 +6,12 @@ where methods with a fixed budget per position belong.
 
 import dataclasses
 
-import jax
-
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces import LayeredDecoder, LayerWork
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class EveryLayer:
   """Runs every sub-layer of every layer. The null object."""

@@ -17,9 +17,10 @@ from jax import lax
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Rows:
   """How far the rows have come in the layers of one position.
@@ -47,7 +48,7 @@ class Rows:
   policy: PolicyState
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Memory:
   """What fills write. It never passes through a conditional, only past it.

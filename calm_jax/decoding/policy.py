@@ -6,8 +6,6 @@ that `ComputePolicy()` is the plain full model.
 
 import dataclasses
 
-import jax
-
 from calm_jax.array_types import PyTree
 from calm_jax.decoding.cache_fills import ProjectExitState
 from calm_jax.decoding.layer_plans import EveryLayer
@@ -20,9 +18,10 @@ from calm_jax.interfaces import (
   LayerPlan,
   Readout,
 )
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class PolicyState:
   """The states of the four slots; every leaf leads with the batch axis.
@@ -40,7 +39,7 @@ class PolicyState:
   exit_rule: PyTree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ComputePolicy:
   """Decides how much is computed for each token.

@@ -6,13 +6,12 @@ looks at logits, once per check.
 
 import dataclasses
 
-import jax
-
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces import LayeredDecoder
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class FullVocabulary:
   """Reads every state out over the whole vocabulary. The null object."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from calm_jax.array_types import Array
 from calm_jax.exits import checks
 from calm_jax.exits.candidates import first_best
+from calm_jax.pytrees import register_pytree
 
 _TEMPERATURE_REMEDY = 'give a positive temperature, or Greedy() for the best'
 
@@ -31,7 +32,7 @@ class Sampler(Protocol):
     """Returns the logits [B, C] of the distribution sampled from."""
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Greedy:
   """Takes the most probable token; its score is that of the plain softmax."""
@@ -53,7 +54,7 @@ def _tempered(logits: Array, temperature: Array) -> Array:
   return (logits - logits.max(axis=-1, keepdims=True)) / temperature
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Temperature:
   """Samples from softmax(logits / temperature).
@@ -76,7 +77,7 @@ class Temperature:
     return _tempered(logits, self.temperature)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class TopK:
   """Samples among the k most probable tokens.
@@ -105,7 +106,7 @@ class TopK:
     return jnp.where(kept, _tempered(logits, self.temperature), -jnp.inf)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Nucleus:
   """Samples among the most probable tokens that together reach `top_p`.

@@ -6,15 +6,14 @@ its `carry` is the part that changes from token to token.
 
 import dataclasses
 
-import jax
-
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.interfaces import DepthLoop, LayeredDecoder
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Carry:
   """What changes from token to token. R = B * num_samples rows.
@@ -47,7 +46,7 @@ class Carry:
   samples: Array
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
   """A decode under way.
@@ -73,7 +72,7 @@ class DecodeState:
   num_samples: int = dataclasses.field(metadata=dict(static=True))
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeResult:
   """What was decoded, and how. With n > 1 samples, [B, ...] reads [B, n, ...].

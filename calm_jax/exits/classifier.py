@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from calm_jax.array_types import Array
 from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Classifier:
   """High when a trained linear layer expects the last layer's token already.

@@ -8,12 +8,12 @@ check) and `minimum_exit_layer` (the first exit at which it can say anything).
 import dataclasses
 from typing import ClassVar, Protocol
 
-import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array
 from calm_jax.exits.classifier import Classifier
 from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.pytrees import register_pytree
 
 
 class Measure(Protocol):
@@ -29,7 +29,7 @@ class Measure(Protocol):
     """Returns float32 [B] in [0, 1]."""
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class SoftmaxMargin:
   """High when the best token is far ahead of the second ("softmax response").
@@ -58,7 +58,7 @@ class SoftmaxMargin:
     return (1.0 - jnp.exp(second - best[:, 0])) / total
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class SoftmaxMaximum:
   """High when the best token takes most of the probability.
@@ -81,7 +81,7 @@ class SoftmaxMaximum:
     return 1.0 / jnp.exp(logits - best).sum(axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class StateSimilarity:
   """High when the layer hardly turned the state ("hidden-state saturation").

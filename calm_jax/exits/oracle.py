@@ -7,16 +7,16 @@ method but a bound: how early could a perfect confidence measure stop?
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits import checks
 from calm_jax.exits.candidates import first_best
 from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class OracleExit:
   """Fires when this layer's best token is the target token of the position.

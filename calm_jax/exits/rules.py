@@ -10,16 +10,16 @@ check out of the compiled program.
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits import checks, thresholds
 from calm_jax.exits.measures import Measure
 from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class NeverExit:
   """Never fires: every token takes every layer. The null object."""
@@ -48,7 +48,7 @@ class NeverExit:
     return state, never, _no_confidence(view)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class FixedExit:
   """Fires when the row has used its number of layers: the static baseline.
@@ -86,7 +86,7 @@ class FixedExit:
     return state, view.layer + 1 >= state, _no_confidence(view)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ScheduledExit:
   """Fires when the row has used the layers its schedule gives the position.
@@ -131,7 +131,7 @@ class ScheduledExit:
     return state, view.layer + 1 >= due, _no_confidence(view)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ConfidenceExit:
   """Fires when the confidence reaches the threshold (arXiv 2207.07061).

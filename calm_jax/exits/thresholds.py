@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from calm_jax.array_types import Array
 from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder
+from calm_jax.pytrees import register_pytree
 
 _MOST = float(jnp.finfo(jnp.float32).max)
 
@@ -52,7 +53,7 @@ class _Threshold:
     )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ConstantThreshold(_Threshold):
   """The same threshold at every position.
@@ -69,7 +70,7 @@ class ConstantThreshold(_Threshold):
     return _or_never(self.value, self.value)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecayingThreshold(_Threshold):
   """Eq. 5 of the paper: strict at the first tokens, laxer later.
@@ -98,7 +99,7 @@ class DecayingThreshold(_Threshold):
     return _or_never(self.value, threshold)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ReleaseDecayThreshold(_Threshold):
   """The decay as the official release's code has it, which is not Eq. 5.

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array
+from calm_jax.pytrees import register_pytree
 
 LayerKV = tuple[Array, Array]
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Cache:
   """Keys and values of self- and cross-attention.

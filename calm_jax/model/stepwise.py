@@ -16,9 +16,10 @@ from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.model import cache as cache_lib
 from calm_jax.model import layers, relative_positions, transformer
 from calm_jax.model.config import T5Config
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeParams:
   """T5's parameters laid out for decoding.

@@ -11,15 +11,15 @@ import dataclasses
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, Params
 from calm_jax.model import layers, relative_positions
 from calm_jax.model.config import T5Config
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Encoded:
   """What the decoder reads of the source.

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.array_types import Array, Params
+from calm_jax.pytrees import register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class ExitMetrics:
   """What is known about every exit on one batch.
@@ -133,7 +134,7 @@ def multi_exit_loss(
   )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class _ExitInputs:
   """What the scan walks over; E is the number of exits that are run.

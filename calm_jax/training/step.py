@@ -17,6 +17,7 @@ import optax
 
 from calm_jax import model
 from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.pytrees import register_pytree
 from calm_jax.training import layer_weights, losses
 from calm_jax.training.optimizer import Optimizer
 
@@ -28,7 +29,7 @@ BATCH_KEYS = (
 )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class TrainState:
   """Everything that a training step changes or draws on.
@@ -46,7 +47,7 @@ class TrainState:
   rng: Array
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
   """What one training step reports.

@@ -15,12 +15,13 @@ import toy_decoder as toy
 
 from calm_jax import decoding, exits
 from calm_jax.interfaces import LayerWork
+from calm_jax.pytrees import register_pytree
 
 LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
 INPUTS = np.array([[1], [1], [1]])
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class _Slot:
   def check(self, decoder, batch_size, max_length):
@@ -31,7 +32,7 @@ class _Slot:
     return jnp.zeros((batch_size,), jnp.int32)
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class CountingRule(_Slot):
   """Stops row r after r + 1 layers; counts the layers it saw per row."""
@@ -46,7 +47,7 @@ class CountingRule(_Slot):
     return state + 1, stops, view.logits.max(axis=-1) * 0.0
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class CountingPlan(_Slot):
   """Row 0 runs no attention, row 1 no FFN; counts the layers per row."""
@@ -58,7 +59,7 @@ class CountingPlan(_Slot):
     )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class CountingReadout(_Slot):
   """Reads out over the candidates 9, 3, 1, 0; counts the reads per row."""
@@ -69,7 +70,7 @@ class CountingReadout(_Slot):
     return state + 1, decoder.logits(params, hidden, weights), ids
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class CountingFill(_Slot):
   """Fills like CALM; counts the layers it was shown per row."""
