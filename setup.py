@@ -58,6 +58,8 @@ setuptools.setup(
     'orbax-checkpoint>=0.11,<1.0',
     'scipy>=1.14',
     'sentencepiece[protobuf]>=0.2',
+    # gin checks no types; cli/binding_types.py does, with it.
+    'typeguard>=4.3',
   ],
   extras_require={
     'seqio': SEQIO,

@@ -25,6 +25,7 @@ _SUBPACKAGES = (
   'pytrees',
   'records',
   'reporting',
+  'sharding',
   'tokenizer',
   'training',
 )

@@ -13,9 +13,10 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from calm_jax import checkpoints, decoding, interfaces, model
+from calm_jax import checkpoints, decoding, exits, interfaces, model
 from calm_jax.array_types import Array, Params
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.checkpoints import classifiers
 from calm_jax.tokenizer import SentencePieceTokenizer
 
 
@@ -286,3 +287,19 @@ def load_run(path: str | os.PathLike) -> LoadedRun:
     feature_lengths=context['feature_lengths'],
     prefix=context['prefix'],
   )
+
+
+def load_classifier(
+  model_dir: str | os.PathLike, *, name: str = classifiers.DEFAULT_NAME
+) -> exits.Classifier:
+  """Loads the early-exit classifier that was trained for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_classifier` was run on.
+    name: of the classifier's folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it was trained for other parameters than the directory holds.
+  """
+  return exits.Classifier(**classifiers.load_classifier(model_dir, name=name))

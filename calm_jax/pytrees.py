@@ -3,9 +3,9 @@
 Policies and states are told apart by type: `SoftmaxMargin()` and
 `StateSimilarity()` hold no numbers at all. `jax.tree_util.register_dataclass`
 is not used for them, because with it the tree structures of two different
-classes with like fields compare equal (seen with jaxlib 0.10.2; only their
-hashes differ), so that about one jitted call in a hundred finds the program
-compiled for the other class, without an error. `test_pytrees.py` shows both.
+classes with like fields compare equal (jaxlib 0.10.2 and 0.12.0; only their
+hashes differ), so that with jaxlib 0.10.2 about one such pair in sixty shares
+the program compiled for the first of them, without an error.
 """
 
 import dataclasses

@@ -412,6 +412,60 @@ class EvaluationResult:
   format_version: int = FORMAT_VERSION
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassifierLayer:
+  """How the early-exit classifier does at one exit.
+
+  A token is held back where confidence < 0.5; it should be where the exit's
+  token is not the last layer's. Precision, recall and F1 are those of holding
+  back, NaN where there is nothing to count.
+
+  Attributes:
+    exit_layer: the exit, in 1..L-1.
+    agreement: share of target tokens on which it agrees with the last layer.
+    precision: share of the tokens held back that should be.
+    recall: share of the tokens that should be held back that are.
+    f1: harmonic mean of the two.
+    mean_confidence: over all target tokens, in [0, 1].
+    cross_entropy: binary, in nats per target token.
+  """
+
+  exit_layer: int
+  agreement: float
+  precision: float
+  recall: float
+  f1: float
+  mean_confidence: float
+  cross_entropy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierEvaluation:
+  """An early-exit classifier, measured on one split under teacher forcing.
+
+  Attributes:
+    task: the task's name.
+    split: the split.
+    num_tokens: target tokens counted at every exit.
+    num_layers: L, the decoder layers.
+    loss: what it was trained with: 'independent', 'balanced' or 'geometric'.
+    steps: how long it was trained.
+    layers: its rates at exits 1..L-1.
+    context: how all this was obtained.
+    format_version: of this schema.
+  """
+
+  task: str
+  split: str
+  num_tokens: int
+  num_layers: int
+  loss: str
+  steps: int
+  layers: tuple[ClassifierLayer, ...]
+  context: RunContext
+  format_version: int = FORMAT_VERSION
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossTable:
   """Losses of N inputs at J settings: what calibration reads.
@@ -506,3 +560,75 @@ def read_loss_table(path: str | os.PathLike) -> LossTable:
       f'{os.fspath(path)} is not a complete loss table ({error}); delete it '
       'and build it again.'
     ) from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingRows:
+  """Which inputs a training run has seen, as hashes.
+
+  Attributes:
+    trained: uint64 hashes of the normalised inputs it trained on, sorted.
+    selected: those that it chose checkpoints with.
+  """
+
+  trained: np.ndarray
+  selected: np.ndarray
+
+
+# Beside a run's checkpoints.
+TRAINING_ROWS_NAME = 'training_rows.npz'
+
+
+def write_training_rows(
+  path: str | os.PathLike, trained: Any, selected: Any
+) -> None:
+  """Writes the input hashes of a training run, sorted, each once.
+
+  Args:
+    path: the .npz file, MODEL_DIR/training_rows.npz.
+    trained: 64-bit hashes of the inputs trained on.
+    selected: of the inputs that checkpoints were chosen with.
+  """
+  path = os.fspath(path)
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  temporary = f'{path}.tmp{os.getpid()}'
+  with open(temporary, 'wb') as file:
+    np.savez(
+      file,
+      trained=np.unique(np.asarray(trained, np.uint64)),
+      selected=np.unique(np.asarray(selected, np.uint64)),
+    )
+  os.replace(temporary, path)
+
+
+def read_training_rows(path: str | os.PathLike) -> TrainingRows:
+  """Reads the input hashes of a training run.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it does not hold such hashes, naming it.
+  """
+  path = os.fspath(path)
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      rows = TrainingRows(arrays['trained'], arrays['selected'])
+  except (
+    AttributeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+  ) as error:
+    raise ValueError(
+      f'{path} does not hold the rows of a training run ({error}); it is '
+      'written by calm_jax.cli.train: restart that job to write it again.'
+    ) from None
+  for name in ('trained', 'selected'):
+    array = getattr(rows, name)
+    if array.dtype != np.uint64 or array.ndim != 1:
+      raise ValueError(
+        f'{path}: {name} has dtype {array.dtype} and shape {array.shape}, '
+        'expected a list of uint64 hashes.'
+      )
+  return rows

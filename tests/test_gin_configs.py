@@ -2,12 +2,16 @@
 
 import itertools
 import re
+import shlex
 
+import numpy as np
 import pytest
 
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
+from calm_jax import checkpoints, model  # noqa: E402
+from calm_jax.checkpoints import classifiers  # noqa: E402
 from calm_jax.cli import gin_runner  # noqa: E402
 
 CONFIGS = gin_runner.shipped_configs()
@@ -37,8 +41,17 @@ def parse(files):
   required = {name for text in texts for name in REQUIRED.findall(text)}
   given = {name for text in texts for name in ASSIGNED.findall(text)}
   missing = sorted(required - given)
-  gin_runner.parse(files, [f'{name} = 64' for name in missing])
+  gin_runner.parse(files, [f'{name} = {filler(name)}' for name in missing])
   return missing
+
+
+def filler(name):
+  """Returns a literal of the type that a macro of this name has."""
+  if name in ('CONFIG', 'POLICY', 'TASK'):
+    return '@gin.singleton'  # some reference
+  if name in ('FEATURE_LENGTHS', 'LENGTH_BUCKETS', 'METRICS'):
+    return {'FEATURE_LENGTHS': "{'inputs': 8, 'targets': 8}"}.get(name, '()')
+  return '64' if name.endswith(('SIZE', 'STEPS', 'LENGTH')) else "'x'"
 
 
 @pytest.mark.parametrize('file', FILES)
@@ -72,10 +85,31 @@ def test_models_build(file):
 
 
 @pytest.mark.parametrize('file', BY_KIND['policies'])
-def test_policies_build(file):
-  parse([f'policies/{file}'])
+def test_policies_build(file, tmp_path):
+  text = (CONFIGS / 'policies' / file).read_text(encoding='utf-8')
+  bindings = []
+  if 'MODEL_DIR' in REQUIRED.findall(text):
+    save_run_with_classifier(tmp_path)
+    bindings.append(f'MODEL_DIR = {str(tmp_path)!r}')
+  gin_runner.parse([f'policies/{file}'], bindings)
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   assert policy.exit_rule.measure is not None
+
+
+def save_run_with_classifier(directory):
+  """Saves what a policy that is trained reads of a run directory."""
+  config = model.T5Config.named('t5_v1_1_small')
+  params = {'decoder': {'scale': np.ones(3, np.float32)}}
+  checkpoints.save(directory, 1, params=params, config=config)
+  checkpoints.save(
+    directory / 'classifier',
+    1,
+    params={
+      'classifier': {'kernel': np.ones(3, np.float32), 'bias': np.ones(())}
+    },
+    config=config,
+    context=classifiers.backbone_context(params),
+  )
 
 
 def test_run_files_say_how_to_run_them():
@@ -108,3 +142,24 @@ def test_a_file_that_is_nowhere_is_named_with_the_known_ones():
 def test_a_misspelt_parameter_is_refused_with_its_place():
   with pytest.raises(ValueError, match='run_steps'):
     gin_runner.parse(['runs/train.gin'], ['train.run.run_steps = 3'])
+
+
+README = CONFIGS.parent / 'README.md'
+
+
+@pytest.mark.skipif(not README.exists(), reason='an installed package')
+def test_what_the_readme_says_to_bind_binds():
+  table = README.read_text(encoding='utf-8').split('### Training')[1]
+  table = table.split('\n| to | give |')[1].split('\n\n')[0]
+  arguments = [
+    argument
+    for code in re.findall('`([^`]+)`', table)
+    for argument in shlex.split(code)
+    if argument.startswith('--gin.')
+  ]
+  assert len(arguments) >= 8
+  files = ['runs/train.gin', 'models/text_256.gin', 'tasks/e2e_nlg.gin']
+  given = ["DATA_DIR = 'data'", "MODEL_DIR = 'run'"]
+  for argument in arguments:
+    (flag,) = gin_runner.rewrite_gin_arguments([argument])
+    gin_runner.parse(files, [*given, flag.removeprefix('--gin_bindings=')])

@@ -10,7 +10,7 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 
-from calm_jax import pipeline, records  # noqa: E402
+from calm_jax import decoding, pipeline, records  # noqa: E402
 from calm_jax.calibration.certificate import Certificate  # noqa: E402
 from calm_jax.cli import gin_runner  # noqa: E402
 
@@ -37,7 +37,9 @@ def test_there_are_the_mains_of_the_readme():
     'calibrate',
     'evaluate',
     'generate',
+    'tokenize',
     'train',
+    'train_classifier',
   ]
 
 
@@ -154,12 +156,15 @@ def bindings_of(files):
 def trained(files):
   result = call(
     'train',
-    ['runs/train.gin', files['task']],
+    ['runs/train.gin', 'policies/softmax_margin.gin', files['task']],
     **bindings_of(files),
     TRAIN_STEPS=120,
     BATCH_SIZE=32,
     LEARNING_RATE=5e-3,
+    DECODE_EVERY=100,
     **{
+      'decoding_evaluator.DecodingPlan.max_examples': 8,
+      'train.run.eval_every': 50,
       'training.warmup_cosine.warmup_steps': 10,
       'train.run.length_buckets': ((12, 12),),
     },
@@ -191,8 +196,75 @@ def test_training_leaves_a_run_directory(trained):
   rows = list(records.read_jsonl(folder / 'train_log.jsonl'))
   losses = [row['loss'] for row in rows if row['kind'] == 'train']
   assert losses[-1] < losses[0]
-  assert (folder / 'train.gin').exists()
-  assert (folder / 'vocabulary.model').exists()
+  for name in 'train.gin vocabulary.model parameters.txt losses.png'.split():
+    assert (folder / name).exists(), name
+  assert list((folder / 'tensorboard' / 'train').iterdir())
+
+
+def test_training_decodes_on_the_way(trained):
+  rows = records.read_jsonl(
+    pathlib.Path(trained['MODEL_DIR']) / 'train_log.jsonl'
+  )
+  rows = [row for row in rows if row['kind'] == 'evaluation']
+  # Asked for every 100 steps, possible every 50, and at the end.
+  decoded = {row['step']: 'full_rouge_l' in row for row in rows}
+  assert decoded == {50: False, 100: True, 120: True}
+  assert rows[-1]['full_mean_exit_layer'] == 3.0
+  assert 1.0 <= rows[-1]['early_mean_exit_layer'] <= 3.0
+
+
+def test_rows_that_were_trained_on_are_refused(trained, tmp_path):
+  """Calibrating on other files, whose test rows were training rows here."""
+  source = pathlib.Path(trained['DATA_DIR'])
+  rows = list(records.read_jsonl(source / 'train.jsonl'))
+  records.write_jsonl(tmp_path / 'train.jsonl', rows[:10])
+  records.write_jsonl(tmp_path / 'validation.jsonl', rows[10:20])
+  records.write_jsonl(tmp_path / 'test.jsonl', rows[20:60])
+  elsewhere = {**trained, 'DATA_DIR': str(tmp_path)}
+  with pytest.raises(ValueError, match='trained on'):
+    call(
+      'calibrate',
+      ['runs/calibrate.gin', 'policies/softmax_margin.gin', trained['task']],
+      **bindings_of(elsewhere),
+      **{
+        'tasks.JsonlTask.name': 'counting_elsewhere',
+        'calibrate.run.output_dir': str(tmp_path / 'calibration'),
+      },
+    )
+
+
+def fine_tune(trained, folder, **bindings):
+  return call(
+    'train',
+    ['runs/train.gin', trained['task']],
+    **{**bindings_of(trained), 'MODEL_DIR': str(folder)},
+    TRAIN_STEPS=12,
+    **{
+      'train.run.initial_model_dir': trained['MODEL_DIR'],
+      'training.warmup_cosine.warmup_steps': 2,
+      'train.run.length_buckets': ((12, 12),),
+      **bindings,
+    },
+  )
+
+
+def test_fine_tuning_starts_from_another_run(trained, tmp_path):
+  fine_tune(
+    trained, tmp_path / 'run', **{'train.run.frozen': ('token_embedder/.*',)}
+  )
+  before = pipeline.load_run(trained['MODEL_DIR']).params
+  after = pipeline.load_run(tmp_path / 'run').params
+  embeddings = [tree['token_embedder']['embedding'] for tree in (before, after)]
+  assert (embeddings[0] == embeddings[1]).all()
+  kernels = [
+    tree['decoder']['logits_dense']['kernel'] for tree in (before, after)
+  ]
+  assert (kernels[0] != kernels[1]).any()
+
+
+def test_fine_tuning_another_shape_is_refused(trained, tmp_path):
+  with pytest.raises(ValueError, match='mlp_dim 32 there, 64 here'):
+    fine_tune(trained, tmp_path / 'run', **{'model.T5Config.mlp_dim': 64})
 
 
 def test_calibration_writes_a_certificate_for_this_run(calibrated):
@@ -255,6 +327,112 @@ def test_generation_uses_the_certificate(calibrated, capsys):
     **{'generate.run.threshold': 1.0},
   )
   assert set(full.exit_layers) == {3}
+
+
+@pytest.fixture(scope='module')
+def with_classifier(trained):
+  evaluation = call(
+    'train_classifier',
+    ['runs/train_classifier.gin', trained['task']],
+    **bindings_of(trained),
+    TRAIN_STEPS=120,
+    BATCH_SIZE=32,
+    LEARNING_RATE=2e-2,
+    **{'training.warmup_cosine.warmup_steps': 10},
+  )
+  return trained, evaluation
+
+
+def test_the_classifier_job_leaves_the_model_alone(with_classifier):
+  files, evaluation = with_classifier
+  run = pathlib.Path(files['MODEL_DIR'])
+  folder = run / 'classifier'
+  # Other numbers would not be loaded: they have another fingerprint.
+  classifier = pipeline.load_classifier(run)
+  assert classifier.kernel.shape == (32,)
+  rows = list(records.read_jsonl(folder / 'train_log.jsonl'))
+  losses = [row['loss'] for row in rows if row['kind'] == 'train']
+  assert losses[-1] < losses[0]
+  assert (folder / 'train_classifier.gin').exists()
+  # The rows that the model and its classifier were trained on are the same.
+  trained_on = records.read_training_rows(run / records.TRAINING_ROWS_NAME)
+  assert len(trained_on.trained) == 700 and len(trained_on.selected) == 40
+  read = records.read_record(
+    folder / 'evaluation.json', records.ClassifierEvaluation
+  )
+  assert [layer.exit_layer for layer in read.layers] == [1, 2]
+  assert read.num_tokens == evaluation.num_tokens > 100
+  assert all(0 < layer.agreement <= 1 for layer in read.layers)
+
+
+def test_generation_exits_by_the_classifier(with_classifier):
+  files, _ = with_classifier
+  (output,) = call(
+    'generate',
+    ['runs/generate.gin', 'policies/classifier.gin'],
+    MODEL_DIR=files['MODEL_DIR'],
+    INPUTS='one two three',
+    **{'generate.run.threshold': 0.0},
+  )
+  # Eq. 5 at 0 asks for 0.1 at the first token and less after it.
+  assert len(output.exit_layers) == len(output.tokens) > 0
+  assert min(output.exit_layers) == 1
+  assert 0 < max(output.confidences) < 1
+
+
+@pytest.mark.slow
+def test_a_certificate_holds_for_its_classifier_only(with_classifier):
+  files, _ = with_classifier
+  policy = 'policies/classifier.gin'
+  run = pathlib.Path(files['MODEL_DIR'])
+  output_dir = run / 'classifier' / 'calibration'
+  certificate = call(
+    'calibrate',
+    ['runs/calibrate.gin', policy, files['task']],
+    **bindings_of(files),
+    TOLERANCE=0.4,
+    **{
+      'calibrate.run.thresholds': (0.9, 0.7),
+      'calibrate.run.batch_size': 26,
+      'calibrate.run.output_dir': str(output_dir),
+    },
+  )
+  measure = certificate.context['policy']['exit_rule']['measure']
+  assert measure == decoding.describe(pipeline.load_classifier(run))
+  assert measure['kernel'].startswith('float32[32] sha256 ')
+  path = str(output_dir / 'certificate.json')
+  result = call(
+    'evaluate',
+    ['runs/evaluate.gin', policy, files['task']],
+    **bindings_of(files),
+    **{
+      'evaluate.run.batch_size': 26,
+      'evaluate.run.certificate': path,
+      'evaluate.run.output_dir': str(run / 'classifier' / 'evaluation'),
+      'evaluate.run.sweep_thresholds': (),
+      'evaluate.run.timing_batch_sizes': (),
+    },
+  )
+  assert result.certificate.measure == 'Classifier'
+  call(
+    'train_classifier',
+    ['runs/train_classifier.gin', files['task']],
+    **bindings_of(files),
+    TRAIN_STEPS=20,
+    CLASSIFIER='balanced',
+    CLASSIFIER_LOSS='balanced',
+    **{'training.warmup_cosine.warmup_steps': 2},
+  )
+  gin_runner.parse([policy], [f'MODEL_DIR = {str(run)!r}'])
+  query = gin.config.query_parameter
+  own = query('%POLICY').scoped_configurable_fn()
+  load = dict(policy=own, certificate=path)
+  assert pipeline.TextGenerator.from_checkpoint(run, **load)
+  bindings = [f'MODEL_DIR = {str(run)!r}', "CLASSIFIER = 'balanced'"]
+  gin_runner.parse([policy], bindings)
+  other = query('%POLICY').scoped_configurable_fn()
+  with pytest.raises(ValueError, match='policy: certified for'):
+    pipeline.TextGenerator.from_checkpoint(run, **{**load, 'policy': other})
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_static_fields_belong_to_the_structure_and_numbers_do_not():
   assert structure == jax.tree.structure(tree(2.0, 'a'))
   assert structure != jax.tree.structure(tree(1.0, 'b'))
   assert jax.tree.map(lambda leaf: leaf + 1, tree(1.0, 'a')) == tree(2.0, 'a')
-  (path, leaf), = jax.tree_util.tree_leaves_with_path(tree(1.0, 'a'))
+  ((path, leaf),) = jax.tree_util.tree_leaves_with_path(tree(1.0, 'a'))
   assert (jax.tree_util.keystr(path), leaf) == ('.value', 1.0)
 
 

@@ -1,8 +1,8 @@
 """Files on disk <-> one parameter tree.
 
 `native` is this project's own form (Orbax arrays and a JSON description): what
-training writes and everything else loads. `parameter_fingerprint` names a set
-of parameters in certificates.
+training writes, in the background, and everything else loads.
+`parameter_fingerprint` names a set of parameters in certificates.
 """
 
 from calm_jax.checkpoints.directories import (
@@ -14,6 +14,8 @@ from calm_jax.checkpoints.directories import (
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.checkpoints.native import (
   Checkpoint,
+  CheckpointWriter,
+  SaveError,
   check_same_run,
   load_params,
   read_metadata,
@@ -23,6 +25,8 @@ from calm_jax.checkpoints.native import (
 
 __all__ = [
   'Checkpoint',
+  'CheckpointWriter',
+  'SaveError',
   'best_step',
   'check_same_run',
   'checkpoint_path',

@@ -5,11 +5,15 @@
 left half written is passed over.
 """
 
+import contextlib
 import json
 import os
 import re
+import shutil
 
 _DIRECTORY = re.compile(r'checkpoint_(\d+)$')
+# Endings of directories that are being written, removed or replaced.
+_WRITING, _REMOVED, _REPLACED = '.orbax-checkpoint-tmp', '.removed', '.replaced'
 BEST = 'best'
 
 
@@ -88,16 +92,27 @@ def _what_is_there(path: str) -> str:
   return f'no such directory; {parent} holds {sorted(os.listdir(parent))[:20]}'
 
 
-def damage_message(path: str, why: str) -> str:
-  """Returns a message that names the checkpoint and complete older ones."""
+def complete_beside(path: str | os.PathLike) -> list[str]:
+  """Returns the complete checkpoints of the same run, the latest first.
+
+  Args:
+    path: a checkpoint, of the run or its best one; not among those returned.
+  """
   path = os.fspath(path)
   run = os.path.dirname(path)
-  others = [
+  if os.path.basename(run) == BEST:
+    run = os.path.dirname(run)
+  return [
     checkpoint_path(directory, step)
     for directory in (run, os.path.join(run, BEST))
-    for step in steps(directory)
+    for step in reversed(steps(directory))
     if checkpoint_path(directory, step) != path
   ]
+
+
+def damage_message(path: str | os.PathLike, why: str) -> str:
+  """Returns a message that names the checkpoint and complete others."""
+  others = complete_beside(path)
   remedy = (
     f'complete checkpoints beside it: {", ".join(others)}; use one of them, or '
     'delete the damaged directory to go on from the latest'
@@ -105,3 +120,70 @@ def damage_message(path: str, why: str) -> str:
     else 'no other complete checkpoint lies beside it'
   )
   return f'the checkpoint {path} is damaged or incomplete ({why}); {remedy}'
+
+
+# Whatever moment a kill chooses, a directory named like a checkpoint that looks
+# complete is complete: renaming comes before removing.
+
+
+def remove(path: str | os.PathLike) -> None:
+  """Removes a checkpoint."""
+  removed = f'{os.fspath(path)}{_REMOVED}'
+  shutil.rmtree(removed, ignore_errors=True)
+  os.rename(path, removed)
+  shutil.rmtree(removed, ignore_errors=True)
+
+
+def keep_latest(path: str | os.PathLike, max_to_keep: int | None) -> None:
+  """Removes what a checkpoint that is now complete replaces.
+
+  Args:
+    path: the new checkpoint; it stays, whatever its number.
+    max_to_keep: how many stay, the new one among them; None for all.
+  """
+  path = os.fspath(path)
+  shutil.rmtree(f'{path}{_REPLACED}', ignore_errors=True)
+  if max_to_keep is None:
+    return
+  directory = os.path.dirname(path)
+  others = [checkpoint_path(directory, step) for step in steps(directory)]
+  others = [other for other in others if other != path]
+  for old in others[: max(len(others) - (max_to_keep - 1), 0)]:
+    remove(old)
+
+
+def set_aside(path: str | os.PathLike) -> None:
+  """Makes room for a new checkpoint of the same step, keeping the old one."""
+  path = os.fspath(path)
+  if is_complete(path):
+    shutil.rmtree(f'{path}{_REPLACED}', ignore_errors=True)
+    os.rename(path, f'{path}{_REPLACED}')
+  elif os.path.isdir(path):
+    remove(path)
+
+
+def undo_save(path: str | os.PathLike) -> None:
+  """Removes what a failed save left, and brings back what was set aside."""
+  directory, name = os.path.split(os.fspath(path))
+  for other in os.listdir(directory) if os.path.isdir(directory) else ():
+    if other.startswith(f'{name}{_WRITING}'):
+      shutil.rmtree(os.path.join(directory, other), ignore_errors=True)
+  if os.path.isdir(f'{path}{_REPLACED}') and not is_complete(path):
+    with contextlib.suppress(FileNotFoundError):
+      remove(path)
+    os.rename(f'{path}{_REPLACED}', path)
+
+
+def clean_up(directory: str | os.PathLike) -> None:
+  """Removes what killed runs left half written, here and in `best/`."""
+  directory = os.path.abspath(os.fspath(directory))
+  for folder in (directory, os.path.join(directory, BEST)):
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+      checkpoint, dot, ending = name.partition('.')
+      if not _DIRECTORY.match(checkpoint) or not dot:
+        continue
+      path = os.path.join(folder, checkpoint)
+      if f'.{ending}' == _REPLACED or f'.{ending}'.startswith(_WRITING):
+        undo_save(path)
+      if f'.{ending}' in (_REMOVED, _REPLACED):
+        shutil.rmtree(os.path.join(folder, name), ignore_errors=True)

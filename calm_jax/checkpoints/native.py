@@ -2,30 +2,39 @@
 
 A run directory holds `checkpoint_<step>/{state, metadata}`, where `state` is
 the tree {'target': parameters, 'state': {step, rng, optimizer}} with T5X's
-names, and a folder `best/` of the same form. Orbax (0.11 to 0.12; its 1.0 will
-move names) is touched in this module only. Nothing that is half written, cut or
-altered is ever returned: a checkpoint counts once Orbax has committed it, and
-parameters must have the fingerprint they were saved with.
+names, and a folder `best/` of the same form. This module reads them, `writer`
+writes them; only these two touch Orbax (0.11 to 0.12; its 1.0 will move names).
+Nothing that is half written, cut or altered is ever returned: a checkpoint
+counts once Orbax has committed it, and parameters must have the fingerprint
+they were saved with.
 """
 
 import contextlib
-import dataclasses
-import datetime
 import json
-import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from calm_jax.array_types import Params, PyTree
-from calm_jax.checkpoints import agreement, directories
+from calm_jax.checkpoints import agreement, directories, named_trees
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
+from calm_jax.checkpoints.orbax_scope import quiet_orbax
+from calm_jax.checkpoints.writer import CheckpointWriter, SaveError, save
 from calm_jax.model.config import T5Config
+
+__all__ = [
+  'Checkpoint',
+  'CheckpointWriter',
+  'SaveError',
+  'check_same_run',
+  'load_params',
+  'read_metadata',
+  'restore_train_state',
+  'save',
+]
 
 
 class Checkpoint(NamedTuple):
@@ -34,80 +43,12 @@ class Checkpoint(NamedTuple):
   Attributes:
     params: the parameter tree, on the default device.
     config: the model's configuration.
-    metadata: the JSON description it was saved with; see `save`.
+    metadata: the JSON description it was saved with; see `CheckpointWriter`.
   """
 
   params: Params
   config: T5Config
   metadata: dict[str, Any]
-
-
-def save(
-  directory: str | os.PathLike,
-  step: int,
-  *,
-  params: Params,
-  config: T5Config,
-  train_state: Mapping[str, PyTree] | None = None,
-  context: Mapping[str, Any] | None = None,
-  progress: Mapping[str, Any] | None = None,
-  max_to_keep: int | None = None,
-) -> str:
-  """Writes `checkpoint_<step>`, whole or not at all, and returns its path.
-
-  Args:
-    directory: the run directory; made if it is missing.
-    step: training steps taken.
-    params: the parameter tree.
-    config: the model's configuration.
-    train_state: what training needs besides, a dict of trees (step, rng,
-      optimizer); None saves parameters only.
-    context: what the parameters depend on, JSON values; by convention
-      'vocabulary_fingerprint' and 'vocabulary_file'.
-    progress: what the training loop must remember, JSON values.
-    max_to_keep: keep this one and the max_to_keep - 1 latest others; all if
-      None.
-
-  Raises:
-    ValueError: if `max_to_keep` is below 1.
-  """
-  if max_to_keep is not None and max_to_keep < 1:
-    raise ValueError(f'max_to_keep must be at least 1, got {max_to_keep!r}')
-  path = directories.checkpoint_path(directory, step)
-  metadata = {
-    'format': 'calm_jax',
-    'format_version': 1,
-    'step': int(step),
-    'model_config': dataclasses.asdict(config),
-    'context': dict(context or {}),
-    'progress': dict(progress or {}),
-    'parameter_fingerprint': parameter_fingerprint(params),
-    'versions': {
-      'jax': jax.__version__,
-      'orbax': ocp.__version__,
-      'numpy': np.__version__,
-    },
-    'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
-  }
-  tree = {'target': params, 'state': _as_dicts(train_state or {})}
-  if not tree['state']:
-    del tree['state']
-  with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-    writer.save(
-      path,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(tree), metadata=ocp.args.JsonSave(metadata)
-      ),
-      force=True,
-    )
-  if max_to_keep is not None:
-    # The one just written stays, whatever its number.
-    others = [other for other in directories.steps(directory) if other != step]
-    for old in others[: max(len(others) - (max_to_keep - 1), 0)]:
-      shutil.rmtree(
-        directories.checkpoint_path(directory, old), ignore_errors=True
-      )
-  return path
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -133,9 +74,9 @@ def restore_train_state(
       in name or shape, or the files are cut or altered.
   """
   path = os.path.abspath(os.fspath(path))
-  expected = {'target': params, 'state': _as_dicts(train_state)}
+  expected = {'target': params, 'state': named_trees.as_dicts(train_state)}
   expected = jax.tree.map(_abstract, expected)
-  with _quiet(), ocp.PyTreeCheckpointer() as reader:
+  with quiet_orbax(), ocp.PyTreeCheckpointer() as reader:
     with _naming_the_checkpoint(path):
       stored = _stored_shapes(reader, path)
     agreement.check_shapes(stored.get('target', {}), expected['target'], path)
@@ -148,10 +89,7 @@ def restore_train_state(
     with _naming_the_checkpoint(path):
       tree = _restore(reader, path, expected)
   _check_fingerprint(path, tree['target'])
-  # By name: the leaves of a dict come in another order than a named tuple's.
-  rest = jax.tree_util.tree_map_with_path(
-    lambda names, _: _follow(tree['state'], names), dict(train_state)
-  )
+  rest = named_trees.from_dicts(tree['state'], dict(train_state))
   return tree['target'], rest
 
 
@@ -181,7 +119,7 @@ def load_params(
   metadata = read_metadata(path)
   agreement.check_vocabulary(path, metadata, expect_vocabulary)
   saved = _config_of(path, metadata)
-  with _quiet(), ocp.PyTreeCheckpointer() as reader:
+  with quiet_orbax(), ocp.PyTreeCheckpointer() as reader:
     with _naming_the_checkpoint(path):
       stored = _stored_shapes(reader, path)['target']
     if expect_params is not None:
@@ -251,33 +189,6 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _as_dicts(tree: PyTree) -> PyTree:
-  """Turns any pytree into nested dicts keyed by name or number.
-
-  Optimizer states are tuples of named tuples that hold empty ones; Orbax stores
-  those in ways that depend on its version. Dicts it stores as they are.
-  """
-  nested: dict[str, Any] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    *outer, last = _names(path)
-    inner = nested
-    for name in outer:
-      inner = inner.setdefault(name, {})
-    inner[last] = leaf
-  return nested
-
-
-def _names(path: tuple) -> list[str]:
-  return [jax.tree_util.keystr((key,), simple=True) for key in path]
-
-
-def _follow(nested: PyTree, path: tuple) -> Any:
-  """Returns the leaf of nested dicts at a path of the original tree."""
-  for name in _names(path):
-    nested = nested[name]
-  return nested
-
-
 def _config_of(path: str, metadata: Mapping[str, Any]) -> T5Config:
   try:
     return T5Config(**metadata['model_config'])
@@ -308,15 +219,3 @@ def _naming_the_checkpoint(path: str | os.PathLike) -> Iterator[None]:
     raise ValueError(
       directories.damage_message(path, reason[0][:300])
     ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Silences Orbax's chatter below errors (it logs through absl)."""
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)

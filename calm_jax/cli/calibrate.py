@@ -17,7 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import calibration, data, decoding, evaluation, pipeline
+from calm_jax import (
+  calibration,
+  data,
+  decoding,
+  evaluation,
+  pipeline,
+  records,
+)
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.evaluation import text_metrics
 
@@ -95,6 +102,7 @@ def run(
   found: list[calibration.Certificate] = []
 
   def predict(batches):
+    _refuse_training_rows(model_dir, batches, loaded.prefix)
     table = functools.partial(
       evaluation.build_loss_table,
       settings=thresholds,
@@ -135,6 +143,16 @@ def run(
   found[-1].save(path)
   jobs.say(f'{found[-1].describe()}\nwritten to {path}')
   return found[-1]
+
+
+def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
+  """Refuses inputs that the run was trained or selected on."""
+  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
+  if not os.path.exists(path):
+    jobs.say(f'no {path}: cannot check that these rows chose nothing')
+    return
+  rows = records.read_training_rows(path)
+  data.refuse_training_rows(batches, rows, prefix=prefix)
 
 
 def _context(loaded: pipeline.LoadedRun, policy) -> dict[str, Any]:

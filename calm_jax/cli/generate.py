@@ -18,7 +18,7 @@ from calm_jax.cli import gin_runner, jobs
 def run(
   *,
   model_dir: str,
-  inputs: Sequence[str],
+  inputs: Sequence[str] | str | float,
   policy: decoding.ComputePolicy,
   threshold: float | None = None,
 ) -> list[pipeline.GeneratedText]:
@@ -26,13 +26,12 @@ def run(
 
   Args:
     model_dir: a run directory of `calm_jax.cli.train`.
-    inputs: texts, or one text.
+    inputs: texts, or one text (which gin may have read as a number).
     policy: the policy that the certificate was made for.
     threshold: decode at this threshold in [0, 1] instead of the certified one;
       1.0 is the full model.
   """
   if not isinstance(inputs, (list, tuple)):
-    # One text; gin has made a number of one that looks like a number.
     inputs = [str(inputs)]
   certificate = None
   if threshold is not None:

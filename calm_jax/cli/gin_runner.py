@@ -11,12 +11,15 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 from absl import app, flags, logging
 
 from calm_jax import records
+from calm_jax.checkpoints import SaveError
+from calm_jax.cli import binding_types
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; may be given several times, later ones win.'
@@ -33,6 +36,10 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Parse and print the configuration, then stop.'
 )
+
+
+# What a user can do something about: one line instead of a traceback.
+_EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, SaveError)
 
 
 def shipped_configs() -> pathlib.Path:
@@ -72,10 +79,12 @@ def parse(
   """Parses gin files and bindings into gin's global configuration.
 
   Raises:
-    ValueError: for a file that is nowhere, naming the folders searched, and for
-      whatever gin refuses, with its file and line.
+    ValueError: for a file that is nowhere, naming the folders searched, for
+      whatever gin refuses, with its file and line, and for values of a wrong
+      type.
   """
   gin.clear_config()
+  texts = []
   folders = [*search_paths, '.', str(shipped_configs())]
   for folder in folders:
     gin.add_config_file_search_path(folder)
@@ -93,8 +102,69 @@ def parse(
         f'no gin file {file!r} in {folders}; shipped files: {", ".join(known)}'
       )
     gin.parse_config_file(found)
-  gin.parse_config(list(bindings))
+    texts.append((found, pathlib.Path(found).read_text(encoding='utf-8')))
+  gin.parse_config([*_imports(texts), *bindings])
   gin.finalize()
+  binding_types.check(_literals(), binding_types.find_places(texts, bindings))
+
+
+def _imports(texts: Sequence[tuple[str, str]]) -> list[str]:
+  """Returns the import lines of gin files, each once.
+
+  gin keeps imports to the file they stand in; with them the command line can
+  name what files can, for example
+  --gin.train.run.layer_weights=@training.uniform_weights.
+  """
+  lines = (line.strip() for _, text in texts for line in text.splitlines())
+  imports = [line for line in lines if re.match(r'(from|import)\s', line)]
+  # What switches gin to imports of Python modules comes first.
+  return sorted(dict.fromkeys(imports), key=lambda line: '__gin__' not in line)
+
+
+# gin hands its bindings, {(scope, selector): {parameter: value}}, to finalize
+# hooks and to nobody else.
+_BOUND: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+@gin.config.register_finalize_hook
+def _remember(config):
+  _BOUND.clear()
+  _BOUND.update(config)
+
+
+def _literals() -> Iterator[binding_types.Binding]:
+  """Yields what is bound to literals, directly or by a macro."""
+  for (_, selector), parameters in _BOUND.items():
+    if selector == 'gin.macro':
+      continue
+    function = gin.get_configurable(selector)
+    for parameter, value in parameters.items():
+      macro = None
+      while _is_macro(value):
+        macro, key = value.config_key[0], value.config_key
+        value = _BOUND.get(key, {}).get('value', value)
+        if _is_macro(value) and value.config_key == key:
+          break
+      if not any(map(_is_reference, _parts(value))):
+        yield binding_types.Binding(function, selector, parameter, value, macro)
+
+
+def _is_reference(value: Any) -> bool:
+  return isinstance(value, gin.config.ConfigurableReference)
+
+
+def _is_macro(value: Any) -> bool:
+  return _is_reference(value) and value.config_key[1] == 'gin.macro'
+
+
+def _parts(value: Any) -> Iterator[Any]:
+  """Yields a value and everything inside it."""
+  yield value
+  if isinstance(value, Mapping):
+    value = [*value, *value.values()]
+  if isinstance(value, (list, tuple)):
+    for part in value:
+      yield from _parts(part)
 
 
 def write_operative_config(directory: str, name: str) -> None:
@@ -129,7 +199,7 @@ def main(job: str) -> None:
       return
     try:
       run()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except _EXPECTED as error:
       if logging.level_debug():
         raise
       sys.exit(f'{type(error).__name__}: {error}')

@@ -5,19 +5,37 @@
     --gin.DATA_DIR=../shared/data --gin.MODEL_DIR=runs/e2e_nlg
 
 Restarting the same command goes on from the last checkpoint. The run directory
-holds the configuration, the log (train_log.jsonl), the vocabulary and the
-checkpoints.
+holds the configuration (train.gin), the log (train_log.jsonl, tensorboard/ and
+losses.png), parameters.txt, the vocabulary, the hashes of the rows trained and
+selected on (training_rows.npz) and the checkpoints. With a file of policies,
+and `--gin.DECODE_EVERY=1000`, the validation split is decoded on the way.
 """
 
+import dataclasses
 import functools
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from calm_jax import checkpoints, data, model, training
-from calm_jax.cli import gin_runner
+import jax
+
+from calm_jax import (
+  checkpoints,
+  data,
+  model,
+  pipeline,
+  records,
+  reporting,
+  sharding,
+  training,
+)
+from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli.decoding_evaluator import DecodingPlan
+from calm_jax.cli.tensorboard_logger import TensorBoardLogger
 from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.training.run_directory import LOG_NAME
 
 VOCABULARY_NAME = 'vocabulary.model'
 
@@ -32,11 +50,22 @@ def run(
   feature_lengths: Mapping[str, int],
   batch_size: int = 64,
   length_buckets: Sequence[Sequence[int]] = ((16, 16), (32, 32), (64, 64)),
+  pack: bool = False,
+  use_cached: bool = False,
   layer_weights: Callable[[int], Sequence[float]] = training.linear_weights,
   z_loss: float = 1e-4,
   label_smoothing: float = 0.0,
+  loss_normalizer: float | None = None,
+  num_microbatches: int = 1,
+  frozen: Sequence[str] = (),
+  initial_model_dir: str | None = None,
+  partitioning: str = 'data_parallel',
+  model_parallel: int = 1,
   eval_every: int = 500,
   eval_examples: int | None = 1000,
+  decode: DecodingPlan | None = None,
+  best_metric: str = 'validation_loss',
+  best_mode: str = 'min',
   checkpoint_every: int = 500,
   max_to_keep: int = 2,
   log_every: int = 20,
@@ -48,19 +77,31 @@ def run(
 
   Args:
     model_dir: the run directory.
-    task: a definition with `register()` (JsonlTask, EmbeddedCorpus), a seqio
-      Task or the name of one.
+    task: a definition with `register()` (JsonlTask, TfdsTask, EmbeddedCorpus,
+      MixtureTask), a seqio Task or the name of one.
     config: the model; its vocab_size must cover the Task's vocabulary.
     optimizer: from `training.adafactor` or `training.adamw`.
     num_steps: optimizer steps in all, counted from the first start.
     feature_lengths: longest inputs and targets in tokens, EOS included.
-    batch_size: examples per step.
+    batch_size: examples per step (packed rows with `pack`).
     length_buckets: (inputs, targets) lengths that batches are padded to.
+    pack: put several examples into a row of `feature_lengths`.
+    use_cached: read the Task's cache; see `data.caching`.
     layer_weights: number of decoder layers -> one weight per exit.
     z_loss: see `training.LossSettings`.
     label_smoothing: see `training.LossSettings`.
+    loss_normalizer: see `training.LossSettings`.
+    num_microbatches: parts of a batch that are run one after the other.
+    frozen: patterns of parameter paths to leave as they are; see
+      `training.freeze`.
+    initial_model_dir: a run whose (best) parameters to start from.
+    partitioning: how parameters lie on several devices; see `training.train`.
+    model_parallel: devices that share each row.
     eval_every: steps between teacher-forced evaluations on 'validation'.
     eval_examples: validation examples used for it; None for all.
+    decode: what to decode on the way, and how often; nothing if None.
+    best_metric: the metric that picks the best checkpoint.
+    best_mode: 'min' or 'max'.
     checkpoint_every: steps between checkpoints.
     max_to_keep: checkpoints kept besides the best one.
     log_every: steps between progress lines.
@@ -87,18 +128,24 @@ def run(
     'feature_lengths': dict(feature_lengths),
     'batch_size': batch_size,
     'seed': seed,
+    **({'frozen': list(frozen)} if frozen else {}),
   }
   _check_resumable(model_dir, config, context)
   os.makedirs(model_dir, exist_ok=True)
   gin_runner.write_operative_config(model_dir, 'train.gin')
   _keep_vocabulary(model_dir, vocabulary_path)
+  _write_training_rows(model_dir, task, eval_examples)
   batches = functools.partial(
     data.train_batches,
     seqio_task,
     batch_size,
     feature_lengths=feature_lengths,
     length_buckets=length_buckets,
+    pack=pack,
+    use_cached=use_cached,
     seed=seed,
+    num_shards=jax.process_count(),
+    shard_id=jax.process_index(),
   )
   validation = functools.partial(
     data.eval_batches,
@@ -106,20 +153,37 @@ def run(
     batch_size,
     feature_lengths=feature_lengths,
     split='validation',
-    max_examples=eval_examples,
   )
-  return training.train(
+  evaluators = {
+    'validation': training.teacher_forced_evaluator(
+      config, functools.partial(validation, max_examples=eval_examples)
+    )
+  }
+  if decode is not None and decode.every is not None:
+    evaluators['decoding'] = decode.evaluator(
+      config,
+      validation,
+      tokenizer=tokenizer,
+      max_length=feature_lengths['targets'],
+      last_step=num_steps,
+    )
+  result = training.train(
     config,
     lambda skip: batches(skip=skip),
-    optimizer=optimizer,
+    optimizer=training.freeze(optimizer, frozen) if frozen else optimizer,
     num_steps=num_steps,
     model_dir=model_dir,
     layer_weights=layer_weights,
     z_loss=z_loss,
     label_smoothing=label_smoothing,
-    evaluators={
-      'validation': training.teacher_forced_evaluator(config, validation)
-    },
+    loss_normalizer=loss_normalizer,
+    num_microbatches=num_microbatches,
+    initial_params=_initial_params(initial_model_dir, config, tokenizer),
+    mesh=_mesh(model_parallel),
+    partitioning=partitioning,
+    evaluators=evaluators,
+    best_metric=best_metric,
+    best_mode=best_mode,
     eval_every=eval_every,
     checkpoint_every=checkpoint_every,
     max_to_keep=max_to_keep,
@@ -128,7 +192,70 @@ def run(
     max_minutes=max_minutes,
     seed=seed,
     context=context,
+    loggers=(TensorBoardLogger(os.path.join(model_dir, 'tensorboard')),),
   )
+  _draw_losses(model_dir)
+  return result
+
+
+def _mesh(model_parallel: int) -> jax.sharding.Mesh | None:
+  """Returns a mesh of all devices; None for a single one."""
+  if jax.device_count() == 1 and model_parallel == 1:
+    return None
+  return sharding.make_mesh(model=model_parallel)
+
+
+def _initial_params(model_dir: str | None, config, tokenizer):
+  """Returns the parameters of another run, or None."""
+  if model_dir is None:
+    return None
+  loaded = pipeline.load_run(model_dir)
+  if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
+    raise ValueError(
+      f'{model_dir} was trained with another vocabulary than this task reads; '
+      f'give the task {loaded.tokenizer.path}'
+    )
+  changed = _changed_shape(loaded.config, config)
+  if changed:
+    raise ValueError(
+      f'{model_dir} holds another model: {changed}; give the same model file'
+    )
+  jobs.say(f'starting from step {loaded.step} of {model_dir}')
+  return loaded.params
+
+
+def _changed_shape(theirs: model.T5Config, ours: model.T5Config) -> str:
+  """Says which fields that shape parameters differ."""
+  fields = (field.name for field in dataclasses.fields(ours))
+  return ', '.join(
+    f'{name} {getattr(theirs, name)!r} there, {getattr(ours, name)!r} here'
+    for name in fields
+    if name not in ('dropout_rate', 'dtype')
+    and getattr(theirs, name) != getattr(ours, name)
+  )
+
+
+def _write_training_rows(model_dir: str, task, eval_examples) -> None:
+  """Writes which inputs are trained and selected on, once per run."""
+  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
+  if jax.process_index() == 0 and not os.path.exists(path):
+    records.write_training_rows(
+      path,
+      trained=data.input_hashes(task, 'train'),
+      selected=data.input_hashes(
+        task, 'validation', max_examples=eval_examples
+      ),
+    )
+
+
+def _draw_losses(model_dir: str) -> None:
+  """Draws the log, where there is matplotlib."""
+  if importlib.util.find_spec('matplotlib') is None:
+    return
+  log = os.path.join(model_dir, LOG_NAME)
+  path = os.path.join(model_dir, 'losses.png')
+  reporting.save_figure(reporting.loss_figure(records.read_jsonl(log)), path)
+  jobs.say(f'curves: {path}')
 
 
 def _check_resumable(model_dir: str, config, context) -> None:

@@ -1,21 +1,25 @@
 """Batches of NumPy arrays with T5X's keys, from any seqio Task of text.
 
 Training batches come shuffled over the whole split, grouped by length so that
-little of a batch is padding, and in the same order for the same seed, so that a
-run can go on where it stopped. Evaluation batches come in the Task's order and
-carry the texts; every example counts once.
+little of a batch is padding, or packed, and in the same order for the same
+seed, so that a run can go on where it stopped. Evaluation batches come in the
+Task's order and carry the texts; every example counts once. Of several
+processes each gets its rows of every batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from absl import logging
 
 from calm_jax.data.preprocessors import as_text, unpack_references
-from calm_jax.data.tasks import as_task
-from calm_jax.data.tensorflow_setup import tf
+from calm_jax.data.tensorflow_setup import seqio, tf
+from calm_jax.data.token_datasets import (
+  FEATURES,
+  for_training,
+  in_order,
+  report_too_long,
+)
 
-FEATURES = ('inputs', 'targets')
 DEFAULT_LENGTHS = {'inputs': 64, 'targets': 64}
 DEFAULT_BUCKETS = ((16, 16), (32, 32), (64, 64))
 
@@ -32,12 +36,18 @@ def train_batches(
   length_buckets: Sequence[tuple[int, int]] = DEFAULT_BUCKETS,
   skip: int = 0,
   num_epochs: int | None = None,
+  pack: bool = False,
+  num_shards: int = 1,
+  shard_id: int = 0,
+  shuffle_buffer: int | None = None,
+  use_cached: bool = False,
 ) -> Iterator[Batch]:
   """Returns an iterator of training batches.
 
   Args:
-    task: a seqio Task or Mixture, its name, or a `JsonlTask`.
-    batch_size: rows of every batch.
+    task: a seqio Task or Mixture, its name, or a definition such as
+      `JsonlTask`. A Mixture is drawn from at its rates.
+    batch_size: rows of every batch, all processes together.
     feature_lengths: longest `inputs` and `targets` in tokens, EOS included;
       64 each if None. Longer examples are cut (and lose EOS), with one warning
       that counts them.
@@ -47,37 +57,64 @@ def train_batches(
       the first bucket it fits. Buckets above `feature_lengths` are left out and
       `feature_lengths` is always the last one, so there are at most
       len(length_buckets) + 1 array shapes.
-    skip: batches consumed by an earlier run with the same arguments.
+    skip: batches consumed by an earlier run with the same arguments. They are
+      made and thrown away, which takes a while where many were consumed.
     num_epochs: passes over the split; None repeats forever. The last batches of
       a finite run are filled up with rows of zeros.
+    pack: whether to put several examples into a row, as seqio does; all batches
+      then have `feature_lengths`, and `length_buckets` are not used.
+    num_shards: processes that share each batch; must divide `batch_size`.
+    shard_id: which of them this is, 0..num_shards-1. Rows of the processes, in
+      this order, are the batch that a single process would get: shapes agree
+      at every step. Every process reads all of the split.
+    shuffle_buffer: see `token_datasets.for_training`: splits of more than
+      250,000 examples are streamed, smaller ones kept in memory as ids.
+    use_cached: whether to read seqio's offline cache, see
+      `calm_jax.data.caching`.
 
   Returns:
     An iterator of dicts: encoder_input_tokens int32 [B, S],
     decoder_input_tokens and decoder_target_tokens int32 [B, T],
-    decoder_loss_weights float32 [B, T]; (S, T) is one of the buckets.
+    decoder_loss_weights float32 [B, T]; (S, T) is one of the buckets. B is
+    batch_size / num_shards. With `pack`, besides: encoder_segment_ids and
+    encoder_positions int32 [B, S], decoder_segment_ids and decoder_positions
+    int32 [B, T]; segments count from 1 in each row, 0 is padding.
 
   Raises:
     ValueError: on an unknown split or a bad number.
+    FileNotFoundError: if `use_cached` and there is no cache.
   """
   lengths = _lengths(feature_lengths)
-  _check_positive(batch_size=batch_size)
+  rows = _shard_rows(batch_size, num_shards, shard_id)
   if num_epochs is not None:
     _check_positive(num_epochs=num_epochs)
+  if shuffle_buffer is not None:
+    _check_positive(shuffle_buffer=shuffle_buffer)
   if skip < 0:
     raise ValueError(f'skip is {skip}; it must be 0 or more.')
   buckets = _buckets(length_buckets, lengths)
-  dataset = _token_dataset(task, split).cache()
-  size = _count(dataset, lengths, split, action='cut')
-  dataset = dataset.map(lambda example: _trim(example, lengths))
-  dataset = dataset.shuffle(size, seed=seed).repeat(num_epochs)
-  dataset = dataset.group_by_window(
-    key_func=lambda example: _bucket_index(example, buckets),
-    reduce_func=lambda key, window: _padded(key, window, buckets, batch_size),
-    window_size=batch_size,
+  dataset = for_training(
+    task,
+    split,
+    lengths,
+    seed=seed,
+    num_epochs=num_epochs,
+    shuffle_buffer=shuffle_buffer,
+    use_cached=use_cached,
   )
+  if pack:
+    dataset, to_batch = _packed(dataset, lengths, batch_size), _to_packed_batch
+  else:
+    dataset, to_batch = _grouped(dataset, buckets, batch_size), _to_batch
   dataset = dataset.skip(skip).prefetch(4)
   return (
-    _to_batch(arrays, batch_size) for arrays in dataset.as_numpy_iterator()
+    to_batch(
+      {
+        name: _fill_rows(array, batch_size)[rows]
+        for name, array in arrays.items()
+      }
+    )
+    for arrays in dataset.as_numpy_iterator()
   )
 
 
@@ -89,17 +126,28 @@ def eval_batches(
   split: str = 'validation',
   on_too_long: str = 'truncate',
   max_examples: int | None = None,
+  num_shards: int = 1,
+  shard_id: int = 0,
+  use_cached: bool = False,
 ) -> Iterator[dict]:
   """Returns an iterator over a split once, in the Task's order.
 
+  A Mixture's Tasks come one after the other, each example once whatever the
+  rates; give a Task to have it alone.
+
   Args:
-    task: a seqio Task or Mixture, its name, or a `JsonlTask`.
-    batch_size: rows of every batch; the last is filled up with rows of zeros.
+    task: a seqio Task or Mixture, its name, or a definition.
+    batch_size: rows of every batch, all processes together; the last is filled
+      up with rows of zeros.
     feature_lengths: as for `train_batches`.
     split: the split to read.
     on_too_long: 'truncate' cuts longer examples with one warning that counts
       them; 'error' refuses them.
     max_examples: stop after so many; None for all.
+    num_shards: as for `train_batches`. All processes get the same number of
+      batches; in the last one the later processes may have no real row.
+    shard_id: as for `train_batches`.
+    use_cached: as for `train_batches`.
 
   Returns:
     An iterator of the dicts of `train_batches`, all of one shape, and besides:
@@ -110,19 +158,20 @@ def eval_batches(
   Raises:
     ValueError: on an unknown split, a bad number, or an example longer than
       `feature_lengths` with on_too_long='error'.
+    FileNotFoundError: if `use_cached` and there is no cache.
   """
   lengths = _lengths(feature_lengths)
-  _check_positive(batch_size=batch_size)
+  _shard_rows(batch_size, num_shards, shard_id)
   if on_too_long not in ('truncate', 'error'):
     raise ValueError(
       f"on_too_long is {on_too_long!r}; use 'truncate' or 'error'."
     )
-  dataset = _dataset(task, split)
+  dataset = in_order(task, split, use_cached=use_cached)
   if max_examples is not None:
     _check_positive(max_examples=max_examples)
     dataset = dataset.take(max_examples)
   examples = list(dataset.as_numpy_iterator())
-  _report_too_long(
+  report_too_long(
     sum(
       any(len(example[name]) > lengths[name] for name in FEATURES)
       for example in examples
@@ -132,13 +181,18 @@ def eval_batches(
     split,
     action='refused' if on_too_long == 'error' else 'cut',
   )
-  return example_batches(examples, batch_size, lengths)
+  return example_batches(
+    examples, batch_size, lengths, num_shards=num_shards, shard_id=shard_id
+  )
 
 
 def example_batches(
   examples: Sequence[Mapping],
   batch_size: int,
   feature_lengths: Mapping[str, int],
+  *,
+  num_shards: int = 1,
+  shard_id: int = 0,
 ) -> Iterator[dict]:
   """Returns evaluation batches of examples already in memory, in their order.
 
@@ -146,13 +200,18 @@ def example_batches(
     examples: a Task's examples as NumPy values; longer ones are cut.
     batch_size: rows of every batch; the last is filled up with rows of zeros.
     feature_lengths: longest inputs and targets in tokens.
+    num_shards: as for `eval_batches`.
+    shard_id: as for `eval_batches`.
 
   Returns:
     An iterator of the dicts of `eval_batches`.
   """
+  rows = _shard_rows(batch_size, num_shards, shard_id)
   return (
     _eval_batch(
-      examples[start : start + batch_size], batch_size, feature_lengths
+      examples[start : start + batch_size][rows],
+      batch_size // num_shards,
+      feature_lengths,
     )
     for start in range(0, len(examples), batch_size)
   )
@@ -170,61 +229,13 @@ def to_model_features(inputs: np.ndarray, targets: np.ndarray) -> Batch:
   }
 
 
-def _dataset(task, split):
-  """Returns the Task's tokenised split, whole and in order."""
-  task = as_task(task)
-  if split not in task.splits:
-    raise ValueError(
-      f'{task.name} has no split {split!r}; it has {sorted(task.splits)}.'
-    )
-  return task.get_dataset(
-    sequence_length=None,
-    split=split,
-    shuffle=False,
-    num_epochs=1,
-    # seqio's cache complains when it is not read to the end.
-    try_in_mem_cache=False,
+def _grouped(dataset, buckets, batch_size):
+  """Batches examples of the same bucket, in the order in which they fill up."""
+  return dataset.group_by_window(
+    key_func=lambda example: _bucket_index(example, buckets),
+    reduce_func=lambda key, window: _padded(key, window, buckets, batch_size),
+    window_size=batch_size,
   )
-
-
-def _token_dataset(task, split):
-  def keep(example):
-    return {name: tf.cast(example[name], tf.int32) for name in FEATURES}
-
-  return _dataset(task, split).map(keep, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _trim(example, lengths):
-  return {name: example[name][: lengths[name]] for name in FEATURES}
-
-
-def _count(dataset, lengths, split, *, action):
-  """Passes once over a dataset, reports long examples, returns its size."""
-
-  def add(totals, example):
-    too_long = tf.reduce_any(
-      [tf.size(example[name]) > lengths[name] for name in FEATURES]
-    )
-    return totals + tf.stack([1, tf.cast(too_long, tf.int64)])
-
-  size, too_long = dataset.reduce(tf.zeros(2, tf.int64), add).numpy()
-  if size == 0:
-    raise ValueError(f'Split {split!r} has no examples.')
-  _report_too_long(too_long, size, lengths, split, action=action)
-  return int(size)
-
-
-def _report_too_long(too_long, size, lengths, split, *, action):
-  if not too_long:
-    return
-  message = (
-    f'{too_long} of {size} examples of split {split!r} are longer than '
-    f'{dict(lengths)} tokens and are {action}; raise feature_lengths to keep '
-    'them whole.'
-  )
-  if action == 'refused':
-    raise ValueError(message)
-  logging.warning('%s', message)
 
 
 def _bucket_index(example, buckets):
@@ -242,10 +253,20 @@ def _padded(key, window, buckets, batch_size):
   )
 
 
-def _to_batch(arrays, batch_size):
-  return to_model_features(
-    *(_fill_rows(arrays[name], batch_size) for name in FEATURES)
-  )
+def _to_batch(arrays):
+  return to_model_features(*(arrays[name] for name in FEATURES))
+
+
+def _packed(dataset, lengths, batch_size):
+  """Batches rows of several examples each, with seqio's packing."""
+  converter = seqio.EncDecFeatureConverter(pack=True)
+  return converter(dataset, lengths).batch(batch_size)
+
+
+def _to_packed_batch(arrays):
+  weights = 'decoder_loss_weights'
+  batch = {name: array.astype(np.int32) for name, array in arrays.items()}
+  return {**batch, weights: batch[weights].astype(np.float32)}
 
 
 def _fill_rows(array, batch_size):
@@ -269,6 +290,23 @@ def _eval_batch(examples, batch_size, lengths):
     'targets_text': [as_text(row['targets_pretokenized']) for row in examples],
     'references': [unpack_references(row) for row in examples],
   }
+
+
+def _shard_rows(batch_size: int, num_shards: int, shard_id: int) -> slice:
+  """Returns which rows of every batch belong to a process."""
+  _check_positive(batch_size=batch_size, num_shards=num_shards)
+  if batch_size % num_shards:
+    raise ValueError(
+      f'batch_size is {batch_size}, which {num_shards} shards cannot share '
+      'evenly; it counts the rows of all processes together.'
+    )
+  if not 0 <= shard_id < num_shards:
+    raise ValueError(
+      f'shard_id is {shard_id}; it must be at least 0 and below num_shards, '
+      f'{num_shards}.'
+    )
+  rows = batch_size // num_shards
+  return slice(shard_id * rows, (shard_id + 1) * rows)
 
 
 def _lengths(feature_lengths):

@@ -51,9 +51,14 @@ def run_calibration_task(
     What `metric` returned.
 
   Raises:
-    ValueError: if the split does not exist.
+    ValueError: if the split does not exist, or for a Mixture.
   """
   task = as_task(task)
+  if isinstance(task, seqio.Mixture):
+    raise ValueError(
+      f'{task.name} is a mixture, and a certificate speaks about one task; '
+      f'calibrate one of {[part.name for part in task.tasks]}.'
+    )
   if split not in task.splits:
     raise ValueError(
       f'{task.name} has no split {split!r}; it has {sorted(task.splits)}'

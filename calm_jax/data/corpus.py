@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from calm_jax.data import phrases, task_metrics
 from calm_jax.data.jsonl_files import TextExample, resolve_path
 from calm_jax.data.splits import normalised_input_hash
-from calm_jax.data.tasks import register_once
+from calm_jax.data.tasks import register_once, rows_source
 from calm_jax.tokenizer import train_sentencepiece
 
 # Raised when what is generated changes, so that cached vocabularies are remade.
@@ -144,7 +144,7 @@ class EmbeddedCorpus:
       )
     return register_once(
       self,
-      lambda: splits,
+      lambda: rows_source(splits),
       vocabulary=self.vocabulary,
       metrics=self.metrics,
     )

@@ -9,6 +9,8 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from calm_jax.data.jsonl_files import TextExample
 from calm_jax.data.tensorflow_setup import seqio, tf
 
@@ -24,9 +26,33 @@ def examples_dataset(examples: Sequence[TextExample]):
   )
 
 
+def shuffled_examples_dataset(
+  examples: Sequence[TextExample], *, shuffle: bool, seed: int | None = None
+):
+  """Returns `examples_dataset` of the examples, shuffled as a whole if wished.
+
+  Files are sorted, and seqio's buffer of 1,000 would leave them so.
+  """
+  if shuffle:
+    order = np.random.default_rng(seed).permutation(len(examples))
+    examples = [examples[index] for index in order]
+  return examples_dataset(examples)
+
+
 def pack_references(example: TextExample) -> str:
   """Returns the references as one JSON string."""
   return json.dumps(example.references, ensure_ascii=False)
+
+
+def pack_reference_tensor(texts):
+  """Returns a 1-D tensor of texts as `pack_references` would, within a graph.
+
+  But for control characters, which stay as they are; `unpack_references` reads
+  both.
+  """
+  escaped = tf.strings.regex_replace(texts, r'(["\\])', r'\\\1')
+  joined = tf.strings.reduce_join(escaped, separator='", "')
+  return tf.strings.join(['["', joined, '"]'])
 
 
 def unpack_references(features: Mapping) -> list[str]:
@@ -38,7 +64,8 @@ def unpack_references(features: Mapping) -> list[str]:
   packed = features.get('references')
   if packed is None:
     return [as_text(features['targets_pretokenized'])]
-  return json.loads(as_text(packed))
+  # Not strict: texts packed within a graph keep their newlines.
+  return json.loads(as_text(packed), strict=False)
 
 
 def as_text(value) -> str:
@@ -69,7 +96,7 @@ def references_or_prediction(output, example=None, is_target=False):
 
 
 def text_preprocessors(prefix: str = '') -> list:
-  """Returns prefix, tokenise, append EOS, in this order.
+  """Returns prefix, tokenise, place for a cache, append EOS, in this order.
 
   EOS is appended before a Task trims, so that a text cut short ends without
   one and no model learns to stop there. The texts stay as
@@ -79,5 +106,6 @@ def text_preprocessors(prefix: str = '') -> list:
   return [
     *prefixed,
     seqio.preprocessors.tokenize,
+    seqio.CacheDatasetPlaceholder(),
     seqio.preprocessors.append_eos,
   ]

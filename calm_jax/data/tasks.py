@@ -10,8 +10,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from calm_jax.data import preprocessors, task_metrics
 from calm_jax.data.jsonl_files import TextExample, read_examples, resolve_path
 from calm_jax.data.splits import SPLITS, SplitPlan
@@ -94,7 +92,7 @@ class JsonlTask:
     """
     return register_once(
       self,
-      self.read_splits,
+      lambda: rows_source(self.read_splits()),
       vocabulary=self.vocabulary,
       extra_ids=self.extra_ids,
       prefix=self.prefix,
@@ -109,7 +107,7 @@ def register_jsonl_task(name: str, paths: Mapping[str, str], **arguments):
 
 def register_once(
   definition,
-  read_splits: Callable[[], Mapping[str, Sequence[TextExample]]],
+  make_source: Callable[[], Any],
   *,
   vocabulary: str,
   extra_ids: int = 0,
@@ -121,7 +119,8 @@ def register_once(
   Args:
     definition: a dataclass with a `name`; compared with the one that took the
       name before.
-    read_splits: called if the Task is new; split name to rows.
+    make_source: called if the Task is new; returns a seqio source of `inputs`,
+      `targets` and `references`, as `rows_source` does.
     vocabulary: path of the SentencePiece model.
     extra_ids: sentinels of the vocabulary.
     prefix: put in front of every input.
@@ -133,44 +132,63 @@ def register_once(
   Raises:
     ValueError: if the name is taken by something else.
   """
+
+  def make():
+    path = resolve_path(vocabulary)
+    # seqio opens it much later and says less when it is missing or damaged.
+    SentencePieceTokenizer(path, extra_ids)
+    feature = seqio.Feature(
+      seqio.SentencePieceVocabulary(path, extra_ids=extra_ids), add_eos=True
+    )
+    source = make_source()
+    return seqio.TaskRegistry.add(
+      definition.name,
+      source=source,
+      preprocessors=preprocessors.text_preprocessors(prefix),
+      output_features={'inputs': feature, 'targets': feature},
+      postprocess_fn=preprocessors.references_or_prediction,
+      metric_fns=task_metrics.metric_fns(metrics),
+    )
+
+  return register_once_as(definition, seqio.TaskRegistry, make)
+
+
+def register_once_as(definition, registry, make: Callable[[], Any]):
+  """Returns what a registry has of a definition; makes it if it has nothing.
+
+  Args:
+    definition: a dataclass with a `name`.
+    registry: seqio.TaskRegistry or seqio.MixtureRegistry.
+    make: adds to the registry and returns what it added.
+
+  Raises:
+    ValueError: if the name is taken by something else.
+  """
   name = definition.name
-  if name in seqio.TaskRegistry.names():
+  if name in _registered_names():
     if _REGISTERED.get(name) != definition:
       raise ValueError(
         f'Task {name!r} is registered already with another definition '
         f'({_REGISTERED.get(name, "made elsewhere")}); choose another name '
         f'for {definition}.'
       )
-    return seqio.TaskRegistry.get(name)
-  path = resolve_path(vocabulary)
-  # seqio opens it much later and says less when it is missing or damaged.
-  SentencePieceTokenizer(path, extra_ids)
-  feature = seqio.Feature(
-    seqio.SentencePieceVocabulary(path, extra_ids=extra_ids), add_eos=True
-  )
-  splits = read_splits()
-  task = seqio.TaskRegistry.add(
-    name,
-    source=_rows_source(splits),
-    preprocessors=preprocessors.text_preprocessors(prefix),
-    output_features={'inputs': feature, 'targets': feature},
-    postprocess_fn=preprocessors.references_or_prediction,
-    metric_fns=task_metrics.metric_fns(metrics),
-  )
+    return registry.get(name)
+  made = make()
   _REGISTERED[name] = definition
-  return task
+  return made
 
 
-def _rows_source(splits: Mapping[str, Sequence[TextExample]]):
+def _registered_names() -> set[str]:
+  return seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+
+
+def rows_source(splits: Mapping[str, Sequence[TextExample]]):
   """Returns a seqio source of rows in memory, shuffled as a whole."""
 
   def dataset_fn(split, shuffle_files, seed=None):
-    examples = splits[split]
-    if shuffle_files:
-      # Files are sorted, and seqio's buffer of 1,000 would leave them so.
-      order = np.random.default_rng(seed).permutation(len(examples))
-      examples = [examples[index] for index in order]
-    return preprocessors.examples_dataset(examples)
+    return preprocessors.shuffled_examples_dataset(
+      splits[split], shuffle=shuffle_files, seed=seed
+    )
 
   return seqio.FunctionDataSource(
     dataset_fn,
@@ -189,7 +207,7 @@ def as_task(task):
     return task.register()
   if not isinstance(task, str):
     return task
-  if task in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+  if task in _registered_names():
     return seqio.get_mixture_or_task(task)
   raise ValueError(
     f'No seqio Task or Mixture is registered as {task!r}; registered here: '
@@ -198,12 +216,39 @@ def as_task(task):
   )
 
 
+def definition_of(task):
+  """Returns the definition that a Task or Mixture was made of here, or None.
+
+  Args:
+    task: a definition, a Task or Mixture, or its name.
+  """
+  return _REGISTERED.get(as_task(task).name)
+
+
 def prefix_of(task) -> str:
   """Returns the prefix that a Task made here puts in front of every input.
 
   Args:
-    task: a definition, a Task or its name; for Tasks made elsewhere, whose
-      preprocessors do what they do, it is ''.
+    task: a definition, a Task or its name; for a Mixture, and for Tasks made
+      elsewhere, whose preprocessors do what they do, it is ''.
   """
-  definition = _REGISTERED.get(as_task(task).name, task)
-  return getattr(definition, 'prefix', '')
+  return getattr(definition_of(task) or task, 'prefix', '')
+
+
+def subtasks_of(task) -> list:
+  """Returns the Tasks of a Mixture, or the Task alone."""
+  task = as_task(task)
+  return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
+
+
+def check_split(task, split: str) -> None:
+  """Checks that a Task or Mixture has a split.
+
+  Raises:
+    ValueError: if not, naming those it has.
+  """
+  task = as_task(task)
+  if split not in task.splits:
+    raise ValueError(
+      f'{task.name} has no split {split!r}; it has {sorted(task.splits)}.'
+    )

@@ -2,7 +2,8 @@
 
 One linear layer, shared by all exits, reads the raw residual stream and says
 how likely it is that this layer's token is the last layer's. Its
-weights are trained elsewhere; here are only they and their answer.
+weights are trained by `training.train_classifier`; here are only they and their
+answer.
 """
 
 import dataclasses
@@ -55,6 +56,14 @@ class Classifier:
 
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
+    return jax.nn.sigmoid(self.log_odds(view.hidden))
+
+  def log_odds(self, hidden: Array) -> Array:
+    """Returns log(confidence / (1 - confidence)), float32.
+
+    Args:
+      hidden: [..., D], states before the final norm.
+    """
     # A sum of products rather than a dot: full float32 on every backend.
-    products = view.hidden.astype(jnp.float32) * self.kernel
-    return jax.nn.sigmoid(products.sum(axis=-1) + self.bias)
+    products = hidden.astype(jnp.float32) * self.kernel
+    return products.sum(axis=-1) + self.bias

@@ -8,14 +8,14 @@ agree with.
 
 from calm_jax.model.config import T5Config
 from calm_jax.model.stepwise import as_layered_decoder
-from calm_jax.model.transformer import (
-  Transformer,
+from calm_jax.model.teacher_forcing import (
   decode_with_layer_mask,
   encode,
   init_params,
   layer_states,
   output_logits,
 )
+from calm_jax.model.transformer import Transformer
 
 __all__ = [
   'T5Config',

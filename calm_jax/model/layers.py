@@ -77,7 +77,14 @@ def _dense(
 
 
 def dropout(config: T5Config) -> nn.Dropout:
-  """T5's dropout: one mask shared along the length axis."""
+  """T5's dropout: one mask shared along the length axis.
+
+  It stands where T5X and Flaxformer (CALM's network) have it: after embedding,
+  on attention weights, on the feed-forward's hidden units, on the output of
+  each sub-layer and after the final norms. One detail differs between these
+  two: after the encoder's norm T5X draws per position, Flaxformer, like the
+  rest of T5, per row; so does this.
+  """
   return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 

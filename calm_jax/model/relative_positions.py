@@ -5,6 +5,8 @@ distances is added to attention logits, shared by the layers of a stack (arXiv
 1910.10683, section 2.1). Masks are additive biases too.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,28 @@ MASKED = -1e10
 def mask_to_bias(mask: Array) -> Array:
   """Turns a boolean mask (True = visible) into an additive float32 bias."""
   return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
+
+
+class SegmentIds(NamedTuple):
+  """Which of the examples packed into a row each position belongs to.
+
+  Attributes:
+    encoder: int32 [B, S], 1, 2, ... and 0 at padding.
+    decoder: int32 [B, T], the same numbers for the targets.
+  """
+
+  encoder: Array
+  decoder: Array
+
+
+def same_segment(query_ids: Array, key_ids: Array) -> Array:
+  """Returns the mask bool [B, 1, P, T] of positions in the same segment.
+
+  Args:
+    query_ids: int32 [B, P].
+    key_ids: int32 [B, T].
+  """
+  return (query_ids[:, :, None] == key_ids[:, None, :])[:, None]
 
 
 def relative_buckets(

@@ -14,7 +14,12 @@ import jax.numpy as jnp
 from calm_jax import interfaces
 from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.model import cache as cache_lib
-from calm_jax.model import layers, relative_positions, transformer
+from calm_jax.model import (
+  layers,
+  relative_positions,
+  teacher_forcing,
+  transformer,
+)
 from calm_jax.model.config import T5Config
 from calm_jax.pytrees import register_pytree
 
@@ -143,7 +148,7 @@ def _apply(config: T5Config, layer_params: Params, method: str, *args):
 def encode(config: T5Config, params: DecodeParams, inputs: Array):
   """Runs the encoder on int32 [B, S]; see `LayeredDecoder.encode`."""
   tree = {'token_embedder': params.token_embedder, 'encoder': params.encoder}
-  return transformer.encode(config, tree, inputs)
+  return teacher_forcing.encode(config, tree, inputs)
 
 
 def start(

@@ -1,10 +1,7 @@
-"""T5 encoder-decoder: the stacks, and the teacher-forced functions over them.
+"""T5 encoder-decoder: the two stacks and the whole, as Linen modules.
 
-The functions take the configuration and a parameter tree with T5X's names and
-are pure. `layer_states` gives the residual stream after every decoder layer,
-which is all that multi-exit training needs; `output_logits` is the ONE final
-norm and output projection that all layers share. The model itself has never
-heard of exits.
+`teacher_forcing` has the pure functions over them, `stepwise` those for
+incremental decoding.
 """
 
 import dataclasses
@@ -13,7 +10,8 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from calm_jax.array_types import Array, Params
+from calm_jax import sharding
+from calm_jax.array_types import Array
 from calm_jax.model import layers, relative_positions
 from calm_jax.model.config import T5Config
 from calm_jax.pytrees import register_pytree
@@ -52,9 +50,10 @@ class Encoder(nn.Module):
   def __call__(
     self, hidden: Array, mask: Array, *, deterministic: bool = True
   ) -> Array:
+    """Returns [B, S, D]; `mask` is bool, broadcastable to [B, 1, S, S]."""
     length = hidden.shape[1]
     bias = self.relpos_bias(length, length)
-    bias = bias + relative_positions.mask_to_bias(mask[:, None, None, :])
+    bias = bias + relative_positions.mask_to_bias(mask)
     hidden = self.dropout(hidden, deterministic=deterministic)
     for layer in self.layers:
       hidden = layer(hidden, bias, deterministic=deterministic)
@@ -98,15 +97,21 @@ class Decoder(nn.Module):
     mask: Array | None = None,
     ffn_mask: Array | None = None,
     *,
+    segment_ids: relative_positions.SegmentIds | None = None,
     deterministic: bool = True,
   ) -> Array:
     """Returns the states after every layer, [L, B, T, D]."""
     length = hidden.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
+    self_mask = jnp.tril(jnp.ones((length, length), bool))
+    cross_mask = encoded.mask[:, None, None, :]
+    if segment_ids is not None:
+      source, target = segment_ids
+      self_mask &= relative_positions.same_segment(target, target)
+      cross_mask &= relative_positions.same_segment(target, source)
     self_bias = self.relpos_bias(
       length, length
-    ) + relative_positions.mask_to_bias(causal)
-    cross_bias = relative_positions.mask_to_bias(encoded.mask[:, None, None, :])
+    ) + relative_positions.mask_to_bias(self_mask)
+    cross_bias = relative_positions.mask_to_bias(cross_mask)
     hidden = self.dropout(hidden, deterministic=deterministic)
     states = []
     for index, layer in enumerate(self.layers):
@@ -155,11 +160,22 @@ class Transformer(nn.Module):
     self.encoder = Encoder(config)
     self.decoder = Decoder(config)
 
-  def encode(self, inputs: Array, *, deterministic: bool = True) -> Encoded:
-    """Runs the encoder."""
+  def encode(
+    self,
+    inputs: Array,
+    *,
+    segment_ids: Array | None = None,
+    deterministic: bool = True,
+  ) -> Encoded:
+    """Runs the encoder, each segment [B, S] by itself if ids are given."""
     mask = inputs > 0
+    visible = mask[:, None, None, :]
+    if segment_ids is not None:
+      visible &= relative_positions.same_segment(segment_ids, segment_ids)
     hidden = self.encoder(
-      self.token_embedder(inputs), mask, deterministic=deterministic
+      sharding.share_rows(self.token_embedder(inputs)),
+      visible,
+      deterministic=deterministic,
     )
     return Encoded(hidden=hidden, mask=mask)
 
@@ -170,15 +186,21 @@ class Transformer(nn.Module):
     mask: Array | None = None,
     ffn_mask: Array | None = None,
     *,
+    segment_ids: relative_positions.SegmentIds | None = None,
     deterministic: bool = True,
   ) -> Array:
     """Runs encoder and decoder: states after every layer [L, B, T, D]."""
-    encoded = self.encode(inputs, deterministic=deterministic)
+    encoded = self.encode(
+      inputs,
+      segment_ids=None if segment_ids is None else segment_ids.encoder,
+      deterministic=deterministic,
+    )
     return self.decoder(
-      self.token_embedder(tokens),
+      sharding.share_rows(self.token_embedder(tokens)),
       encoded,
       mask,
       ffn_mask,
+      segment_ids=segment_ids,
       deterministic=deterministic,
     )
 
@@ -194,104 +216,3 @@ class Transformer(nn.Module):
   def __call__(self, inputs: Array, tokens: Array) -> Array:
     """Teacher-forced logits of the full model, float32 [B, T, V]."""
     return self.logits(self.states(inputs, tokens)[-1])
-
-
-def init_params(config: T5Config, key: Array) -> Params:
-  """Returns freshly drawn float32 parameters under T5X's names.
-
-  Args:
-    config: the model's shape.
-    key: a PRNG key, typed or raw.
-  """
-  tokens = jnp.ones((1, 2), jnp.int32)
-  return Transformer(config).init({'params': key}, tokens, tokens)['params']
-
-
-def encode(config: T5Config, params: Params, inputs: Array) -> Encoded:
-  """Runs the encoder on tokens int32 [B, S]; 0 is padding."""
-  return Transformer(config).apply({'params': params}, inputs, method='encode')
-
-
-def layer_states(
-  config: T5Config,
-  params: Params,
-  encoder_input_tokens: Array,
-  decoder_input_tokens: Array,
-  *,
-  dropout_rng: Array | None = None,
-) -> Array:
-  """Returns the residual stream after each decoder layer, teacher forced.
-
-  Args:
-    config: the model's shape.
-    params: its parameters.
-    encoder_input_tokens: int32 [B, S], 0 is padding.
-    decoder_input_tokens: int32 [B, T], the targets shifted right (0 first).
-    dropout_rng: a PRNG key switches dropout on.
-
-  Returns:
-    [L, B, T, D] in the activation dtype, before the final norm.
-  """
-  return Transformer(config).apply(
-    {'params': params},
-    encoder_input_tokens,
-    decoder_input_tokens,
-    deterministic=dropout_rng is None,
-    rngs={} if dropout_rng is None else {'dropout': dropout_rng},
-    method='states',
-  )
-
-
-def output_logits(
-  config: T5Config,
-  params: Params,
-  hidden: Array,
-  *,
-  dropout_rng: Array | None = None,
-) -> Array:
-  """Applies final norm and output projection to [..., D]: float32 [..., V]."""
-  return Transformer(config).apply(
-    {'params': params},
-    hidden,
-    deterministic=dropout_rng is None,
-    rngs={} if dropout_rng is None else {'dropout': dropout_rng},
-    method='logits',
-  )
-
-
-def decode_with_layer_mask(
-  config: T5Config,
-  params: Params,
-  encoder_input_tokens: Array,
-  decoder_input_tokens: Array,
-  mask: Array,
-  ffn_mask: Array | None = None,
-) -> Array:
-  """The reference of every depth-adaptive decoder: logits float32 [B, T, V].
-
-  The state of a position is replaced by layer l's output only where the mask is
-  true; keys and values of layer l are always projected from the state that
-  enters it, frozen or not. A decoder that propagates exit states (CALM, arXiv
-  2207.07061) must agree with it, position by position.
-
-  Args:
-    config: the model's shape.
-    params: its parameters.
-    encoder_input_tokens: int32 [B, S], 0 is padding.
-    decoder_input_tokens: int32 [B, T], the decoded tokens shifted right.
-    mask: bool [B, T, L], whether layer l runs at a position.
-    ffn_mask: bool [B, T, L], whether its feed-forward runs; everywhere if None.
-  """
-  expected = (*decoder_input_tokens.shape, config.num_decoder_layers)
-  for name, value in (('mask', mask), ('ffn_mask', ffn_mask)):
-    if value is not None and value.shape != expected:
-      raise ValueError(f'{name} must be [B, T, L] = {expected}: {value.shape}')
-  states = Transformer(config).apply(
-    {'params': params},
-    encoder_input_tokens,
-    decoder_input_tokens,
-    mask,
-    ffn_mask,
-    method='states',
-  )
-  return output_logits(config, params, states[-1])

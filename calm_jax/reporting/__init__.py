@@ -5,6 +5,11 @@ loaded only when a figure or a page is made; tables and the terminal need
 neither.
 """
 
+from calm_jax.reporting.classifier_tables import (
+  classifier_table,
+  render_classifier_markdown,
+  render_classifier_text,
+)
 from calm_jax.reporting.figures import (
   as_svg,
   exit_layer_figure,
@@ -24,14 +29,19 @@ from calm_jax.reporting.terminal import (
   render_output,
   supports_colour,
 )
+from calm_jax.reporting.training_curves import loss_figure
 
 __all__ = [
   'as_svg',
+  'classifier_table',
   'colour_tokens',
   'comparison_table',
   'exit_layer_figure',
   'legend',
+  'loss_figure',
   'quality_figure',
+  'render_classifier_markdown',
+  'render_classifier_text',
   'render_markdown',
   'render_output',
   'render_page',

@@ -12,24 +12,7 @@ from typing import Any
 import numpy as np
 
 from calm_jax import records
-from calm_jax.reporting import palette, tables
-
-_STYLE = {
-  'font.family': 'DejaVu Sans',
-  'font.size': 9.5,
-  'axes.edgecolor': '#8a9099',
-  'axes.labelcolor': '#1b1f27',
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.grid': True,
-  'axes.axisbelow': True,
-  'grid.color': '#e6e8ec',
-  'xtick.color': '#4a505a',
-  'ytick.color': '#4a505a',
-  'legend.frameon': False,
-  # Text as outlines: the page looks the same without the fonts.
-  'svg.fonttype': 'path',
-}
+from calm_jax.reporting import palette, styling, tables
 
 _MARKERS = {
   'full': {'marker': 's', 'color': palette.FULL, 'markersize': 8},
@@ -69,8 +52,8 @@ def quality_figure(result: records.EvaluationResult) -> Any:
       f'no row has the metric {metric!r}; set primary_metric to one of '
       f'{sorted({name for row in result.rows for name in row.quality})}.'
     )
-  figure, axes = _axes()
-  with _style():
+  figure, axes = styling.new_axes()
+  with styling.style():
     _draw_line(axes, rows, metric, kinds=('static', 'full'), colour='#b6bbc4')
     # Early exit at threshold 1 is the full model: its line ends there too.
     _draw_line(
@@ -115,8 +98,8 @@ def exit_layer_figure(result: records.EvaluationResult) -> Any:
   num_layers = result.num_layers
   layers = np.arange(1, num_layers + 1)
   width = 0.7 if oracle is None else 0.4
-  figure, axes = _axes()
-  with _style():
+  figure, axes = styling.new_axes()
+  with styling.style():
     bars = axes.bar(
       layers if oracle is None else layers - width / 2,
       _share(early),
@@ -157,7 +140,7 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
   """Writes a figure as the format that the path ends in (.svg, .png, .pdf)."""
   path = os.fspath(path)
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-  with _style():
+  with styling.style():
     figure.savefig(path, dpi=160, facecolor='white')
 
 
@@ -168,26 +151,10 @@ def as_svg(figure: Any) -> str:
   buffer = io.StringIO()
   # Metadata would name the day, and so make equal figures differ.
   blank = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
-  with _style(), matplotlib.rc_context({'svg.hashsalt': 'calm_jax'}):
+  with styling.style(), matplotlib.rc_context({'svg.hashsalt': 'calm_jax'}):
     figure.savefig(buffer, format='svg', metadata=blank, facecolor='white')
   text = buffer.getvalue()
   return text[text.index('<svg') :]
-
-
-def _style():
-  """Returns a context with the style of all figures."""
-  import matplotlib
-
-  return matplotlib.rc_context(_STYLE)
-
-
-def _axes():
-  """Returns an empty figure and its axes."""
-  from matplotlib.figure import Figure
-
-  with _style():
-    figure = Figure(figsize=(6.4, 4.0), layout='constrained')
-    return figure, figure.subplots()
 
 
 def _patch(row: records.PolicyRow, edge: str, *, fill: Any = None) -> Any:

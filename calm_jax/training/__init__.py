@@ -5,10 +5,23 @@
 batches are dicts of NumPy arrays from wherever.
 """
 
+from calm_jax.training.classifier_evaluation import (
+  ClassifierCounts,
+  evaluate_classifier,
+)
+from calm_jax.training.classifier_losses import get_classifier_loss
+from calm_jax.training.classifier_stage import (
+  ClassifierResult,
+  train_classifier,
+)
 from calm_jax.training.evaluators import teacher_forced_evaluator
+from calm_jax.training.freezing import freeze
 from calm_jax.training.layer_weights import (
+  last_heavy_weights,
   last_layer_weights,
   linear_weights,
+  quadratic_weights,
+  subset_weights,
   uniform_weights,
 )
 from calm_jax.training.loop import TrainResult, train
@@ -20,6 +33,7 @@ from calm_jax.training.optimizer import (
   constant,
   rsqrt_with_warmup,
   warmup_cosine,
+  warmup_linear,
 )
 from calm_jax.training.step import (
   TrainState,
@@ -27,8 +41,16 @@ from calm_jax.training.step import (
   make_eval_step,
   make_train_step,
 )
+from calm_jax.training.token_batches import npz_batches
+from calm_jax.training.token_files import (
+  npz_input_hashes,
+  npz_metadata,
+  write_npz,
+)
 
 __all__ = [
+  'ClassifierCounts',
+  'ClassifierResult',
   'LossSettings',
   'Optimizer',
   'TrainResult',
@@ -36,15 +58,27 @@ __all__ = [
   'adafactor',
   'adamw',
   'constant',
+  'evaluate_classifier',
+  'freeze',
+  'get_classifier_loss',
   'init_train_state',
+  'last_heavy_weights',
   'last_layer_weights',
   'linear_weights',
   'make_eval_step',
   'make_train_step',
   'multi_exit_loss',
+  'npz_batches',
+  'npz_input_hashes',
+  'npz_metadata',
+  'quadratic_weights',
   'rsqrt_with_warmup',
+  'subset_weights',
   'teacher_forced_evaluator',
   'train',
+  'train_classifier',
   'uniform_weights',
   'warmup_cosine',
+  'warmup_linear',
+  'write_npz',
 ]

@@ -5,6 +5,10 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import jax
+
+from calm_jax import sharding
+
 
 class Interrupted(BaseException):
   """Raised inside `StopSignals.at_once` by the first signal."""
@@ -47,11 +51,24 @@ class StopSignals:
     if self._raise:
       raise Interrupted
 
+  def learn(self) -> None:
+    """Takes a signal that another process of the run got as one of its own.
+
+    All processes call it at the same step.
+    """
+    if sharding.any_process(self.received is not None):
+      self.received = self.received or signal.SIGTERM
+
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
-    """Within it, a signal interrupts whatever is running."""
-    self._raise = True
+    """Within it, a signal interrupts whatever is running; one before, at once.
+
+    Not with several processes: the others would wait for this one for ever.
+    """
+    self._raise = jax.process_count() == 1
     try:
+      if self._raise and self.received is not None:
+        raise Interrupted
       yield
     finally:
       self._raise = False

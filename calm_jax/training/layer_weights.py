@@ -4,9 +4,12 @@ The paper's weights grow linearly with depth (Eq. 6). They are a choice: early
 exits that count much can cost the last layer quality, so others are here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+# From the number of decoder layers to one weight per layer.
+LayerWeightsFn = Callable[[int], Sequence[float]]
 
 
 def linear_weights(num_layers: int) -> tuple[float, ...]:
@@ -32,6 +35,114 @@ def last_layer_weights(num_layers: int) -> tuple[float, ...]:
   """Returns weights of an ordinary model: everything on the last layer."""
   _check_num_layers(num_layers)
   return (0.0,) * (num_layers - 1) + (1.0,)
+
+
+def quadratic_weights(num_layers: int) -> tuple[float, ...]:
+  """Returns weights that grow with the square of the depth and sum to 1.
+
+  Between the paper's linear weights and last-layer training.
+
+  >>> [round(weight * 30) for weight in quadratic_weights(4)]
+  [1, 4, 9, 16]
+  """
+  _check_num_layers(num_layers)
+  total = sum(layer**2 for layer in range(1, num_layers + 1))
+  return tuple(layer**2 / total for layer in range(1, num_layers + 1))
+
+
+def last_heavy_weights(share: float = 0.5) -> LayerWeightsFn:
+  """Returns a builder of weights of which the last layer has a fixed share.
+
+  The other layers divide the rest among them in proportion to their depth. A
+  single layer has everything.
+
+  Args:
+    share: of the last layer, in (0, 1]; 1 is an ordinary model.
+
+  Raises:
+    ValueError: if the share lies outside its range.
+
+  >>> last_heavy_weights(0.25)(3)
+  (0.25, 0.5, 0.25)
+  """
+  if isinstance(share, bool) or not (
+    isinstance(share, (int, float)) and 0 < share <= 1
+  ):
+    raise ValueError(
+      f'share of the last layer must be a number in (0, 1], got {share!r}'
+    )
+
+  def weights(num_layers: int) -> tuple[float, ...]:
+    _check_num_layers(num_layers)
+    if num_layers == 1:
+      return (1.0,)
+    total = num_layers * (num_layers - 1) // 2
+    others = ((1 - share) * layer / total for layer in range(1, num_layers))
+    return (*others, float(share))
+
+  return weights
+
+
+def subset_weights(
+  exit_layers: Sequence[int], base: LayerWeightsFn = linear_weights
+) -> LayerWeightsFn:
+  """Returns a builder of weights for some exits only, rescaled to sum to 1.
+
+  The other exits are left out of the training program; do not decode from them.
+
+  Args:
+    exit_layers: which layers have an exit, counted from 1, the last layer among
+      them.
+    base: weights of all layers, of which those of the chosen ones are taken.
+
+  Raises:
+    ValueError: if `exit_layers` is empty, repeats a layer or holds something
+      that is no layer number; when called with a number of layers, if a layer
+      lies beyond it, the last one is missing or the chosen weights are zero.
+
+  >>> subset_weights([2, 4], uniform_weights)(4)
+  (0.0, 0.5, 0.0, 0.5)
+  """
+  chosen = _check_exit_layers(exit_layers)
+
+  def weights(num_layers: int) -> tuple[float, ...]:
+    _check_num_layers(num_layers)
+    if max(chosen) > num_layers:
+      raise ValueError(
+        f'exit_layers {chosen} go beyond the {num_layers} layers of the decoder'
+      )
+    if num_layers not in chosen:
+      raise ValueError(
+        f'exit_layers {chosen} lack the last layer, {num_layers}: every token '
+        'that no other exit takes is decoded there, so it must be trained'
+      )
+    taken = [
+      weight if layer in chosen else 0.0
+      for layer, weight in enumerate(base(num_layers), start=1)
+    ]
+    if not sum(taken) > 0:
+      raise ValueError(f'base gives no weight to any of exit_layers {chosen}')
+    return tuple(weight / sum(taken) for weight in taken)
+
+  return weights
+
+
+def _check_exit_layers(exit_layers: Sequence[int]) -> tuple[int, ...]:
+  if isinstance(exit_layers, str) or not isinstance(exit_layers, Sequence):
+    raise ValueError(
+      f'exit_layers must be a list such as [4, 8, 12], got {exit_layers!r}'
+    )
+  chosen = tuple(exit_layers)
+  for layer in chosen:
+    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 1:
+      raise ValueError(
+        f'exit_layers must be integers >= 1, got {layer!r} in {chosen}'
+      )
+  if not chosen or len(set(chosen)) < len(chosen):
+    raise ValueError(
+      f'exit_layers must name at least one layer, each once, got {chosen}'
+    )
+  return chosen
 
 
 def _check_num_layers(num_layers: int) -> None:

@@ -17,6 +17,19 @@ import numpy as np
 
 from calm_jax.array_types import Array, Params
 from calm_jax.pytrees import register_pytree
+from calm_jax.training.token_losses import (
+  LossSettings,
+  logits_gradient,
+  token_loss,
+)
+
+__all__ = [
+  'ExitMetrics',
+  'LogitsFn',
+  'LossSettings',
+  'loss_denominator',
+  'multi_exit_loss',
+]
 
 
 @register_pytree
@@ -36,32 +49,21 @@ class ExitMetrics:
   num_tokens: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-  """The static part of the loss.
-
-  Attributes:
-    layer_weights: one weight per decoder layer, as `check_layer_weights`
-      gives.
-    z_loss: coefficient of log(Z)^2, which keeps logits from drifting (T5X).
-    label_smoothing: probability mass taken from the target, in [0, 1).
-  """
-
-  layer_weights: tuple[float, ...]
-  z_loss: float = 1e-4
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    if not (np.isfinite(self.z_loss) and self.z_loss >= 0):
-      raise ValueError(f'z_loss must be finite and >= 0, got {self.z_loss!r}')
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f'label_smoothing must lie in [0, 1), got {self.label_smoothing!r}'
-      )
-
-
 # `(params, hidden [B, T, D], dropout_rng or None) -> logits f32 [B, T, V]`.
 LogitsFn = Callable[[Params, Array, Array | None], Array]
+
+
+def loss_denominator(settings: LossSettings, weights: Array) -> Array:
+  """Returns what a batch's sums over target tokens are divided by.
+
+  Args:
+    settings: has `loss_normalizer`.
+    weights: float32 [B, T] of the whole batch.
+  """
+  if settings.loss_normalizer is not None:
+    return jnp.float32(settings.loss_normalizer)
+  # An empty batch has loss 0, not NaN.
+  return jnp.maximum(weights.sum(dtype=jnp.float32), 1.0)
 
 
 def multi_exit_loss(
@@ -72,12 +74,15 @@ def multi_exit_loss(
   targets: Array,
   weights: Array,
   settings: LossSettings,
+  denominator: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> tuple[Array, ExitMetrics]:
   """Returns sum_i w_i L_i (arXiv 2207.07061, Eq. 6) and the metrics per exit.
 
-  L_i is the mean over target tokens of cross-entropy plus z-loss at exit i. The
-  result is differentiable once with respect to `params` and `states`.
+  L_i is the sum over target tokens of cross-entropy plus z-loss at exit i,
+  divided by their number or by `settings.loss_normalizer`; metrics are per
+  token all the same. The result is differentiable once with respect to `params`
+  and `states`.
 
   Args:
     logits_fn: final norm and output projection; must not close over traced
@@ -87,6 +92,8 @@ def multi_exit_loss(
     targets: int32 [B, T].
     weights: float32 [B, T], 1 where the target counts and 0 at padding.
     settings: weights of the exits and of the loss's parts.
+    denominator: float32 scalar to divide by instead, for a part of a batch;
+      `loss_denominator` of the whole of it.
     dropout_rng: a PRNG key handed to `logits_fn`, split over the exits.
 
   Raises:
@@ -126,6 +133,10 @@ def multi_exit_loss(
     # An empty batch has loss 0, not NaN.
     weights / jnp.maximum(num_tokens, 1.0),
   )
+  if denominator is None and settings.loss_normalizer is not None:
+    denominator = loss_denominator(settings, weights)
+  if denominator is not None:
+    loss = loss * (jnp.maximum(num_tokens, 1.0) / denominator)
   everywhere = jnp.full((layers,), jnp.nan, jnp.float32)
   return loss, ExitMetrics(
     losses=everywhere.at[used].set(losses),
@@ -185,7 +196,7 @@ def _scan_exits(logits_fn, settings, params, inputs, targets, token_weights):
 
   def one_exit(loss, exit_inputs):
     logits = logits_fn(params, exit_inputs.states, exit_inputs.dropout_rngs)
-    parts = _token_loss(logits, targets, token_weights, settings)
+    parts = token_loss(logits, targets, token_weights, settings)
     loss = loss + exit_inputs.layer_weights * parts.loss
     return loss, (parts.cross_entropy, parts.accuracy)
 
@@ -207,10 +218,10 @@ def _scan_exits_forward(
       params,
       exit_inputs.states,
     )
-    parts = _token_loss(logits, targets, token_weights, settings)
+    parts = token_loss(logits, targets, token_weights, settings)
     loss = loss + exit_inputs.layer_weights * parts.loss
     gradient, hidden_gradient = pull_back(
-      _logits_gradient(logits, targets, token_weights, parts, settings)
+      logits_gradient(logits, targets, token_weights, parts, settings)
       * exit_inputs.layer_weights
     )
     params_gradient = jax.tree.map(jnp.add, params_gradient, gradient)
@@ -236,74 +247,3 @@ def _scan_exits_backward(logits_fn, settings, residuals, cotangents):
 
 
 _scan_exits.defvjp(_scan_exits_forward, _scan_exits_backward)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TokenLoss:
-  """The loss of one exit and what its gradient needs again.
-
-  Attributes:
-    loss: scalar, with z-loss and smoothing.
-    cross_entropy: scalar, without.
-    accuracy: scalar.
-    log_normalizer: [N], log(Z) of the softmax.
-  """
-
-  loss: Array
-  cross_entropy: Array
-  accuracy: Array
-  log_normalizer: Array
-
-
-def _smoothing(settings: LossSettings, vocab_size: int):
-  """Returns the target's probability, that of others, and the entropy."""
-  others = settings.label_smoothing / max(vocab_size - 1, 1)
-  target = 1.0 - settings.label_smoothing
-  entropy = -(
-    target * np.log(target)
-    + (vocab_size - 1) * others * np.log(max(others, 1e-20))
-  )
-  return target, others, float(entropy)
-
-
-def _token_loss(logits, targets, token_weights, settings) -> _TokenLoss:
-  """Computes the mean loss of one exit from logits [N, V]."""
-  highest = logits.max(-1)
-  log_normalizer = highest + jnp.log(
-    jnp.exp(logits - highest[..., None]).sum(-1)
-  )
-  target_logit = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-  cross_entropy = log_normalizer - target_logit
-  loss = cross_entropy
-  if settings.label_smoothing:
-    # sum_v p_v (log Z - logit_v) for the smoothed p, less its entropy.
-    vocab_size = logits.shape[-1]
-    target, others, entropy = _smoothing(settings, vocab_size)
-    sum_all = vocab_size * log_normalizer - logits.sum(-1)
-    loss = (target - others) * cross_entropy + others * sum_all - entropy
-  loss = loss + settings.z_loss * jnp.square(log_normalizer)
-  # A tie with the highest logit counts as right; argmax would cost a pass.
-  correct = (target_logit >= highest).astype(jnp.float32)
-  return _TokenLoss(
-    loss=(loss * token_weights).sum(),
-    cross_entropy=(cross_entropy * token_weights).sum(),
-    accuracy=(correct * token_weights).sum(),
-    log_normalizer=log_normalizer,
-  )
-
-
-def _logits_gradient(logits, targets, token_weights, parts, settings) -> Array:
-  """The gradient of `_token_loss(...).loss` by the logits, [N, V]."""
-  target, others, _ = _smoothing(settings, logits.shape[-1])
-  log_normalizer = parts.log_normalizer[..., None]
-  probabilities = jnp.exp(logits - log_normalizer)
-  # A comparison fuses into this one pass over the logits; the gradient of a
-  # gather would be a scatter into zeros of their size. The barrier ties it to
-  # this exit: XLA would compute it once for all and keep an array of that size.
-  targets, _ = jax.lax.optimization_barrier((targets, parts.log_normalizer))
-  columns = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 1)
-  wanted = jnp.where(columns == targets[:, None], target, others)
-  gradient = (
-    probabilities * (1.0 + 2.0 * settings.z_loss * log_normalizer) - wanted
-  )
-  return gradient * token_weights[..., None]

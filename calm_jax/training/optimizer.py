@@ -3,7 +3,8 @@
 An `Optimizer` is an optax transformation together with its schedule, so that
 the training loop can log the learning rate. Settings of Adafactor are those of
 T5X (arXiv 1804.04235): updates scaled by the size of the parameter, clipped at
-root mean square 1, second moments that forget with step^-0.8.
+root mean square 1, second moments that forget with step^-0.8 and are factored
+where both sides of a matrix are at least 128.
 """
 
 import dataclasses
@@ -27,10 +28,12 @@ class Optimizer:
   Attributes:
     transformation: `init(params)` and `update(gradients, state, params)`.
     schedule: the learning rate at a step, for the log.
+    frozen: patterns of the parameters it leaves alone; see `freezing.freeze`.
   """
 
   transformation: optax.GradientTransformation
   schedule: Schedule
+  frozen: tuple[str, ...] = ()
 
 
 def constant(value: float) -> Schedule:
@@ -72,6 +75,46 @@ def warmup_cosine(
   Raises:
     ValueError: if a number lies outside its range.
   """
+  return _rise_and_fall(
+    lambda progress: 0.5 * (1 + jnp.cos(math.pi * progress)),
+    peak,
+    total_steps=total_steps,
+    warmup_steps=warmup_steps,
+    final_fraction=final_fraction,
+  )
+
+
+def warmup_linear(
+  peak: float,
+  *,
+  total_steps: int,
+  warmup_steps: int = 0,
+  final_fraction: float = 0.0,
+) -> Schedule:
+  """Returns a schedule that rises linearly and falls linearly.
+
+  Args:
+    peak: the highest learning rate, > 0.
+    total_steps: the step at which the rate has fallen to its end.
+    warmup_steps: steps of the linear rise from peak / warmup_steps.
+    final_fraction: the rate at the end, as a share of `peak`, in [0, 1].
+
+  Raises:
+    ValueError: if a number lies outside its range.
+  """
+  return _rise_and_fall(
+    lambda progress: 1 - progress,
+    peak,
+    total_steps=total_steps,
+    warmup_steps=warmup_steps,
+    final_fraction=final_fraction,
+  )
+
+
+def _rise_and_fall(
+  fall, peak, *, total_steps, warmup_steps, final_fraction
+) -> Schedule:
+  """Multiplies a linear rise by `fall`, which goes from 1 to 0 on [0, 1]."""
   _check_positive('peak', peak)
   _check_positive('total_steps', total_steps)
   if not 0 <= warmup_steps < total_steps:
@@ -88,8 +131,8 @@ def warmup_cosine(
     step = jnp.asarray(step, jnp.float32)
     rise = jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    cosine = 0.5 * (1 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0)))
-    return peak * rise * (final_fraction + (1 - final_fraction) * cosine)
+    left = fall(jnp.clip(progress, 0.0, 1.0))
+    return peak * rise * (final_fraction + (1 - final_fraction) * left)
 
   return schedule
 
@@ -105,6 +148,12 @@ def adafactor(
 ) -> Optimizer:
   """Returns Adafactor in T5X's settings.
 
+  The arithmetic is T5X's (its rules by logical axis fall back to the same
+  heuristic for matrices, and T5's parameters have no more than two axes). Two
+  things differ around it: a run counts its steps from 0, as if T5X's
+  `step_offset` were the step of the checkpoint it starts from; and
+  `clip_global_norm` is T5X's `global_norm_clip_threshold`.
+
   Args:
     learning_rate: a number > 0 or a schedule; relative to the root mean square
       of each parameter when `multiply_by_parameter_scale`.
@@ -112,7 +161,8 @@ def adafactor(
     decay_rate: second moments decay with 1 - step^-decay_rate, in (0, 1].
     clipping_threshold: bound on the root mean square of an update, or None.
     multiply_by_parameter_scale: whether updates scale with the parameter.
-    weight_decay: decoupled decay rate, or None.
+    weight_decay: share of every parameter (vectors too) taken off per step,
+      whatever the learning rate, as in T5X; or None.
 
   Raises:
     ValueError: if a number lies outside its range.
@@ -127,6 +177,7 @@ def adafactor(
   return _with_clipping(
     optax.adafactor(
       schedule,
+      min_dim_size_to_factor=128,
       decay_rate=decay_rate,
       clipping_threshold=clipping_threshold,
       multiply_by_parameter_scale=multiply_by_parameter_scale,

@@ -1,8 +1,8 @@
 """One start of a run: taking steps, logging, evaluating, saving, stopping.
 
 `Plan` says when to do what, `Run` does it. The host runs at most two steps
-ahead of the device and looks at no number between log lines, so that nothing
-here makes the device wait.
+ahead of the device and looks at no number between log lines, and checkpoints
+are written in the background, so that nothing here makes the device wait long.
 """
 
 import dataclasses
@@ -12,76 +12,29 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from calm_jax import sharding
 from calm_jax.array_types import Params
+from calm_jax.checkpoints import SaveError
 from calm_jax.training import progress
 from calm_jax.training import step as step_lib
 from calm_jax.training.interruption import Interrupted, StopSignals
+from calm_jax.training.parameter_table import parameter_table
+from calm_jax.training.plan import TrainResult
 from calm_jax.training.run_directory import Remembered
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-  """How a run ended.
-
-  Attributes:
-    params: the parameters after the last step (not those of the best one).
-    step: steps taken.
-    stopped_because: 'num_steps', 'patience', 'max_minutes' or 'end of data'.
-    best_step: the step of the best evaluation, or None without evaluators.
-    best_value: `best_metric` there.
-    seconds: wall-clock time, earlier starts of the run included.
-  """
-
-  params: Params
-  step: int
-  stopped_because: str
-  best_step: int | None
-  best_value: float | None
-  seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """The arguments of `train` that say when to do what; see there."""
-
-  num_steps: int
-  log_every: int
-  eval_every: int
-  checkpoint_every: int
-  max_to_keep: int
-  patience: int | None
-  max_minutes: float | None
-  best_metric: str
-  best_mode: str
-
-  def __post_init__(self):
-    for name in 'num_steps log_every eval_every checkpoint_every'.split():
-      self._check_at_least_one(name)
-    self._check_at_least_one('max_to_keep')
-    if self.patience is not None:
-      self._check_at_least_one('patience')
-    if self.max_minutes is not None and not self.max_minutes > 0:
-      raise ValueError(f'max_minutes must be > 0, got {self.max_minutes!r}')
-    if self.best_mode not in ('min', 'max'):
-      raise ValueError(
-        f"best_mode must be 'min' or 'max', got {self.best_mode!r}"
-      )
-
-  def _check_at_least_one(self, name: str) -> None:
-    value = getattr(self, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise ValueError(f'{name} must be an integer >= 1, got {value!r}')
 
 
 class Run:
   """One start of a run."""
 
-  def __init__(self, config, plan, *, optimizer, evaluators, directory):
+  def __init__(
+    self, config, plan, *, optimizer, evaluators, directory, placement
+  ):
     self.config = config
     self.plan = plan
     self.optimizer = optimizer
     self.evaluators = evaluators
     self.directory = directory
+    self.placement = placement
     self.state: step_lib.TrainState
     # Host copy of state.step: reading that one would wait for the device.
     self.step = 0
@@ -89,17 +42,24 @@ class Run:
     self.remembered = Remembered()
     self.report: progress.ProgressReport
 
-  def start(self, state: step_lib.TrainState, context) -> None:
+  def start(self, make_state, params: Params | None, context) -> None:
     """Takes a fresh state, or what the last checkpoint says instead."""
     resumed = self.directory.latest is not None
-    self.state, self.remembered = self.directory.resume(state)
+    make = self.placement.shapes if resumed else self.placement.create
+    self.state, self.remembered = self.directory.resume(
+      make(make_state, params)
+    )
     self.step = int(self.state.step)
     self.saved_step = self.step if resumed else None
     self.report = progress.ProgressReport(
       self.plan.num_steps, seconds=self.remembered.seconds
     )
+    self.directory.write_parameters(
+      parameter_table(self.state.params, self.placement)
+    )
     size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
     device = jax.devices()[0]
+    devices = self.placement.description()
     self.directory.append(
       {
         'kind': 'start',
@@ -107,6 +67,7 @@ class Run:
         'config': self.config,
         'num_parameters': size,
         'device': f'{device.platform} {device.device_kind}',
+        **devices,
         'plan': self.plan,
         'context': context,
         'jax': jax.__version__,
@@ -114,32 +75,35 @@ class Run:
     )
     _say(
       f'{self.directory.path}: {size / 1e6:.1f} M parameters, '
-      f'{self.config.num_decoder_layers} exits, on {device.platform}; '
+      f'{self.config.num_decoder_layers} exits, on {devices["num_devices"]} x '
+      f'{device.platform}; '
       f'{"resumes" if resumed else "starts"} at step {self.step} of '
       f'{self.plan.num_steps}'
     )
 
   # The loop.
 
-  def loop(self, batches, settings, signals: StopSignals) -> TrainResult:
+  def loop(self, train_step, batches, signals: StopSignals) -> TrainResult:
     """Runs steps until there is a reason to stop."""
-    train_step = step_lib.make_train_step(
-      self.config, self.optimizer, settings=settings
-    )
+    train_step = self.placement.step(train_step, self.state)
     try:
       try:
         reason = self._take_steps(train_step, batches, signals)
         self._log()
-        if self.remembered.evaluated_step != self.step:
+        if reason != 'signal' and self.remembered.evaluated_step != self.step:
           self._evaluate(signals)
       except Interrupted:
         pass
       self._save()
+      self.directory.wait()
     except progress.NonFiniteLoss as error:
+      self.directory.wait()
       raise FloatingPointError(self._describe(error)) from None
+    except SaveError:
+      raise
     except Exception:
       # An evaluator or the data failed: what was learned is kept.
-      self._save_if_finite()
+      self._save_if_possible()
       raise
     if signals.received is not None:
       _say(
@@ -161,12 +125,14 @@ class Run:
     """Takes steps; returns why it stopped ('signal' among the reasons)."""
     plan, first, under_way = self.plan, True, []
     while (reason := self._reason_to_stop()) is None:
-      if signals.received is not None:
+      if self._agreed(signals.received is not None):
+        signals.learn()
         return 'signal'
+      self.directory.poll()
       batch = next(batches, None)
       if batch is None:
         return 'end of data'
-      batch = step_lib.check_batch(batch, self.config)
+      batch = self.placement.batch(step_lib.check_batch(batch, self.config))
       started = time.monotonic()
       self.state, metrics = train_step(self.state, batch)
       if first:
@@ -195,12 +161,22 @@ class Run:
     stale = self.remembered.stale_evaluations
     if plan.patience is not None and stale >= plan.patience:
       return 'patience'
-    if (
-      plan.max_minutes is not None
-      and self.report.seconds >= plan.max_minutes * 60
+    if plan.max_minutes is not None and self._agreed(
+      self.report.seconds >= plan.max_minutes * 60
     ):
       return 'max_minutes'
     return None
+
+  def _agreed(self, flag: bool) -> bool:
+    """Returns whether `flag` holds in some process of the run.
+
+    Clocks and signals differ between processes, which must stop at the same
+    step; several of them ask each other at log lines only, where they wait
+    anyway.
+    """
+    if jax.process_count() == 1:
+      return flag
+    return self.step % self.plan.log_every == 0 and sharding.any_process(flag)
 
   # Log, evaluation, checkpoint.
 
@@ -222,8 +198,6 @@ class Run:
     started = time.monotonic()
     values: dict[str, float] = {}
     with signals.at_once():
-      if signals.received is not None:
-        raise Interrupted
       for name, evaluator in self.evaluators.items():
         new = evaluator(self.state.params, self.step)
         if repeated := values.keys() & new.keys():
@@ -287,15 +261,18 @@ class Run:
     self.remembered = dataclasses.replace(
       self.remembered, seconds=self.report.seconds
     )
-    self.directory.save(self.state, self.step, self.remembered)
+    self.directory.save(self.state, self.step, self.remembered, wait=False)
     self.saved_step = self.step
     self.report.pause(time.monotonic() - started)
 
-  def _save_if_finite(self) -> None:
+  def _save_if_possible(self) -> None:
     try:
       self._save()
+      self.directory.wait()
     except progress.NonFiniteLoss:
       pass
+    except (SaveError, OSError) as error:
+      _say(f'after an error, saving failed as well: {error}')
 
   def _check_finite(self) -> None:
     if not bool(_all_finite(self.state.params)):
@@ -322,5 +299,5 @@ def _all_finite(params: Params) -> jax.Array:
 
 
 def _say(line: str) -> None:
-  if jax.process_index() == 0:
+  if sharding.is_main_process():
     print(line, flush=True)

@@ -1,22 +1,27 @@
-"""The files of one run: its log and its checkpoints.
+"""The files of one run: its log, its parameter table and its checkpoints.
 
 `RunDirectory` writes them, and on a restart gives back the training state and
-drops log rows of steps that are about to be taken again.
+drops log rows of steps that are about to be taken again. With several processes
+the first one alone writes text files, and all of them write checkpoints.
 """
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from calm_jax import records
+from calm_jax import records, sharding
 from calm_jax.checkpoints import directories, native
 from calm_jax.model import T5Config
 from calm_jax.training.step import TrainState
 
 LOG_NAME = 'train_log.jsonl'
+PARAMETERS_NAME = 'parameters.txt'
+
+# Called with every row that goes to the log.
+RowLogger = Callable[[Mapping[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +47,21 @@ class RunDirectory:
   """A directory that holds one run."""
 
   def __init__(
-    self, path: str | os.PathLike, config: T5Config, *, context, max_to_keep
+    self,
+    path: str | os.PathLike,
+    config: T5Config,
+    *,
+    context: Mapping[str, Any] | None,
+    max_to_keep: int,
+    loggers: Sequence[RowLogger] = (),
   ):
-    """Makes the directory; `context` and `max_to_keep` as for `train`."""
+    """Makes the directory; the arguments are those of `train`."""
     self.path = os.path.abspath(os.fspath(path))
     self._config = config
     self._context = dict(context or {})
     self._max_to_keep = max_to_keep
+    self._loggers = tuple(loggers)
+    self._writer = native.CheckpointWriter()
     os.makedirs(self.path, exist_ok=True)
 
   @property
@@ -62,13 +75,18 @@ class RunDirectory:
   def resume(self, state: TrainState) -> tuple[TrainState, Remembered]:
     """Returns what the latest checkpoint holds; without one, `state` itself.
 
+    What killed runs left half written is removed.
+
     Args:
-      state: of the right structure and shapes.
+      state: of the right structure; arrays, or ShapeDtypeStructs with the
+        shardings to restore to.
 
     Raises:
       ValueError: if the checkpoint belongs to a run with another model,
         vocabulary or optimizer, or is damaged.
     """
+    if sharding.is_main_process():
+      directories.clean_up(self.path)
     if self.latest is None:
       self._drop_log_after(0)
       return state, Remembered()
@@ -86,9 +104,26 @@ class RunDirectory:
     )
     return state, Remembered(**metadata['progress'])
 
-  def save(self, state: TrainState, step: int, remembered: Remembered) -> None:
-    """Saves a checkpoint from which the run can go on."""
-    native.save(
+  def save(
+    self,
+    state: TrainState,
+    step: int,
+    remembered: Remembered,
+    *,
+    wait: bool = True,
+  ) -> None:
+    """Saves a checkpoint from which the run can go on.
+
+    Args:
+      state: what to save; may be donated afterwards.
+      step: steps taken.
+      remembered: what the loop knows besides.
+      wait: whether to return only once it is committed; see `poll` and `wait`.
+
+    Raises:
+      SaveError: if this or an earlier one could not be written.
+    """
+    self._writer.save(
       self.path,
       step,
       params=state.params,
@@ -98,12 +133,21 @@ class RunDirectory:
       progress=dataclasses.asdict(remembered),
       max_to_keep=self._max_to_keep,
     )
+    if wait:
+      self.wait()
 
   def save_best(
     self, state: TrainState, step: int, metrics: Mapping[str, float]
   ) -> None:
-    """Saves the parameters as the best ones, in place of the former best."""
-    native.save(
+    """Starts to save the parameters, in place of the former best ones.
+
+    A later `save` is committed after it, so that a checkpoint never remembers
+    a best one that a kill prevented.
+
+    Raises:
+      SaveError: if an earlier checkpoint could not be written.
+    """
+    self._writer.save(
       os.path.join(self.path, directories.BEST),
       step,
       params=state.params,
@@ -113,14 +157,30 @@ class RunDirectory:
       max_to_keep=1,
     )
 
+  def poll(self) -> None:
+    """Raises SaveError if the write under way has failed; does not wait."""
+    self._writer.poll()
+
+  def wait(self) -> None:
+    """Waits until what was saved is committed; raises SaveError on failure."""
+    self._writer.wait()
+
+  def write_parameters(self, table: str) -> None:
+    """Writes the table of parameters."""
+    if sharding.is_main_process():
+      records.write_text(os.path.join(self.path, PARAMETERS_NAME), table)
+
   def append(self, row: Mapping[str, Any]) -> None:
-    """Appends a row to the log."""
-    if jax.process_index() == 0:
-      records.append_jsonl(os.path.join(self.path, LOG_NAME), row)
+    """Appends a row to the log, and hands it to the loggers."""
+    if not sharding.is_main_process():
+      return
+    records.append_jsonl(os.path.join(self.path, LOG_NAME), row)
+    for logger in self._loggers:
+      logger(row)
 
   def _drop_log_after(self, step: int) -> None:
     path = os.path.join(self.path, LOG_NAME)
-    if not os.path.exists(path):
+    if not sharding.is_main_process() or not os.path.exists(path):
       return
     rows = []
     try:
@@ -136,6 +196,14 @@ class RunDirectory:
 def _besides_params(state: TrainState) -> dict[str, Any]:
   return {
     'step': state.step,
-    'rng': jax.random.key_data(state.rng),
+    'rng': _key_data(state.rng),
     'optimizer': state.opt_state,
   }
+
+
+def _key_data(rng: Any) -> Any:
+  """Returns the numbers of a key, or their shape for the shape of a key."""
+  if not isinstance(rng, jax.ShapeDtypeStruct):
+    return jax.random.key_data(rng)
+  data = jax.eval_shape(jax.random.key_data, rng)
+  return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=rng.sharding)

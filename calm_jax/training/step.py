@@ -18,7 +18,13 @@ import optax
 from calm_jax import model
 from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.pytrees import register_pytree
-from calm_jax.training import layer_weights, losses
+from calm_jax.training import (
+  accumulation,
+  freezing,
+  layer_weights,
+  losses,
+  packing,
+)
 from calm_jax.training.optimizer import Optimizer
 
 BATCH_KEYS = (
@@ -55,7 +61,8 @@ class StepMetrics:
   Attributes:
     loss: float32 scalar, the weighted loss that was differentiated.
     exits: cross-entropy and accuracy per exit, and the number of tokens.
-    gradient_norm: float32 scalar, global norm before clipping.
+    gradient_norm: float32 scalar, global norm of what is trained, before
+      clipping.
   """
 
   loss: Array
@@ -99,18 +106,30 @@ def logits_fn(config: model.T5Config) -> losses.LogitsFn:
   return project
 
 
-def _batch_loss(config, settings, params, batch, dropout_rng):
-  """Runs the model on one batch: loss and metrics per exit."""
-  states_rng = logits_rng = None
-  if dropout_rng is not None:
-    states_rng, logits_rng = jax.random.split(dropout_rng)
-  states = model.layer_states(
+def batch_states(
+  config: model.T5Config,
+  params: Params,
+  batch: Mapping[str, Any],
+  *,
+  dropout_rng: Array | None = None,
+) -> Array:
+  """Returns `model.layer_states` of a batch, packed or not: [L, B, T, D]."""
+  return model.layer_states(
     config,
     params,
     batch['encoder_input_tokens'],
     batch['decoder_input_tokens'],
-    dropout_rng=states_rng,
+    **{key: batch[key] for key in packing.SEGMENT_KEYS if key in batch},
+    dropout_rng=dropout_rng,
   )
+
+
+def _batch_loss(config, settings, params, batch, dropout_rng, denominator=None):
+  """Runs the model on one batch: loss and metrics per exit."""
+  states_rng = logits_rng = None
+  if dropout_rng is not None:
+    states_rng, logits_rng = jax.random.split(dropout_rng)
+  states = batch_states(config, params, batch, dropout_rng=states_rng)
   return losses.multi_exit_loss(
     logits_fn(config),
     params,
@@ -118,13 +137,18 @@ def _batch_loss(config, settings, params, batch, dropout_rng):
     targets=batch['decoder_target_tokens'],
     weights=batch['decoder_loss_weights'],
     settings=settings,
+    denominator=denominator,
     dropout_rng=logits_rng,
   )
 
 
 @functools.lru_cache(maxsize=8)
 def make_train_step(
-  config: model.T5Config, optimizer: Optimizer, *, settings: losses.LossSettings
+  config: model.T5Config,
+  optimizer: Optimizer,
+  *,
+  settings: losses.LossSettings,
+  num_microbatches: int = 1,
 ) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, StepMetrics]]:
   """Returns the jitted `(state, batch) -> (state, metrics)`; donates the state.
 
@@ -132,22 +156,45 @@ def make_train_step(
     config: the model; dropout is on if its `dropout_rate` is positive.
     optimizer: what turns gradients into updates.
     settings: weights of the exits, z-loss, label smoothing.
+    num_microbatches: parts that a batch is run in, one after the other, to save
+      memory. The gradient is that of the whole batch, but for the dropout
+      masks, which are drawn per part. Must divide the batch size.
+
+  Raises:
+    ValueError: if `num_microbatches` is no integer >= 1; when stepping, if it
+      does not divide the batch, or the optimizer's frozen parameters are not
+      among the model's.
   """
+  check_num_microbatches(num_microbatches)
+
+  def gradients_of(params, batch, rng, denominator=None):
+    def loss(params):
+      params = freezing.without_gradient(optimizer.frozen, params)
+      return _batch_loss(config, settings, params, batch, rng, denominator)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
 
   def train_step(state, batch):
     rng = None
     if config.dropout_rate > 0:
       rng = jax.random.fold_in(state.rng, state.step)
-    (loss, exits), gradients = jax.value_and_grad(
-      lambda params: _batch_loss(config, settings, params, batch, rng),
-      has_aux=True,
-    )(state.params)
+    if num_microbatches == 1:
+      (loss, exits), gradients = gradients_of(state.params, batch, rng)
+    else:
+      weights = jnp.asarray(batch['decoder_loss_weights'])
+      whole = losses.loss_denominator(settings, weights)
+      (loss, exits), gradients = accumulation.accumulate(
+        lambda part, rng: gradients_of(state.params, part, rng, whole),
+        batch,
+        num_microbatches=num_microbatches,
+        dropout_rng=rng,
+      )
     updates, opt_state = optimizer.transformation.update(
       gradients, state.opt_state, state.params
     )
     state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=freezing.apply_updates(optimizer.frozen, state.params, updates),
       opt_state=opt_state,
       rng=state.rng,
     )
@@ -156,6 +203,18 @@ def make_train_step(
     )
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def check_num_microbatches(num_microbatches: int) -> None:
+  """Raises a ValueError unless it is an integer >= 1."""
+  if (
+    isinstance(num_microbatches, bool)
+    or not isinstance(num_microbatches, int)
+    or num_microbatches < 1
+  ):
+    raise ValueError(
+      f'num_microbatches must be an integer >= 1, got {num_microbatches!r}'
+    )
 
 
 @functools.cache
@@ -175,11 +234,12 @@ def make_eval_step(
 
 
 def check_batch(batch: Mapping[str, Any], config: model.T5Config) -> dict:
-  """Returns the four arrays a step reads.
+  """Returns the arrays a step reads: the four, and segment ids if packed.
 
   Raises:
     ValueError: if one is missing, misshapen, or holds a token id outside the
-      vocabulary (which XLA would silently clamp).
+      vocabulary (which XLA would silently clamp), or if segment ids are not as
+      `packing.segment_ids` wants them.
   """
   missing = [key for key in BATCH_KEYS if key not in batch]
   if missing:
@@ -210,4 +270,4 @@ def check_batch(batch: Mapping[str, Any], config: model.T5Config) -> dict:
           f'{key} holds token ids {low}..{high}, the model has vocab_size '
           f'{config.vocab_size}: the vocabulary and the model do not match'
         )
-  return arrays
+  return {**arrays, **packing.segment_ids(batch)}

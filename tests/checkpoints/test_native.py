@@ -142,8 +142,8 @@ def files_of(path):
   ]
 
 
-# Reads that fail leave futures behind that nobody waits for.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+# Reads that fail leave no others behind that nobody waits for.
+@pytest.mark.filterwarnings('error::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('damage', ['delete', 'cut', 'flip'])
 def test_damage_is_noticed_or_harmless(copy, damage):
   """Whatever happens to any file: the true parameters or a clear error."""

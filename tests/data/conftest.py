@@ -50,3 +50,15 @@ def jsonl_files(tmp_path_factory):
     vocab_size=50,
   )
   return paths, vocabulary
+
+
+@pytest.fixture(scope='session')
+def tfds_directory(tmp_path_factory):
+  """A folder with the paper's three data sets, a few rows each."""
+  pytest.importorskip('seqio')
+  import tfds_fakes
+
+  folder = tmp_path_factory.mktemp('tfds')
+  for make in (tfds_fakes.squad, tfds_fakes.cnn_dailymail, tfds_fakes.wmt15):
+    make(folder)
+  return str(folder)

@@ -155,6 +155,7 @@ def test_long_examples_can_be_refused(task):
     ({'split': 'dev'}, "no split 'dev'"),
     ({'seed': 0, 'skip': -1}, 'skip is -1'),
     ({'num_epochs': 0}, 'num_epochs is 0'),
+    ({'shuffle_buffer': 0}, 'shuffle_buffer is 0'),
     ({'feature_lengths': {'inputs': 0}}, 'inputs is 0'),
     ({'feature_lengths': {'sources': 9}}, 'sources'),
     ({'length_buckets': ((8, 0),)}, 'length_buckets'),
@@ -170,6 +171,129 @@ def test_bad_arguments_of_eval_batches(task):
     batches.eval_batches(task, 0)
   with pytest.raises(ValueError, match="on_too_long is 'drop'"):
     batches.eval_batches(task, 4, on_too_long='drop')
+
+
+def packed(task, count=None, **options):
+  iterator = batches.train_batches(
+    task, 4, feature_lengths=LENGTHS, pack=True, **options
+  )
+  return list(itertools.islice(iterator, count))
+
+
+def segments_of(batch):
+  """Yields (inputs, targets, decoder inputs) of every packed example."""
+  for row in range(len(batch['encoder_input_tokens'])):
+    encoder = batch['encoder_segment_ids'][row]
+    decoder = batch['decoder_segment_ids'][row]
+    assert encoder.max() == decoder.max()
+    for segment in range(1, encoder.max() + 1):
+      ours, theirs = encoder == segment, decoder == segment
+      for side, chosen in (('encoder', ours), ('decoder', theirs)):
+        positions = batch[f'{side}_positions'][row][chosen]
+        np.testing.assert_array_equal(positions, np.arange(chosen.sum()))
+        # One run of places without a gap.
+        assert np.ptp(np.flatnonzero(chosen)) == chosen.sum() - 1
+      yield (
+        tuple(batch['encoder_input_tokens'][row][ours]),
+        tuple(batch['decoder_target_tokens'][row][theirs]),
+        tuple(batch['decoder_input_tokens'][row][theirs]),
+      )
+
+
+def test_packing_keeps_every_example_whole(task):
+  epoch = packed(task, num_epochs=1)
+  plain = take(None, task=task, feature_lengths=LENGTHS, num_epochs=1)
+  segments = [segment for batch in epoch for segment in segments_of(batch)]
+  assert sorted(segment[:2] for segment in segments) == rows_of(plain)
+  for _, targets, inputs in segments:
+    assert inputs == (0, *targets[:-1])
+  for batch in epoch:
+    assert batch['encoder_input_tokens'].shape == (4, 30)
+    assert batch['decoder_target_tokens'].shape == (4, 20)
+    for name, array in batch.items():
+      expected = np.float32 if name == 'decoder_loss_weights' else np.int32
+      assert array.dtype == expected
+    for side, tokens in (
+      ('encoder', 'encoder_input_tokens'),
+      ('decoder', 'decoder_target_tokens'),
+    ):
+      padding = batch[tokens] == 0
+      np.testing.assert_array_equal(batch[f'{side}_segment_ids'] == 0, padding)
+    np.testing.assert_array_equal(
+      batch['decoder_loss_weights'], batch['decoder_target_tokens'] > 0
+    )
+  # Rows hold more than one example, or nothing was gained.
+  rows = sum(batch['encoder_segment_ids'].any(axis=1).sum() for batch in epoch)
+  assert rows < 0.7 * len(segments)
+
+
+def test_packed_batches_follow_from_the_seed_and_skip(task):
+  whole = packed(task, 14, seed=5)
+  rest = packed(task, 6, seed=5, skip=8)
+  for one, other in zip(whole[8:], rest, strict=True):
+    assert one.keys() == other.keys() and len(one) == 8
+    for name in one:
+      np.testing.assert_array_equal(one[name], other[name])
+  assert not np.array_equal(
+    whole[0][KEYS[0]], packed(task, 1, seed=6)[0][KEYS[0]]
+  )
+
+
+@pytest.mark.parametrize('pack', [False, True])
+def test_shards_make_up_the_batches_of_one_process(task, pack):
+  options = dict(
+    feature_lengths=LENGTHS,
+    length_buckets=BUCKETS,
+    num_epochs=1,
+    pack=pack,
+    skip=3,
+  )
+  whole = list(batches.train_batches(task, 8, **options))
+  shards = [
+    list(
+      batches.train_batches(task, 8, num_shards=2, shard_id=shard, **options)
+    )
+    for shard in range(2)
+  ]
+  assert {len(shard) for shard in shards} == {len(whole)} and len(whole) > 3
+  for batch, *parts in zip(whole, *shards, strict=True):
+    for name, array in batch.items():
+      joined = np.concatenate([part[name] for part in parts])
+      np.testing.assert_array_equal(joined, array)
+
+
+def test_evaluation_shards_count_every_example_once(task):
+  options = dict(feature_lengths=LENGTHS, split='validation')
+  whole = list(batches.eval_batches(task, 8, **options))
+  shards = [
+    list(batches.eval_batches(task, 8, num_shards=4, shard_id=shard, **options))
+    for shard in range(4)
+  ]
+  assert {len(shard) for shard in shards} == {len(whole)} == {4}
+  for batch, *parts in zip(whole, *shards, strict=True):
+    for key in KEYS:
+      joined = np.concatenate([part[key] for part in parts])
+      np.testing.assert_array_equal(joined, batch[key])
+    for key in ('inputs_text', 'targets_text', 'references'):
+      assert sum((part[key] for part in parts), []) == batch[key]
+    assert sum(part['num_valid'] for part in parts) == batch['num_valid']
+  # 30 rows: the last batch has 6, so the last process has none of them.
+  assert [part[-1]['num_valid'] for part in shards] == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize('make', [batches.train_batches, batches.eval_batches])
+@pytest.mark.parametrize(
+  'shards, message',
+  [
+    ({'num_shards': 0}, 'num_shards is 0'),
+    ({'num_shards': 3}, 'batch_size is 8, which 3 shards'),
+    ({'num_shards': 2, 'shard_id': 2}, 'shard_id is 2'),
+    ({'num_shards': 2, 'shard_id': -1}, 'shard_id is -1'),
+  ],
+)
+def test_bad_shards_are_named(task, make, shards, message):
+  with pytest.raises(ValueError, match=message):
+    make(task, 8, **shards)
 
 
 def test_tensorflow_sees_no_accelerator():

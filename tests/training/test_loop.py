@@ -214,6 +214,74 @@ def test_a_failing_evaluator_loses_nothing(tmp_path):
   assert directories.latest_step(tmp_path) == 4
 
 
+def test_a_write_that_fails_ends_the_run_at_a_later_step(
+  tmp_path, monkeypatch, capsys
+):
+  train(tmp_path, num_steps=3)
+  finalize = native.ocp.CompositeCheckpointHandler.finalize
+
+  def full(self, directory):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(native.ocp.CompositeCheckpointHandler, 'finalize', full)
+  with pytest.raises(native.SaveError, match='checkpoint_6.*full.*point_3'):
+    train(tmp_path, num_steps=10**6, log_every=10**6, eval_every=10**6)
+  assert directories.steps(tmp_path) == [3]
+  # At the end of a run nothing is left to notice it later.
+  with pytest.raises(native.SaveError, match='checkpoint_5.*full.*point_3'):
+    train(tmp_path, num_steps=5)
+  assert 'finished' not in capsys.readouterr().out.split('resumes')[1]
+  monkeypatch.setattr(
+    native.ocp.CompositeCheckpointHandler, 'finalize', finalize
+  )
+  whole = train(tmp_path / 'whole')
+  resumed = train(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+
+
+def test_an_error_is_heard_even_if_saving_fails_too(
+  tmp_path, monkeypatch, capsys
+):
+  train(tmp_path, num_steps=3)
+
+  def full(self, directory):
+    raise OSError(28, 'No space left on device')
+
+  def failing(params, step):
+    raise RuntimeError('no scorer')
+
+  monkeypatch.setattr(native.ocp.CompositeCheckpointHandler, 'finalize', full)
+  with pytest.raises(RuntimeError, match='no scorer'):
+    train(tmp_path, eval_every=4, evaluators={'failing': failing})
+  assert 'saving failed as well' in capsys.readouterr().out
+  assert directories.steps(tmp_path) == [3]
+
+
+def test_loggers_get_every_row_of_the_log(tmp_path):
+  rows = [[], []]
+  train(
+    tmp_path,
+    loggers=[rows[0].append, rows[1].append],
+    evaluators={'validation': validation()},
+  )
+  written = list(records.read_jsonl(tmp_path / 'train_log.jsonl'))
+  assert [row['kind'] for row in written].count('evaluation') == 2
+  for heard in rows:
+    assert [records.to_jsonable(row) for row in heard] == written
+  train_row = next(row for row in written if row['kind'] == 'train')
+  for name in ('exit_losses', 'exit_accuracies'):
+    assert len(train_row[name]) == CONFIG.num_decoder_layers
+
+
+def test_the_parameters_are_listed(tmp_path):
+  result = train(tmp_path, num_steps=1)
+  table = (tmp_path / 'parameters.txt').read_text()
+  leaves = jax.tree.leaves(result.params)
+  total = sum(leaf.size for leaf in leaves)
+  assert f'{len(leaves)} parameter tensors, {total:,} numbers' in table
+  assert 'decoder/layers_1/mlp/wi_0/kernel  ' in table
+
+
 def test_ctrl_c_ends_an_evaluation_at_once_and_saves(tmp_path):
   def evaluator(params, step):
     os.kill(os.getpid(), signal.SIGINT)
@@ -237,6 +305,8 @@ def test_ctrl_c_ends_an_evaluation_at_once_and_saves(tmp_path):
     (dict(patience=0), 'patience'),
     (dict(max_minutes=-1.0), 'max_minutes'),
     (dict(layer_weights=(1.0,)), 'one weight per decoder layer'),
+    (dict(num_microbatches=0), 'num_microbatches'),
+    (dict(mesh='all'), "sharding.make_mesh, got 'all'"),
     (dict(z_loss=-1.0), 'z_loss'),
     (
       dict(evaluators={'v': lambda params, step: {'other': 1.0}}),
@@ -324,6 +394,7 @@ def wait_for(condition, process):
 
 
 def test_kill_keeps_the_last_checkpoint_and_sigterm_saves(tmp_path):
+  """And what comes of it is what an uninterrupted run would have made."""
   run = tmp_path / 'run'
   process = start(tmp_path, 10)
   wait_for(lambda: directories.latest_step(run), process)
@@ -347,3 +418,27 @@ def test_kill_keeps_the_last_checkpoint_and_sigterm_saves(tmp_path):
   assert 'interrupted at step' in output
   assert directories.latest_step(run) > killed_at + 50
   native.load_params(run)
+
+  stopped_at = directories.latest_step(run)
+  whole = training.train(
+    dataclasses.replace(CONFIG, dropout_rate=0.0),
+    training_cases.batches,
+    optimizer=OPTIMIZER,
+    num_steps=stopped_at,
+    model_dir=tmp_path / 'whole',
+    log_every=10,
+    checkpoint_every=10**6,
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    native.load_params(run).params,
+    whole.params,
+  )
+  curves = [
+    [
+      (row['step'], row['loss'], row['exit_losses'])
+      for row in log(path, 'train')
+    ]
+    for path in (run, tmp_path / 'whole')
+  ]
+  assert curves[0] == curves[1]

@@ -1,0 +1,123 @@
+"""Types of what gin files bind, checked before anything runs.
+
+gin checks no types: `TRAIN_STEPS = 'many'` would surface somewhere in the
+middle of a job. Here every bound literal is held against the annotation of the
+parameter it goes to, and an error names the file and the line it was written
+in.
+"""
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import typeguard
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+  """A literal that a configuration gives to a parameter.
+
+  Attributes:
+    function: the function or class it configures.
+    selector: gin's full name of that function.
+    parameter: the parameter's name.
+    value: the literal.
+    macro: the macro that the value came through, or None.
+  """
+
+  function: Callable[..., Any]
+  selector: str
+  parameter: str
+  value: Any
+  macro: str | None = None
+
+
+def check(bindings: Iterable[Binding], places: Mapping[str, str]) -> None:
+  """Holds bindings against the annotations of their parameters.
+
+  Args:
+    bindings: what is bound.
+    places: from `find_places`.
+
+  Raises:
+    ValueError: naming every value of a wrong type, its place and what is
+      wanted.
+  """
+  faults = [fault for binding in bindings if (fault := _fault(binding, places))]
+  if faults:
+    raise ValueError('; '.join(faults))
+
+
+def find_places(
+  texts: Sequence[tuple[str, str]], bindings: Sequence[str] = ()
+) -> dict[str, str]:
+  """Returns where each name was last bound.
+
+  Args:
+    texts: (file name, content) of gin files, in the order they are parsed.
+    bindings: bindings of the command line, 'NAME = value'.
+  """
+  places = {}
+  for file, text in texts:
+    for number, line in enumerate(text.splitlines(), 1):
+      if match := re.match(r'([\w./]+)\s*=', line):
+        places[match[1]] = f'{file} line {number}'
+  for binding in bindings:
+    if match := re.match(r'\s*([\w./]+)\s*=', binding):
+      places[match[1]] = f'--gin.{match[1]}'
+  return places
+
+
+def _fault(binding: Binding, places: Mapping[str, str]) -> str | None:
+  """Returns what is wrong with a binding, or None."""
+  annotation = _annotations(binding.function).get(binding.parameter)
+  if annotation is None:
+    return None
+  # A list does where a tuple is wanted, as constructors turn it into one.
+  values = [binding.value]
+  if isinstance(binding.value, list):
+    values.append(tuple(binding.value))
+  if not any(_fits(value, annotation) for value in values):
+    name = f'{binding.selector.removeprefix("calm_jax.")}.{binding.parameter}'
+    shown = name if binding.macro is None else f'{name} = %{binding.macro}'
+    place = _place(binding, places)
+    return (
+      f'{shown} is {binding.value!r}{place and f" ({place})"}, of type '
+      f'{type(binding.value).__name__}; it must be '
+      f'{inspect.formatannotation(annotation)}'
+    )
+  return None
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+  try:
+    typeguard.check_type(value, annotation)
+  except typeguard.TypeCheckError:
+    return False
+  return True
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+  """Returns annotations of the parameters that a call takes."""
+  try:
+    if inspect.isclass(function) and dataclasses.is_dataclass(function):
+      return typing.get_type_hints(function)
+    if inspect.isclass(function):
+      function = function.__init__
+    return typing.get_type_hints(inspect.unwrap(function))
+  except (NameError, TypeError, AttributeError):
+    # Annotations that cannot be resolved are somebody else's to check.
+    return {}
+
+
+def _place(binding: Binding, places: Mapping[str, str]) -> str:
+  if binding.macro is not None:
+    return places.get(binding.macro, '')
+  full = f'{binding.selector}.{binding.parameter}'
+  for written, place in places.items():
+    if full == written or full.endswith(f'.{written.split("/")[-1]}'):
+      return place
+  return ''

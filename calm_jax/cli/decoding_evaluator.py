@@ -1,0 +1,132 @@
+"""Decoding metrics while training, as a callable for the training loop.
+
+Teacher-forced loss says little about free-running text, and nothing about where
+tokens would leave. Every few evaluations the validation split is decoded: by
+the full model, and by a chosen early-exit policy.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from calm_jax import decoding, evaluation, model
+from calm_jax.evaluation import text_metrics
+from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.training.evaluators import Evaluator
+
+
+def decoding_evaluator(
+  config: model.T5Config,
+  batches_fn: Callable[[], Iterable[Mapping[str, Any]]],
+  *,
+  tokenizer: SentencePieceTokenizer,
+  policies: Mapping[str, decoding.ComputePolicy],
+  metrics: Sequence[str],
+  max_length: int,
+) -> Evaluator:
+  """Returns an evaluator `(params, step) -> metrics` that decodes.
+
+  It returns `<policy>_<metric>` in percent and `<policy>_mean_exit_layer` for
+  every policy.
+
+  Args:
+    config: the model.
+    batches_fn: returns the batches of `data.eval_batches` each time.
+    tokenizer: turns tokens into texts.
+    policies: what to decode with, by the name that metrics get.
+    metrics: names in `text_metrics.CORPUS_METRICS`.
+    max_length: the most tokens of an output.
+
+  Raises:
+    ValueError: if a metric is unknown or there are no policies.
+  """
+  unknown = sorted(set(metrics) - set(text_metrics.CORPUS_METRICS))
+  if unknown:
+    raise ValueError(
+      f'unknown metrics {unknown}; known: {sorted(text_metrics.CORPUS_METRICS)}'
+    )
+  if not policies:
+    raise ValueError('there are no policies to decode with')
+  decoder = model.as_layered_decoder(config)
+  loop = decoding.default_depth_loop()
+
+  def evaluate(params, step):
+    del step
+    params = decoder.prepare(params, traced_layers=loop.traced_layers)
+    batches = list(batches_fn())
+    values = {}
+    for name, policy in policies.items():
+      decoded = evaluation.decode_dataset(
+        decoder,
+        params,
+        batches,
+        detokenize=tokenizer.decode,
+        max_length=max_length,
+        eos_id=tokenizer.eos_id,
+        policy=policy,
+        depth_loop=loop,
+      )
+      for metric in metrics:
+        values[f'{name}_{metric}'] = text_metrics.corpus_score(
+          metric, decoded.texts, decoded.references
+        )
+      values[f'{name}_mean_exit_layer'] = decoded.mean_exit_layer
+    return values
+
+  return evaluate
+
+
+def every(steps: int, evaluator: Evaluator, *, last_step: int) -> Evaluator:
+  """Returns an evaluator that works at multiples of `steps` and at the end.
+
+  In between it returns nothing, and takes no time.
+  """
+
+  def evaluate(params, step):
+    if step % steps and step != last_step:
+      return {}
+    return evaluator(params, step)
+
+  return evaluate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingPlan:
+  """Decoding the validation split while training.
+
+  Attributes:
+    every: steps between decodes, a multiple of the steps between evaluations,
+      of which it is part; there is one at the end as well. None for never.
+    policy: an early-exit policy to decode with besides the full model.
+    threshold: the policy's threshold, in [0, 1]: nothing is certified yet.
+    metrics: names in `text_metrics.CORPUS_METRICS`.
+    max_examples: validation examples decoded.
+  """
+
+  every: int | None = None
+  policy: decoding.ComputePolicy | None = None
+  threshold: float = 0.9
+  metrics: Sequence[str] = ('bleu',)
+  max_examples: int = 200
+
+  def evaluator(self, config, batches, *, last_step, **arguments):
+    """Returns the evaluator for `training.train`.
+
+    Args:
+      config: the model.
+      batches: `data.eval_batches` of the split, but for max_examples.
+      last_step: the step of the last evaluation.
+      **arguments: the tokenizer and max_length of `decoding_evaluator`.
+    """
+    policies = {'full': decoding.ComputePolicy()}
+    if self.policy is not None:
+      policies['early'] = decoding.with_threshold(self.policy, self.threshold)
+    evaluator = decoding_evaluator(
+      config,
+      functools.partial(batches, max_examples=self.max_examples),
+      policies=policies,
+      metrics=self.metrics,
+      **arguments,
+    )
+    return every(self.every, evaluator, last_step=last_step)
