@@ -242,6 +242,7 @@ class LoadedRun:
     step: training steps taken.
     feature_lengths: longest inputs and targets in tokens, EOS included.
     prefix: what training put in front of every input.
+    prefixes: of the parts of a mixture, by their names.
   """
 
   params: Params
@@ -250,6 +251,7 @@ class LoadedRun:
   step: int
   feature_lengths: dict[str, int]
   prefix: str
+  prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load_run(path: str | os.PathLike) -> LoadedRun:
@@ -262,6 +264,18 @@ def load_run(path: str | os.PathLike) -> LoadedRun:
   """
   params, config, metadata = checkpoints.load_params(path)
   context = metadata['context']
+  missing = [
+    name
+    for name in ('vocabulary_file', 'vocabulary_fingerprint', 'feature_lengths')
+    if name not in context
+  ]
+  if missing:
+    raise ValueError(
+      f'{os.fspath(path)} does not say which vocabulary it was trained with '
+      f'(its context lacks {missing}): calm_jax.cli.train notes it, '
+      'training.train takes it as `context`; checkpoints.load_params loads the '
+      'parameters alone'
+    )
   folder = os.path.abspath(os.fspath(path))
   while not os.path.exists(os.path.join(folder, context['vocabulary_file'])):
     # A checkpoint inside a run directory: the vocabulary lies further up.
@@ -285,7 +299,8 @@ def load_run(path: str | os.PathLike) -> LoadedRun:
     tokenizer=tokenizer,
     step=metadata['step'],
     feature_lengths=context['feature_lengths'],
-    prefix=context['prefix'],
+    prefix=context.get('prefix', ''),
+    prefixes=context.get('prefixes', {}),
   )
 
 

@@ -1,18 +1,21 @@
 """Every main explains itself, and the jobs work end to end on a tiny run."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
+import training_cases
 
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 
-from calm_jax import decoding, pipeline, records  # noqa: E402
+from calm_jax import data, decoding, pipeline, records, training  # noqa: E402
 from calm_jax.calibration.certificate import Certificate  # noqa: E402
-from calm_jax.cli import gin_runner  # noqa: E402
+from calm_jax.cli import gin_runner, jobs, train  # noqa: E402
 
 MAINS = sorted(
   path.stem
@@ -260,6 +263,72 @@ def test_fine_tuning_starts_from_another_run(trained, tmp_path):
     tree['decoder']['logits_dense']['kernel'] for tree in (before, after)
   ]
   assert (kernels[0] != kernels[1]).any()
+
+
+def test_what_the_first_run_saw_counts_as_seen(trained, tmp_path):
+  """And a run that has begun no longer needs the one it started from."""
+  source, run = tmp_path / 'source', tmp_path / 'run'
+  shutil.copytree(trained['MODEL_DIR'], source)
+  first = records.read_training_rows(source / records.TRAINING_ROWS_NAME)
+  records.write_training_rows(
+    source / records.TRAINING_ROWS_NAME, [*first.trained, 7], first.selected
+  )
+  changes = {'train.run.initial_model_dir': str(source)}
+  fine_tune(trained, run, **changes)
+  rows = records.read_training_rows(run / records.TRAINING_ROWS_NAME)
+  assert set(rows.trained) == {*first.trained, 7}
+  shutil.rmtree(source)
+  assert fine_tune(trained, run, **changes).step == 12
+  rows = records.read_training_rows(run / records.TRAINING_ROWS_NAME)
+  assert 7 in rows.trained
+
+
+def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
+  fine_tune(trained, tmp_path / 'run')
+  with pytest.raises(ValueError, match='length_buckets'):
+    fine_tune(
+      trained, tmp_path / 'run', **{'train.run.length_buckets': ((6, 6),)}
+    )
+
+
+def test_a_run_without_a_vocabulary_says_so(tmp_path):
+  config = training_cases.CONFIG
+  training.train(
+    config,
+    training_cases.batches,
+    optimizer=training.adamw(1e-3),
+    num_steps=1,
+    model_dir=tmp_path,
+  )
+  with pytest.raises(ValueError, match="lacks .*'vocabulary_file'"):
+    pipeline.load_run(tmp_path)
+
+
+def test_a_part_of_a_mixture_is_read_with_its_own_prefix(trained, tmp_path):
+  parts = [
+    data.JsonlTask(
+      name=f'counting_{prefix}',
+      directory=trained['DATA_DIR'],
+      paths={'train': 'train.jsonl', 'validation': 'validation.jsonl'},
+      vocabulary=trained['VOCABULARY'],
+      prefix=f'{prefix} ',
+    )
+    for prefix in ('one', 'two')
+  ]
+  train.run(
+    model_dir=str(tmp_path),
+    task=data.MixtureTask('counting_mixture', parts),
+    config=pipeline.load_run(trained['MODEL_DIR']).config,
+    optimizer=training.adamw(1e-3),
+    num_steps=1,
+    feature_lengths={'inputs': 12, 'targets': 12},
+    batch_size=8,
+  )
+  for part in parts:
+    assert jobs.load_run(str(tmp_path), part).prefix == part.prefix
+  stranger = dataclasses.replace(parts[0], name='stranger', prefix='three ')
+  with pytest.raises(ValueError, match="'three ', training had ''"):
+    jobs.load_run(str(tmp_path), stranger)
 
 
 def test_fine_tuning_another_shape_is_refused(trained, tmp_path):

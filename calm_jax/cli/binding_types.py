@@ -94,7 +94,11 @@ def _fault(binding: Binding, places: Mapping[str, str]) -> str | None:
 
 def _fits(value: Any, annotation: Any) -> bool:
   try:
-    typeguard.check_type(value, annotation)
+    typeguard.check_type(
+      value,
+      annotation,
+      collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS,
+    )
   except typeguard.TypeCheckError:
     return False
   return True

@@ -97,7 +97,8 @@ class DecodingPlan:
 
   Attributes:
     every: steps between decodes, a multiple of the steps between evaluations,
-      of which it is part; there is one at the end as well. None for never.
+      of which it is part; there is one at the last step as well. None for
+      never.
     policy: an early-exit policy to decode with besides the full model.
     threshold: the policy's threshold, in [0, 1]: nothing is certified yet.
     metrics: names in `text_metrics.CORPUS_METRICS`.
@@ -109,6 +110,32 @@ class DecodingPlan:
   threshold: float = 0.9
   metrics: Sequence[str] = ('bleu',)
   max_examples: int = 200
+
+  def __post_init__(self):
+    for name in ('every', 'max_examples'):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f'{name} must be 1 or more, got {value!r}')
+
+  def check(self, *, eval_every: int, best_metric: str) -> None:
+    """Checks that decodes fall on evaluations, and can pick the best one.
+
+    Raises:
+      ValueError: if they do not.
+    """
+    if self.every is None:
+      return
+    if self.every % eval_every:
+      raise ValueError(
+        f'decoding every {self.every} steps never meets the evaluations, which '
+        f'come every {eval_every}: give a multiple'
+      )
+    is_ours = best_metric.startswith(('full_', 'early_'))
+    if is_ours and self.every != eval_every:
+      raise ValueError(
+        f'best_metric {best_metric!r} comes every {self.every} steps and '
+        f'evaluations every {eval_every}: make the two equal'
+      )
 
   def evaluator(self, config, batches, *, last_step, **arguments):
     """Returns the evaluator for `training.train`.

@@ -63,12 +63,13 @@ def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
       f'the task reads {path}, which is not the vocabulary that this model was '
       f'trained with; give it {run.tokenizer.path}'
     )
-  if data.prefix_of(task) != run.prefix:
+  prefix = data.prefix_of(task)
+  expected = run.prefixes.get(data.as_task(task).name, run.prefix)
+  if prefix != expected:
     raise ValueError(
-      f'the task has the prefix {data.prefix_of(task)!r}, training had '
-      f'{run.prefix!r}'
+      f'the task has the prefix {prefix!r}, training had {expected!r}'
     )
-  return run
+  return dataclasses.replace(run, prefix=prefix)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from calm_jax import (
   checkpoints,
@@ -128,13 +129,32 @@ def run(
     'feature_lengths': dict(feature_lengths),
     'batch_size': batch_size,
     'seed': seed,
-    **({'frozen': list(frozen)} if frozen else {}),
+    'length_buckets': [list(bucket) for bucket in length_buckets],
+    # What is not the default changes the data or the parameters as well.
+    **{
+      name: value
+      for name, value in (
+        ('pack', pack),
+        ('use_cached', use_cached),
+        ('frozen', list(frozen)),
+        ('initial_model_dir', initial_model_dir),
+        ('prefixes', _prefixes(seqio_task)),
+      )
+      if value
+    },
   }
+  if decode is not None:
+    decode.check(eval_every=eval_every, best_metric=best_metric)
   _check_resumable(model_dir, config, context)
   os.makedirs(model_dir, exist_ok=True)
   gin_runner.write_operative_config(model_dir, 'train.gin')
   _keep_vocabulary(model_dir, vocabulary_path)
-  _write_training_rows(model_dir, task, eval_examples)
+  _write_training_rows(
+    model_dir,
+    task,
+    initial_model_dir,
+    selected=_selected_on(eval_examples, decode),
+  )
   batches = functools.partial(
     data.train_batches,
     seqio_task,
@@ -178,7 +198,9 @@ def run(
     label_smoothing=label_smoothing,
     loss_normalizer=loss_normalizer,
     num_microbatches=num_microbatches,
-    initial_params=_initial_params(initial_model_dir, config, tokenizer),
+    initial_params=_initial_params(
+      initial_model_dir, config, tokenizer, model_dir
+    ),
     mesh=_mesh(model_parallel),
     partitioning=partitioning,
     evaluators=evaluators,
@@ -205,9 +227,24 @@ def _mesh(model_parallel: int) -> jax.sharding.Mesh | None:
   return sharding.make_mesh(model=model_parallel)
 
 
-def _initial_params(model_dir: str | None, config, tokenizer):
-  """Returns the parameters of another run, or None."""
-  if model_dir is None:
+def _prefixes(seqio_task) -> dict[str, str]:
+  """Returns the prefixes of a mixture's parts, whose own is none."""
+  parts = data.subtasks_of(seqio_task)
+  if len(parts) == 1:
+    return {}
+  return {part.name: data.prefix_of(part) for part in parts}
+
+
+def _selected_on(eval_examples: int | None, decode: DecodingPlan | None):
+  """Returns how many validation examples are looked at; None for all."""
+  if eval_examples is None or decode is None or decode.every is None:
+    return eval_examples
+  return max(eval_examples, decode.max_examples)
+
+
+def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
+  """Returns the parameters of another run, unless ours has begun already."""
+  if model_dir is None or checkpoints.latest_step(resumed) is not None:
     return None
   loaded = pipeline.load_run(model_dir)
   if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
@@ -235,21 +272,38 @@ def _changed_shape(theirs: model.T5Config, ours: model.T5Config) -> str:
   )
 
 
-def _write_training_rows(model_dir: str, task, eval_examples) -> None:
-  """Writes which inputs are trained and selected on, once per run."""
+def _write_training_rows(
+  model_dir: str, task, initial_model_dir: str | None, *, selected: int | None
+) -> None:
+  """Writes which inputs the parameters were trained and selected on.
+
+  A run that goes on, and one that starts from another, adds to what was
+  written before.
+  """
+  if not sharding.is_main_process():
+    return
   path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
-  if jax.process_index() == 0 and not os.path.exists(path):
-    records.write_training_rows(
-      path,
-      trained=data.input_hashes(task, 'train'),
-      selected=data.input_hashes(
-        task, 'validation', max_examples=eval_examples
-      ),
-    )
+  begun = checkpoints.latest_step(model_dir) is not None
+  earlier = [model_dir] if begun else []
+  if initial_model_dir is not None:
+    earlier.append(initial_model_dir)
+  trained = [data.input_hashes(task, 'train')]
+  chosen = [data.input_hashes(task, 'validation', max_examples=selected)]
+  for folder in earlier:
+    file = os.path.join(folder, records.TRAINING_ROWS_NAME)
+    if os.path.exists(file):
+      rows = records.read_training_rows(file)
+      trained.append(rows.trained)
+      chosen.append(rows.selected)
+  records.write_training_rows(
+    path, trained=np.concatenate(trained), selected=np.concatenate(chosen)
+  )
 
 
 def _draw_losses(model_dir: str) -> None:
   """Draws the log, where there is matplotlib."""
+  if not sharding.is_main_process():
+    return
   if importlib.util.find_spec('matplotlib') is None:
     return
   log = os.path.join(model_dir, LOG_NAME)
@@ -270,7 +324,9 @@ def _check_resumable(model_dir: str, config, context) -> None:
 def _keep_vocabulary(model_dir: str, path: str) -> None:
   """Copies the vocabulary beside the checkpoints, whole or not at all."""
   kept = os.path.join(model_dir, VOCABULARY_NAME)
-  if os.path.abspath(kept) != os.path.abspath(path):
+  if sharding.is_main_process() and os.path.abspath(kept) != os.path.abspath(
+    path
+  ):
     shutil.copyfile(path, f'{kept}.tmp')
     os.replace(f'{kept}.tmp', kept)
 

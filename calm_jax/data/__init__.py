@@ -27,6 +27,7 @@ _HOMES = {
   'refuse_training_rows': 'row_hashes',
   'register_jsonl_task': 'tasks',
   'run_calibration_task': 'calibration_task',
+  'subtasks_of': 'tasks',
   'tokenised_examples': 'token_datasets',
   'train_batches': 'batches',
 }

@@ -73,6 +73,13 @@ class OnMesh:
         f'the mesh must have the axes data and model of type Auto, got {mesh}: '
         'make it with sharding.make_mesh'
       )
+    if mesh.shape[sharding.DATA] % jax.process_count():
+      raise ValueError(
+        f'the mesh axis data has size {mesh.shape[sharding.DATA]}, which '
+        f'{jax.process_count()} processes cannot share: rows that belong to '
+        'several processes would differ between them; make the axis model '
+        'smaller'
+      )
     self.mesh = mesh
     self.strategy = strategy
 

@@ -124,6 +124,9 @@ class Run:
   def _take_steps(self, train_step, batches, signals) -> str:
     """Takes steps; returns why it stopped ('signal' among the reasons)."""
     plan, first, under_way = self.plan, True, []
+    if self._evaluation_is_due():
+      # An earlier start was interrupted at this one, and saved without it.
+      self._evaluate(signals)
     while (reason := self._reason_to_stop()) is None:
       if self._agreed(signals.received is not None):
         signals.learn()
@@ -148,11 +151,15 @@ class Run:
         under_way.pop(0).block_until_ready()
       if self.step % plan.log_every == 0:
         self._log()
-      if self.step % plan.eval_every == 0:
+      if self._evaluation_is_due():
         self._evaluate(signals)
       if self.step % plan.checkpoint_every == 0:
         self._save()
     return reason
+
+  def _evaluation_is_due(self) -> bool:
+    at_evaluation = self.step > 0 and self.step % self.plan.eval_every == 0
+    return at_evaluation and self.remembered.evaluated_step != self.step
 
   def _reason_to_stop(self) -> str | None:
     plan = self.plan
@@ -227,6 +234,8 @@ class Run:
         f'best_metric {metric!r} is not among the metrics that evaluators '
         f'return: {sorted(values)}'
       )
+    # A checkpoint of this step, if there is one, does not know it yet.
+    self.saved_step = None
     value = float(values[metric])
     remembered = self.remembered
     best = remembered.best_value

@@ -29,6 +29,7 @@ def test_shipped_files_are_of_the_right_types():
     ("LEARNING_RATE = 'high'", r"peak = %LEARNING_RATE is 'high'"),
     ('train.run.max_to_keep = None', 'max_to_keep is None .*must be int'),
     ("FEATURE_LENGTHS = {'inputs': 'a'}", r"{'inputs': 'a'}.*Mapping\[str, in"),
+    ("FEATURE_LENGTHS = {'inputs': 8, 'targets': 'many'}", "'targets': 'many'"),
     ('train.run.length_buckets = (3, 4)', r'length_buckets is \(3, 4\)'),
   ],
 )

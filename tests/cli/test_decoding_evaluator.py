@@ -85,3 +85,26 @@ def test_bad_arguments_are_named():
     _evaluator(metrics=('blue',))
   with pytest.raises(ValueError, match='no policies'):
     _evaluator(policies={})
+
+
+@pytest.mark.parametrize(
+  ('plan', 'best_metric', 'message'),
+  [
+    ({'every': 300}, 'validation_loss', 'every 300 .*every 250'),
+    ({'every': 500}, 'full_bleu', "'full_bleu' comes every 500"),
+  ],
+)
+def test_plans_that_miss_the_evaluations_are_refused(
+  plan, best_metric, message
+):
+  plan = decoding_evaluator.DecodingPlan(**plan)
+  with pytest.raises(ValueError, match=message):
+    plan.check(eval_every=250, best_metric=best_metric)
+
+
+def test_plans_that_meet_the_evaluations_are_not():
+  for every, metric in ((None, 'any'), (500, 'validation_loss')):
+    plan = decoding_evaluator.DecodingPlan(every=every)
+    plan.check(eval_every=250, best_metric=metric)
+  with pytest.raises(ValueError, match='every must be 1 or more'):
+    decoding_evaluator.DecodingPlan(every=0)

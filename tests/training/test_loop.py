@@ -296,6 +296,41 @@ def test_ctrl_c_ends_an_evaluation_at_once_and_saves(tmp_path):
   assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupted_evaluation_is_made_up_for(tmp_path):
+  def interrupted(params, step):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path / 'cut', eval_every=4, evaluators={'slow': interrupted})
+  for run in ('cut', 'whole'):
+    train(tmp_path / run, eval_every=4, evaluators={'validation': validation()})
+  cut, whole = (log(tmp_path / run, 'evaluation') for run in ('cut', 'whole'))
+  assert [row['step'] for row in cut] == [4, 6]
+  for ours, theirs in zip(cut, whole, strict=True):
+    assert ours['validation_loss_exit_1'] == theirs['validation_loss_exit_1']
+
+
+def test_the_last_evaluation_is_remembered_when_the_run_goes_on(tmp_path):
+  values = {4: 2.0, 6: 1.0, 8: 1.5}
+
+  def go_on(num_steps):
+    return train(
+      tmp_path,
+      num_steps=num_steps,
+      eval_every=4,
+      # The last step is saved before it is evaluated.
+      checkpoint_every=3,
+      evaluators={'v': lambda params, step: {'validation_loss': values[step]}},
+    )
+
+  assert go_on(6).best_step == 6
+  assert go_on(6).best_step == 6
+  assert [row['step'] for row in log(tmp_path, 'evaluation')] == [4, 6]
+  assert go_on(8).best_step == 6
+  assert directories.latest_step(tmp_path / 'best') == 6
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
