@@ -76,6 +76,13 @@ def test_bad_configurations_end_in_one_line(tmp_path):
   assert 'Traceback' not in result.stderr
 
 
+def test_an_unknown_flag_ends_in_a_hint():
+  result = run_main('train', '--gin_file=runs/train.gin', '--nonsense')
+  assert result.returncode != 0
+  assert "Unknown command line flag 'nonsense'" in result.stderr
+  assert 'Traceback' not in result.stderr
+
+
 def call(job, files, **bindings):
   """Runs a job in this process, as its main would."""
   gin_runner.parse(

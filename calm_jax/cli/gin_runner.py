@@ -205,5 +205,8 @@ def main(job: str) -> None:
       sys.exit(f'{type(error).__name__}: {error}')
 
   app.run(
-    call, flags_parser=lambda argv: flags.FLAGS(rewrite_gin_arguments(argv))
+    call,
+    flags_parser=lambda argv: app.parse_flags_with_usage(
+      rewrite_gin_arguments(argv)
+    ),
   )

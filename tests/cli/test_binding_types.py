@@ -19,6 +19,9 @@ def _clean_gin():
 
 def test_shipped_files_are_of_the_right_types():
   gin_runner.parse(FILES, PLACES)
+  # What was checked is what is bound.
+  assert gin.query_parameter('train.run.batch_size') is not None
+  assert gin.query_parameter('%TRAIN_STEPS') == 3000
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,9 @@ def test_a_wrong_type_is_refused_by_name(binding, message):
 )
 def test_what_python_accepts_is_accepted(binding):
   gin_runner.parse(FILES, [*PLACES, binding])
+  name = binding.split(' = ')[0]
+  bound = gin.query_parameter(name if '.' in name else f'%{name}')
+  assert repr(bound).strip('@').endswith(binding.split(' = ')[1].strip('@'))
 
 
 def test_the_line_of_a_file_is_named(tmp_path):

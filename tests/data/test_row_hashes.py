@@ -75,9 +75,12 @@ def test_files_hold_what_was_written(definition, rows, tmp_path):
 
 def test_fresh_splits_pass(definition, rows):
   for split in ('calibration', 'test'):
-    batches = data.eval_batches(definition, 8, split=split)
-    data.refuse_training_rows(batches, rows, prefix='do: ')
-    data.refuse_training_rows(definition.read_splits()[split], rows)
+    batches = list(data.eval_batches(definition, 8, split=split))
+    examples = definition.read_splits()[split]
+    assert sum(batch['num_valid'] for batch in batches) == len(examples) > 0
+    # Neither raises.
+    assert data.refuse_training_rows(batches, rows, prefix='do: ') is None
+    assert data.refuse_training_rows(examples, rows) is None
 
 
 def test_seen_rows_are_counted_and_quoted(definition, rows):
