@@ -13,14 +13,16 @@ def decoded_dataset(texts, layers, *, references=None, num_layers=4, ids=None):
     tokens=np.arange(number, dtype=np.int32)[:, None],
     exit_layers=np.array(layers, np.int32)[:, None],
     confidences=0.5 * ones.astype(np.float32),
+    rejected_confidences=np.full((number, 1), -np.inf, np.float32),
     scores=-ones[:, 0],
     lengths=np.ones(number, np.int32),
     texts=tuple(texts),
     inputs_text=tuple(f'input {index}' for index in range(number)),
     references=tuple(references or [()] * number),
     example_ids=tuple(ids or (f'id{index}' for index in range(number))),
+    batch_shapes=((number, 1),) * number,
     num_layers=num_layers,
-    seconds=0.0,
+    seconds=np.zeros(number),
   )
 
 

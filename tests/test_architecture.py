@@ -31,7 +31,7 @@ ALLOWED = {
     'records',
     'sharding',
   },
-  'data': {'evaluation.text_metrics', 'tokenizer'},
+  'data': {'evaluation.corpus_metrics', 'tokenizer'},
   'pipeline': {
     *BASE,
     'decoding',

@@ -356,6 +356,96 @@ def test_calibration_writes_a_certificate_for_this_run(calibrated):
   assert logged['threshold'] == certificate.threshold
 
 
+def calibrate_again(trained, folder, **bindings):
+  """Calibrates the same run into another folder."""
+  return call(
+    'calibrate',
+    [
+      'runs/calibrate.gin',
+      'policies/softmax_margin.gin',
+      trained['task'],
+    ],
+    **bindings_of(trained),
+    OUTPUT_DIR=str(folder),
+    **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
+    **bindings,
+  )
+
+
+def test_a_full_grid_changes_no_certificate(calibrated, tmp_path):
+  lazy = Certificate.load(
+    pathlib.Path(calibrated['MODEL_DIR']) / 'calibration/certificate.json'
+  )
+  certificate = calibrate_again(
+    calibrated, tmp_path, TOLERANCE=0.3, FULL_GRID=True
+  )
+  assert (certificate.index, certificate.p_values[0]) == (
+    lazy.index,
+    lazy.p_values[0],
+  )
+  assert records.read_loss_table(tmp_path / 'loss_table.npz').computed.all()
+
+
+def test_another_loss_decodes_nothing_again(
+  calibrated, tmp_path, monkeypatch, capsys
+):
+  calibrate_again(calibrated, tmp_path, TOLERANCE=0.3, FULL_GRID=True)
+
+  def refuse(*arguments, **keywords):
+    raise AssertionError('decoded again')
+
+  monkeypatch.setattr(decoding, 'generate', refuse)
+  for loss, p_value in (('risk', 'hoeffding_bentkus'), ('signed', 'betting')):
+    certificate = calibrate_again(
+      calibrated, tmp_path / loss, LOSS=loss, TOLERANCE=0.2, FULL_GRID=True
+    )
+    assert certificate.context['loss'] == loss
+    assert certificate.p_value.startswith(p_value)
+    cost = records.read_record(
+      tmp_path / loss / 'cost.json', records.CalibrationCost
+    )
+    assert cost.full_seconds > 0 and cost.ratio > 1
+    assert 'full-model passes' in capsys.readouterr().out
+  assert certificate.loss_range == (-1, 1)
+
+
+def test_a_killed_calibration_decodes_nothing_twice(
+  trained, tmp_path, monkeypatch
+):
+  shutil.copytree(trained['MODEL_DIR'], tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / jobs.DECODES, ignore_errors=True)
+  files = {**trained, 'MODEL_DIR': str(tmp_path / 'run')}
+  generate = decoding.generate
+  calls = []
+
+  def killed(*arguments, **keywords):
+    if len(calls) == 4:
+      raise KeyboardInterrupt
+    calls.append(1)
+    return generate(*arguments, **keywords)
+
+  arguments = dict(TOLERANCE=0.3, FULL_GRID=True)
+  monkeypatch.setattr(decoding, 'generate', killed)
+  with pytest.raises(KeyboardInterrupt):
+    calibrate_again(files, tmp_path / 'resumed', **arguments)
+  before = len(calls)
+
+  def counted(*arguments, **keywords):
+    calls.append(1)
+    return generate(*arguments, **keywords)
+
+  monkeypatch.setattr(decoding, 'generate', counted)
+  resumed = calibrate_again(files, tmp_path / 'resumed', **arguments)
+  assert before == 4 < len(calls)
+  whole = calibrate_again(files, tmp_path / 'whole', **arguments)
+  assert resumed.p_values == whole.p_values
+  again = len(calls)
+  shutil.rmtree(tmp_path / 'run' / jobs.DECODES)
+  uninterrupted = calibrate_again(files, tmp_path / 'anew', **arguments)
+  assert uninterrupted.p_values == resumed.p_values
+  assert len(calls) - again == again, 'as many decodes in two goes as in one'
+
+
 def test_evaluation_writes_table_and_page(calibrated, capsys):
   result = call(
     'evaluate',

@@ -5,7 +5,9 @@ A table of losses goes in, a certified setting comes out (Learn then Test, arXiv
 here knows of JAX, models or text.
 """
 
+from calm_jax.calibration.bets import Betting, betting
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.calibration.corrections import Bonferroni, Holm
 from calm_jax.calibration.inputs import check_settings
 from calm_jax.calibration.multiple_testing import (
   FixedSequence,
@@ -15,23 +17,31 @@ from calm_jax.calibration.multiple_testing import (
 from calm_jax.calibration.p_values import (
   PValue,
   bentkus,
+  exact_binomial,
   hoeffding,
   hoeffding_bentkus,
 )
+from calm_jax.calibration.paths import staircase_path
 from calm_jax.calibration.procedure import calibrate, next_column
 from calm_jax.calibration.sample_sizes import required_examples
 
 __all__ = [
+  'Betting',
+  'Bonferroni',
   'Certificate',
   'FixedSequence',
+  'Holm',
   'PValue',
   'Procedure',
   'bentkus',
+  'betting',
   'calibrate',
   'check_settings',
+  'exact_binomial',
   'fixed_sequence',
   'hoeffding',
   'hoeffding_bentkus',
   'next_column',
   'required_examples',
+  'staircase_path',
 ]

@@ -35,8 +35,8 @@ class Certificate:
     tolerance: the bound on E[loss], in the units of the losses.
     error_rate: the bound on the probability that E[loss] at the chosen setting
       is above the tolerance, over the draw of the calibration examples.
-    p_value: the name of the p-value.
-    procedure: the name of the multiple testing procedure.
+    p_value: the name of the p-value, with parameters such as a seed.
+    procedure: the name of the multiple testing procedure, with parameters.
     num_examples: N, the number of calibration examples.
     settings: [J], thresholds or dicts, from conservative to aggressive.
     risks: [J], mean losses in the units of the losses; NaN where not computed.
@@ -191,13 +191,7 @@ def _parse(cls, content) -> Certificate:
 def _check_choice(certificate, content, procedure) -> None:
   """Raises ValueError unless the choice follows from the p-values."""
   if procedure is None:
-    known = multiple_testing.PROCEDURES
-    if certificate.procedure not in known:
-      raise ValueError(
-        f'procedure {certificate.procedure!r} is none of {sorted(known)}; pass '
-        'the object it was calibrated with as procedure='
-      )
-    procedure = known[certificate.procedure]()
+    procedure = multiple_testing.find_procedure(certificate.procedure)
   rejected = procedure(certificate.p_values, certificate.error_rate)
   index = max(rejected, default=None)
   if index != certificate.index:

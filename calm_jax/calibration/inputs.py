@@ -4,6 +4,8 @@ import math
 import numbers
 from collections.abc import Sequence
 
+import numpy as np
+
 from calm_jax import records
 
 
@@ -87,3 +89,22 @@ def check_error_rate(error_rate: float) -> None:
       f'error_rate must be in (0, 1), not {error_rate}; 0.05 means that at '
       'most one calibration in twenty certifies a setting above the tolerance'
     )
+
+
+def check_p_values(p_values: np.ndarray, error_rate: float) -> np.ndarray:
+  """Returns p-values [J] as float64, NaN allowed.
+
+  Raises:
+    ValueError: if one is outside [0, 1], there are none, or the error rate is
+      not in (0, 1).
+  """
+  p_values = np.asarray(p_values, np.float64)
+  if p_values.ndim != 1 or not p_values.size:
+    raise ValueError(f'p_values must be [J], J >= 1, not {p_values.shape}')
+  check_error_rate(error_rate)
+  bad = np.flatnonzero((p_values < 0) | (p_values > 1))
+  if bad.size:
+    raise ValueError(
+      f'p_values must be in [0, 1], but number {bad[0]} is {p_values[bad[0]]}'
+    )
+  return p_values

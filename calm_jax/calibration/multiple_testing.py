@@ -3,23 +3,28 @@
 A procedure looks at the p-values of J settings, in their testing order, and
 rejects some of the hypotheses "this setting's risk is above the tolerance", so
 that the probability of even one false rejection is at most the error rate. It
-also says which p-value it needs next, so that settings which cannot be rejected
-any more are never decoded. Another procedure is another frozen class with the
-same three members, registered in `PROCEDURES` under its name.
+also says which p-value it needs next, so that settings which cannot change the
+certificate any more are never decoded: what counts is the last rejected one,
+the most aggressive. Another procedure is another frozen class with the same
+three members; `PROCEDURES` lists those that certificates know by name.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from calm_jax.calibration import corrections, inputs
 
 
 class Procedure(Protocol):
   """What `calibrate` asks of a procedure.
 
   Attributes:
-    name: how certificates name it; `PROCEDURES` finds it by this name.
+    name: how certificates name it, its parameters included; `find_procedure`
+      turns the name of one of calm_jax's back into the procedure.
   """
 
   name: str
@@ -37,6 +42,8 @@ class Procedure(Protocol):
   def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
     """Returns the index of the p-value needed next, None if none is.
 
+    When none is, the last rejected index must be that of the full table.
+
     Args:
       p_values: [J], NaN where not tested yet.
       error_rate: as above.
@@ -47,61 +54,200 @@ class Procedure(Protocol):
 class FixedSequence:
   """Rejects in the given order until a hypothesis cannot be rejected.
 
-  Each test spends the whole error rate; what pays for it is that the order was
-  fixed before the data were seen and that testing stops at the first failure.
-  Angelopoulos et al., Learn then Test (arXiv 2110.01052), "fixed sequence
-  testing" from a single start; the procedure of CALM (arXiv 2207.07061).
+  From a single start each test spends the whole error rate; what pays for it is
+  that the order was fixed before the data were seen and that testing stops at
+  the first failure. That is the procedure of CALM (arXiv 2207.07061). With k
+  starts, k such sequences begin at k settings and each spends error_rate / k,
+  until its own first failure; what one of them rejected is rejected. More
+  starts help where the first settings may fail although later ones would pass,
+  and cost examples everywhere else. Angelopoulos et al., Learn then Test (arXiv
+  2110.01052), "fixed sequence testing".
+
+  Attributes:
+    starts: the indices at which sequences begin, ascending.
+    num_starts: so many equally spaced starts instead: the i-th at
+      floor(i J / num_starts), i = 0 .. num_starts - 1.
 
   >>> fixed_sequence()([0.01, 0.05, 0.06, 0.001], 0.05)
   (0, 1)
+  >>> fixed_sequence(starts=(0, 2))([0.01, 0.05, 0.02, 0.02, 0.9], 0.05)
+  (0, 2, 3)
   """
 
-  name: ClassVar[str] = 'fixed_sequence'
+  starts: tuple[int, ...] = (0,)
+  num_starts: int | None = None
+
+  def __post_init__(self):
+    """Brings equal forms to one; raises ValueError for starts that are none."""
+    starts = tuple(self.starts)
+    if not starts or any(isinstance(s, bool) for s in starts):
+      raise ValueError(f'starts must be indices, at least one, not {starts}')
+    if any(s != int(s) or s < 0 for s in starts) or any(
+      first >= second for first, second in zip(starts, starts[1:], strict=False)
+    ):
+      raise ValueError(
+        f'starts must be indices from 0 on, each greater than the one before, '
+        f'not {starts}'
+      )
+    object.__setattr__(self, 'starts', tuple(int(s) for s in starts))
+    if self.num_starts is None:
+      return
+    if self.num_starts != int(self.num_starts) or self.num_starts < 1:
+      raise ValueError(
+        f'num_starts must be a positive number, not {self.num_starts}'
+      )
+    if self.starts != (0,):
+      raise ValueError(
+        f'give starts, {starts}, or num_starts, {self.num_starts}, but not both'
+      )
+    number = int(self.num_starts)
+    object.__setattr__(self, 'num_starts', None if number == 1 else number)
+
+  @property
+  def name(self) -> str:
+    """Such as `fixed_sequence` or `fixed_sequence(starts=0,5,10)`."""
+    if self.num_starts is not None:
+      return f'fixed_sequence(num_starts={self.num_starts})'
+    if self.starts != (0,):
+      return f'fixed_sequence(starts={",".join(map(str, self.starts))})'
+    return 'fixed_sequence'
+
+  def level(self, num_settings: int, error_rate: float) -> float:
+    """Returns what a test spends: error_rate / k."""
+    return error_rate / len(self.indices(num_settings))
+
+  def indices(self, num_settings: int) -> tuple[int, ...]:
+    """Returns the starts among J settings.
+
+    Raises:
+      ValueError: if there are fewer settings than it takes.
+    """
+    number = self.num_starts
+    if number is not None:
+      if number > num_settings:
+        raise ValueError(
+          f'{number} starts are more than the {num_settings} settings'
+        )
+      return tuple(i * num_settings // number for i in range(number))
+    if self.starts[-1] >= num_settings:
+      raise ValueError(
+        f'start {self.starts[-1]} is none of the {num_settings} settings, '
+        f'which are counted from 0'
+      )
+    return self.starts
 
   def __call__(
     self, p_values: np.ndarray, error_rate: float
   ) -> tuple[int, ...]:
-    """Returns 0..k-1, k the first index whose p-value is above error_rate."""
-    p_values = check_p_values(p_values, error_rate)
-    # NaN, a setting that was not tested, counts as not rejected.
-    failures = np.flatnonzero(~(p_values <= error_rate))
-    return tuple(range(failures[0] if failures.size else p_values.size))
+    """Returns, from every start, what comes before its first failure."""
+    p_values = inputs.check_p_values(p_values, error_rate)
+    level = self.level(p_values.size, error_rate)
+    rejected = set()
+    for start in self.indices(p_values.size):
+      rejected.update(range(start, _first_failure(p_values, start, level)))
+    return tuple(sorted(rejected))
 
   def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
-    """Returns the first untested index if all before it were rejected."""
-    rejected = len(self(p_values, error_rate))
-    if rejected == len(p_values) or not np.isnan(p_values[rejected]):
-      return None
-    return rejected
+    """Returns the next index of the last sequence that still counts.
+
+    The sequence of the last start comes first. If it rejects anything, whatever
+    the starts before it reject is less aggressive and need not be known.
+    """
+    p_values = inputs.check_p_values(p_values, error_rate)
+    level = self.level(p_values.size, error_rate)
+    for start in reversed(self.indices(p_values.size)):
+      end = _first_failure(p_values, start, level)
+      if end < p_values.size and np.isnan(p_values[end]):
+        return end
+      if end > start:
+        return None
+    return None
 
 
-def fixed_sequence() -> FixedSequence:
-  """Returns fixed sequence testing from a single start."""
-  return FixedSequence()
+def fixed_sequence(
+  starts: tuple[int, ...] = (0,), *, num_starts: int | None = None
+) -> FixedSequence:
+  """Returns fixed sequence testing, from a single start if not told otherwise.
+
+  >>> fixed_sequence().name, fixed_sequence(num_starts=3).name
+  ('fixed_sequence', 'fixed_sequence(num_starts=3)')
+  """
+  return FixedSequence(tuple(starts), num_starts)
 
 
-# By name, for certificates that are read back; a procedure with parameters
-# writes them into its name and registers each form it is used in.
-PROCEDURES: dict[str, Callable[[], Procedure]] = {
-  FixedSequence.name: fixed_sequence,
+# By the part of the name before the parameters, for certificates that are read
+# back.
+PROCEDURES: dict[str, Callable[..., Procedure]] = {
+  'fixed_sequence': fixed_sequence,
+  'bonferroni': corrections.Bonferroni,
+  'holm': corrections.Holm,
 }
 
 
-def check_p_values(p_values: np.ndarray, error_rate: float) -> np.ndarray:
-  """Returns p-values [J] as float64, NaN allowed.
+def find_procedure(name: str) -> Procedure:
+  """Returns the procedure that has this name, down to its parameters.
 
   Raises:
-    ValueError: if one is outside [0, 1], there are none, or the error rate is
-      not in (0, 1).
+    ValueError: if none of calm_jax's has it.
+
+  >>> find_procedure('fixed_sequence(starts=0,5,10)').starts
+  (0, 5, 10)
   """
-  p_values = np.asarray(p_values, np.float64)
-  if p_values.ndim != 1 or not p_values.size:
-    raise ValueError(f'p_values must be [J], J >= 1, not {p_values.shape}')
-  if not 0 < error_rate < 1:
-    raise ValueError(f'error_rate must be in (0, 1), not {error_rate}')
-  bad = np.flatnonzero((p_values < 0) | (p_values > 1))
-  if bad.size:
+  match = re.fullmatch(r'(\w+)(?:\((starts|num_starts)=([0-9,]+)\))?', name)
+  procedure = None
+  if match and match[1] in PROCEDURES:
+    try:
+      procedure = PROCEDURES[match[1]](**_parameters(match[2], match[3]))
+    except (TypeError, ValueError):
+      pass
+  # Its own name, to the letter: nothing else was written by a calibration.
+  if procedure is None or procedure.name != name:
     raise ValueError(
-      f'p_values must be in [0, 1], but number {bad[0]} is {p_values[bad[0]]}'
+      f'procedure {name!r} is none of {sorted(PROCEDURES)} with parameters of '
+      'theirs; pass the object it was calibrated with as procedure='
     )
-  return p_values
+  return procedure
+
+
+def _parameters(key: str | None, text: str | None) -> dict:
+  if key is None:
+    return {}
+  numbers = tuple(int(number) for number in text.split(','))
+  return {key: numbers[0] if key == 'num_starts' else numbers}
+
+
+def needed_tests(
+  procedure: Procedure, p_values: np.ndarray, error_rate: float
+) -> np.ndarray:
+  """Returns which p-values [J] a procedure asks for, one after the other.
+
+  Args:
+    procedure: the procedure.
+    p_values: [J], NaN where not tested. Where the procedure asks for one of
+      these, it can go no further: that is the last index marked.
+    error_rate: in (0, 1).
+
+  Returns:
+    bool [J].
+
+  >>> needed_tests(fixed_sequence(), [0.01, 0.06, 0.001], 0.05)
+  array([ True,  True, False])
+  """
+  p_values = inputs.check_p_values(p_values, error_rate)
+  seen = np.full_like(p_values, np.nan)
+  needed = np.zeros(p_values.size, bool)
+  while (index := procedure.next_test(seen, error_rate)) is not None:
+    if needed[index]:
+      raise ValueError(f'{procedure} asks for test {index} a second time')
+    needed[index] = True
+    if np.isnan(p_values[index]):
+      break
+    seen[index] = p_values[index]
+  return needed
+
+
+def _first_failure(p_values: np.ndarray, start: int, level: float) -> int:
+  """Returns the first index from `start` on that is not rejected, or J."""
+  # NaN, a setting that was not tested, counts as not rejected.
+  failures = np.flatnonzero(~(p_values[start:] <= level))
+  return int(start + failures[0]) if failures.size else p_values.size

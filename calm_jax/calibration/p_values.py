@@ -5,7 +5,7 @@ Each function takes the losses of N examples under one setting, numbers in
 number that is super-uniform when the null is true, for every N and every law of
 the loss. The losses themselves are asked for, not their mean, so that
 inequalities which look at the variance or at the order of the losses have the
-same signature.
+same signature; the one that does is `betting`, in bets.py.
 """
 
 import math
@@ -112,8 +112,69 @@ def hoeffding_bentkus(losses: np.ndarray, *, tolerance: float) -> float:
   )
 
 
-def _total_loss(losses, tolerance: float) -> tuple[float, int]:
-  """Returns the sum and the number of the losses, after checking them."""
+def exact_binomial(losses: np.ndarray, *, tolerance: float) -> float:
+  """Counts losses that are 0 or 1, whose law is known: no bound is needed.
+
+  p = P(Binomial(N, tolerance) <= sum of the losses). The exact test of a
+  proportion (Clopper and Pearson, 1934), for a loss such as "the output is not
+  the same"; Learn then Test (arXiv 2110.01052) names it for binary losses. No
+  p-value of the count alone is smaller.
+
+  Args:
+    losses: [N], one loss per example, each 0 or 1.
+    tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
+
+  Returns:
+    The p-value, in [0, 1].
+
+  Raises:
+    ValueError: for losses other than 0 and 1 or a tolerance outside its range.
+
+  >>> round(exact_binomial([0.0] * 100, tolerance=0.1), 9)  # 0.9 ** 100
+  2.6561e-05
+  >>> round(exact_binomial([1.0, 0.0], tolerance=0.75), 6)  # 1 - 0.75 ** 2
+  0.4375
+  """
+  losses = check_losses(losses, tolerance)
+  # As far from a whole number as mapping by a range may take 0 and 1.
+  bad = np.flatnonzero(np.abs(losses - np.round(losses)) > 1e-9)
+  if bad.size:
+    raise ValueError(
+      f'exact_binomial is for losses of 0 and 1, but loss {bad[0]} is '
+      f'{losses[bad[0]]}; use hoeffding_bentkus or betting for losses between '
+      'them'
+    )
+  count = int(np.round(losses).sum())
+  return min(1.0, float(special.bdtr(count, losses.size, tolerance)))
+
+
+def apply_rows(
+  p_value: PValue, samples: np.ndarray, *, tolerance: float
+) -> np.ndarray:
+  """Returns the p-value of every row: for simulations of many calibrations.
+
+  Args:
+    p_value: if it has a method `batch` that takes many samples at once, that is
+      used.
+    samples: [M, N], M samples of N losses.
+    tolerance: see the p-values.
+
+  >>> apply_rows(hoeffding, np.zeros((2, 100)), tolerance=0.1).round(6)
+  array([0.135335, 0.135335])
+  """
+  batch = getattr(p_value, 'batch', None)
+  if batch is not None:
+    return batch(samples, tolerance=tolerance)
+  return np.array([p_value(sample, tolerance=tolerance) for sample in samples])
+
+
+def check_losses(losses: np.ndarray, tolerance: float) -> np.ndarray:
+  """Returns losses [N] as float64.
+
+  Raises:
+    ValueError: if there are none, one is outside [0, 1], or the tolerance is
+      not in (0, 1).
+  """
   losses = np.asarray(losses, np.float64)
   if losses.ndim != 1 or not losses.size:
     raise ValueError(f'losses must be [N] with N >= 1, not {losses.shape}')
@@ -125,6 +186,12 @@ def _total_loss(losses, tolerance: float) -> tuple[float, int]:
       f'losses must be in [0, 1], but loss {bad[0]} is {losses[bad[0]]}; map '
       'them by their range first, as calibrate(loss_range=...) does'
     )
+  return losses
+
+
+def _total_loss(losses, tolerance: float) -> tuple[float, int]:
+  """Returns the sum and the number of the losses, after checking them."""
+  losses = check_losses(losses, tolerance)
   # The exact sum, rounded once: a pairwise sum may land above an integer.
   return math.fsum(losses), losses.size
 

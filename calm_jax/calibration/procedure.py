@@ -38,8 +38,7 @@ def calibrate(
 
   Args:
     losses: [N, J], the loss of example n under setting j, within loss_range.
-      Columns that the procedure does not ask for may be NaN, from the first of
-      them to the end.
+      Columns that the procedure does not ask for may be NaN.
     settings: [J], from conservative to aggressive: thresholds in [0, 1],
       strictly decreasing, or dicts (with a `threshold` or without).
     tolerance: the bound on E[loss], in the units of the losses, strictly inside
@@ -47,8 +46,10 @@ def calibrate(
     error_rate: the bound on the probability of certifying a setting whose
       expected loss is above the tolerance; in (0, 1).
     p_value: `f(losses [N] in [0, 1], *, tolerance) -> p`, super-uniform when
-      E[loss] > tolerance.
-    procedure: a multiple testing procedure; None is fixed_sequence().
+      E[loss] > tolerance: hoeffding_bentkus; betting where losses vary little
+      or are signed; exact_binomial where they are 0 or 1; hoeffding, bentkus.
+    procedure: a multiple testing procedure: fixed_sequence(...), Bonferroni()
+      or Holm(); None is fixed_sequence().
     loss_range: the smallest and the largest value a loss can have. Losses and
       tolerance are mapped by it to [0, 1] alike.
     context: kept in the certificate: loss, metric, fingerprints, decoder
@@ -87,7 +88,7 @@ def calibrate(
     loss_range=loss_range,
     context=context or {},
   )
-  reason = reasons.explain(certificate, p_value)
+  reason = reasons.explain(certificate, p_value, procedure, losses)
   return dataclasses.replace(certificate, reason=reason)
 
 
@@ -151,17 +152,33 @@ def _test_columns(losses, tolerance, p_value, loss_range) -> np.ndarray:
 
 
 def _check_tested(losses, tests, procedure, error_rate) -> None:
-  """Raises ValueError if a column is missing that should not be."""
-  missing = procedure.next_test(tests, error_rate)
+  """Raises ValueError if a column is missing that should not be.
+
+  That is one that the procedure needs, or a hole: a column that it does not
+  need and that is missing although a later one of that kind is there. Whoever
+  fills such columns fills them in order, so something failed.
+  """
+  needed = multiple_testing.needed_tests(procedure, tests, error_rate)
   untested = np.isnan(tests)
-  if missing is None and (untested[:-1] & ~untested[1:]).any():
-    missing = int(np.flatnonzero(untested)[0])
-  if missing is not None:
+  for column in np.flatnonzero(needed & untested):
     raise ValueError(
-      f'the losses of column {missing} are NaN from row 0 to row '
-      f'{len(losses) - 1}. Only columns after the one where testing stopped '
-      'may be left out, and then all of them'
+      f'{_missing(losses, column)}, but {_name_of(procedure)} needs them: '
+      'next_column says which column is to be computed next'
     )
+  extra = np.flatnonzero(~needed & ~untested)
+  for column in np.flatnonzero(untested):
+    if extra.size and column < extra[-1]:
+      raise ValueError(
+        f'{_missing(losses, column)}, but those of column {extra[-1]} are not. '
+        f'{_name_of(procedure)} needs neither; of the columns it does not need '
+        'all after a missing one must be missing too'
+      )
+
+
+def _missing(losses, column) -> str:
+  return (
+    f'the losses of column {column} are NaN from row 0 to row {len(losses) - 1}'
+  )
 
 
 def _name_of(function) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from calm_jax import decoding, evaluation, model
-from calm_jax.evaluation import text_metrics
+from calm_jax.evaluation import corpus_metrics
 from calm_jax.tokenizer import SentencePieceTokenizer
 from calm_jax.training.evaluators import Evaluator
 
@@ -35,16 +35,17 @@ def decoding_evaluator(
     batches_fn: returns the batches of `data.eval_batches` each time.
     tokenizer: turns tokens into texts.
     policies: what to decode with, by the name that metrics get.
-    metrics: names in `text_metrics.CORPUS_METRICS`.
+    metrics: names in `corpus_metrics.CORPUS_METRICS`.
     max_length: the most tokens of an output.
 
   Raises:
     ValueError: if a metric is unknown or there are no policies.
   """
-  unknown = sorted(set(metrics) - set(text_metrics.CORPUS_METRICS))
+  unknown = sorted(set(metrics) - set(corpus_metrics.CORPUS_METRICS))
   if unknown:
     raise ValueError(
-      f'unknown metrics {unknown}; known: {sorted(text_metrics.CORPUS_METRICS)}'
+      f'unknown metrics {unknown}; known: '
+      f'{sorted(corpus_metrics.CORPUS_METRICS)}'
     )
   if not policies:
     raise ValueError('there are no policies to decode with')
@@ -68,7 +69,7 @@ def decoding_evaluator(
         depth_loop=loop,
       )
       for metric in metrics:
-        values[f'{name}_{metric}'] = text_metrics.corpus_score(
+        values[f'{name}_{metric}'] = corpus_metrics.corpus_score(
           metric, decoded.texts, decoded.references
         )
       values[f'{name}_mean_exit_layer'] = decoded.mean_exit_layer
@@ -101,7 +102,7 @@ class DecodingPlan:
       never.
     policy: an early-exit policy to decode with besides the full model.
     threshold: the policy's threshold, in [0, 1]: nothing is certified yet.
-    metrics: names in `text_metrics.CORPUS_METRICS`.
+    metrics: names in `corpus_metrics.CORPUS_METRICS`.
     max_examples: validation examples decoded.
   """
 

@@ -28,7 +28,7 @@ from calm_jax import (
 )
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import gin_runner, jobs
-from calm_jax.evaluation import text_metrics
+from calm_jax.evaluation import corpus_metrics, text_metrics
 
 _LOOPS = {
   'while': decoding.WhileDepthLoop(),
@@ -58,7 +58,7 @@ def run(
     model_dir: a run directory of `calm_jax.cli.train`.
     task: the Task.
     policy: the policy that the certificate was made for.
-    metrics: names in text_metrics.CORPUS_METRICS; the first is drawn.
+    metrics: names in corpus_metrics.CORPUS_METRICS; the first is drawn.
     split: the split to decode.
     batch_size: rows decoded together.
     max_examples: use only so many examples.
@@ -70,11 +70,11 @@ def run(
     certificate: path; MODEL_DIR/calibration/certificate.json if None.
     output_dir: MODEL_DIR/evaluation if None.
   """
-  unknown = [m for m in metrics if m not in text_metrics.CORPUS_METRICS]
+  unknown = [m for m in metrics if m not in corpus_metrics.CORPUS_METRICS]
   if unknown or not metrics:
     raise ValueError(
       f'metrics are {tuple(metrics)}; use some of '
-      f'{sorted(text_metrics.CORPUS_METRICS)}'
+      f'{sorted(corpus_metrics.CORPUS_METRICS)}'
     )
   if sweep_thresholds:
     calibration.check_settings(sweep_thresholds)
@@ -105,10 +105,13 @@ def run(
     )
     for size in timing_batch_sizes
   ]
-  decode = functools.partial(jobs.make_decode(loaded), batches)
+  decode = functools.partial(
+    jobs.make_decode(loaded, keep_in=os.path.join(model_dir, jobs.DECODES)),
+    batches,
+  )
   metric = text_metrics.get_metric(certified.context['metric'])
   scoring = evaluation.Scoring(
-    quality={name: text_metrics.CORPUS_METRICS[name] for name in metrics},
+    quality={name: corpus_metrics.CORPUS_METRICS[name] for name in metrics},
     textual=evaluation.textual_loss(metric),
     risk=evaluation.risk_loss(metric),
   )

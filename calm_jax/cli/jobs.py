@@ -13,7 +13,15 @@ from typing import Any
 
 import jax
 
-from calm_jax import data, decoding, evaluation, model, pipeline, records
+from calm_jax import (
+  checkpoints,
+  data,
+  decoding,
+  evaluation,
+  model,
+  pipeline,
+  records,
+)
 from calm_jax.tokenizer import SentencePieceTokenizer
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
@@ -24,15 +32,45 @@ def say(line: str) -> None:
   print(line, flush=True)
 
 
+# The folder in MODEL_DIR where decoded rows are kept, for whichever job needs
+# them next. It may be deleted at any time.
+DECODES = 'decodes'
+
+
 def make_decode(
-  run: pipeline.LoadedRun,
+  run: pipeline.LoadedRun, keep_in: str | None = None
 ) -> Callable[..., evaluation.DecodedDataset]:
-  """Returns `decode(batches, policy=..., policy_for_batch=...)` of a run."""
+  """Returns a function that decodes batches with a run's model.
+
+  Args:
+    run: the run.
+    keep_in: a folder; decoded rows are kept there and looked up, so that an
+      interrupted job goes on where it was. None decodes everything anew.
+
+  Returns:
+    `decode(batches, *, policy, policy_for_batch, earlier)`, where `earlier` is
+    a decode of the same batches at higher thresholds of the same policy: its
+    rows are taken over where they cannot differ.
+  """
   decoder = model.as_layered_decoder(run.config)
   loop = decoding.default_depth_loop()
   params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
+  about = {
+    'parameters': checkpoints.parameter_fingerprint(run.params),
+    'tokenizer': run.tokenizer.fingerprint,
+    'max_length': run.feature_lengths['targets'],
+    'dtype': run.config.dtype,
+    'backend': jax.default_backend(),
+    'depth_loop': type(loop).__name__,
+  }
 
-  def decode(batches: Iterable, **policy):
+  def decode(batches: Iterable, *, policy=None, earlier=None, **other):
+    store = None
+    if policy is not None:
+      setting = {'policy': decoding.describe(policy), **_threshold(policy)}
+      store = evaluation.DecodeStore(keep_in, {**about, **setting})
+    if earlier is not None:
+      evaluation.take_over(store, earlier, policy)
     return evaluation.decode_dataset(
       decoder,
       params,
@@ -41,11 +79,21 @@ def make_decode(
       max_length=run.feature_lengths['targets'],
       eos_id=run.tokenizer.eos_id,
       depth_loop=loop,
+      policy=policy,
+      store=store,
       progress=say,
-      **policy,
+      **other,
     )
 
   return decode
+
+
+def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
+  """Returns the threshold's value, which `describe` leaves out, if any."""
+  threshold = getattr(policy.exit_rule, 'threshold', None)
+  if threshold is None:
+    return {}
+  return {'threshold': float(getattr(threshold, 'value', threshold))}
 
 
 def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:

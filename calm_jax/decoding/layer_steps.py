@@ -32,6 +32,8 @@ class Rows:
       rows that are not decoded.
     confidences: float32 [B], the confidence at the exit layer; NaN where the
       rule did not look there.
+    rejected_confidences: float32 [B], the highest confidence at which a row
+      went on; -inf if there was none.
     logits: float32 [B, C] of the exit state, once a row has stopped; None if
       the exit rule needs no logits.
     token_ids: int32 [B, C], the ids of the candidates, or None.
@@ -43,6 +45,7 @@ class Rows:
   active: Array
   exit_layers: Array
   confidences: Array
+  rejected_confidences: Array
   logits: Array | None
   token_ids: Array | None
   policy: PolicyState
@@ -93,6 +96,7 @@ class Layers:
       active=self.alive,
       exit_layers=jnp.full((batch_size,), -1, jnp.int32),
       confidences=jnp.full((batch_size,), jnp.nan, jnp.float32),
+      rejected_confidences=jnp.full((batch_size,), -jnp.inf, jnp.float32),
       logits=None,
       token_ids=None,
       policy=dataclasses.replace(policy, cache_fill=None),
@@ -211,11 +215,16 @@ class Layers:
     )
     state, stops, confidences = when(looks, look, nothing_seen)
     stops = rows.active & (stops | last)
+    rejected = rows.active & ~stops & ~jnp.isnan(confidences)
+    highest = jnp.maximum(rows.rejected_confidences, confidences)
     return Rows(
       hidden=now.hidden,
       active=rows.active & ~stops,
       exit_layers=jnp.where(stops, layer + 1, rows.exit_layers),
       confidences=jnp.where(stops, confidences, rows.confidences),
+      rejected_confidences=jnp.where(
+        rejected, highest, rows.rejected_confidences
+      ),
       logits=_keep_rows(stops, now.logits, rows.logits),
       token_ids=_keep_rows(stops, now.token_ids, rows.token_ids),
       policy=dataclasses.replace(now.policy, exit_rule=state),

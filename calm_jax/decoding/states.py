@@ -28,6 +28,7 @@ class Carry:
     tokens: int32 [R, T], the tokens so far, 0 elsewhere.
     exit_layers: int32 [R, T], layers used, 1..L; -1 where not decoded.
     confidences: float32 [R, T], at the exit layer; NaN where nothing looked.
+    rejected_confidences: float32 [R, T], the highest one that was too low.
     scores: float32 [R], sum of the tokens' log-probabilities.
     keys: [R] typed keys, one per request; None if the sampler draws nothing.
     samples: int32 [R], which sample of its request a row is.
@@ -41,6 +42,7 @@ class Carry:
   tokens: Array
   exit_layers: Array
   confidences: Array
+  rejected_confidences: Array
   scores: Array
   keys: Array | None
   samples: Array
@@ -82,6 +84,8 @@ class DecodeResult:
     exit_layers: int32 [B, T], layers used, 1..L; -1 where nothing was decoded.
     confidences: float32 [B, T], at the exit layer; NaN where the exit rule did
       not look.
+    rejected_confidences: float32 [B, T], the highest confidence that the exit
+      rule saw and went on at; -inf where there was none.
     scores: float32 [B], sum of the log-probabilities of the emitted tokens
       under the distribution sampled from, EOS included.
     lengths: int32 [B], emitted tokens, EOS included.
@@ -90,5 +94,6 @@ class DecodeResult:
   tokens: Array
   exit_layers: Array
   confidences: Array
+  rejected_confidences: Array
   scores: Array
   lengths: Array

@@ -162,6 +162,7 @@ def finish(state: DecodeState) -> DecodeResult:
     tokens=per_request(carry.tokens),
     exit_layers=per_request(carry.exit_layers),
     confidences=per_request(carry.confidences),
+    rejected_confidences=per_request(carry.rejected_confidences),
     scores=per_request(carry.scores),
     lengths=per_request(carry.positions),
   )
@@ -220,6 +221,9 @@ def _first_carry(
     tokens=jnp.zeros((num_rows, max_length), jnp.int32),
     exit_layers=jnp.full((num_rows, max_length), -1, jnp.int32),
     confidences=jnp.full((num_rows, max_length), jnp.nan, jnp.float32),
+    rejected_confidences=jnp.full(
+      (num_rows, max_length), -jnp.inf, jnp.float32
+    ),
     scores=jnp.zeros((num_rows,), jnp.float32),
     keys=keys,
     samples=jnp.tile(jnp.arange(num_samples, dtype=jnp.int32), batch_size),
@@ -303,6 +307,9 @@ def _decode_token(
     tokens=write(carry.tokens, tokens),
     exit_layers=write(carry.exit_layers, rows.exit_layers),
     confidences=write(carry.confidences, rows.confidences),
+    rejected_confidences=write(
+      carry.rejected_confidences, rows.rejected_confidences
+    ),
     scores=carry.scores + jnp.where(carry.alive, log_probabilities, 0.0),
   )
 

@@ -13,37 +13,47 @@ from calm_jax.evaluation.comparison import (
   score,
   static_layers,
 )
-from calm_jax.evaluation.decode_dataset import (
-  DecodedDataset,
-  decode_dataset,
-  example_id,
-  oracle_policy,
-)
-from calm_jax.evaluation.loss_table import (
-  build_loss_table,
+from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.decode_dataset import decode_dataset, oracle_policy
+from calm_jax.evaluation.decode_store import DecodeStore, row_key
+from calm_jax.evaluation.decoded_dataset import DecodedDataset, example_id
+from calm_jax.evaluation.loss_table import build_loss_table
+from calm_jax.evaluation.losses import (
+  ConsistencyLoss,
+  get_loss,
   risk_loss,
+  signed_loss,
   textual_loss,
 )
 from calm_jax.evaluation.samples import decoded_text, sample_outputs
+from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
 from calm_jax.evaluation.timing import take_batches, time_decode
 
 __all__ = [
   'ComparedDecode',
+  'ConsistencyLoss',
+  'DecodeStore',
   'DecodedDataset',
   'Scoring',
   'baseline_row',
   'build_loss_table',
+  'changed_rows',
   'compare',
+  'compile_seconds',
   'decode_dataset',
   'decode_for_comparison',
   'decoded_text',
   'example_id',
+  'get_loss',
   'oracle_policy',
   'risk_loss',
+  'row_key',
   'sample_outputs',
   'score',
+  'signed_loss',
   'static_layers',
   'take_batches',
+  'take_over',
   'textual_loss',
   'time_decode',
 ]

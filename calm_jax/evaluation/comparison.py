@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from calm_jax import decoding, exits, records
-from calm_jax.evaluation.decode_dataset import DecodedDataset, oracle_policy
+from calm_jax.evaluation.decode_dataset import oracle_policy
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.loss_table import Loss
 
 Quality = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
@@ -26,7 +27,7 @@ class Scoring:
 
   Attributes:
     quality: name -> (predictions, references) -> percent, such as
-      `text_metrics.CORPUS_METRICS`.
+      `corpus_metrics.CORPUS_METRICS`.
     textual: the loss against the full model's texts.
     risk: the quality lost against the references, None without references.
   """

@@ -1,13 +1,13 @@
 """Decodes batches of a dataset under one policy and keeps what came out.
 
 The batches are plain NumPy dictionaries, so nothing here knows where they come
-from. Rows that only fill up the last batch are decoded with a harmless input
-and dropped. Every policy of one structure uses the same compiled decoder: only
-numbers (thresholds) change between them.
+from. Their rows are decoded in batches of the same shapes, made up anew of the
+rows that no store holds yet; places left over in the last one are filled with a
+harmless input and dropped. Every policy of one structure uses the same compiled
+decoder: only numbers (thresholds) change between them.
 """
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,62 +16,17 @@ import jax
 import numpy as np
 
 from calm_jax import decoding, exits, interfaces
+from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
+from calm_jax.evaluation.decoded_dataset import (
+  CollectedRows,
+  DecodedDataset,
+  Input,
+  example_id,
+)
 
 Batch = Mapping[str, Any]
 PolicyForBatch = Callable[[np.ndarray], decoding.ComputePolicy]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DecodedDataset:
-  """What one policy made of N inputs.
-
-  Attributes:
-    tokens: int32 [N, T], EOS included, 0 after it.
-    exit_layers: int32 [N, T], layers used in 1..L; -1 where never decoded.
-    confidences: float32 [N, T], NaN where the rule did not look.
-    scores: float32 [N], sum of the tokens' log-probabilities.
-    lengths: int32 [N], decoded tokens, EOS included.
-    texts: N detokenised outputs.
-    inputs_text: N source texts ('' where the batches had none).
-    references: N tuples of reference texts, possibly empty.
-    example_ids: N hashes of the inputs' tokens.
-    num_layers: L.
-    seconds: wall clock of the whole decode, compilation included.
-  """
-
-  tokens: np.ndarray
-  exit_layers: np.ndarray
-  confidences: np.ndarray
-  scores: np.ndarray
-  lengths: np.ndarray
-  texts: tuple[str, ...]
-  inputs_text: tuple[str, ...]
-  references: tuple[tuple[str, ...], ...]
-  example_ids: tuple[str, ...]
-  num_layers: int
-  seconds: float
-
-  @property
-  def num_examples(self) -> int:
-    """N."""
-    return len(self.texts)
-
-  @property
-  def num_tokens(self) -> int:
-    """Decoded tokens of all rows, EOS included."""
-    return int(np.count_nonzero(self.exit_layers > 0))
-
-  @property
-  def mean_exit_layer(self) -> float:
-    """Layers used per decoded token, in [1, L]; NaN if nothing was decoded."""
-    decoded = self.exit_layers[self.exit_layers > 0]
-    return float(decoded.mean()) if decoded.size else float('nan')
-
-  def exit_layer_histogram(self) -> tuple[int, ...]:
-    """Returns L counts: decoded tokens that left after layer 1, ..., L."""
-    decoded = self.exit_layers[self.exit_layers > 0]
-    counts = np.bincount(decoded, minlength=self.num_layers + 1)
-    return tuple(int(count) for count in counts[1:])
 
 
 def decode_dataset(
@@ -87,6 +42,7 @@ def decode_dataset(
   eos_id: int = 1,
   rng: jax.Array | None = None,
   depth_loop: interfaces.DepthLoop | None = None,
+  store: DecodeStore | None = None,
   progress: Callable[[str], None] | None = None,
   progress_seconds: float = 10.0,
 ) -> DecodedDataset:
@@ -110,6 +66,8 @@ def decode_dataset(
     rng: a key, for samplers that draw; input r of the data draws from
       fold_in(rng, r), however the data are cut into batches.
     depth_loop: as in `decoding.generate`.
+    store: rows that it holds are not decoded, the others are added to it. It
+      must be of this very way of decoding.
     progress: gets a line to print now and then.
     progress_seconds: at least so long between two lines.
 
@@ -117,22 +75,24 @@ def decode_dataset(
     The outputs in the order of the inputs.
 
   Raises:
-    ValueError: if there are no inputs, an input is empty, or both a policy and
-      `policy_for_batch` are given.
+    ValueError: if there are no inputs, an input is empty, both a policy and
+      `policy_for_batch` are given, or a store and what differs by row.
   """
   if policy is not None and policy_for_batch is not None:
     raise ValueError('give policy or policy_for_batch, not both.')
   if policy is None and policy_for_batch is None:
     policy = decoding.ComputePolicy()
+  if store is not None and (policy_for_batch is not None or rng is not None):
+    raise ValueError(
+      'a store finds rows by their input alone; leave it out with '
+      'policy_for_batch or rng'
+    )
   if depth_loop is None:
     depth_loop = decoding.default_depth_loop(params)
   # Laid out once here, or `generate` would do it for every batch.
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
-  collected = _Collected(detokenize, eos_id, decoder.num_layers)
-  line = _ProgressLine(progress, progress_seconds)
-  start = time.perf_counter()
-  for batch in batches:
-    inputs, rows, num_valid = _fill_up(batch, collected.num_examples)
+
+  def decode(inputs, rows):
     result = decoding.generate(
       decoder,
       params,
@@ -144,11 +104,30 @@ def decode_dataset(
       rng=_request_keys(rng, rows),
       depth_loop=depth_loop,
     )
-    collected.add(batch, inputs, jax.device_get(result), num_valid)
-    line.update(collected)
-  if not collected.num_examples:
+    return jax.device_get(result)
+
+  collected = CollectedRows(detokenize, eos_id, decoder.num_layers)
+  line = _ProgressLine(progress, progress_seconds)
+  pending: dict[tuple[int, int], list[Input]] = {}
+  for batch in batches:
+    for row in _valid_rows(batch, collected.num_inputs):
+      collected.expect(row)
+      if store is not None and row.key in store:
+        collected.add([row], store[row.key])
+        continue
+      waiting = pending.setdefault(row.batch_shape, [])
+      waiting.append(row)
+      if len(waiting) == row.batch_shape[0]:
+        _decode_rows(decode, waiting, collected, store)
+        waiting.clear()
+        line.update(collected)
+  for waiting in pending.values():
+    if waiting:
+      _decode_rows(decode, waiting, collected, store)
+      line.update(collected)
+  if not collected.num_inputs:
     raise ValueError('there is nothing to decode: the batches hold no inputs.')
-  return collected.finish(time.perf_counter() - start)
+  return collected.finish()
 
 
 def oracle_policy(
@@ -173,32 +152,8 @@ def oracle_policy(
   return policy_for_batch
 
 
-def example_id(tokens: np.ndarray) -> str:
-  """Returns a hash of one input's ids [S] that padding does not change.
-
-  >>> import numpy as np
-  >>> a, b = np.array([5, 6, 1, 0]), np.array([5, 6, 1, 0, 0])
-  >>> example_id(a) == example_id(b)
-  True
-  """
-  nonzero = np.flatnonzero(tokens)
-  trimmed = tokens[: nonzero[-1] + 1] if nonzero.size else tokens[:0]
-  content = np.ascontiguousarray(trimmed, dtype='<i4').tobytes()
-  return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _fill_up(
-  batch: Batch, num_before: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-  """Replaces the rows that only fill a batch up by its first row.
-
-  An empty input is an error of the caller everywhere else, and decoding it
-  would be wasted on whatever the model makes of nothing.
-
-  Returns:
-    Inputs int32 [B, S], the place of each row in the result int [B], and how
-    many rows count.
-  """
+def _valid_rows(batch: Batch, num_before: int) -> list[Input]:
+  """Returns the rows of a batch that count."""
   inputs = np.asarray(batch['encoder_input_tokens'], dtype=np.int32)
   num_valid = int(batch.get('num_valid', len(inputs)))
   if not 1 <= num_valid <= len(inputs):
@@ -212,9 +167,44 @@ def _fill_up(
       f'input {num_before + int(empty[0])} is empty (all padding); leave it '
       'out of the batches, or lower num_valid if it only fills the batch up.'
     )
-  rows = np.arange(len(inputs))
-  rows[num_valid:] = 0
-  return inputs[rows], num_before + rows, num_valid
+  texts = batch.get('inputs_text', [''] * num_valid)
+  references = _references(batch, num_valid)
+  return [
+    Input(
+      tokens=inputs[row],
+      place=num_before + row,
+      batch_shape=inputs.shape,
+      example_id=example_id(inputs[row]),
+      inputs_text=texts[row],
+      references=references[row],
+    )
+    for row in range(num_valid)
+  ]
+
+
+def _decode_rows(decode, rows: list[Input], collected, store) -> None:
+  """Decodes up to B inputs as one batch and keeps what came out.
+
+  Places that are left over hold the first input again: an empty one would be an
+  error everywhere else, and what the model makes of nothing a waste.
+  """
+  size = rows[0].batch_shape[0]
+  filled = [*rows, *[rows[0]] * (size - len(rows))]
+  start, compiled = time.perf_counter(), compile_seconds()
+  result = decode(
+    np.stack([row.tokens for row in filled]),
+    np.array([row.place for row in filled]),
+  )
+  seconds = time.perf_counter() - start - (compile_seconds() - compiled)
+  arrays = {
+    name: np.asarray(getattr(result, name))[: len(rows)]
+    for name in FIELDS
+    if name != 'seconds'
+  }
+  arrays['seconds'] = np.full(len(rows), max(seconds, 1e-9) / len(rows))
+  if store is not None:
+    store.add([row.key for row in rows], arrays)
+  collected.add(rows, arrays)
 
 
 def _request_keys(rng: jax.Array | None, rows: np.ndarray) -> jax.Array | None:
@@ -233,59 +223,6 @@ def _references(batch: Batch, num_valid: int) -> list[tuple[str, ...]]:
   return [()] * num_valid
 
 
-class _Collected:
-  """Gathers the rows of successive batches."""
-
-  def __init__(self, detokenize, eos_id: int, num_layers: int):
-    self._detokenize = detokenize
-    self._eos_id = eos_id
-    self._num_layers = num_layers
-    self._arrays = {
-      name: []
-      for name in ('tokens', 'exit_layers', 'confidences', 'scores', 'lengths')
-    }
-    self._texts, self._inputs_text, self._references, self._ids = [], [], [], []
-
-  @property
-  def num_examples(self) -> int:
-    return len(self._texts)
-
-  def add(self, batch: Batch, inputs: np.ndarray, result, num_valid: int):
-    """Keeps the first `num_valid` rows of a batch's result."""
-    for name, parts in self._arrays.items():
-      parts.append(np.asarray(getattr(result, name))[:num_valid])
-    for tokens, length in zip(
-      self._arrays['tokens'][-1], self._arrays['lengths'][-1], strict=True
-    ):
-      ids = tokens[:length].tolist()
-      if ids and ids[-1] == self._eos_id:
-        ids.pop()
-      self._texts.append(self._detokenize(ids))
-    texts = batch.get('inputs_text', [''] * num_valid)
-    self._inputs_text.extend(texts[:num_valid])
-    self._references.extend(_references(batch, num_valid))
-    self._ids.extend(example_id(row) for row in inputs[:num_valid])
-
-  def depth(self) -> tuple[int, float]:
-    """Returns the tokens decoded so far and their mean exit layer."""
-    counts = [part[part > 0] for part in self._arrays['exit_layers']]
-    num_tokens = sum(part.size for part in counts)
-    total = sum(int(part.sum()) for part in counts)
-    return num_tokens, total / num_tokens if num_tokens else float('nan')
-
-  def finish(self, seconds: float) -> DecodedDataset:
-    """Joins the batches."""
-    return DecodedDataset(
-      **{name: np.concatenate(part) for name, part in self._arrays.items()},
-      texts=tuple(self._texts),
-      inputs_text=tuple(self._inputs_text),
-      references=tuple(self._references),
-      example_ids=tuple(self._ids),
-      num_layers=self._num_layers,
-      seconds=seconds,
-    )
-
-
 class _ProgressLine:
   """Says now and then how far a decode is."""
 
@@ -294,7 +231,7 @@ class _ProgressLine:
     self._seconds = seconds
     self._start = self._last = time.perf_counter()
 
-  def update(self, collected: _Collected) -> None:
+  def update(self, collected: CollectedRows) -> None:
     """Prints a line if the last one is old enough."""
     now = time.perf_counter()
     if self._progress is None or now - self._last < self._seconds:
@@ -302,7 +239,7 @@ class _ProgressLine:
     self._last = now
     num_tokens, mean_exit_layer = collected.depth()
     self._progress(
-      f'decoded {collected.num_examples} inputs in {now - self._start:.0f} s, '
+      f'decoded {collected.num_decoded} inputs in {now - self._start:.0f} s, '
       f'{1e3 * (now - self._start) / max(num_tokens, 1):.2f} ms per token, '
       f'mean exit layer {mean_exit_layer:.2f}'
     )

@@ -1,12 +1,11 @@
 """Builds the loss table that calibration reads, one column per setting.
 
 Calibration tests settings one after the other and often stops early, so a
-column is decoded only when the procedure asks for it. Each finished column is
-saved, and an interrupted run takes it up again: decoding is what costs, and a
-column depends on nothing but its setting and the fingerprint of the rest.
+column is decoded only when the procedure asks for it. The table on disk grows
+with each finished column; what an interrupted run has decoded is kept by its
+`DecodeStore`, so that building the table again is soon back where it was.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from calm_jax import records
-from calm_jax.evaluation import text_metrics
-from calm_jax.evaluation.decode_dataset import DecodedDataset
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
 Loss = Callable[[DecodedDataset, DecodedDataset], np.ndarray]
 
@@ -41,7 +39,7 @@ def build_loss_table(
     decode: setting -> the decode of the same inputs as `full`.
     settings: J settings (numbers or dicts) from conservative to aggressive,
       fixed before any loss was seen.
-    loss: (early, full) -> float [N], for example `textual_loss(...)`.
+    loss: (early, full) -> float [N], such as a `ConsistencyLoss`.
     loss_name: what to call it in the table.
     full: the full model's decode.
     next_column: losses [N, J] so far (NaN where not decoded) -> the column
@@ -50,10 +48,9 @@ def build_loss_table(
       column is decoded.
     full_grid: decode what `next_column` did not ask for as well. The
       certificate is the same; the table shows what lies beyond it.
-    path: an .npz where finished columns are kept and looked up.
+    path: an .npz that the table is written to after each column.
     fingerprint: what the losses depend on besides the setting (parameters,
-      split, measure, metric, lengths, dtype). Columns found at `path` are used
-      if it, the loss and the inputs are the same; otherwise they are replaced.
+      split, measure, metric, lengths, dtype); goes into the table.
     progress: gets a line per column.
 
   Returns:
@@ -65,69 +62,35 @@ def build_loss_table(
   """
   table = _empty_table(settings, full, loss_name, fingerprint)
   say = progress if progress is not None else lambda line: None
-  if path is not None:
-    table = _with_saved_columns(table, path, say)
-  # Saved columns count as decoded only when they are asked for, so that the
-  # table of a resumed run is the table of an uninterrupted one.
-  wanted = np.full_like(table.losses, np.nan)
-  for column in _columns(wanted, next_column, full_grid):
-    if not table.computed[column]:
-      say(f'setting {table.settings[column]} ({column + 1} of {len(settings)})')
-      table = _with_column(table, column, decode, loss, full)
-      if path is not None:
-        records.write_loss_table(path, table)
-    wanted[:, column] = table.losses[:, column]
+  for column in _columns(table, next_column, full_grid):
+    say(f'setting {table.settings[column]} ({column + 1} of {len(settings)})')
+    _fill_column(table, column, decode, loss, full)
+    if path is not None:
+      records.write_loss_table(path, table)
     say(
       f'setting {table.settings[column]}: mean {loss_name} loss '
-      f'{wanted[:, column].mean():.4f}, mean exit layer '
+      f'{table.losses[:, column].mean():.4f}, mean exit layer '
       f'{table.mean_exit_layers[column]:.2f}'
     )
-  asked = ~np.isnan(wanted).any(axis=0)
-  return dataclasses.replace(
-    table,
-    losses=wanted,
-    mean_exit_layers=np.where(asked, table.mean_exit_layers, np.nan),
-  )
-
-
-def textual_loss(metric: text_metrics.Metric) -> Loss:
-  """Makes the loss 1 - m(early, full) of a metric m: no references needed."""
-
-  def loss(early: DecodedDataset, full: DecodedDataset) -> np.ndarray:
-    return text_metrics.textual_consistency(metric, early.texts, full.texts)
-
-  return loss
-
-
-def risk_loss(metric: text_metrics.Metric) -> Loss:
-  """Makes the loss max(0, m(full, references) - m(early, references))."""
-
-  def loss(early: DecodedDataset, full: DecodedDataset) -> np.ndarray:
-    return text_metrics.risk_consistency(
-      metric, early.texts, full.texts, full.references
-    )
-
-  return loss
+  return table
 
 
 def _columns(
-  losses: np.ndarray,
+  table: records.LossTable,
   next_column: Callable[[np.ndarray], int | None] | None,
   full_grid: bool,
 ):
-  """Yields columns to decode; the caller fills `losses` as it goes."""
-  num_settings = losses.shape[1]
+  """Yields columns to decode; the caller fills the table as it goes."""
   while next_column is not None:
-    column = next_column(losses.copy())
+    column = next_column(table.losses.copy())
     if column is None:
       break
-    if not np.isnan(losses[:, column]).all():
+    if table.computed[column]:
       raise ValueError(f'next_column asks for column {column} a second time.')
     yield column
   if next_column is None or full_grid:
-    for column in range(num_settings):
-      if np.isnan(losses[:, column]).all():
-        yield column
+    for column in np.flatnonzero(~table.computed):
+      yield int(column)
 
 
 def _empty_table(settings, full, loss_name, fingerprint) -> records.LossTable:
@@ -154,33 +117,10 @@ def _empty_table(settings, full, loss_name, fingerprint) -> records.LossTable:
   )
 
 
-def _with_saved_columns(
-  table: records.LossTable, path: str | os.PathLike, say
-) -> records.LossTable:
-  """Returns the table with the columns that an earlier run left at `path`."""
-  if not os.path.exists(path):
-    return table
-  saved = records.read_loss_table(path)
-  if _identity(saved) != _identity(table):
-    say(f'{os.fspath(path)} is of another run and will be replaced.')
-    return table
-  places = {_key(setting): j for j, setting in enumerate(saved.settings)}
-  losses = table.losses.copy()
-  mean_exit_layers = table.mean_exit_layers.copy()
-  for column, setting in enumerate(table.settings):
-    place = places.get(_key(setting))
-    if place is not None:
-      losses[:, column] = saved.losses[:, place]
-      mean_exit_layers[column] = saved.mean_exit_layers[place]
-  return dataclasses.replace(
-    table, losses=losses, mean_exit_layers=mean_exit_layers
-  )
-
-
-def _with_column(
+def _fill_column(
   table: records.LossTable, column: int, decode, loss: Loss, full
-) -> records.LossTable:
-  """Returns the table with one column decoded."""
+) -> None:
+  """Decodes one column and puts its losses into the table."""
   setting = table.settings[column]
   early = decode(setting)
   if early.example_ids != full.example_ids:
@@ -195,13 +135,8 @@ def _with_column(
       f'{int((~np.isfinite(values)).sum())} values that are not finite; '
       f'expected {table.num_examples} finite numbers, one per input.'
     )
-  losses = table.losses.copy()
-  losses[:, column] = values
-  mean_exit_layers = table.mean_exit_layers.copy()
-  mean_exit_layers[column] = early.mean_exit_layer
-  return dataclasses.replace(
-    table, losses=losses, mean_exit_layers=mean_exit_layers
-  )
+  table.losses[:, column] = values
+  table.mean_exit_layers[column] = early.mean_exit_layer
 
 
 def _digest(full: DecodedDataset) -> str:
@@ -213,8 +148,3 @@ def _digest(full: DecodedDataset) -> str:
 def _key(value: Any) -> str:
   """Returns a text that is equal for settings that are equal on disk."""
   return json.dumps(records.to_jsonable(value), sort_keys=True)
-
-
-def _identity(table: records.LossTable) -> tuple[str, str, tuple[str, ...]]:
-  """Returns what must be equal for columns to be taken over."""
-  return _key(table.fingerprint), table.loss, table.example_ids

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from calm_jax import records
-from calm_jax.evaluation.decode_dataset import DecodedDataset
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
 Pieces = Callable[[Sequence[int]], Sequence[str]]
 

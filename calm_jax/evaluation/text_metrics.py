@@ -1,4 +1,4 @@
-"""How alike two texts are: metrics in [0, 1] and the losses made from them.
+"""How alike two texts are: metrics in [0, 1].
 
 A metric is `metric(prediction, references) -> float`, the best similarity over
 the references: 1 for equal texts, 0 for nothing in common. Two empty texts are
@@ -12,8 +12,6 @@ import importlib
 import re
 import string
 from collections.abc import Callable, Sequence
-
-import numpy as np
 
 # metric(prediction, references) -> similarity in [0, 1].
 Metric = Callable[[str, Sequence[str]], float]
@@ -55,57 +53,12 @@ def sentence_bleu(prediction: str, references: Sequence[str]) -> float:
   return _best(_sentence_bleu_pair, prediction, references)
 
 
-def corpus_bleu(
-  predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> float:
-  """Returns sacrebleu's corpus BLEU, 0 to 100.
+def chrf(prediction: str, references: Sequence[str]) -> float:
+  """Scores character n-grams up to 6 (F-score, beta 2), in [0, 1].
 
-  Args:
-    predictions: [N].
-    references: [N], the references of each prediction, not equally many.
-
-  Raises:
-    ValueError: if there is nothing to score or the numbers differ.
-    ImportError: if sacrebleu is not installed.
+  chrF of Popovic (2015) by sacrebleu, which ignores white space.
   """
-  references = _check_corpus(predictions, references)
-  most = max(len(texts) for texts in references)
-  # sacrebleu wants one stream per reference number and None for the gaps.
-  streams = [
-    [texts[number] if number < len(texts) else None for texts in references]
-    for number in range(most)
-  ]
-  bleu = _require('sacrebleu').BLEU()
-  score = bleu.corpus_score(list(predictions), streams).score
-  return min(100.0, float(score))
-
-
-def corpus_mean(
-  metric: Metric,
-  predictions: Sequence[str],
-  references: Sequence[Sequence[str]],
-) -> float:
-  """Returns 100 times the mean of a metric over the examples.
-
-  Args:
-    metric: one of `METRICS`, or another of their signature.
-    predictions: [N].
-    references: [N], the references of each prediction.
-
-  Raises:
-    ValueError: if there is nothing to score or the numbers differ.
-  """
-  references = _check_corpus(predictions, references)
-  scores = [
-    metric(prediction, texts)
-    for prediction, texts in zip(predictions, references, strict=True)
-  ]
-  return 100 * sum(scores) / len(scores)
-
-
-corpus_rouge_l = functools.partial(corpus_mean, rouge_l)
-corpus_token_f1 = functools.partial(corpus_mean, token_f1)
-corpus_exact_match = functools.partial(corpus_mean, exact_match)
+  return _best(_chrf_pair, prediction, references)
 
 
 METRICS: dict[str, Metric] = {
@@ -113,98 +66,63 @@ METRICS: dict[str, Metric] = {
   'token_f1': token_f1,
   'exact_match': exact_match,
   'sentence_bleu': sentence_bleu,
-}
-
-# f(predictions, references) -> 0..100.
-CORPUS_METRICS: dict[str, Callable[..., float]] = {
-  'bleu': corpus_bleu,
-  'rouge_l': corpus_rouge_l,
-  'token_f1': corpus_token_f1,
-  'exact_match': corpus_exact_match,
+  'chrf': chrf,
 }
 
 
-def corpus_score(
-  name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> float:
-  """Returns the corpus metric of this name, 0 to 100.
+def get_metric(metric: str | Metric) -> Metric:
+  """Returns a metric.
+
+  Args:
+    metric: a name in `METRICS`, 'package.module:function' for one of your own,
+      or the function itself.
 
   Raises:
-    ValueError: if there is no such metric, or as the metric does.
+    ValueError: if there is none such, saying what there is.
   """
-  if name not in CORPUS_METRICS:
+  if callable(metric):
+    metric_name(metric)  # a certificate must be able to name it
+    return metric
+  if metric in METRICS:
+    return METRICS[metric]
+  module, colon, name = str(metric).partition(':')
+  if not colon:
     raise ValueError(
-      f'unknown corpus metric {name!r}; known: {sorted(CORPUS_METRICS)}'
+      f'unknown metric {metric!r}; known: {sorted(METRICS)}, or name a '
+      "function (prediction, references) -> [0, 1] as 'package.module:function'"
     )
-  return CORPUS_METRICS[name](predictions, references)
+  try:
+    found = getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'metric {metric!r} cannot be imported: {error}; its module must be on '
+      'the Python path'
+    ) from None
+  if not callable(found):
+    raise ValueError(f'metric {metric!r} is {found!r}, not a function')
+  return found
 
 
-def get_metric(name: str) -> Metric:
-  """Returns the metric of this name.
+def metric_name(metric: Metric) -> str:
+  """Returns the name by which `get_metric` finds a metric.
 
-  Raises:
-    ValueError: if there is none, naming those there are.
-  """
-  if name not in METRICS:
-    raise ValueError(f'unknown metric {name!r}; known: {sorted(METRICS)}')
-  return METRICS[name]
-
-
-def textual_consistency(
-  metric: Metric, early: str | Sequence[str], full: str | Sequence[str]
-) -> float | np.ndarray:
-  """Returns the loss 1 - metric(early, [full]), in [0, 1].
-
-  How far the early-exit output is from the full model's; needs no labels. CALM
-  (arXiv 2207.07061), Section 4, "textual consistency".
-
-  Args:
-    metric: one of `METRICS`, or another of their signature.
-    early: the early-exit output of one example, or of N.
-    full: the full model's.
-
-  Returns:
-    A float for one example, [N] for N.
+  >>> metric_name(rouge_l)
+  'rouge_l'
 
   Raises:
-    ValueError: if `early` and `full` are not equally many.
+    ValueError: if it has none: a lambda, or a function inside another.
   """
-
-  def loss(early, full):
-    return 1.0 - metric(early, [full])
-
-  return _per_example(loss, early, full)
-
-
-def risk_consistency(
-  metric: Metric,
-  early: str | Sequence[str],
-  full: str | Sequence[str],
-  references: Sequence[str] | Sequence[Sequence[str]],
-) -> float | np.ndarray:
-  """Returns max(0, metric(full, references) - metric(early, references)).
-
-  How much quality the early exit costs, in [0, 1]; an output better than the
-  full model's counts as costing nothing. CALM (arXiv 2207.07061), Section 4,
-  "risk consistency", with the risk 1 - metric.
-
-  Args:
-    metric: one of `METRICS`, or another of their signature.
-    early: the early-exit output of one example, or of N.
-    full: the full model's.
-    references: the references of the one example, or of each of the N.
-
-  Returns:
-    A float for one example, [N] for N.
-
-  Raises:
-    ValueError: if they are not equally many.
-  """
-
-  def loss(early, full, references):
-    return max(0.0, metric(full, references) - metric(early, references))
-
-  return _per_example(loss, early, full, references)
+  for name, function in METRICS.items():
+    if function is metric:
+      return name
+  module = getattr(metric, '__module__', None)
+  name = getattr(metric, '__qualname__', None)
+  if not module or not name or '<' in name or '.' in name:
+    raise ValueError(
+      f'{metric!r} has no name to be found by again; a metric must be a '
+      'function at the top level of a module'
+    )
+  return f'{module}:{name}'
 
 
 def squad_normalize(text: str) -> str:
@@ -241,19 +159,6 @@ def _best(
   return min(1.0, max(float(score(prediction, text)) for text in references))
 
 
-def _per_example(loss, early, *others):
-  """Calls a loss for one example, or for each of N."""
-  if isinstance(early, str):
-    return loss(early, *others)
-  numbers = [len(early), *map(len, others)]
-  if len(set(numbers)) > 1 or any(isinstance(item, str) for item in others):
-    raise ValueError(
-      f'outputs and references of {numbers} examples; give equally many'
-    )
-  rows = zip(early, *others, strict=True)
-  return np.array([loss(*row) for row in rows], np.float64)
-
-
 def _rouge_l_pair(prediction: str, reference: str) -> float:
   return _rouge_scorer().score(reference, prediction)['rougeL'].fmeasure
 
@@ -279,19 +184,30 @@ def _sentence_bleu_pair(prediction: str, reference: str) -> float:
   return scorer.sentence_score(prediction, [reference]).score / 100
 
 
+def _chrf_pair(prediction: str, reference: str) -> float:
+  if not prediction.strip() or not reference.strip():
+    return 0.0
+  return _chrf_scorer().sentence_score(prediction, [reference]).score / 100
+
+
 @functools.cache
 def _rouge_scorer():
   """Returns one scorer for the process; building it costs more than scoring."""
-  rouge_scorer = _require('rouge_score.rouge_scorer', package='rouge-score')
+  rouge_scorer = require('rouge_score.rouge_scorer', package='rouge-score')
   return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=True)
 
 
 @functools.cache
 def _sentence_bleu_scorer():
-  return _require('sacrebleu').BLEU(effective_order=True)
+  return require('sacrebleu').BLEU(effective_order=True)
 
 
-def _require(module: str, *, package: str | None = None):
+@functools.cache
+def _chrf_scorer():
+  return require('sacrebleu').CHRF()
+
+
+def require(module: str, *, package: str | None = None):
   """Imports a library of the metrics extra.
 
   Raises:
@@ -303,19 +219,3 @@ def _require(module: str, *, package: str | None = None):
     raise ImportError(
       f'this metric needs {package or module}: pip install calm_jax[metrics]'
     ) from error
-
-
-def _check_corpus(predictions, references) -> list[list[str]]:
-  """Returns the references as lists, after checking the corpus."""
-  if not len(predictions) or len(predictions) != len(references):
-    raise ValueError(
-      f'{len(predictions)} predictions and {len(references)} lists of '
-      'references; give equally many, at least one'
-    )
-  for number, texts in enumerate(references):
-    if isinstance(texts, str) or not len(texts):
-      raise ValueError(
-        f'references of example {number} must be a list of at least one '
-        f'string, not {texts!r}'
-      )
-  return [list(texts) for texts in references]

@@ -10,6 +10,7 @@ check out of the compiled program.
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
@@ -190,6 +191,23 @@ class ConfidenceExit:
   ) -> PyTree:
     """Returns the threshold with its numbers repeated per row."""
     return self.threshold.init(decoder, batch_size, max_length)
+
+  def thresholds(self, max_length: int) -> Array:
+    """Returns the threshold of every position, float32 [T].
+
+    Raises:
+      ValueError: if numbers differ by row.
+    """
+    threshold = self.threshold
+    if not hasattr(threshold, 'at'):
+      threshold = thresholds.ConstantThreshold(threshold)
+    for number in jax.tree.leaves(threshold):
+      if jnp.ndim(number):
+        raise ValueError(
+          f'the threshold {threshold} has a number per row; thresholds() gives '
+          'those of a rule that treats all rows alike'
+        )
+    return threshold.at(jnp.arange(max_length)) + jnp.zeros(max_length)
 
   def looks(self, layer: Array | int) -> Array | bool:
     """Returns whether the confidence is compared after this layer."""

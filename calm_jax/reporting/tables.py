@@ -13,7 +13,10 @@ _METRIC_NAMES = {
   'rouge_l': 'ROUGE-L',
   'bleu': 'BLEU',
   'sentence_bleu': 'sentence BLEU',
-  'corpus_bleu': 'BLEU',
+  'chrf': 'chrF',
+  'rouge_1': 'ROUGE-1',
+  'rouge_2': 'ROUGE-2',
+  'rouge_lsum': 'ROUGE-Lsum',
   'token_f1': 'token F1',
   'exact_match': 'exact match',
 }
@@ -37,8 +40,8 @@ class Table:
 def metric_name(name: str) -> str:
   """Returns how a metric is written for readers.
 
-  >>> metric_name('rouge_l'), metric_name('chrf')
-  ('ROUGE-L', 'chrf')
+  >>> metric_name('rouge_l'), metric_name('bleurt')
+  ('ROUGE-L', 'bleurt')
   """
   return _METRIC_NAMES.get(name, name.replace('_', ' '))
 

@@ -175,10 +175,10 @@ def test_is_frozen():
 
 
 @dataclasses.dataclass(frozen=True)
-class Bonferroni:
+class FromOutside:
   """A procedure from outside, as a user would write one."""
 
-  name = 'bonferroni'
+  name = 'from_outside'
 
   def __call__(self, p_values, error_rate):
     level = error_rate / len(p_values)
@@ -191,11 +191,11 @@ class Bonferroni:
 
 def test_another_procedure_needs_no_change_here(tmp_path):
   path = tmp_path / 'c.json'
-  certificate = make((0.2, 0.01, 0.3, 0.02), procedure=Bonferroni())
+  certificate = make((0.2, 0.01, 0.3, 0.02), procedure=FromOutside())
   assert certificate.index == 3
   certificate.save(path)
   with pytest.raises(ValueError, match='pass the object'):
     calibration.Certificate.load(path)
   assert certificate == calibration.Certificate.load(
-    path, procedure=Bonferroni()
+    path, procedure=FromOutside()
   )

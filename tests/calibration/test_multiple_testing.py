@@ -1,11 +1,11 @@
-"""Fixed sequence testing: what is rejected, and what is asked for next."""
+"""Multiple testing: what is rejected, and what is asked for next."""
 
 import math
 
 import numpy as np
 import pytest
 
-from calm_jax.calibration import multiple_testing
+from calm_jax.calibration import corrections, multiple_testing
 
 NAN = math.nan
 
@@ -68,4 +68,102 @@ def test_is_a_value():
   procedure = multiple_testing.fixed_sequence()
   assert procedure == multiple_testing.fixed_sequence()
   assert hash(procedure) == hash(multiple_testing.fixed_sequence())
-  assert multiple_testing.PROCEDURES[procedure.name]() == procedure
+  assert multiple_testing.find_procedure(procedure.name) == procedure
+
+
+ALL = [
+  multiple_testing.fixed_sequence(),
+  multiple_testing.fixed_sequence(num_starts=3),
+  multiple_testing.fixed_sequence(starts=(0, 2, 5)),
+  corrections.Bonferroni(),
+  corrections.Holm(),
+]
+
+
+@pytest.mark.parametrize('procedure', ALL, ids=lambda item: item.name)
+def test_what_is_asked_for_settles_the_certificate(procedure):
+  """The last rejected index of the whole table, from part of it."""
+  rng = np.random.default_rng(4)
+  asked = []
+  for _ in range(300):
+    p_values = rng.uniform(0, 0.3, size=7) ** 2
+    seen = np.full(7, NAN)
+    while (column := procedure.next_test(seen, 0.05)) is not None:
+      assert math.isnan(seen[column])
+      seen[column] = p_values[column]
+    whole = procedure(p_values, 0.05)
+    assert max(procedure(seen, 0.05), default=None) == max(whole, default=None)
+    needed = multiple_testing.needed_tests(procedure, p_values, 0.05)
+    np.testing.assert_array_equal(needed, ~np.isnan(seen))
+    asked.append(needed.sum())
+  assert np.mean(asked) < 7, 'asks for everything'
+
+
+@pytest.mark.parametrize('procedure', ALL, ids=lambda item: item.name)
+def test_names_lead_back_to_the_procedure(procedure):
+  assert multiple_testing.find_procedure(procedure.name) == procedure
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'none_such',
+    'holm(starts=0,1)',
+    'fixed_sequence()',
+    'fixed_sequence(starts=0)',
+    'fixed_sequence(starts=2,1)',
+    'fixed_sequence(num_starts=0)',
+    'fixed_sequence(starts=0,5) ',
+  ],
+)
+def test_other_names_are_refused(name):
+  with pytest.raises(ValueError, match='pass the object'):
+    multiple_testing.find_procedure(name)
+
+
+def test_several_starts_share_the_error_rate():
+  p_values = [0.02, 0.9, 0.9, 0.02, 0.024, 0.03]
+  procedure = multiple_testing.fixed_sequence(num_starts=2)
+  assert procedure.indices(6) == (0, 3)
+  assert procedure(p_values, 0.05) == (0, 3, 4)
+  assert multiple_testing.fixed_sequence()(p_values, 0.05) == (0,)
+
+
+def test_holm_rejects_what_bonferroni_does_and_more():
+  rng = np.random.default_rng(5)
+  more = 0
+  for _ in range(200):
+    p_values = rng.uniform(0, 0.1, size=6) ** 2
+    few = set(corrections.Bonferroni()(p_values, 0.05))
+    many = set(corrections.Holm()(p_values, 0.05))
+    assert few <= many
+    more += len(many - few)
+    # In any order.
+    order = rng.permutation(6)
+    turned = corrections.Holm()(p_values[order], 0.05)
+    assert {int(order[i]) for i in turned} == many
+  assert more
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'starts': ()}, 'at least one'),
+    ({'starts': (0, 0)}, 'greater than the one before'),
+    ({'starts': (-1,)}, 'from 0 on'),
+    ({'num_starts': 0}, 'positive number, not 0'),
+    ({'starts': (0, 1), 'num_starts': 2}, 'not both'),
+  ],
+)
+def test_bad_starts_are_named(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    multiple_testing.fixed_sequence(**arguments)
+
+
+def test_starts_beyond_the_settings_are_named():
+  for procedure in (
+    multiple_testing.fixed_sequence(starts=(0, 4)),
+    multiple_testing.fixed_sequence(num_starts=5),
+  ):
+    with pytest.raises(ValueError, match='the 4 settings'):
+      procedure([0.0] * 4, 0.05)

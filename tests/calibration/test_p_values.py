@@ -128,3 +128,16 @@ def test_hoeffding_bentkus_equals_mapie(number, tolerance):
     )
     ours = p_values.hoeffding_bentkus(ones(count, number), tolerance=tolerance)
     assert ours == pytest.approx(min(1.0, theirs.item()), rel=1e-7)
+
+
+def test_exact_binomial_is_the_tail_and_takes_counts_only():
+  for count in (0, 3, 30, 100):
+    expected = stats.binom.cdf(count, 100, 0.1)
+    found = p_values.exact_binomial(ones(count, 100), tolerance=0.1)
+    assert found == pytest.approx(expected)
+    # No bound of the mean is below it.
+    assert found <= p_values.hoeffding_bentkus(ones(count, 100), tolerance=0.1)
+  with pytest.raises(
+    ValueError, match=r'loss 1 is 0\.5; use hoeffding_bentkus'
+  ):
+    p_values.exact_binomial([0.0, 0.5], tolerance=0.1)

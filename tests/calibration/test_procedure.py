@@ -153,7 +153,7 @@ def test_required_examples_at_zero_risk(tolerance, number):
 @pytest.mark.parametrize('risk', [0.0, 0.03, 0.08])
 def test_required_examples_is_a_boundary(p_value, risk):
   number = calibration.required_examples(
-    0.1, 0.05, expected_risk=risk, p_value=p_value
+    0.1, 0.05, expected_risk=risk, power=None, p_value=p_value
   )
   assert p_value(np.full(number, risk), tolerance=0.1) <= 0.05
   assert p_value(np.full(number - 1, risk), tolerance=0.1) > 0.05
@@ -161,7 +161,9 @@ def test_required_examples_is_a_boundary(p_value, risk):
 
 def test_required_examples_of_signed_losses():
   """Mapped to [0, 1] a zero difference is 0.5, which costs many examples."""
-  number = calibration.required_examples(0.05, 0.05, loss_range=(-1, 1))
+  number = calibration.required_examples(
+    0.05, 0.05, power=None, loss_range=(-1, 1)
+  )
   # From 1,782 on some pass, from 1,820 on all do (by enumeration).
   assert 1782 <= number <= 1820
   assert calibration.calibrate(
@@ -275,3 +277,57 @@ def test_a_p_value_of_the_losses_themselves_gets_them_in_order():
   assert certificate.p_value == 'record'
   np.testing.assert_allclose(seen[0][0], (losses[:, 0] + 1) / 2)
   assert seen[0][1] == 0.75
+
+
+@pytest.mark.parametrize('risk', [0.0, 0.02, 0.05])
+@pytest.mark.parametrize('power', [0.5, 0.8, 0.95])
+def test_the_planned_power_is_reached(risk, power):
+  """Counted: certificates of as many Bernoulli losses as were planned."""
+  number = calibration.required_examples(
+    0.1, 0.05, expected_risk=risk, power=power
+  )
+  counts = np.random.default_rng(0).binomial(number, risk, size=2000)
+  passed = [
+    calibration.hoeffding_bentkus(np.arange(number) < count, tolerance=0.1)
+    <= 0.05
+    for count in counts
+  ]
+  slack = 3 * (power * (1 - power) / 2000) ** 0.5
+  assert np.mean(passed) >= power - slack
+
+
+def test_pilot_losses_plan_for_what_they_look_like():
+  calm = [0.05] * 50
+  wild = [0.0] * 95 + [1.0] * 5
+  few, many = (
+    calibration.required_examples(
+      0.1, 0.05, p_value=calibration.betting, pilot_losses=pilot
+    )
+    for pilot in (calm, wild)
+  )
+  assert few * 2 < many
+  with pytest.raises(ValueError, match='leave out expected_risk'):
+    calibration.required_examples(
+      0.1, 0.05, expected_risk=0.05, pilot_losses=calm
+    )
+  with pytest.raises(ValueError, match='pilot loss 1 is 2'):
+    calibration.required_examples(0.1, 0.05, pilot_losses=[0.0, 2.0])
+  with pytest.raises(ValueError, match='power must be in'):
+    calibration.required_examples(0.1, 0.05, power=1.0)
+
+
+def test_a_path_through_two_parameters_is_calibrated():
+  path = calibration.staircase_path(
+    threshold=[0.9, 0.7, 0.5], vocabulary_size=[1000, 100]
+  )
+  assert len(path) == 4
+  losses = table([0.0, 0.01, 0.02, 0.3])
+  certificate = calibration.calibrate(losses, path)
+  assert certificate.setting == path[2]
+  for first, second in zip(path, path[1:], strict=False):
+    changed = [key for key in first if first[key] != second[key]]
+    assert len(changed) == 1
+  with pytest.raises(ValueError, match='two parameters, not 1'):
+    calibration.staircase_path(threshold=[0.9])
+  with pytest.raises(ValueError, match='different values'):
+    calibration.staircase_path(threshold=[0.9], size=[5, 5])

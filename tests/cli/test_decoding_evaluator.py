@@ -8,7 +8,7 @@ import pytest
 
 from calm_jax import decoding, evaluation, exits, model
 from calm_jax.cli import decoding_evaluator
-from calm_jax.evaluation import text_metrics
+from calm_jax.evaluation import corpus_metrics
 
 CONFIG = model.T5Config(
   vocab_size=20,
@@ -58,7 +58,7 @@ def test_values_are_those_of_decoding_afterwards():
     max_length=6,
     policy=EARLY,
   )
-  score = text_metrics.corpus_score(
+  score = corpus_metrics.corpus_score(
     'token_f1', decoded.texts, decoded.references
   )
   assert values['early_token_f1'] == score

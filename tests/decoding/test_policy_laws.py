@@ -298,6 +298,9 @@ def law_8(name):
   assert (layers[~decoded] == -1).all()
   assert (result.tokens[~decoded] == 0).all()
   assert np.isnan(result.confidences[~decoded]).all()
+  # What it went on at was seen before the exit, and below any that it met.
+  rejected = result.rejected_confidences
+  assert (rejected[~decoded | (layers == 1)] == -np.inf).all()
   seen = result.confidences[decoded]
   seen = seen[~np.isnan(seen)]
   assert ((seen >= 0.0) & (seen <= 1.0)).all()

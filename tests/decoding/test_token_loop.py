@@ -70,6 +70,10 @@ def test_rows_exit_one_by_one(depth_loop):
   np.testing.assert_array_equal(result.exit_layers, [[2] * 4, [1] * 4])
   np.testing.assert_allclose(result.confidences, 17 / 27, atol=1e-6)
   np.testing.assert_array_equal(result.tokens[1], toy.EXIT_1_TOKENS)
+  # Row 0 went on at layer 1, with k = 1; row 1 at no layer.
+  rejected = result.rejected_confidences
+  np.testing.assert_allclose(rejected[0], (1 - 1 / 9) / 2, atol=1e-6)
+  np.testing.assert_array_equal(rejected[1], -np.inf)
 
 
 def test_the_last_layer_ends_every_row():
@@ -86,6 +90,7 @@ def test_confidence_is_nan_where_nothing_looked():
   )
   np.testing.assert_array_equal(result.exit_layers, 3)
   assert np.isnan(result.confidences).all()  # looks at 2, ends at 3
+  assert np.isfinite(result.rejected_confidences).all()
 
 
 def test_rows_end_at_eos_and_are_left_alone():

@@ -79,10 +79,9 @@ def test_the_lazy_table_certifies_what_the_full_grid_does():
   assert [item.threshold for item in certificates] == [0.7, 0.7]
 
 
-def test_an_interrupted_run_decodes_no_column_twice(tmp_path):
+def test_the_table_on_disk_grows_with_each_column(tmp_path):
   path = tmp_path / 'table.npz'
-  calls = []
-  decode = make_decode(calls)
+  decode = make_decode()
 
   def interrupted(setting):
     if setting == 0.7:
@@ -94,42 +93,14 @@ def test_an_interrupted_run_decodes_no_column_twice(tmp_path):
   assert (
     records.read_loss_table(path).computed.tolist() == [True] * 2 + [False] * 3
   )
-  resumed = build(decode, path=path)
-  assert calls == list(SETTINGS)
-  whole = build(make_decode())
-  np.testing.assert_array_equal(resumed.losses, whole.losses)
-  np.testing.assert_array_equal(
-    resumed.mean_exit_layers, whole.mean_exit_layers
-  )
+  whole = build(decode, path=path, fingerprint={'params': 'some'})
+  saved = records.read_loss_table(path)
+  np.testing.assert_array_equal(saved.losses, whole.losses)
+  np.testing.assert_array_equal(saved.mean_exit_layers, whole.mean_exit_layers)
+  assert saved.fingerprint['params'] == 'some'
 
 
-def test_saved_columns_beyond_the_stop_stay_out_of_the_table(tmp_path):
-  path = tmp_path / 'table.npz'
-  build(make_decode(), path=path)
-  calls = []
-  table = build(make_decode(calls), path=path, next_column=next_column)
-  assert not calls
-  assert table.computed.tolist() == [True] * 4 + [False]
-
-
-@pytest.mark.parametrize(
-  'change',
-  [
-    {'fingerprint': {'params': 'other'}},
-    {'loss_name': 'risk'},
-  ],
-)
-def test_columns_of_another_run_are_not_used(tmp_path, change):
-  path = tmp_path / 'table.npz'
-  build(make_decode(), path=path, fingerprint={'params': 'some'})
-  calls, lines = [], []
-  arguments = {'fingerprint': {'params': 'some'}, **change}
-  build(make_decode(calls), path=path, progress=lines.append, **arguments)
-  assert calls == list(SETTINGS)
-  assert 'another run' in lines[0]
-
-
-def test_settings_may_be_dicts_and_tuples_survive_the_file(tmp_path):
+def test_settings_may_be_dicts(tmp_path):
   settings = ({'threshold': 0.9, 'steps': (1, 2)}, {'threshold': 0.5})
   path = tmp_path / 'table.npz'
   calls = []
@@ -138,26 +109,17 @@ def test_settings_may_be_dicts_and_tuples_survive_the_file(tmp_path):
     calls.append(setting)
     return make_decode()(0.9)
 
-  for _ in range(2):
-    evaluation.build_loss_table(
-      decode,
-      settings,
-      loss=evaluation.textual_loss(same_text),
-      loss_name='textual',
-      full=make_decode()(1.0),
-      path=path,
-    )
-  assert len(calls) == 2
-
-
-def test_risk_counts_only_what_is_worse_than_the_full_model():
-  references = [('a',), ('b',), ('c',)]
-  full = decoded_dataset('abx', [4] * 3, references=references)
-  early = decoded_dataset('axc', [1] * 3, references=references)
-  losses = evaluation.risk_loss(same_text)(early, full)
-  assert losses.tolist() == [0.0, 1.0, 0.0]
-  losses = evaluation.textual_loss(same_text)(early, full)
-  assert losses.tolist() == [0.0, 1.0, 1.0]
+  evaluation.build_loss_table(
+    decode,
+    settings,
+    loss=evaluation.textual_loss(same_text),
+    loss_name='textual',
+    full=make_decode()(1.0),
+    path=path,
+  )
+  assert calls == list(settings)
+  saved = records.read_loss_table(path)
+  assert saved.settings[0] == {'threshold': 0.9, 'steps': [1, 2]}
 
 
 def test_bad_arguments_are_named():

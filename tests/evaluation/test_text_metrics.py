@@ -24,7 +24,7 @@ def metric(request):
   """Every metric; skipped where its library is not installed."""
   if request.param is text_metrics.rouge_l:
     pytest.importorskip('rouge_score')
-  if request.param is text_metrics.sentence_bleu:
+  if request.param in (text_metrics.sentence_bleu, text_metrics.chrf):
     pytest.importorskip('sacrebleu')
   return request.param
 
@@ -171,114 +171,48 @@ def test_rouge_and_bleu_are_their_libraries():
     )
 
 
-def test_corpus_bleu_takes_unequal_numbers_of_references():
-  sacrebleu = pytest.importorskip('sacrebleu')
-  predictions = ['the cat sat on the mat', 'a dog ran', 'hello there you']
-  references = [
-    ['the cat sat on a mat', 'a cat was on the mat'],
-    ['the dog ran away'],
-    ['hello there', 'hi you', 'hello there you'],
-  ]
-  expected = sacrebleu.corpus_bleu(
-    predictions,
-    [
-      [references[0][0], references[1][0], references[2][0]],
-      [references[0][1], None, references[2][1]],
-      [None, None, references[2][2]],
-    ],
-  ).score
-  value = text_metrics.corpus_bleu(predictions, references)
-  assert value == pytest.approx(expected)
-  assert 0 < value < 100
-  perfect = [texts[0] for texts in references]
-  assert text_metrics.corpus_bleu(perfect, references) == pytest.approx(100)
-  # Another reference can only help, and one of several is enough.
-  assert value >= text_metrics.corpus_bleu(
-    predictions, [texts[:1] for texts in references]
-  )
-
-
-def test_corpus_metrics_are_means_in_percent():
-  predictions = ['the cat', 'dog', '']
-  references = [['cat'], ['a cat', 'dog house'], ['']]
-  assert text_metrics.corpus_exact_match(predictions, references) == (
-    pytest.approx(100 * 2 / 3)
-  )
-  assert text_metrics.corpus_token_f1(predictions, references) == (
-    pytest.approx(100 * (1 + 2 / 3 + 1) / 3)
-  )
-  pytest.importorskip('rouge_score')
-  assert text_metrics.corpus_rouge_l(predictions, references) == (
-    pytest.approx(100 * (2 / 3 + 2 / 3 + 1) / 3)
-  )
-
-
-@pytest.mark.parametrize('name', text_metrics.CORPUS_METRICS)
-def test_corpus_score_finds_the_metric_and_checks_the_corpus(name):
-  pytest.importorskip('sacrebleu')
-  pytest.importorskip('rouge_score')
-  score = functools.partial(text_metrics.corpus_score, name)
-  assert score(['a fine day it is'] * 2, [['a fine day it is']] * 2) == (
-    pytest.approx(100)
-  )
-  assert score(['nothing'], [['common']]) == pytest.approx(0)
-  with pytest.raises(ValueError, match='1 predictions and 2 lists'):
-    score(['a'], [['a'], ['b']])
-  with pytest.raises(ValueError, match='0 predictions'):
-    score([], [])
-  with pytest.raises(ValueError, match="example 1 must be a list.*'b'"):
-    score(['a', 'b'], [['a'], 'b'])
-  with pytest.raises(ValueError, match=r'example 0 must be a list.*\[\]'):
-    score(['a'], [[]])
-
-
 def test_unknown_names_list_the_known_ones():
   assert text_metrics.get_metric('token_f1') is text_metrics.token_f1
-  known = "exact_match', 'rouge_l', 'sentence_bleu', 'token_f1"
+  known = "chrf', 'exact_match', 'rouge_l', 'sentence_bleu', 'token_f1"
   with pytest.raises(ValueError, match=f"unknown metric 'bleurt'.*{known}"):
     text_metrics.get_metric('bleurt')
-  with pytest.raises(ValueError, match="unknown corpus metric 'chrf'.*bleu"):
-    text_metrics.corpus_score('chrf', ['a'], [['a']])
 
 
-def test_losses_by_hand():
-  metric = text_metrics.token_f1
-  textual = text_metrics.textual_consistency
-  risk = text_metrics.risk_consistency
-  assert textual(metric, 'red cat', 'red cat') == 0.0
-  assert textual(metric, 'red cat', 'red dog') == pytest.approx(0.5)
-  assert textual(metric, '', 'red dog') == 1.0
-  # F1 against the reference: early 0.5, full 1.
-  assert risk(metric, 'red cat', 'red dog', ['red dog']) == pytest.approx(0.5)
-  # Better than the full model costs nothing.
-  assert risk(metric, 'red dog', 'red cat', ['red dog']) == 0.0
+def own_metric(prediction, references):
+  """A metric of a user's, found by its name."""
+  return float(any(prediction[:1] == text[:1] for text in references))
 
 
-def test_losses_of_many_examples_are_those_of_each(metric):
-  early, full, *references = (random_texts(40, seed=seed) for seed in range(4))
-  references = list(zip(*references, strict=True))
-  textual = text_metrics.textual_consistency(metric, early, full)
-  risk = text_metrics.risk_consistency(metric, early, full, references)
-  assert textual.shape == risk.shape == (40,)
-  assert textual.dtype == risk.dtype == np.float64
-  for losses in (textual, risk):
-    assert ((losses >= 0) & (losses <= 1)).all()
-  for n in range(40):
-    assert textual[n] == text_metrics.textual_consistency(
-      metric, early[n], full[n]
-    )
-    assert risk[n] == text_metrics.risk_consistency(
-      metric, early[n], full[n], references[n]
-    )
-  assert not text_metrics.textual_consistency(metric, full, full).any()
-  assert not text_metrics.risk_consistency(metric, full, full, references).any()
+def test_a_metric_of_ones_own_is_found_by_its_name_again():
+  name = text_metrics.metric_name(own_metric)
+  assert name == f'{__name__}:own_metric'
+  assert text_metrics.get_metric(name) is own_metric
+  assert text_metrics.get_metric(own_metric) is own_metric
+  for known, function in text_metrics.METRICS.items():
+    assert text_metrics.metric_name(function) == known
 
 
-def test_losses_of_unequal_numbers_are_refused():
-  with pytest.raises(ValueError, match=r'of \[2, 1\] examples'):
-    text_metrics.textual_consistency(text_metrics.token_f1, ['a', 'b'], ['a'])
-  with pytest.raises(ValueError, match='give equally many'):
-    text_metrics.textual_consistency(text_metrics.token_f1, ['a', 'b'], 'ab')
+@pytest.mark.parametrize(
+  ('metric', 'message'),
+  [
+    ('no_such_module:f', 'cannot be imported.*Python path'),
+    ('string:no_such_name', 'cannot be imported'),
+    ('string:digits', 'not a function'),
+    (lambda prediction, references: 1.0, 'no name to be found by again'),
+    (functools.partial(own_metric), 'no name to be found by again'),
+  ],
+)
+def test_metrics_that_cannot_be_named_are_refused(metric, message):
+  with pytest.raises(ValueError, match=message):
+    text_metrics.get_metric(metric)
+
+
+def test_chrf_is_the_one_of_sacrebleu():
+  sacrebleu = pytest.importorskip('sacrebleu')
+  texts = [text for text in random_texts(60, seed=3) if text.strip()]
+  for first, second in zip(texts[::2], texts[1::2], strict=False):
+    expected = sacrebleu.sentence_chrf(first, [second]).score / 100
+    assert text_metrics.chrf(first, [second]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +220,7 @@ def test_losses_of_unequal_numbers_are_refused():
   [
     ('rouge_l', 'rouge_score', 'rouge-score'),
     ('sentence_bleu', 'sacrebleu', 'sacrebleu'),
+    ('chrf', 'sacrebleu', 'sacrebleu'),
   ],
 )
 def test_a_missing_library_names_the_extra(monkeypatch, name, module, package):
@@ -294,6 +229,7 @@ def test_a_missing_library_names_the_extra(monkeypatch, name, module, package):
   for cached in (
     text_metrics._rouge_scorer,
     text_metrics._sentence_bleu_scorer,
+    text_metrics._chrf_scorer,
   ):
     cached.cache_clear()
   message = rf'{package}: pip install calm_jax\[metrics\]'

@@ -14,13 +14,27 @@ import pytest
 from scipy import stats
 
 from calm_jax import calibration
+from calm_jax.calibration import p_values
 
 ROWS = 4000
 QUANTILES = (np.arange(ROWS) + 0.5) / ROWS
 P_VALUES = {
   name: getattr(calibration, name)
-  for name in ('hoeffding', 'bentkus', 'hoeffding_bentkus')
+  for name in (
+    'hoeffding',
+    'bentkus',
+    'hoeffding_bentkus',
+    'exact_binomial',
+    'betting',
+  )
 }
+PROCEDURES = [
+  calibration.fixed_sequence(),
+  calibration.fixed_sequence(num_starts=3),
+  calibration.fixed_sequence(starts=(0, 3)),
+  calibration.Bonferroni(),
+  calibration.Holm(),
+]
 
 
 def bernoulli(risk):
@@ -43,17 +57,30 @@ def nearly_constant(risk):
 
 
 LAWS = [bernoulli, beta, sparse, nearly_constant]
+# Every p-value with the laws that it is for.
+P_VALUES_AND_LAWS = [
+  pytest.param(p_value, law, id=f'{name}-{law.__name__}')
+  for name, p_value in P_VALUES.items()
+  for law in ([bernoulli] if name == 'exact_binomial' else LAWS)
+]
 
 
 @functools.cache
-def population(law, risks):
-  """Returns losses [ROWS, J] of about these risks, all driven by one quantile.
+def population(law, risks, dependence='same'):
+  """Returns losses [ROWS, J] of about these risks.
 
-  The settings are as dependent as they can be: an example that is hard at one
-  setting is hard at all of them. What the risks are to the last digit, the
-  column means say, and tolerances are set from them.
+  'same': settings are as dependent as they can be, an example that is hard at
+  one of them is hard at all. 'opposite': what is hard at one is easy at the
+  next. 'none': independent. What the risks are to the last digit, the column
+  means say, and tolerances are set from them.
   """
   losses = np.stack([law(risk) for risk in risks], axis=1)
+  # Laws fall or rise with the quantile; sorted, they all rise.
+  losses = np.sort(losses, axis=0)
+  if dependence == 'opposite':
+    losses[:, 1::2] = losses[::-1, 1::2]
+  elif dependence == 'none':
+    losses = np.random.default_rng(len(risks)).permuted(losses, axis=0)
   np.testing.assert_allclose(losses.mean(axis=0), risks, rtol=0.02)
   return losses
 
@@ -70,72 +97,97 @@ def check_super_uniform(p_value, law, *, risk, number, simulations):
   rng = np.random.default_rng([number, simulations])
   losses = population(law, (risk,))[:, 0]
   tolerance = losses.mean() - 1e-9
-  values = np.array(
-    [
-      p_value(losses[rng.integers(ROWS, size=number)], tolerance=tolerance)
-      for _ in range(simulations)
-    ]
-  )
+  samples = losses[rng.integers(ROWS, size=(simulations, number))]
+  values = p_values.apply_rows(p_value, samples, tolerance=tolerance)
   for level in (0.01, 0.05, 0.1, 0.2, 0.5):
     assert_rate((values <= level).sum(), simulations, level)
 
 
 def check_certificates(
-  p_value, law, *, risk, number, simulations, shuffle, error_rate=0.05
+  p_value,
+  law,
+  *,
+  risk,
+  number,
+  simulations,
+  dependence,
+  procedure=None,
+  error_rate=0.05,
 ):
   """Counts certificates of settings whose risk is above the tolerance.
 
   The first settings are so good that testing reaches the fourth, whose risk is
-  just above the tolerance: where a violation is likeliest. Returns how often it
-  was reached.
+  just above the tolerance: where a violation is likeliest. Several starts and
+  corrections meet all three bad ones. Returns how often a good one passed.
   """
   scale = (0.1, 0.2, 0.4, 1.0, 1.02, 1.1)
-  losses = population(law, tuple(risk * factor for factor in scale))
-  risks = losses.mean(axis=0)
-  tolerance = risks[3] - 1e-9
+  losses = population(law, tuple(risk * factor for factor in scale), dependence)
+  tolerance = losses.mean(axis=0)[3] - 1e-9
+  procedure = procedure or calibration.fixed_sequence()
   rng = np.random.default_rng([number, simulations])
-  if shuffle:
-    losses = rng.permuted(losses, axis=0)
-  chosen = np.array(
+  rows = rng.integers(ROWS, size=(simulations, number))
+  tests = np.stack(
     [
-      calibration.calibrate(
-        losses[rng.integers(ROWS, size=number)],
-        [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
-        tolerance=tolerance,
-        error_rate=error_rate,
-        p_value=p_value,
-      ).index
-      for _ in range(simulations)
+      p_values.apply_rows(p_value, column[rows], tolerance=tolerance)
+      for column in losses.T
     ],
-    np.float64,  # None, nothing certified, becomes NaN
+    axis=1,
   )
-  assert_rate((chosen >= 3).sum(), simulations, error_rate)
-  return (chosen >= 2).mean()
+  rejected = [procedure(row, error_rate) for row in tests]
+  false = sum(any(index >= 3 for index in row) for row in rejected)
+  assert_rate(false, simulations, error_rate)
+  return np.mean([bool(row) for row in rejected])
 
 
-@pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('p_value', P_VALUES.values(), ids=P_VALUES)
+@pytest.mark.parametrize(('p_value', 'law'), P_VALUES_AND_LAWS)
 @pytest.mark.parametrize(('risk', 'number'), [(0.1, 100), (0.3, 37)])
 def test_p_value_is_super_uniform(p_value, law, risk, number):
   check_super_uniform(p_value, law, risk=risk, number=number, simulations=400)
 
 
-@pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('shuffle', [False, True], ids=['dependent', 'free'])
-def test_error_rate_is_kept(law, shuffle):
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda item: item.name)
+@pytest.mark.parametrize('dependence', ['same', 'opposite', 'none'])
+@pytest.mark.parametrize('law', [bernoulli, beta])
+def test_error_rate_is_kept(procedure, dependence, law):
   reached = check_certificates(
     calibration.hoeffding_bentkus,
     law,
     risk=0.1,
     number=250,
     simulations=400,
-    shuffle=shuffle,
+    dependence=dependence,
+    procedure=procedure,
   )
-  assert reached > 0.9, 'testing did not get to where violations can happen'
+  assert reached > 0.9, 'nothing passes, so that nothing can go wrong'
 
 
+def test_simulated_certificates_are_those_of_calibrate():
+  """What `check_certificates` does in bulk, `calibrate` does one by one."""
+  losses = population(beta, (0.01, 0.05, 0.1), 'none')
+  rng = np.random.default_rng(2)
+  for procedure in PROCEDURES[:1] + PROCEDURES[3:]:
+    for p_value in P_VALUES.values():
+      if p_value is calibration.exact_binomial:
+        continue
+      sample = losses[rng.integers(ROWS, size=200)]
+      certificate = calibration.calibrate(
+        sample,
+        [0.9, 0.8, 0.7],
+        tolerance=0.09,
+        p_value=p_value,
+        procedure=procedure,
+      )
+      tests = [p_value(column, tolerance=0.09) for column in sample.T]
+      np.testing.assert_allclose(certificate.p_values, tests)
+      rejected = procedure(np.array(tests), 0.05)
+      assert certificate.index == max(rejected, default=None)
+
+
+@pytest.mark.parametrize(
+  'p_value', [calibration.hoeffding_bentkus, calibration.betting]
+)
 @pytest.mark.parametrize('law', LAWS)
-def test_error_rate_is_kept_for_signed_losses(law):
+def test_error_rate_is_kept_for_signed_losses(law, p_value):
   """Losses in [-1, 1] go through loss_range."""
   # Early exit helps a quarter of the examples a little.
   losses = population(law, (0.02, 0.3)) * 0.8
@@ -149,6 +201,7 @@ def test_error_rate_is_kept_for_signed_losses(law):
       tolerance=tolerance,
       error_rate=0.1,
       loss_range=(-1, 1),
+      p_value=p_value,
     ).index
     == 1
     for _ in range(400)
@@ -157,8 +210,7 @@ def test_error_rate_is_kept_for_signed_losses(law):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('p_value', P_VALUES.values(), ids=P_VALUES)
+@pytest.mark.parametrize(('p_value', 'law'), P_VALUES_AND_LAWS)
 @pytest.mark.parametrize('number', [30, 101, 400])
 @pytest.mark.parametrize('risk', [0.02, 0.1, 0.25])
 def test_p_value_is_super_uniform_long(p_value, law, number, risk):
@@ -166,17 +218,18 @@ def test_p_value_is_super_uniform_long(p_value, law, number, risk):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('shuffle', [False, True], ids=['dependent', 'free'])
-@pytest.mark.parametrize(('risk', 'number'), [(0.1, 250), (0.25, 100)])
-def test_error_rate_is_kept_long(law, shuffle, risk, number):
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda item: item.name)
+@pytest.mark.parametrize('dependence', ['same', 'opposite', 'none'])
+@pytest.mark.parametrize(('p_value', 'law'), P_VALUES_AND_LAWS)
+def test_error_rate_is_kept_long(p_value, law, dependence, procedure):
   check_certificates(
-    calibration.hoeffding_bentkus,
+    p_value,
     law,
-    risk=risk,
-    number=number,
-    simulations=4000,
-    shuffle=shuffle,
+    risk=0.1,
+    number=250,
+    simulations=2000,
+    dependence=dependence,
+    procedure=procedure,
   )
 
 
@@ -203,12 +256,29 @@ def variance_across_settings(losses, *, tolerance, spread=1e-4):
   return float(np.exp(-losses.size * gap**2 / (2 * spread + 2 * gap / 3)))
 
 
+def bets_that_peek(losses, *, tolerance):
+  """Betting whose bet on a loss knows a little of that loss."""
+  gains = tolerance - losses
+  bets = np.where(gains > 0, 0.5, 0.3) / (1 - tolerance)
+  wealth = np.cumsum(np.log1p(bets * gains))
+  return float(np.exp(-max(0.0, wealth.max())))
+
+
+def order_chosen_afterwards(losses, *, tolerance):
+  """Betting on the small losses first."""
+  gains = np.sort(tolerance - losses)[::-1]
+  wealth = np.cumsum(np.log1p(0.5 * gains))
+  return float(np.exp(-max(0.0, wealth.max())))
+
+
 @pytest.mark.parametrize(
   ('wrong', 'law', 'risk', 'number'),
   [
     (normal_approximation, sparse, 0.02, 50),
     (off_by_one, bernoulli, 0.3, 20),
     (variance_across_settings, bernoulli, 0.3, 100),
+    (bets_that_peek, bernoulli, 0.3, 100),
+    (order_chosen_afterwards, beta, 0.3, 100),
   ],
 )
 def test_a_wrong_p_value_is_caught(wrong, law, risk, number):
@@ -248,3 +318,32 @@ def test_a_wrong_procedure_is_caught():
         assert_rate(violations, 200, 0.05)
     else:
       assert_rate(violations, 200, 0.05)
+
+
+def test_starts_that_do_not_share_the_error_rate_are_caught():
+  """Bad settings, independent of each other, each start at the whole rate."""
+
+  class Unshared(calibration.FixedSequence):
+    def level(self, num_settings, error_rate):
+      return error_rate
+
+  losses = population(bernoulli, (0.3,) * 8, 'none')
+  tolerance = losses.mean() - 1e-9
+  rng = np.random.default_rng(3)
+  rows = rng.integers(ROWS, size=(400, 100))
+  tests = np.stack(
+    [
+      p_values.apply_rows(
+        calibration.exact_binomial, column[rows], tolerance=tolerance
+      )
+      for column in losses.T
+    ],
+    axis=1,
+  )
+
+  def violations(procedure):
+    return sum(bool(procedure(row, 0.05)) for row in tests)
+
+  assert_rate(violations(calibration.fixed_sequence(num_starts=8)), 400, 0.05)
+  with pytest.raises(AssertionError):
+    assert_rate(violations(Unshared(num_starts=8)), 400, 0.05)

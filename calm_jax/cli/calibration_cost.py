@@ -1,0 +1,57 @@
+"""What a calibration costs: its time over that of one full-model pass."""
+
+import functools
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from calm_jax import evaluation, records
+
+
+class CostMeter:
+  """Adds up where the time of a calibration goes, compilation left out."""
+
+  def __init__(self):
+    evaluation.compile_seconds()  # from here on it counts
+    self._full: evaluation.DecodedDataset | None = None
+    self._settings: list[records.SettingCost] = []
+    self._seconds = {'scoring': 0.0, 'statistics': 0.0}
+
+  def note_full(self, decoded: evaluation.DecodedDataset) -> None:
+    """Notes the full model's decode."""
+    self._full = decoded
+
+  def note(self, setting, decoded: evaluation.DecodedDataset) -> None:
+    """Notes the decode of one setting."""
+    self._settings.append(
+      records.SettingCost(
+        setting=setting,
+        num_decoded=int(np.count_nonzero(decoded.seconds)),
+        seconds=float(decoded.seconds.sum()),
+      )
+    )
+
+  def timed(self, name: str, function: Callable) -> Callable:
+    """Returns the function with its time counted as 'scoring' or so."""
+
+    @functools.wraps(function, updated=())
+    def call(*arguments, **keywords):
+      start = time.perf_counter()
+      try:
+        return function(*arguments, **keywords)
+      finally:
+        self._seconds[name] += time.perf_counter() - start
+
+    return call
+
+  def result(self) -> records.CalibrationCost:
+    """Returns the sums."""
+    return records.CalibrationCost(
+      num_examples=self._full.num_examples,
+      full_seconds=float(self._full.seconds.sum()),
+      settings=tuple(self._settings),
+      scoring_seconds=self._seconds['scoring'],
+      statistics_seconds=self._seconds['statistics'],
+      compile_seconds=evaluation.compile_seconds(),
+    )

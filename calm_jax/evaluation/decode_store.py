@@ -1,0 +1,123 @@
+"""Decoded rows on disk, so that nothing is decoded twice.
+
+A store belongs to one way of decoding: model, policy with its threshold,
+sampler, lengths, dtype, backend. Rows are found by their input and the shape of
+the batch they were decoded in; a row does not depend on the other rows of its
+batch (law 1), so an interrupted decode goes on with whichever rows are missing.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calm_jax import records
+
+# What is known of each decoded row, and its shape. `seconds` is its share of
+# the wall clock of its batch, 0 for a row taken over from another decode.
+FIELDS = (
+  'tokens',
+  'exit_layers',
+  'confidences',
+  'rejected_confidences',
+  'scores',
+  'lengths',
+  'seconds',
+)
+
+Rows = dict[str, np.ndarray]
+
+
+class DecodeStore:
+  """Decoded rows of one way of decoding, in memory and in a folder.
+
+  The folder gets one small file per `add`, written whole or not at all; killed
+  between two of them, a decode has lost one batch.
+  """
+
+  def __init__(
+    self, directory: str | os.PathLike | None, about: Mapping[str, Any]
+  ):
+    """Opens the store and reads what is there.
+
+    Args:
+      directory: the folder of all stores; this one's is made in it, named by a
+        hash of `about`. None keeps rows in memory only.
+      about: everything the decoded rows depend on but their inputs; JSON.
+
+    Raises:
+      ValueError: if a file of it cannot be read, naming it.
+    """
+    self._rows: dict[str, tuple[Rows, int]] = {}
+    self._folder = None
+    if directory is None:
+      return
+    text = json.dumps(records.to_jsonable(dict(about)), sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    self._folder = pathlib.Path(directory) / name
+    self._folder.mkdir(parents=True, exist_ok=True)
+    if not (self._folder / 'about.json').exists():
+      records.write_json(self._folder / 'about.json', dict(about))
+    for path in sorted(self._folder.glob('rows-*.npz')):
+      self._remember(*_read(path))
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __contains__(self, key: str) -> bool:
+    return key in self._rows
+
+  def __getitem__(self, key: str) -> Rows:
+    """Returns what is known of a row, an array of one entry per field."""
+    rows, index = self._rows[key]
+    return {name: array[index : index + 1] for name, array in rows.items()}
+
+  def add(self, keys: Sequence[str], rows: Rows) -> None:
+    """Keeps n rows, those that are not there yet.
+
+    Args:
+      keys: n of them, as `row_key` makes them.
+      rows: an array [n, ...] for each of `FIELDS`.
+    """
+    fresh = [i for i, key in enumerate(keys) if key not in self._rows]
+    if not fresh:
+      return
+    keys = [keys[i] for i in fresh]
+    rows = {name: np.asarray(rows[name])[fresh] for name in FIELDS}
+    self._remember(keys, rows)
+    if self._folder is None:
+      return
+    # Numbered on from what is there; of two processes neither overwrites.
+    number = sum(1 for _ in self._folder.glob('rows-*.npz'))
+    path = self._folder / f'rows-{number:06d}-{os.getpid()}.npz'
+    temporary = path.with_suffix('.tmp')
+    with open(temporary, 'wb') as file:
+      np.savez_compressed(file, keys=np.array(keys), **rows)
+    os.replace(temporary, path)
+
+  def _remember(self, keys: Sequence[str], rows: Rows) -> None:
+    for index, key in enumerate(keys):
+      self._rows.setdefault(str(key), (rows, index))
+
+
+def row_key(example_id: str, batch_shape: tuple[int, ...]) -> str:
+  """Returns where a row is found: its input, in batches of a shape [B, S]."""
+  return f'{example_id}/{"x".join(map(str, batch_shape))}'
+
+
+def _read(path: pathlib.Path) -> tuple[list[str], Rows]:
+  """Reads one file of a store."""
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      keys = arrays['keys'].tolist()
+      return keys, {name: arrays[name] for name in FIELDS}
+  except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f'{path} does not hold decoded rows ({error}); delete it, and its rows '
+      'are decoded again'
+    ) from None

@@ -1,0 +1,176 @@
+"""What one policy made of N inputs, and how its rows come together.
+
+Rows may come in any order, some decoded, some found in a store; they are put
+back into the order of the inputs.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from calm_jax.evaluation.decode_store import FIELDS, row_key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DecodedDataset:
+  """What one policy made of N inputs.
+
+  Attributes:
+    tokens: int32 [N, T], EOS included, 0 after it.
+    exit_layers: int32 [N, T], layers used in 1..L; -1 where never decoded.
+    confidences: float32 [N, T], NaN where the rule did not look.
+    rejected_confidences: float32 [N, T], the highest confidence the rule went
+      on at, -inf where there was none.
+    scores: float32 [N], sum of the tokens' log-probabilities.
+    lengths: int32 [N], decoded tokens, EOS included.
+    seconds: float64 [N], the share of each row in the wall clock of its batch,
+      compilation left out; 0 for rows taken over from another decode.
+    texts: N detokenised outputs.
+    inputs_text: N source texts ('' where the batches had none).
+    references: N tuples of reference texts, possibly empty.
+    example_ids: N hashes of the inputs' tokens.
+    batch_shapes: N pairs (B, S), the batch that each row was decoded in.
+    num_layers: L.
+  """
+
+  tokens: np.ndarray
+  exit_layers: np.ndarray
+  confidences: np.ndarray
+  rejected_confidences: np.ndarray
+  scores: np.ndarray
+  lengths: np.ndarray
+  seconds: np.ndarray
+  texts: tuple[str, ...]
+  inputs_text: tuple[str, ...]
+  references: tuple[tuple[str, ...], ...]
+  example_ids: tuple[str, ...]
+  batch_shapes: tuple[tuple[int, int], ...]
+  num_layers: int
+
+  @property
+  def num_examples(self) -> int:
+    """N."""
+    return len(self.texts)
+
+  @property
+  def num_tokens(self) -> int:
+    """Decoded tokens of all rows, EOS included."""
+    return int(np.count_nonzero(self.exit_layers > 0))
+
+  @property
+  def mean_exit_layer(self) -> float:
+    """Layers used per decoded token, in [1, L]; NaN if nothing was decoded."""
+    decoded = self.exit_layers[self.exit_layers > 0]
+    return float(decoded.mean()) if decoded.size else float('nan')
+
+  def exit_layer_histogram(self) -> tuple[int, ...]:
+    """Returns L counts: decoded tokens that left after layer 1, ..., L."""
+    decoded = self.exit_layers[self.exit_layers > 0]
+    counts = np.bincount(decoded, minlength=self.num_layers + 1)
+    return tuple(int(count) for count in counts[1:])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Input:
+  """One input.
+
+  Attributes:
+    tokens: int32 [S], its ids, 0 = padding.
+    place: where it stands in the result.
+    batch_shape: (B, S), the batches that it is decoded in.
+    example_id: the hash of its ids.
+    inputs_text: its text, or ''.
+    references: its reference texts, possibly none.
+  """
+
+  tokens: np.ndarray
+  place: int
+  batch_shape: tuple[int, int]
+  example_id: str
+  inputs_text: str
+  references: tuple[str, ...]
+
+  @property
+  def key(self) -> str:
+    """Where a store has it."""
+    return row_key(self.example_id, self.batch_shape)
+
+
+class CollectedRows:
+  """Gathers rows as they come, and puts them in the order of the inputs."""
+
+  def __init__(self, detokenize, eos_id: int, num_layers: int):
+    self._detokenize = detokenize
+    self._eos_id = eos_id
+    self._num_layers = num_layers
+    self._inputs: list[Input] = []
+    self._places: list[int] = []
+    self._arrays = {name: [] for name in FIELDS}
+    self._num_tokens = self._num_layers_used = 0
+
+  @property
+  def num_inputs(self) -> int:
+    """Inputs seen so far, decoded or waiting."""
+    return len(self._inputs)
+
+  @property
+  def num_decoded(self) -> int:
+    """Rows that are known."""
+    return len(self._places)
+
+  def expect(self, row: Input) -> None:
+    """Notes an input that is to be decoded."""
+    self._inputs.append(row)
+
+  def add(self, rows: Sequence[Input], arrays: dict[str, np.ndarray]) -> None:
+    """Keeps what became of some rows."""
+    self._places.extend(row.place for row in rows)
+    for name, parts in self._arrays.items():
+      parts.append(arrays[name])
+    used = arrays['exit_layers'][arrays['exit_layers'] > 0]
+    self._num_tokens += used.size
+    self._num_layers_used += int(used.sum())
+
+  def depth(self) -> tuple[int, float]:
+    """Returns the tokens decoded so far and their mean exit layer."""
+    if not self._num_tokens:
+      return 0, float('nan')
+    return self._num_tokens, self._num_layers_used / self._num_tokens
+
+  def finish(self) -> DecodedDataset:
+    """Joins the rows."""
+    order = np.argsort(self._places)
+    arrays = {
+      name: np.concatenate(parts)[order] for name, parts in self._arrays.items()
+    }
+    return DecodedDataset(
+      **arrays,
+      texts=tuple(map(self._text, arrays['tokens'], arrays['lengths'])),
+      inputs_text=tuple(row.inputs_text for row in self._inputs),
+      references=tuple(row.references for row in self._inputs),
+      example_ids=tuple(row.example_id for row in self._inputs),
+      batch_shapes=tuple(row.batch_shape for row in self._inputs),
+      num_layers=self._num_layers,
+    )
+
+  def _text(self, tokens: np.ndarray, length: int) -> str:
+    ids = tokens[:length].tolist()
+    if ids and ids[-1] == self._eos_id:
+      ids.pop()
+    return self._detokenize(ids)
+
+
+def example_id(tokens: np.ndarray) -> str:
+  """Returns a hash of one input's ids [S] that padding does not change.
+
+  >>> import numpy as np
+  >>> a, b = np.array([5, 6, 1, 0]), np.array([5, 6, 1, 0, 0])
+  >>> example_id(a) == example_id(b)
+  True
+  """
+  nonzero = np.flatnonzero(tokens)
+  trimmed = tokens[: nonzero[-1] + 1] if nonzero.size else tokens[:0]
+  content = np.ascontiguousarray(trimmed, dtype='<i4').tobytes()
+  return hashlib.sha256(content).hexdigest()[:16]

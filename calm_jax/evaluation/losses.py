@@ -1,0 +1,172 @@
+"""The losses that calibration bounds: how far early exit is from full depth.
+
+Three of them, each made from a text metric m in [0, 1]. CALM (arXiv
+2207.07061), Section 4, has the first two:
+
+- textual: 1 - m(early, full); needs no references.
+- risk: max(0, m(full, references) - m(early, references)); an output better
+  than the full model's counts as costing nothing.
+- signed: the same without the maximum, in [-1, 1]: the difference of qualities
+  that people mean. Mapped to [0, 1] it sits near 1/2, where only a p-value that
+  looks at the spread (betting) is of use.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from calm_jax.evaluation import text_metrics
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyLoss:
+  """A loss of one decode against the full model's, example by example.
+
+  Attributes:
+    name: 'textual', 'risk' or 'signed'.
+    metric: metric(prediction, references) -> [0, 1].
+    loss_range: the smallest and the largest value.
+    needs_references: whether each example needs reference texts.
+    of: (metric, early, full, references) of one example -> the loss.
+  """
+
+  name: str
+  metric: text_metrics.Metric
+  loss_range: tuple[float, float]
+  needs_references: bool
+  of: Callable[..., float]
+
+  @property
+  def metric_name(self) -> str:
+    """How a certificate names the metric: `get_metric` finds it by this."""
+    return text_metrics.metric_name(self.metric)
+
+  def __call__(self, early: DecodedDataset, full: DecodedDataset) -> np.ndarray:
+    """Returns the loss of every input, float64 [N].
+
+    Raises:
+      ValueError: if references are missing, or the metric gives a number
+        outside [0, 1], naming the example.
+    """
+    return self.of_texts(early.texts, full.texts, full.references)
+
+  def of_texts(
+    self,
+    early: Sequence[str],
+    full: Sequence[str],
+    references: Sequence[Sequence[str]] | None = None,
+  ) -> np.ndarray:
+    """Returns the losses of N outputs, float64 [N].
+
+    Args:
+      early: N outputs of early exit.
+      full: N outputs of the full model.
+      references: N lists of reference texts; textual needs none.
+
+    Raises:
+      TypeError: if a single text is given for a list.
+      ValueError: as above, or if they are not equally many.
+    """
+    if references is None:
+      references = [()] * len(full)
+    for name, texts in (('early', early), ('full', full)):
+      if isinstance(texts, str):
+        raise TypeError(f'{name} is one text, {texts!r}; give a list of texts')
+    numbers = [len(early), len(full), len(references)]
+    if len(set(numbers)) > 1:
+      raise ValueError(
+        f'outputs and references of {numbers} examples; give equally many'
+      )
+    losses = [
+      self._of_example(number, *row)
+      for number, row in enumerate(zip(early, full, references, strict=True))
+    ]
+    return np.array(losses, np.float64)
+
+  def _of_example(self, number, early, full, references) -> float:
+    if self.needs_references and not len(references):
+      raise ValueError(
+        f'example {number} has no references, and the {self.name} loss is '
+        "measured against them; use the 'textual' loss, which needs none"
+      )
+
+    def checked(prediction, texts):
+      value = self.metric(prediction, texts)
+      if not 0 <= value <= 1:
+        raise ValueError(
+          f'{self.metric_name} gave {value} for example {number}; a metric '
+          'must return a number in [0, 1]'
+        )
+      return float(value)
+
+    return self.of(checked, early, full, references)
+
+
+def textual_loss(metric: text_metrics.Metric) -> ConsistencyLoss:
+  """Makes the loss 1 - m(early, full), in [0, 1]: no references needed.
+
+  >>> textual_loss(text_metrics.exact_match).of_texts(['a', 'b'], ['a', 'c'])
+  array([0., 1.])
+  """
+  return ConsistencyLoss(
+    name='textual',
+    metric=metric,
+    loss_range=(0.0, 1.0),
+    needs_references=False,
+    of=lambda m, early, full, _: 1.0 - m(early, [full]),
+  )
+
+
+def risk_loss(metric: text_metrics.Metric) -> ConsistencyLoss:
+  """Makes the loss max(0, m(full, references) - m(early, references))."""
+  return ConsistencyLoss(
+    name='risk',
+    metric=metric,
+    loss_range=(0.0, 1.0),
+    needs_references=True,
+    of=lambda *texts: max(0.0, _quality_lost(*texts)),
+  )
+
+
+def signed_loss(metric: text_metrics.Metric) -> ConsistencyLoss:
+  """Makes the loss m(full, references) - m(early, references), in [-1, 1].
+
+  >>> loss = signed_loss(text_metrics.exact_match)
+  >>> loss.of_texts(['a', 'b', 'c'], ['a', 'c', 'b'], [['a'], ['c'], ['c']])
+  array([ 0.,  1., -1.])
+  """
+  return ConsistencyLoss(
+    name='signed',
+    metric=metric,
+    loss_range=(-1.0, 1.0),
+    needs_references=True,
+    of=_quality_lost,
+  )
+
+
+def _quality_lost(metric, early, full, references) -> float:
+  return metric(full, references) - metric(early, references)
+
+
+LOSSES: dict[str, Callable[[text_metrics.Metric], ConsistencyLoss]] = {
+  'textual': textual_loss,
+  'risk': risk_loss,
+  'signed': signed_loss,
+}
+
+
+def get_loss(name: str, metric: str | text_metrics.Metric) -> ConsistencyLoss:
+  """Returns the loss of this name.
+
+  Args:
+    name: one of `LOSSES`.
+    metric: whatever `text_metrics.get_metric` takes.
+
+  Raises:
+    ValueError: if there is no such loss or metric.
+  """
+  if name not in LOSSES:
+    raise ValueError(f'loss is {name!r}; use one of {sorted(LOSSES)}')
+  return LOSSES[name](text_metrics.get_metric(metric))
