@@ -31,6 +31,15 @@ ALLOWED = {
     'records',
     'sharding',
   },
+  'benchmarks': {
+    *BASE,
+    'model',
+    'decoding',
+    'exits',
+    'sharding',
+    'records',
+    'calibration',
+  },
   'data': {'evaluation.corpus_metrics', 'tokenizer'},
   'pipeline': {
     *BASE,

@@ -13,6 +13,11 @@ FENCES = {
   'calm_jax': (*HEAVY, 'jax', 'numpy'),
   'calm_jax.calibration': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.reporting': (*HEAVY, 'jax'),
+  # Jobs for a laptop on which JAX is not installed.
+  'calm_jax.cli.report': (*HEAVY, 'jax', 'matplotlib'),
+  'calm_jax.cli.validate': (*HEAVY, 'jax', 'matplotlib'),
+  'calm_jax.benchmarks': (*HEAVY, 'matplotlib'),
+  'calm_jax.benchmarks.calibration_power': (*HEAVY, 'jax', 'matplotlib'),
   **{
     f'calm_jax.{name}': (*HEAVY, 'matplotlib')
     for name in (

@@ -23,7 +23,10 @@ from calm_jax.calibration.p_values import (
 )
 from calm_jax.calibration.paths import staircase_path
 from calm_jax.calibration.procedure import calibrate, next_column
-from calm_jax.calibration.sample_sizes import required_examples
+from calm_jax.calibration.sample_sizes import (
+  TooManyExamples,
+  required_examples,
+)
 
 __all__ = [
   'Betting',
@@ -33,6 +36,7 @@ __all__ = [
   'Holm',
   'PValue',
   'Procedure',
+  'TooManyExamples',
   'bentkus',
   'betting',
   'calibrate',

@@ -148,6 +148,11 @@ def exact_binomial(losses: np.ndarray, *, tolerance: float) -> float:
   return min(1.0, float(special.bdtr(count, losses.size, tolerance)))
 
 
+# For who makes up losses: an attribute survives the wrappers that gin puts
+# around functions.
+exact_binomial.for_binary_losses = True
+
+
 def apply_rows(
   p_value: PValue, samples: np.ndarray, *, tolerance: float
 ) -> np.ndarray:

@@ -4,7 +4,6 @@ import numpy as np
 
 from calm_jax.calibration import multiple_testing, p_values, sample_sizes
 from calm_jax.calibration.certificate import Certificate, setting_in_words
-from calm_jax.calibration.p_values import exact_binomial
 
 
 def explain(
@@ -60,6 +59,8 @@ def _why_nothing(certificate, tested, level, p_value, losses) -> str:
   low = certificate.loss_range[0]
   # Of signed losses, nobody expects the best possible value.
   best = 0.0 if low <= 0 < tolerance else low
+  if getattr(p_value, 'for_binary_losses', False):
+    best = low
   # Smallest p-value first, of equal ones the most conservative.
   nearest = min(tested, key=lambda column: certificate.p_values[column])
   result = _result(certificate, nearest, level)
@@ -72,7 +73,7 @@ def _why_nothing(certificate, tested, level, p_value, losses) -> str:
       f'None of the {len(tested)} settings tested passed; the nearest: '
       f'{result}.'
     ]
-  least = _required(certificate, p_value, level, expected_risk=best)
+  least = _required(certificate, p_value, level, best)
   too_few = least is None or number < least
   if too_few:
     sentences.append(
@@ -86,11 +87,8 @@ def _why_nothing(certificate, tested, level, p_value, losses) -> str:
       'conservative settings first or raise the tolerance.'
     )
   elif not too_few:
-    known = {'expected_risk': risk}
-    if getattr(p_value, 'depends_on_order', False) or p_value is exact_binomial:
-      # Losses that all equal the mean would not do.
-      known = {'pilot_losses': losses[:, nearest]}
-    needed = _required(certificate, p_value, level, **known)
+    column = losses[:, nearest]
+    needed = _required_at(certificate, p_value, level, column, risk)
     sentences.append(
       f'Its mean loss is below the tolerance {tolerance:g}, but not surely so '
       f'with {number} examples; at this mean it would take about '
@@ -118,16 +116,34 @@ def _level(procedure, certificate) -> float:
   return procedure.level(len(certificate.settings), certificate.error_rate)
 
 
-def _required(certificate, p_value, level, **known) -> int | None:
+def _required_at(certificate, p_value, level, losses, risk) -> int | None:
+  """Returns the number of examples it takes at the mean that came out."""
+  # For a p-value of the mean losses that all equal it do; others want to see
+  # the variation, or none but 0 and 1.
+  if not any(
+    getattr(p_value, name, False)
+    for name in ('depends_on_order', 'for_binary_losses')
+  ):
+    return _required(certificate, p_value, level, risk)
+  low, high = certificate.loss_range
+  return sample_sizes.required_of_this_kind(
+    np.clip((losses - low) / (high - low), 0, 1),
+    tolerance=(certificate.tolerance - low) / (high - low),
+    error_rate=level,
+    p_value=p_value,
+  )
+
+
+def _required(certificate, p_value, level, risk) -> int | None:
   """Returns the number of examples it takes, None if more than a million."""
   try:
     return sample_sizes.required_examples(
       certificate.tolerance,
       level,
+      expected_risk=risk,
       power=None,
       p_value=p_value,
       loss_range=certificate.loss_range,
-      **known,
     )
   except ValueError:
     return None

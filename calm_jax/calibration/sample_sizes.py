@@ -16,6 +16,11 @@ _SIMULATIONS = 1000
 # Losses held in memory at once by a simulation.
 _MOST_LOSSES = 4_000_000
 
+
+class TooManyExamples(ValueError):
+  """It would take more examples than anybody decodes."""
+
+
 # Is N enough? A sample of a shape [M, N].
 Enough = Callable[[int], bool]
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -46,9 +51,8 @@ def required_examples(
     takes fewer, most of all signed losses near 0;
   - `pilot_losses`, where some are known: of validation rows, which the
     certificate is not made of. They are drawn from with replacement;
-  - with power=None none at all: `expected_risk` N times, or the pilot losses
-    over and over. It is what it takes if the mean comes out as expected, which
-    happens about half the time.
+  - with power=None none: `expected_risk` N times. It is what p-values of the
+    mean take if it comes out as expected, which happens about half the time.
 
   Of zero losses all of them give the smallest N with (1 - tolerance)^N <=
   error_rate, for hoeffding_bentkus and exact_binomial.
@@ -66,8 +70,9 @@ def required_examples(
     seed: of the simulations.
 
   Raises:
-    ValueError: for numbers outside their range, or if a million (100,000 where
-      it has to be simulated) do not suffice.
+    ValueError: for numbers outside their range.
+    TooManyExamples: a ValueError: if a million (100,000 where it has to be
+      simulated) do not suffice.
 
   >>> required_examples(0.1, 0.05), required_examples(0.02, 0.05)
   (29, 149)
@@ -89,7 +94,7 @@ def required_examples(
   def to_unit(number):
     return (number - low) / (high - low)
 
-  pilot = _check_pilot(pilot_losses, expected_risk, (low, high))
+  pilot = _check_pilot(pilot_losses, expected_risk, power, (low, high))
   if pilot is not None:
     expected_risk = pilot.mean()
   if not low <= expected_risk < tolerance:
@@ -101,7 +106,7 @@ def required_examples(
   risk = to_unit(expected_risk)
   most = _MOST_EXAMPLES
   if power is None:
-    enough = _given_losses(test, [risk] if pilot is None else to_unit(pilot))
+    enough = _given_losses(test, [risk])
   elif pilot is None and not getattr(p_value, 'depends_on_order', False):
     enough = _binary_losses(test, risk, power)
   else:
@@ -110,21 +115,50 @@ def required_examples(
     most = _MOST_SIMULATED
   number = _smallest(enough, most)
   if number is None:
-    raise ValueError(
+    raise TooManyExamples(
       f'not even {most} examples certify tolerance {tolerance} at expected '
       f'risk {expected_risk}; raise the tolerance'
     )
   return number
 
 
-def _check_pilot(losses, expected_risk, loss_range) -> np.ndarray | None:
+def required_of_this_kind(
+  losses: np.ndarray,
+  *,
+  tolerance: float,
+  error_rate: float,
+  p_value: p_values.PValue,
+) -> int | None:
+  """Returns how many losses it would have taken, had they gone on like these.
+
+  Args:
+    losses: [M] in [0, 1]; their p-value is above error_rate.
+    tolerance: in (0, 1).
+    error_rate: in (0, 1).
+    p_value: see `calibrate`.
+
+  Returns:
+    An N > M at which the losses, repeated up to N, have a p-value of at most
+    error_rate; None if a million do not suffice.
+
+  >>> required_of_this_kind(
+  ...   np.tile([0.0, 0.1], 20),
+  ...   tolerance=0.1, error_rate=0.05, p_value=p_values.hoeffding_bentkus,
+  ... )
+  173
+  """
+  enough = _given_losses(_Test(p_value, tolerance, error_rate), losses)
+  return _smallest(enough, _MOST_EXAMPLES, above=len(losses))
+
+
+def _check_pilot(losses, expected_risk, power, loss_range) -> np.ndarray | None:
   """Returns pilot losses [M], None if there are none."""
   if losses is None:
     return None
-  if expected_risk != 0:
+  if expected_risk != 0 or power is None:
     raise ValueError(
-      f'pilot_losses bring their own risk; leave out expected_risk, '
-      f'{expected_risk}, or the pilot'
+      'pilot_losses bring their own risk, and power=None takes all losses for '
+      'equal: leave out expected_risk and give a power, or leave out the pilot'
     )
   losses = np.asarray(losses, np.float64)
   low, high = loss_range
@@ -151,8 +185,8 @@ class _Test:
     return self.p_value(losses, tolerance=self.tolerance) <= self.error_rate
 
 
-def _given_losses(test: _Test, losses: np.ndarray) -> Enough:
-  """Do these losses pass, cut off at N or repeated up to N?"""
+def _given_losses(test: _Test, losses: Sequence[float]) -> Enough:
+  """Do these losses pass, repeated up to N?"""
   return lambda number: test.passes(np.resize(losses, number))
 
 
@@ -182,9 +216,11 @@ def _drawn_losses(test: _Test, draw: Draw, power: float, seed: int) -> Enough:
 
   def enough(number):
     rng = np.random.default_rng([seed, number])
-    rows = max(1, _MOST_LOSSES // number)
+    rows = max(1, min(_MOST_LOSSES // number, _SIMULATIONS // 5))
     passed = 0
     for start in range(0, _SIMULATIONS, rows):
+      if passed + _SIMULATIONS - start < power * _SIMULATIONS:
+        break  # the rest cannot make up for it
       samples = draw(rng, (min(rows, _SIMULATIONS - start), number))
       tests = p_values.apply_rows(
         test.p_value, samples, tolerance=test.tolerance
@@ -203,9 +239,9 @@ def _draw_from(losses: np.ndarray) -> Draw:
   return lambda rng, shape: losses[rng.integers(losses.size, size=shape)]
 
 
-def _smallest(enough: Enough, most: int) -> int | None:
+def _smallest(enough: Enough, most: int, above: int = 0) -> int | None:
   """Returns an N that is enough while N - 1 is not, None above `most`."""
-  lower, upper = 0, 1
+  lower, upper = above, above + 1
   while not enough(upper):
     if upper == most:
       return None

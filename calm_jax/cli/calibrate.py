@@ -137,6 +137,10 @@ def run(
 
   def predict(batches):
     _refuse_training_rows(model_dir, batches, loaded.prefix)
+    # Before anything is decoded.
+    loss.check_references(
+      [texts for b in batches for texts in b['references'][: b['num_valid']]]
+    )
     grid = _Grid(functools.partial(decode, batches), policy, meter)
     jobs.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
     full = grid.full()

@@ -62,16 +62,25 @@ def _rouge(
 ) -> float:
   """Returns 100 times the mean ROUGE F-measure, the best over references.
 
-  As the summarisation tasks of T5 report it: rouge-score with its stemmer, and
-  for rougeLsum sentences on lines of their own.
+  By rouge-score with its stemmer, as `rouge_l` is; T5's own evaluation does not
+  stem. rougeLsum takes sentences apart as T5 does: at line ends, and after a
+  full stop with space around it. CNN/DailyMail's summaries have both, and a
+  vocabulary that turns line ends into space leaves only the latter.
   """
   references = _check_corpus(predictions, references)
+  if kind == 'rougeLsum':
+    predictions = [_sentence_lines(text) for text in predictions]
+    references = [list(map(_sentence_lines, texts)) for texts in references]
   scorer = _rouge_scorer(kind)
   best = [
     max(scorer.score(text, prediction)[kind].fmeasure for text in texts)
     for prediction, texts in zip(predictions, references, strict=True)
   ]
   return 100 * sum(best) / len(best)
+
+
+def _sentence_lines(text: str) -> str:
+  return text.replace(' . ', ' .\n')
 
 
 @functools.cache

@@ -12,6 +12,7 @@ Three of them, each made from a text metric m in [0, 1]. CALM (arXiv
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -74,34 +75,60 @@ class ConsistencyLoss:
     for name, texts in (('early', early), ('full', full)):
       if isinstance(texts, str):
         raise TypeError(f'{name} is one text, {texts!r}; give a list of texts')
-    numbers = [len(early), len(full), len(references)]
-    if len(set(numbers)) > 1:
+    counts = [len(early), len(full), len(references)]
+    if len(set(counts)) > 1:
       raise ValueError(
-        f'outputs and references of {numbers} examples; give equally many'
+        f'outputs and references of {counts} examples; give equally many'
       )
+    self.check_references(references)
     losses = [
       self._of_example(number, *row)
       for number, row in enumerate(zip(early, full, references, strict=True))
     ]
     return np.array(losses, np.float64)
 
-  def _of_example(self, number, early, full, references) -> float:
-    if self.needs_references and not len(references):
+  def check_references(self, references: Sequence[Sequence[str]]) -> None:
+    """Checks that every example has the references that the loss needs.
+
+    Worth asking before anything is decoded.
+
+    Raises:
+      ValueError: naming the first example without.
+    """
+    missing = [n for n, texts in enumerate(references) if not len(texts)]
+    if self.needs_references and missing:
       raise ValueError(
-        f'example {number} has no references, and the {self.name} loss is '
-        "measured against them; use the 'textual' loss, which needs none"
+        f'example {missing[0]} has no references, one of {len(missing)} such, '
+        f'and the {self.name} loss is measured against them; use the '
+        "'textual' loss (LOSS='textual'), which needs none"
       )
 
+  def _of_example(self, number, early, full, references) -> float:
     def checked(prediction, texts):
       value = self.metric(prediction, texts)
-      if not 0 <= value <= 1:
-        raise ValueError(
-          f'{self.metric_name} gave {value} for example {number}; a metric '
-          'must return a number in [0, 1]'
-        )
-      return float(value)
+      if _is_similarity(value):
+        return min(1.0, max(0.0, float(value)))
+      raise ValueError(
+        f'metric {_label(self.metric)} gave {value!r} for example {number}; a '
+        'metric must return a number in [0, 1]'
+      )
 
     return self.of(checked, early, full, references)
+
+
+def _is_similarity(value) -> bool:
+  """Whether a metric may return this: a number in [0, 1], but for rounding."""
+  is_number = isinstance(value, (numbers.Real, np.bool_))
+  # Libraries return 1.0000000000000004 for equal texts.
+  return is_number and -1e-9 <= value <= 1 + 1e-9
+
+
+def _label(metric: text_metrics.Metric) -> str:
+  """Returns what to call a metric in an error, also one without a name."""
+  try:
+    return text_metrics.metric_name(metric)
+  except ValueError:
+    return repr(metric)
 
 
 def textual_loss(metric: text_metrics.Metric) -> ConsistencyLoss:

@@ -9,6 +9,7 @@ at a time, reports over a corpus.
 import collections
 import functools
 import importlib
+import inspect
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -71,35 +72,30 @@ METRICS: dict[str, Metric] = {
 
 
 def get_metric(metric: str | Metric) -> Metric:
-  """Returns a metric.
+  """Returns a metric, the one that its name gives again.
 
   Args:
-    metric: a name in `METRICS`, 'package.module:function' for one of your own,
-      or the function itself.
+    metric: a name in `METRICS`, 'package.module:function' for one of your own
+      (importing it runs that module), or the function itself.
 
   Raises:
-    ValueError: if there is none such, saying what there is.
+    ValueError: if there is none such, saying what there is, or if it could not
+      be found by its name again, as evaluation does from a certificate.
   """
-  if callable(metric):
-    metric_name(metric)  # a certificate must be able to name it
-    return metric
-  if metric in METRICS:
-    return METRICS[metric]
-  module, colon, name = str(metric).partition(':')
-  if not colon:
+  if isinstance(metric, str):
+    found = METRICS.get(metric) or _imported(metric)
+  elif callable(metric):
+    found = _without_gin(metric)
+  else:
+    raise ValueError(_unknown(metric))
+  name = metric_name(found)
+  again = METRICS.get(name) or _imported(name)
+  if again is not found:
     raise ValueError(
-      f'unknown metric {metric!r}; known: {sorted(METRICS)}, or name a '
-      "function (prediction, references) -> [0, 1] as 'package.module:function'"
+      f'{found!r} goes by the name {name!r}, but that is {again!r}; give a '
+      'function that is found by its name'
     )
-  try:
-    found = getattr(importlib.import_module(module), name)
-  except (ImportError, AttributeError) as error:
-    raise ValueError(
-      f'metric {metric!r} cannot be imported: {error}; its module must be on '
-      'the Python path'
-    ) from None
-  if not callable(found):
-    raise ValueError(f'metric {metric!r} is {found!r}, not a function')
+  _check_arguments(found, name)
   return found
 
 
@@ -110,7 +106,8 @@ def metric_name(metric: Metric) -> str:
   'rouge_l'
 
   Raises:
-    ValueError: if it has none: a lambda, or a function inside another.
+    ValueError: if it has none: a lambda, an object, a function inside another
+      one or in the script that runs.
   """
   for name, function in METRICS.items():
     if function is metric:
@@ -120,9 +117,72 @@ def metric_name(metric: Metric) -> str:
   if not module or not name or '<' in name or '.' in name:
     raise ValueError(
       f'{metric!r} has no name to be found by again; a metric must be a '
-      'function at the top level of a module'
+      'function defined with def at the top level of a module'
+    )
+  if module == '__main__':
+    raise ValueError(
+      f'{name} is defined in __main__, the script that runs, where no other '
+      'job finds it again; put it into a module of its own'
     )
   return f'{module}:{name}'
+
+
+def _imported(name: str) -> Metric:
+  """Imports 'package.module:function'."""
+  if not re.fullmatch(r'\w+(\.\w+)*:\w+', name):
+    raise ValueError(_unknown(name))
+  module, _, function = name.partition(':')
+  try:
+    found = getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'metric {name!r} cannot be imported: {error}; its module must be on '
+      'the Python path'
+    ) from None
+  if not callable(found):
+    raise ValueError(f'metric {name!r} is {found!r}, not a function')
+  return found
+
+
+def _unknown(metric) -> str:
+  return (
+    f'unknown metric {metric!r}; known: {sorted(METRICS)}, or name a '
+    "function (prediction, references) -> [0, 1] as 'package.module:function'"
+  )
+
+
+def _without_gin(metric: Metric) -> Metric:
+  """Returns the function inside of what gin makes of @module.function.
+
+  Raises:
+    ValueError: if gin might bind parameters of it, which a name does not say.
+  """
+  bare = metric
+  while getattr(bare, '__globals__', {}).get('__name__') == 'gin.config':
+    bare = bare.__wrapped__
+  if bare is metric:
+    return metric
+  further = list(inspect.signature(bare).parameters)[2:]
+  if further:
+    raise ValueError(
+      f'metric {metric_name(bare)!r} takes {", ".join(further)} besides '
+      'prediction and references, and its name would not say what gin binds '
+      'them to; write a function of two parameters'
+    )
+  return bare
+
+
+def _check_arguments(metric: Metric, name: str) -> None:
+  """Checks that a metric can be called with a prediction and references."""
+  try:
+    inspect.signature(metric).bind('', [''])
+  except TypeError as error:
+    raise ValueError(
+      f'metric {name!r} is not called as f(prediction, references): {error}'
+    ) from None
+  except ValueError:
+    # Some functions written in C do not tell; calling them will.
+    return
 
 
 def squad_normalize(text: str) -> str:

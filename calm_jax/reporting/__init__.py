@@ -30,12 +30,22 @@ from calm_jax.reporting.terminal import (
   supports_colour,
 )
 from calm_jax.reporting.training_curves import loss_figure
+from calm_jax.reporting.validation_figures import (
+  depth_figure,
+  risk_figure,
+  violation_figure,
+)
+from calm_jax.reporting.validation_tables import (
+  render_validation_markdown,
+  render_validation_text,
+)
 
 __all__ = [
   'as_svg',
   'classifier_table',
   'colour_tokens',
   'comparison_table',
+  'depth_figure',
   'exit_layer_figure',
   'legend',
   'loss_figure',
@@ -46,8 +56,12 @@ __all__ = [
   'render_output',
   'render_page',
   'render_text',
+  'render_validation_markdown',
+  'render_validation_text',
+  'risk_figure',
   'save_figure',
   'supports_colour',
   'timing_table',
+  'violation_figure',
   'write_page',
 ]

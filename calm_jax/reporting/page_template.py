@@ -13,6 +13,7 @@ body { margin: 0; color: var(--ink); background: #f6f7f9; line-height: 1.5;
 main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 25px; margin: 0 0 2px; }
 h2 { font-size: 18px; margin: 0 0 10px; }
+h3 { font-size: 15px; margin: 20px 0 6px; }
 p { margin: 6px 0; }
 .soft { color: var(--soft); }
 .small { font-size: 13px; }
@@ -35,6 +36,7 @@ th:first-child, td:first-child { text-align: left; }
 .context td:first-child { width: 130px; color: var(--soft); }
 tr.certified td { background: #fdf1f2; }
 tr.certified td:first-child { font-weight: 600; }
+.command { font-family: monospace; overflow-wrap: anywhere; }
 .strip { display: flex; width: 150px; height: 14px; border-radius: 3px;
   overflow: hidden; border: 1px solid #c9ced6; margin-left: auto; }
 .strip i { display: block; height: 100%; }
@@ -69,7 +71,7 @@ figcaption { font-size: 13px; color: var(--soft); }
   .scroll { overflow: visible; } table { font-size: 11px; }
   th, td { padding: 4px 5px; }
   .figures { grid-template-columns: 1fr 1fr; }
-  table, figure { break-inside: avoid; } h2 { break-after: avoid; }
+  table, figure { break-inside: avoid; } h2, h3 { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -104,7 +106,8 @@ PAGE = """<!DOCTYPE html>
 {% macro grid(table, rows=None) %}
 <div class="scroll"><table>
 <thead><tr>
-{% for cell in table.header %}<th>{{ cell | replace('-', '\u2011') }}</th>
+{% for cell in table.header %}<th>
+{{- cell | replace('-', '\u2011') | replace(' %', '\u00a0%') }}</th>
 {%- endfor %}</tr>
 </thead>
 <tbody>
@@ -123,6 +126,14 @@ PAGE = """<!DOCTYPE html>
 {% endfor %}
 </tbody></table></div>
 {% for note in table.notes %}<p class="soft small">{{ note }}</p>{% endfor %}
+{% endmacro %}
+{% macro pictures(figures) %}
+<div class="figures">
+{% for figure in figures %}
+<figure role="img" aria-label="{{ figure.caption }}">{{ figure.svg }}
+<figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+</div>
 {% endmacro %}
 {% macro legend() %}
 <div class="legend"><span>layer</span>
@@ -165,13 +176,22 @@ loses, not what it costs to compute.</p>
 
 <section>
 <h2>Pictures</h2>
-<div class="figures">
-{% for figure in figures %}
-<figure role="img" aria-label="{{ figure.caption }}">{{ figure.svg }}
-<figcaption>{{ figure.caption }}</figcaption></figure>
-{% endfor %}
-</div>
+{{ pictures(figures) }}
 </section>
+
+{% if validation %}
+<section>
+<h2>The guarantee, counted</h2>
+<p class="soft">{{ validation.about }}</p>
+<p><strong>{{ validation.verdict }}</strong></p>
+{{ pictures(validation.figures) }}
+{% for title, table in validation.sections %}
+<h3>{{ title }}</h3>
+{{ grid(table) }}
+{% endfor %}
+<p class="soft small command">{{ validation.command }}</p>
+</section>
+{% endif %}
 
 {% if samples %}
 <section>

@@ -1,7 +1,8 @@
 """Writes one self-contained HTML page about an evaluation.
 
-The page says what is guaranteed, shows the table and the figures, and sets
-outputs token by token in the colours of their exit layers, worst first. All
+The page says what is guaranteed, shows the table and the figures, how often the
+guarantee was broken when that was counted, and sets outputs token by token in
+the colours of their exit layers, worst first. All
 text from data is escaped by Jinja; styles and figures are inside the page, so
 that it can be mailed, archived and printed. Jinja is loaded when a page is
 made.
@@ -18,6 +19,8 @@ from calm_jax.reporting import (
   page_template,
   palette,
   tables,
+  validation_figures,
+  validation_tables,
 )
 
 _WORD_START = '\u2581'
@@ -25,19 +28,22 @@ _END = '</s>'
 _MOST_REFERENCES = 3
 
 
-def render_page(result: records.EvaluationResult) -> str:
-  """Returns the HTML of an evaluation's page."""
+def render_page(
+  result: records.EvaluationResult,
+  validation: records.Validation | None = None,
+) -> str:
+  """Returns the HTML of an evaluation's page.
+
+  Args:
+    result: the evaluation.
+    validation: what `calm_jax.cli.validate` counted, for a section of its own.
+  """
   import jinja2
   import markupsafe
 
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
   )
-  drawings = [
-    # Only what matplotlib drew is trusted; it has escaped its labels itself.
-    {'svg': markupsafe.Markup(figures.as_svg(figure)), 'caption': caption}
-    for figure, caption in _figures(result)
-  ]
   return environment.from_string(page_template.PAGE).render(
     result=result,
     style=markupsafe.Markup(page_template.STYLE),
@@ -47,17 +53,31 @@ def render_page(result: records.EvaluationResult) -> str:
     comparison=tables.comparison_table(result),
     strips=[_strip(row) for row in result.rows],
     timing=tables.timing_table(result),
-    figures=drawings,
+    figures=_drawings(_figures(result)),
+    validation=_validation(validation),
     samples=[_sample(sample) for sample in result.samples],
     context=_context(result.context),
   )
 
 
 def write_page(
-  path: str | os.PathLike, result: records.EvaluationResult
+  path: str | os.PathLike,
+  result: records.EvaluationResult,
+  validation: records.Validation | None = None,
 ) -> None:
   """Writes the page of an evaluation, whole or not at all."""
-  records.write_text(path, render_page(result))
+  records.write_text(path, render_page(result, validation))
+
+
+def _drawings(figures_with_captions) -> list[dict[str, Any]]:
+  """Returns figures as the template wants them."""
+  import markupsafe
+
+  return [
+    # Only what matplotlib drew is trusted; it has escaped its labels itself.
+    {'svg': markupsafe.Markup(figures.as_svg(figure)), 'caption': caption}
+    for figure, caption in figures_with_captions
+  ]
 
 
 def _figures(result):
@@ -79,6 +99,41 @@ def _figures(result):
       )
     )
   return drawn
+
+
+def _validation(
+  validation: records.Validation | None,
+) -> dict[str, Any] | None:
+  """Returns what was counted, as the template wants it."""
+  if validation is None:
+    return None
+  drawn = []
+  if any(table.curve is not None for table in validation.tables):
+    drawn += [
+      (
+        validation_figures.risk_figure(validation),
+        'Risk of what is certified against the tolerance: mean and 5 to 95 % '
+        'of the draws. Below the dashed line is promised.',
+      ),
+      (
+        validation_figures.depth_figure(validation),
+        'Layers per token of what is certified against the tolerance.',
+      ),
+    ]
+  drawn.append(
+    (
+      validation_figures.violation_figure(validation),
+      'Violation rates with their 95 % intervals, also just below the risk of '
+      'each setting.',
+    )
+  )
+  return {
+    'about': validation_tables.about(validation),
+    'verdict': validation_tables.verdict(validation),
+    'sections': validation_tables.sections(validation),
+    'figures': _drawings(drawn),
+    'command': validation.context.command,
+  }
 
 
 def _facts(result) -> list[dict[str, str]]:

@@ -17,6 +17,55 @@ def test_a_bet_on_one_loss_by_hand():
   assert calibration.betting([1.0], tolerance=0.1) == 1.0
 
 
+def literal_p_value(losses, *, tolerance, seed, level):
+  """The equations of the docstring, one loss after the other."""
+  number = len(losses)
+  order = np.random.default_rng(seed).permutation(number)
+  aims = [i * number // min(number, 32) for i in range(min(number, 32))]
+  variance = tolerance * (1 - tolerance)
+  squares, weight = 1.0, 1 / variance
+  wealth = most = 1.0
+  for i in range(number):
+    if i in aims:
+      reached = math.floor(math.log(most) / -math.log(level) + 1e-9)
+      goal = -(reached + 1) * math.log(level)
+      remaining = math.sqrt((goal - math.log(wealth)) / (number - i))
+    bet = min(remaining * math.sqrt(2 / variance), 0.99 / (1 - tolerance))
+    gain = tolerance - losses[order[i]]
+    wealth *= 1 + bet * gain
+    most = max(most, wealth)
+    squares += gain**2
+    weight += 1
+    variance = squares / weight
+  return 1 / most
+
+
+@pytest.mark.parametrize('number', [1, 5, 32, 100, 333])
+@pytest.mark.parametrize('level', [0.05, 0.01])
+def test_is_its_equations(number, level):
+  rng = np.random.default_rng(number)
+  for losses, tolerance in (
+    (rng.beta(1, 9, size=number), 0.15),
+    ((rng.random(number) < 0.1).astype(float), 0.2),
+    (rng.uniform(0.4, 0.6, size=number), 0.52),
+    (np.zeros(number), 0.1),
+  ):
+    expected = literal_p_value(losses, tolerance=tolerance, seed=3, level=level)
+    found = calibration.Betting(3, level)(losses, tolerance=tolerance)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_level_is_named_and_pays_where_it_is_aimed_at():
+  """At a third of the error rate, as of three starts, aimed or not."""
+  assert calibration.Betting(2, 0.01).name == 'betting(seed=2, level=0.01)'
+  samples = np.random.default_rng(5).random((1000, 300)) < 0.05
+  aimed, plain = (
+    (calibration.Betting(0, level).batch(samples, tolerance=0.1) <= 0.01).mean()
+    for level in (0.01, 0.05)
+  )
+  assert aimed > plain + 0.05
+
+
 def test_bets_know_the_past_only():
   """Wealth after i losses does not depend on what follows."""
   rng = np.random.default_rng(0)

@@ -167,3 +167,66 @@ def test_starts_beyond_the_settings_are_named():
   ):
     with pytest.raises(ValueError, match='the 4 settings'):
       procedure([0.0] * 4, 0.05)
+
+
+@pytest.mark.parametrize(
+  ('procedure', 'theirs'),
+  [
+    (multiple_testing.fixed_sequence(), 'fixed_sequence'),
+    (corrections.Bonferroni(), 'bonferroni'),
+    (corrections.Holm(), 'bonferroni_holm'),
+    (multiple_testing.fixed_sequence(num_starts=2), 2),
+    (multiple_testing.fixed_sequence(num_starts=4), 4),
+  ],
+  ids=str,
+)
+def test_rejects_what_mapie_rejects(procedure, theirs):
+  control = pytest.importorskip('mapie.risk_control.fwer_control')
+  rng = np.random.default_rng(6)
+  several = 0
+  for _ in range(300):
+    p_values = rng.uniform(0, 0.2, size=8) ** 2
+    method = theirs
+    if isinstance(theirs, int):
+      method = control.FWERFixedSequenceTesting(n_starts=theirs)
+    expected = control.control_fwer(p_values, 0.05, method)
+    rejected = procedure(p_values, 0.05)
+    assert rejected == tuple(expected)
+    several += len(rejected) > 1
+  assert several > 50
+
+
+def test_a_procedure_that_asks_twice_is_named():
+  class Stubborn:
+    def __call__(self, p_values, error_rate):
+      return ()
+
+    def next_test(self, p_values, error_rate):
+      return 0
+
+  with pytest.raises(ValueError, match='asks for test 0 a second time'):
+    multiple_testing.needed_tests(Stubborn(), [0.5], 0.05)
+
+
+def test_the_last_start_is_asked_first_and_spares_the_others():
+  procedure = multiple_testing.fixed_sequence(starts=(0, 3))
+  seen = np.full(5, NAN)
+  assert procedure.next_test(seen, 0.05) == 3
+  seen[3] = 0.01
+  assert procedure.next_test(seen, 0.05) == 4
+  seen[4] = 0.9
+  assert procedure.next_test(seen, 0.05) is None
+  seen[3] = 0.9
+  assert procedure.next_test(seen, 0.05) == 0
+
+
+def test_corrections_ask_from_the_end():
+  seen = np.full(4, NAN)
+  seen[3] = 0.9
+  for procedure in (corrections.Bonferroni(), corrections.Holm()):
+    assert procedure.next_test(seen, 0.05) == 2
+  # Holm may still reject the last one: 0.02 is below 0.05 / 2.
+  seen[3] = 0.02
+  seen[2] = 0.001
+  assert corrections.Bonferroni().next_test(seen, 0.05) is None
+  assert corrections.Holm().next_test(seen, 0.05) == 1

@@ -141,3 +141,42 @@ def test_exact_binomial_is_the_tail_and_takes_counts_only():
     ValueError, match=r'loss 1 is 0\.5; use hoeffding_bentkus'
   ):
     p_values.exact_binomial([0.0, 0.5], tolerance=0.1)
+
+
+def test_exact_binomial_takes_0_and_1_but_for_rounding():
+  noisy = np.where(np.arange(100) < 7, 1 - 1e-15, 1e-15)
+  assert p_values.exact_binomial(noisy, tolerance=0.1) == (
+    p_values.exact_binomial(ones(7, 100), tolerance=0.1)
+  )
+  assert p_values.exact_binomial(np.ones(5), tolerance=0.1) == 1.0
+  with pytest.raises(ValueError, match=r'loss 0 is 1\.5'):
+    p_values.exact_binomial([1.5], tolerance=0.1)
+  with pytest.raises(ValueError, match='N >= 1'):
+    p_values.exact_binomial([], tolerance=0.1)
+  with pytest.raises(ValueError, match='tolerance must be in'):
+    p_values.exact_binomial([0.0], tolerance=1.0)
+
+
+@pytest.mark.parametrize('number', [20, 100, 5000])
+@pytest.mark.parametrize('tolerance', [0.02, 0.1, 0.25, 0.525])
+def test_exact_binomial_equals_mapie(number, tolerance):
+  """Of binary losses MAPIE takes the binomial tail or Hoeffding's bound of it.
+
+  The tail is never above the bound, so that theirs is the tail.
+  """
+  methods = pytest.importorskip('mapie.risk_control.methods')
+  for count in range(0, int(number * tolerance) + 1, max(1, number // 50)):
+    if math.ceil(number * (count / number)) != count:
+      continue
+    theirs = methods.compute_hoeffding_bentkus_p_value(
+      np.array([count / number]), number, tolerance, binary=True
+    )
+    ours = p_values.exact_binomial(ones(count, number), tolerance=tolerance)
+    assert ours == pytest.approx(theirs.item(), rel=1e-7)
+
+
+@pytest.mark.parametrize('p_value', [*ALL, p_values.exact_binomial])
+def test_rows_are_samples(p_value):
+  samples = np.random.default_rng(0).random((7, 50)) < 0.05
+  found = p_values.apply_rows(p_value, samples, tolerance=0.2)
+  assert found.tolist() == [p_value(row, tolerance=0.2) for row in samples]

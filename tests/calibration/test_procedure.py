@@ -331,3 +331,104 @@ def test_a_path_through_two_parameters_is_calibrated():
     calibration.staircase_path(threshold=[0.9])
   with pytest.raises(ValueError, match='different values'):
     calibration.staircase_path(threshold=[0.9], size=[5, 5])
+
+
+PROCEDURES = [
+  calibration.fixed_sequence(num_starts=2),
+  calibration.fixed_sequence(starts=(0, 3)),
+  calibration.Bonferroni(),
+  calibration.Holm(),
+]
+
+
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda item: item.name)
+def test_what_a_procedure_does_not_need_may_be_missing(procedure, tmp_path):
+  losses = table([0.3, 0.3, 0.02, 0.01])
+  whole = calibration.calibrate(losses, SETTINGS, procedure=procedure)
+  assert whole.index == 3
+  partial = np.full_like(losses, math.nan)
+  ask = functools.partial(calibration.next_column, procedure=procedure)
+  while (column := ask(partial)) is not None:
+    partial[:, column] = losses[:, column]
+  assert np.isnan(partial[:, 0]).all()
+  certificate = calibration.calibrate(partial, SETTINGS, procedure=procedure)
+  assert certificate.index == whole.index
+  assert certificate.reason == whole.reason
+  for number, item in enumerate((certificate, whole)):
+    item.save(tmp_path / f'{number}.json')
+    assert calibration.Certificate.load(tmp_path / f'{number}.json') == item
+  # Without one that it needs it is refused.
+  partial[:, 3] = math.nan
+  with pytest.raises(ValueError, match='column 3 are NaN from row 0.*needs'):
+    calibration.calibrate(partial, SETTINGS, procedure=procedure)
+
+
+def test_a_hole_among_what_several_starts_do_not_need_is_refused():
+  procedure = calibration.fixed_sequence(starts=(0, 3))
+  losses = table([0.0, 0.0, 0.0, 0.01])
+  losses[:, 1] = math.nan
+  with pytest.raises(ValueError, match='column 1 are NaN.*column 2 are not'):
+    calibration.calibrate(losses, SETTINGS, procedure=procedure)
+  losses[:, 2] = math.nan
+  assert calibration.calibrate(losses, SETTINGS, procedure=procedure).index == 3
+
+
+def test_planning_for_any_p_value_and_range():
+  exact, bets, mean = (
+    calibration.required_examples(
+      0.1, 0.05, expected_risk=0.05, p_value=p_value
+    )
+    for p_value in (
+      calibration.exact_binomial,
+      calibration.betting,
+      calibration.hoeffding_bentkus,
+    )
+  )
+  assert exact == 191 and mean == 274
+  assert exact < bets < mean
+  # The same losses in other units, and the same seed.
+  assert bets == calibration.required_examples(
+    10, 0.05, expected_risk=5, p_value=calibration.betting, loss_range=(0, 100)
+  )
+  with pytest.raises(calibration.TooManyExamples, match='not even 100000'):
+    calibration.required_examples(
+      0.1,
+      0.05,
+      pilot_losses=[0.0, 0.1999],
+      p_value=calibration.hoeffding,
+    )
+
+
+@pytest.mark.parametrize(
+  ('pilot', 'message'),
+  [
+    ([], 'M >= 1'),
+    ([[0.0]], 'M >= 1'),
+    ([0.0, math.nan], 'pilot loss 1 is nan'),
+    ([0.2, 0.3], 'expected_risk 0.25'),
+  ],
+)
+def test_bad_pilots_are_named(pilot, message):
+  with pytest.raises(ValueError, match=message):
+    calibration.required_examples(0.1, 0.05, pilot_losses=pilot)
+  with pytest.raises(ValueError, match='power=None takes all losses'):
+    calibration.required_examples(0.1, 0.05, pilot_losses=[0.0], power=None)
+
+
+def test_a_path_is_fixed_and_bad_lists_are_named():
+  path = calibration.staircase_path(
+    size=[8, 4, 2, 1], threshold=[0.9, 0.5, 0.3]
+  )
+  assert path[0] == {'size': 8, 'threshold': 0.9}
+  assert path[-1] == {'size': 1, 'threshold': 0.3}
+  assert len(path) == 6
+  assert calibration.check_settings(path) == path
+  assert calibration.staircase_path(a=[1], b=[2]) == [{'a': 1, 'b': 2}]
+  for lists, message in (
+    (dict(threshold=[0.3, 0.9], size=[1]), 'out of order'),
+    (dict(threshold=[], size=[1]), 'threshold must be a list of different'),
+    (dict(threshold=[1.5], size=[1]), r'threshold 1\.5'),
+    (dict(a=[1], b=[1], c=[1]), 'two parameters, not 3'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      calibration.staircase_path(**lists)

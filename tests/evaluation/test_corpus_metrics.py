@@ -80,6 +80,20 @@ def test_rouge_of_several_kinds_by_hand():
   assert whole == pytest.approx(50)
 
 
+def test_rouge_lsum_finds_sentences_without_line_ends():
+  pytest.importorskip('rouge_score')
+  lines = 'the cat sat on a red mat .\ndogs ran in the old park .\nbirds flew'
+  one_line = lines.replace('\n', ' ')
+  references = [
+    ['dogs ran to the park .\nthe cat sat on the mat .\nbirds sang']
+  ]
+  first, second, plain = (
+    corpus_metrics.corpus_score('rouge_lsum', [text], references)
+    for text in (lines, one_line, one_line.replace('.', ''))
+  )
+  assert first == second > plain
+
+
 def test_chrf_takes_unequal_numbers_of_references():
   sacrebleu = pytest.importorskip('sacrebleu')
   predictions = ['the cat sat', 'a dog ran']

@@ -103,12 +103,43 @@ def test_decodes_are_compared_by_their_texts():
     evaluation.risk_loss(same_text)(bare, bare)
 
 
+def returns(values):
+  """Returns a metric that gives these values, one by one."""
+  remaining = iter(values)
+  return lambda prediction, references: next(remaining)
+
+
+@pytest.mark.parametrize(
+  'bad', [1.5, -0.01, 1.0001, float('nan'), float('inf'), None, '0.5', [0.5]]
+)
+def test_what_a_metric_may_not_return_is_named(bad):
+  loss = evaluation.textual_loss(returns([1.0, bad]))
+  with pytest.raises(ValueError, match=r'gave .* for example 1; .*in \[0, 1\]'):
+    loss.of_texts(['a', 'b'], ['a', 'b'])
+
+
+def test_what_a_metric_may_return():
+  values = [True, 0, np.float32(0.25), np.bool_(False), 1 + 4e-16, -4e-16]
+  found = evaluation.textual_loss(returns(values)).of_texts(
+    ['a'] * 6, ['a'] * 6
+  )
+  assert found.tolist() == [0.0, 1.0, 0.75, 1.0, 0.0, 1.0]
+
+
 def too_good(prediction, references):
   return 1.5 if prediction == 'b' else 1.0
 
 
-def unsure(prediction, references):
-  return float('nan')
+def test_missing_references_are_found_before_anything_is_decoded():
+  references = [['a'], [], ['b'], ()]
+  for name in ('risk', 'signed'):
+    loss = evaluation.get_loss(name, 'token_f1')
+    assert loss.needs_references
+    loss.check_references(references[:1])
+    message = "example 1 has no references, one of 2.*LOSS='textual'"
+    with pytest.raises(ValueError, match=message):
+      loss.check_references(references)
+  evaluation.get_loss('textual', 'token_f1').check_references(references)
 
 
 def test_what_is_refused():
@@ -121,5 +152,5 @@ def test_what_is_refused():
     textual(['a', 'b'], 'ab')
   with pytest.raises(ValueError, match='too_good gave 1.5 for example 1'):
     evaluation.textual_loss(too_good).of_texts(['a', 'b'], ['a', 'b'])
-  with pytest.raises(ValueError, match='unsure gave nan for example 0'):
-    evaluation.textual_loss(unsure).of_texts(['a'], ['a'])
+  with pytest.raises(ValueError, match='no name to be found by again'):
+    evaluation.get_loss('textual', lambda prediction, references: 1.0)

@@ -198,6 +198,12 @@ def test_a_metric_of_ones_own_is_found_by_its_name_again():
     ('no_such_module:f', 'cannot be imported.*Python path'),
     ('string:no_such_name', 'cannot be imported'),
     ('string:digits', 'not a function'),
+    ('string:', 'unknown metric'),
+    (':f', 'unknown metric'),
+    ('.relative:f', 'unknown metric'),
+    (None, 'unknown metric None'),
+    (['rouge_l'], 'unknown metric'),
+    ('math:sin', r"'math:sin' is not called as f\(prediction, references\)"),
     (lambda prediction, references: 1.0, 'no name to be found by again'),
     (functools.partial(own_metric), 'no name to be found by again'),
   ],
@@ -205,6 +211,26 @@ def test_a_metric_of_ones_own_is_found_by_its_name_again():
 def test_metrics_that_cannot_be_named_are_refused(metric, message):
   with pytest.raises(ValueError, match=message):
     text_metrics.get_metric(metric)
+
+
+def test_a_metric_of_the_script_that_runs_is_refused(monkeypatch):
+  monkeypatch.setattr(own_metric, '__module__', '__main__')
+  with pytest.raises(ValueError, match='own_metric is defined in __main__'):
+    text_metrics.get_metric(own_metric)
+
+
+def test_a_metric_that_goes_by_the_name_of_another_is_refused():
+  def impostor(prediction, references):
+    return 1.0
+
+  impostor.__qualname__ = 'own_metric'
+  with pytest.raises(ValueError, match='own_metric.*but that is'):
+    text_metrics.get_metric(impostor)
+  # A decorator that keeps the name and changes the numbers.
+  for metric in (own_metric, text_metrics.token_f1):
+    halved = functools.wraps(metric)(lambda *texts: 0.5)
+    with pytest.raises(ValueError, match=f'{metric.__name__}.*but that is'):
+      text_metrics.get_metric(halved)
 
 
 def test_chrf_is_the_one_of_sacrebleu():

@@ -1,48 +1,19 @@
 """The page: complete, self-contained, and safe whatever the data say."""
 
 import dataclasses
-import html.parser
 import re
 import subprocess
 import sys
 
 import example_result
 import pytest
+import validation_cases
+from html_outline import Outline
 
 from calm_jax import records, reporting
 
 pytest.importorskip('jinja2')
 pytest.importorskip('matplotlib')
-
-VOID = {'meta', 'wbr', 'br', 'path', 'use', 'rect', 'line', 'circle'}
-
-
-class Outline(html.parser.HTMLParser):
-  """Collects tags, attributes and text, and checks that tags are closed."""
-
-  def __init__(self, text):
-    super().__init__()
-    self.tags, self.attributes, self.texts, self._open = [], [], [], []
-    self.feed(text)
-    self.close()
-    assert not self._open
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.append(tag)
-    self.attributes.extend(attrs)
-    if tag not in VOID:
-      self._open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    self.tags.append(tag)
-    self.attributes.extend(attrs)
-
-  def handle_endtag(self, tag):
-    if tag not in VOID:
-      assert self._open.pop() == tag
-
-  def handle_data(self, data):
-    self.texts.append(data)
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +45,8 @@ def test_every_token_has_its_layer_and_confidence(page):
   assert page.count('<span class="token d1') >= 2
 
 
-def test_nothing_refers_to_the_network(page):
+def refuse_references(page):
+  """Fails if a page would fetch anything."""
   values = [
     value
     for name, value in Outline(page).attributes
@@ -84,6 +56,10 @@ def test_nothing_refers_to_the_network(page):
   assert '@import' not in page
   assert not re.search(r'url\((?!#)', page)
   assert '<script' not in page
+
+
+def test_nothing_refers_to_the_network(page):
+  refuse_references(page)
 
 
 def test_data_cannot_put_markup_into_the_page():
@@ -163,6 +139,78 @@ def test_nothing_certified_is_the_headline():
   )
   assert 'Nothing is guaranteed beyond the full model' in page
   assert 'What is guaranteed' not in page
+
+
+@pytest.fixture(scope='module')
+def validation(tmp_path_factory):
+  return validation_cases.validation(
+    tmp_path_factory.mktemp('validation'),
+    p_values=('hoeffding_bentkus', 'betting'),
+  )
+
+
+def test_a_validation_has_a_section_of_its_own(page, validation):
+  with_it = reporting.render_page(
+    example_result.evaluation_result(), validation
+  )
+  refuse_references(with_it)
+  outline = Outline(with_it)
+  text = ' '.join(' '.join(outline.texts).split())
+  for expected in (
+    'The guarantee, counted',
+    # 2 tables x 2 p-values x (2 tolerances + 4 near risks).
+    'Of 24 violation rates counted',
+    'StateSimilarity, betting(seed=0)',
+    'exceedance of a noisy estimate',
+    '40 draws of 200 rows',
+  ):
+    assert expected in text
+  without = Outline(page)
+  assert outline.tags.count('svg') == without.tags.count('svg') + 3
+  assert outline.tags.count('table') == without.tags.count('table') + 3
+  # All that was there without it is there with it.
+  kept = [text for text in without.texts if text.strip()]
+  assert [text for text in kept if text not in outline.texts] == []
+
+
+def test_a_validation_without_curves_is_shown(validation):
+  bare = dataclasses.replace(
+    validation,
+    tables=tuple(
+      dataclasses.replace(table, curve=None, near_counts=())
+      for table in validation.tables
+    ),
+  )
+  result = example_result.evaluation_result()
+  outline = Outline(reporting.render_page(result, bare))
+  assert outline.tags.count('svg') == 3
+
+
+def test_names_in_a_validation_cannot_put_markup_into_the_page(validation):
+  attack = '"><script>alert(1)</script>\'<img src=x onerror=alert(1)>'
+  poisoned = dataclasses.replace(
+    validation,
+    procedure=attack,
+    tables=tuple(
+      dataclasses.replace(
+        table,
+        name=attack,
+        task=attack,
+        split=attack,
+        loss=attack,
+        metric=attack,
+        path=attack,
+      )
+      for table in validation.tables
+    ),
+    context=dataclasses.replace(validation.context, command=attack),
+  )
+  outline = Outline(
+    reporting.render_page(example_result.evaluation_result(), poisoned)
+  )
+  assert 'script' not in outline.tags and 'img' not in outline.tags
+  assert not any(name.startswith('on') for name, _ in outline.attributes)
+  assert any(attack in text for text in outline.texts)
 
 
 def test_reporting_loads_neither_jax_nor_the_drawing_libraries():

@@ -103,6 +103,18 @@ def check_super_uniform(p_value, law, *, risk, number, simulations):
     assert_rate((values <= level).sum(), simulations, level)
 
 
+def simulated_tests(p_value, losses, tolerance, shape):
+  """Returns p-values [simulations, J] of samples of rows [simulations, N]."""
+  rows = np.random.default_rng(shape).integers(ROWS, size=shape)
+  return np.stack(
+    [
+      p_values.apply_rows(p_value, column[rows], tolerance=tolerance)
+      for column in losses.T
+    ],
+    axis=1,
+  )
+
+
 def check_certificates(
   p_value,
   law,
@@ -124,15 +136,7 @@ def check_certificates(
   losses = population(law, tuple(risk * factor for factor in scale), dependence)
   tolerance = losses.mean(axis=0)[3] - 1e-9
   procedure = procedure or calibration.fixed_sequence()
-  rng = np.random.default_rng([number, simulations])
-  rows = rng.integers(ROWS, size=(simulations, number))
-  tests = np.stack(
-    [
-      p_values.apply_rows(p_value, column[rows], tolerance=tolerance)
-      for column in losses.T
-    ],
-    axis=1,
-  )
+  tests = simulated_tests(p_value, losses, tolerance, (simulations, number))
   rejected = [procedure(row, error_rate) for row in tests]
   false = sum(any(index >= 3 for index in row) for row in rejected)
   assert_rate(false, simulations, error_rate)
@@ -147,10 +151,18 @@ def test_p_value_is_super_uniform(p_value, law, risk, number):
 
 @pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda item: item.name)
 @pytest.mark.parametrize('dependence', ['same', 'opposite', 'none'])
-@pytest.mark.parametrize('law', [bernoulli, beta])
-def test_error_rate_is_kept(procedure, dependence, law):
+@pytest.mark.parametrize(
+  ('p_value', 'law'),
+  [
+    ('hoeffding_bentkus', beta),
+    ('exact_binomial', bernoulli),
+    ('betting', sparse),
+    ('betting', nearly_constant),
+  ],
+)
+def test_error_rate_is_kept(procedure, dependence, p_value, law):
   reached = check_certificates(
-    calibration.hoeffding_bentkus,
+    P_VALUES[p_value],
     law,
     risk=0.1,
     number=250,
@@ -159,6 +171,32 @@ def test_error_rate_is_kept(procedure, dependence, law):
     procedure=procedure,
   )
   assert reached > 0.9, 'nothing passes, so that nothing can go wrong'
+
+
+def check_where_all_is_bad(procedure, dependence, simulations):
+  """Counts any certificate, where no setting deserves one.
+
+  The worst that can happen to procedures that share the error rate. Losses of 0
+  and 1 and their exact p-value bring the rate as near to the error rate as the
+  procedure does.
+  """
+  losses = population(bernoulli, (0.3,) * 6, dependence)
+  tolerance = losses[:, 0].mean() - 1e-9
+  tests = simulated_tests(
+    calibration.exact_binomial, losses, tolerance, (simulations, 100)
+  )
+  violations = sum(bool(procedure(row, 0.2)) for row in tests)
+  assert_rate(violations, simulations, 0.2)
+  return violations / simulations
+
+
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda item: item.name)
+@pytest.mark.parametrize('dependence', ['same', 'opposite', 'none'])
+def test_error_rate_is_kept_where_all_is_bad(procedure, dependence):
+  rate = check_where_all_is_bad(procedure, dependence, 400)
+  # Of settings that fail together one decides, at its share of the error rate;
+  # of independent ones the shares add up.
+  assert rate > (0.08 if dependence == 'none' else 0.01)
 
 
 def test_simulated_certificates_are_those_of_calibrate():
@@ -231,6 +269,13 @@ def test_error_rate_is_kept_long(p_value, law, dependence, procedure):
     dependence=dependence,
     procedure=procedure,
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda item: item.name)
+@pytest.mark.parametrize('dependence', ['same', 'opposite', 'none'])
+def test_error_rate_is_kept_where_all_is_bad_long(procedure, dependence):
+  check_where_all_is_bad(procedure, dependence, 4000)
 
 
 # What these checks are for: p-values that look right and are not.
@@ -328,17 +373,8 @@ def test_starts_that_do_not_share_the_error_rate_are_caught():
       return error_rate
 
   losses = population(bernoulli, (0.3,) * 8, 'none')
-  tolerance = losses.mean() - 1e-9
-  rng = np.random.default_rng(3)
-  rows = rng.integers(ROWS, size=(400, 100))
-  tests = np.stack(
-    [
-      p_values.apply_rows(
-        calibration.exact_binomial, column[rows], tolerance=tolerance
-      )
-      for column in losses.T
-    ],
-    axis=1,
+  tests = simulated_tests(
+    calibration.exact_binomial, losses, losses.mean() - 1e-9, (400, 100)
   )
 
   def violations(procedure):

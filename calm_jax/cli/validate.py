@@ -1,0 +1,274 @@
+"""Counts how often the guarantee is broken, on stored loss tables.
+
+  python -m calm_jax.cli.validate --tolerance=0.1,0.25 \
+    --table=runs/e2e_nlg/calibration/loss_table.npz
+
+Takes each table for the whole population (its column means are the true risks
+then), draws rows with replacement, calibrates on each draw and counts how often
+the population risk of the chosen setting is above the tolerance: that share
+must not be above --error_rate. Once more with every tolerance set to 0.98 x the
+risk of a setting, where it is hardest. Beside it the 80/20 splits of the CALM
+paper, whose exceedance is that of a noisy estimate and may be larger.
+
+The tables must be full: calibrate with --gin.FULL_GRID=True. Several tables of
+one loss, such as one per confidence measure, make one comparison. Nothing is
+decoded; neither JAX nor TensorFlow is needed. Writes validation.json,
+validation.md and pictures beside the first table.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from calm_jax import calibration, records, reporting
+from calm_jax.calibration import multiple_testing, tolerance_curves
+from calm_jax.calibration import population as populations
+from calm_jax.cli import validation_study
+
+_TABLE = flags.DEFINE_multi_string(
+  'table',
+  None,
+  'A full loss table, MODEL_DIR/calibration/loss_table.npz; may be repeated.',
+  required=True,
+)
+_NAME = flags.DEFINE_list(
+  'name', None, 'Comma-separated names of the tables, else their measures.'
+)
+_TOLERANCE = flags.DEFINE_list(
+  'tolerance', ['0.1'], 'Comma-separated tolerances, in units of the losses.'
+)
+_ERROR_RATE = flags.DEFINE_float(
+  'error_rate', 0.05, 'How often a certificate may be wrong, in (0, 1).'
+)
+_P_VALUE = flags.DEFINE_list(
+  'p_value',
+  None,
+  'Comma-separated p-values: hoeffding_bentkus (the default), betting (the '
+  'default of signed losses), exact_binomial (losses of 0 and 1), hoeffding, '
+  'bentkus. Curves are drawn of the first.',
+)
+_PROCEDURE = flags.DEFINE_string(
+  'procedure',
+  'fixed_sequence',
+  'fixed_sequence, fixed_sequence(num_starts=3), bonferroni or holm.',
+)
+_DRAWS = flags.DEFINE_integer(
+  'draws', 1000, 'Calibrations per tolerance; 1000 or more to be reported.', 1
+)
+_DRAW_SIZE = flags.DEFINE_integer(
+  'draw_size', None, 'Rows of a draw; as many as the table has if not given.', 1
+)
+_SPLITS = flags.DEFINE_integer('splits', 50, 'Random 80/20 splits.', 1)
+_CURVE_POINTS = flags.DEFINE_integer(
+  'curve_points', 25, 'Tolerances of the curves; 0 for no curves.', 0
+)
+_CURVE_DRAWS = flags.DEFINE_integer(
+  'curve_draws', 200, 'Calibrations per tolerance of the curves.', 1
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of draws and splits.', 0)
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', None, "Where to write; the first table's folder if not given."
+)
+
+_P_VALUES = {
+  name: getattr(calibration, name)
+  for name in (
+    'hoeffding_bentkus',
+    'betting',
+    'exact_binomial',
+    'hoeffding',
+    'bentkus',
+  )
+}
+_FEWEST_TO_REPORT = 1000
+
+
+def run(
+  tables: Sequence[str],
+  *,
+  names: Sequence[str] | None = None,
+  tolerances: Sequence[float] = (0.1,),
+  error_rate: float = 0.05,
+  p_values: Sequence[str] | None = None,
+  procedure: str = 'fixed_sequence',
+  num_draws: int = 1000,
+  draw_size: int | None = None,
+  num_splits: int = 50,
+  curve_points: int = 25,
+  curve_draws: int = 200,
+  seed: int = 0,
+  output_dir: str | None = None,
+) -> records.Validation:
+  """Counts violations on loss tables, and writes what it found.
+
+  Args:
+    tables: paths of full loss tables of one loss.
+    names: what to call them; their confidence measures if None.
+    tolerances: in the units of the losses.
+    error_rate: how often a certificate may be wrong, in (0, 1).
+    p_values: names of p-values; see `calibration`. None for what `calibrate`
+      takes if not told otherwise.
+    procedure: the name of a procedure, with its parameters.
+    num_draws: calibrations per count.
+    draw_size: rows of a draw; those of the table if None.
+    num_splits: random 80/20 splits.
+    curve_points: tolerances of the curves, which are drawn of the first
+      p-value; 0 for no curves.
+    curve_draws: calibrations per tolerance of the curves.
+    seed: of draws and splits.
+    output_dir: the folder of the first table if None.
+
+  Raises:
+    FileNotFoundError: if a table is not there.
+    ValueError: for tables that are not full, too small, out of range or of
+      different losses, or for numbers and names that are none.
+  """
+  loaded = validation_study.load_tables(tables, _say, names=names)
+  shared = loaded[0]
+  if p_values is None:
+    signed = shared.population.loss_range[0] < 0
+    p_values = ('betting' if signed else 'hoeffding_bentkus',)
+  study = validation_study.Study(
+    statistics=_statistics(p_values, error_rate, procedure),
+    tolerances=tuple(dict.fromkeys(tolerances)),
+    num_draws=num_draws,
+    draw_size=draw_size,
+    num_splits=num_splits,
+    curve_tolerances=tuple(
+      tolerance_curves.sweep_tolerances(
+        [entry.population for entry in loaded],
+        number=curve_points,
+        at_least=max(tolerances, default=0.0),
+      )
+      if curve_points
+      else ()
+    ),
+    curve_draws=curve_draws,
+    seed=seed,
+  )
+  if not study.tolerances:
+    raise ValueError('tolerances are empty; give at least one')
+  if num_draws < _FEWEST_TO_REPORT:
+    _say(f'{num_draws} draws are for a trial; report {_FEWEST_TO_REPORT}.')
+  validation = records.Validation(
+    error_rate=error_rate,
+    procedure=study.statistics[0].procedure.name,
+    seed=seed,
+    tables=tuple(
+      validation_study.validate_table(entry, study, _say) for entry in loaded
+    ),
+    context=_context(seed),
+  )
+  _write(output_dir or os.path.dirname(shared.path) or '.', validation)
+  return validation
+
+
+def _statistics(
+  names: Sequence[str], error_rate: float, procedure: str
+) -> tuple[populations.Statistics, ...]:
+  unknown = [name for name in names if name not in _P_VALUES]
+  if unknown or not names:
+    raise ValueError(
+      f'p-values are {list(names)}; use some of {sorted(_P_VALUES)}'
+    )
+  return tuple(
+    populations.Statistics(
+      error_rate=error_rate,
+      p_value=_P_VALUES[name],
+      procedure=multiple_testing.find_procedure(procedure),
+    )
+    for name in dict.fromkeys(names)
+  )
+
+
+def _context(seed: int) -> records.RunContext:
+  """Returns how the counts were obtained."""
+  now = datetime.datetime.now(datetime.UTC)
+  versions = {'python': platform.python_version()}
+  for library in ('numpy', 'scipy', 'calm_jax'):
+    try:
+      versions[library] = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return records.RunContext(
+    device='cpu',
+    dtype='float64',
+    machine=f'{os.cpu_count()} cores, {platform.machine()}',
+    versions=versions,
+    seeds={'draws': seed},
+    command=shlex.join(
+      ['python', '-m', 'calm_jax.cli.validate', *sys.argv[1:]]
+    ),
+    created=now.isoformat(timespec='seconds'),
+  )
+
+
+def _write(folder: str, validation: records.Validation) -> None:
+  """Writes the counts, their tables and pictures, and prints the tables."""
+
+  def place(name):
+    return os.path.join(folder, name)
+
+  records.write_json(place('validation.json'), validation)
+  records.write_text(
+    place('validation.md'), reporting.render_validation_markdown(validation)
+  )
+  figures = {'violations.png': reporting.violation_figure}
+  if validation.tables[0].curve is not None:
+    figures['risk_by_tolerance.png'] = reporting.risk_figure
+    figures['layers_by_tolerance.png'] = reporting.depth_figure
+  for name, draw in figures.items():
+    reporting.save_figure(draw(validation), place(name))
+  names = ', '.join(['validation.json', 'validation.md', *figures])
+  _say(
+    f'\n{reporting.render_validation_text(validation)}\nwritten to {folder}: '
+    f'{names}'
+  )
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+  """Returns the tolerances that a flag lists."""
+  try:
+    return [float(text) for text in texts]
+  except ValueError as error:
+    raise ValueError(
+      f'--tolerance={",".join(texts)} is no list of numbers ({error}); write '
+      'for example --tolerance=0.1,0.25'
+    ) from None
+
+
+def _say(line: str) -> None:
+  print(line, flush=True)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}; use --table=FILE')
+  try:
+    run(
+      _TABLE.value,
+      names=_NAME.value,
+      tolerances=_numbers(_TOLERANCE.value),
+      error_rate=_ERROR_RATE.value,
+      p_values=_P_VALUE.value,
+      procedure=_PROCEDURE.value,
+      num_draws=_DRAWS.value,
+      draw_size=_DRAW_SIZE.value,
+      num_splits=_SPLITS.value,
+      curve_points=_CURVE_POINTS.value,
+      curve_draws=_CURVE_DRAWS.value,
+      seed=_SEED.value,
+      output_dir=_OUTPUT_DIR.value,
+    )
+  except (OSError, ValueError) as error:
+    raise SystemExit(f'validate: {error}') from None
+
+
+if __name__ == '__main__':
+  app.run(main)
