@@ -31,7 +31,7 @@ from calm_jax import (
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.cli.calibration_cost import CostMeter
 
-DEFAULT_THRESHOLDS = tuple(round(0.95 - 0.05 * i, 2) for i in range(20))
+DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
 
 
 @dataclasses.dataclass(frozen=True)
