@@ -14,11 +14,17 @@ from calm_jax.cli import validate
 
 pytest.importorskip('matplotlib')
 
-# Runs the job where JAX and TensorFlow cannot be imported.
+# Runs the job where JAX and TensorFlow cannot be imported. (Not by None in
+# sys.modules, where SciPy 1.18 looks for the jax that is loaded.)
 WITHOUT_JAX = """
 import runpy, sys
-for name in ('jax', 'jaxlib', 'flax', 'tensorflow', 'seqio', 'gin'):
-  sys.modules[name] = None
+
+class Missing:
+  def find_spec(self, name, path=None, target=None):
+    if name in ('jax', 'jaxlib', 'flax', 'tensorflow', 'seqio', 'gin'):
+      raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+sys.meta_path.insert(0, Missing())
 sys.argv[0] = 'validate'
 runpy.run_module('calm_jax.cli.validate', run_name='__main__', alter_sys=True)
 """
