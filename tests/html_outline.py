@@ -2,7 +2,7 @@
 
 import html.parser
 
-VOID = {'meta', 'wbr', 'br', 'path', 'use', 'rect', 'line', 'circle'}
+VOID = {'meta', 'wbr', 'br', 'img', 'path', 'use', 'rect', 'line', 'circle'}
 
 
 class Outline(html.parser.HTMLParser):

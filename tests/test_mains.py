@@ -358,6 +358,8 @@ def test_calibration_writes_a_certificate_for_this_run(calibrated):
   assert certificate.context['loss'] == 'textual'
   table = records.read_loss_table(path / 'loss_table.npz')
   assert table.num_examples == certificate.num_examples
+  # Which inputs it was made of is in both.
+  assert certificate.context['examples'] == table.fingerprint['examples']
   # What seqio's Evaluator logged is what the certificate says.
   (log,) = path.rglob('*-metrics.jsonl')
   logged = json.loads(log.read_text(encoding='utf-8').splitlines()[-1])

@@ -20,13 +20,6 @@ import scipy
 from calm_jax import calibration, records
 from calm_jax.benchmarks import loss_laws
 
-P_VALUES = {
-  'hoeffding': calibration.hoeffding,
-  'bentkus': calibration.bentkus,
-  'hoeffding_bentkus': calibration.hoeffding_bentkus,
-  'exact_binomial': calibration.exact_binomial,
-  'betting': calibration.betting,
-}
 TOLERANCES = (0.02, 0.05, 0.1, 0.25)
 
 
@@ -36,7 +29,7 @@ class PowerRow:
 
   Attributes:
     law: a key of `loss_laws.LAWS`.
-    p_value: a key of `P_VALUES`.
+    p_value: a key of `calibration.P_VALUES`.
     tolerance: in the units of the losses.
     risk: the expected loss, in their units.
     num_examples: what it takes; None if more than the planner tries.
@@ -52,7 +45,7 @@ class PowerRow:
 def measure(
   *,
   laws: Sequence[str] = tuple(loss_laws.LAWS),
-  p_values: Sequence[str] = tuple(P_VALUES),
+  p_values: Sequence[str] = tuple(calibration.P_VALUES),
   tolerances: Sequence[float] = TOLERANCES,
   error_rate: float = 0.05,
   power: float = 0.8,
@@ -62,7 +55,7 @@ def measure(
 
   Args:
     laws: keys of `loss_laws.LAWS`.
-    p_values: keys of `P_VALUES`.
+    p_values: keys of `calibration.P_VALUES`.
     tolerances: in the units of the losses.
     error_rate: in (0, 1); the bets of betting aim at it.
     power: how likely a certificate shall be, in (0, 1).
@@ -71,11 +64,14 @@ def measure(
   Raises:
     ValueError: for a name that is unknown or a number outside its range.
   """
-  for names, known in ((laws, loss_laws.LAWS), (p_values, P_VALUES)):
+  for names, known in (
+    (laws, loss_laws.LAWS),
+    (p_values, calibration.P_VALUES),
+  ):
     for name in names:
       if name not in known:
         raise ValueError(f'{name!r} is none of {", ".join(known)}')
-  functions = dict(P_VALUES)
+  functions = dict(calibration.P_VALUES)
   functions['betting'] = calibration.Betting(seed=seed, level=error_rate)
   for name in laws:
     law = loss_laws.LAWS[name]
@@ -158,7 +154,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ','.join(loss_laws.LAWS),
     'what losses look like, separated by commas',
   )
-  add('p_values', ','.join(P_VALUES), 'which p-values, separated by commas')
+  add(
+    'p_values',
+    ','.join(calibration.P_VALUES),
+    'which p-values, separated by commas',
+  )
   add(
     'tolerances',
     ','.join(map(str, TOLERANCES)),

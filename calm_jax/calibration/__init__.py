@@ -14,6 +14,7 @@ from calm_jax.calibration.multiple_testing import (
   Procedure,
   fixed_sequence,
 )
+from calm_jax.calibration.named_p_values import P_VALUES, default_p_value
 from calm_jax.calibration.p_values import (
   PValue,
   bentkus,
@@ -35,12 +36,14 @@ __all__ = [
   'FixedSequence',
   'Holm',
   'PValue',
+  'P_VALUES',
   'Procedure',
   'TooManyExamples',
   'bentkus',
   'betting',
   'calibrate',
   'check_settings',
+  'default_p_value',
   'exact_binomial',
   'fixed_sequence',
   'hoeffding',

@@ -12,8 +12,30 @@ import numpy as np
 from calm_jax.calibration import inputs
 
 
+class _Correction:
+  """What both share: smaller p-values never reject less."""
+
+  def level(self, num_settings: int, error_rate: float) -> float:
+    """Returns what a first rejection takes: error_rate / J."""
+    return error_rate / num_settings
+
+  def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
+    """Returns the last untested index, until the last rejected is known.
+
+    That lies between what is rejected with the untested at their worst and at
+    their best.
+    """
+    p_values = inputs.check_p_values(p_values, error_rate)
+    untested = np.isnan(p_values)
+    worst = self(p_values, error_rate)
+    best = self(np.where(untested, 0.0, p_values), error_rate)
+    if max(worst, default=-1) == max(best, default=-1):
+      return None
+    return int(np.flatnonzero(untested)[-1])
+
+
 @dataclasses.dataclass(frozen=True)
-class Bonferroni:
+class Bonferroni(_Correction):
   """Rejects what falls below error_rate / J: any settings, in any order.
 
   Valid by the union bound, whatever the dependence. For settings in whose order
@@ -26,10 +48,6 @@ class Bonferroni:
 
   name: ClassVar[str] = 'bonferroni'
 
-  def level(self, num_settings: int, error_rate: float) -> float:
-    """Returns what a test spends: error_rate / J."""
-    return error_rate / num_settings
-
   def __call__(
     self, p_values: np.ndarray, error_rate: float
   ) -> tuple[int, ...]:
@@ -38,13 +56,9 @@ class Bonferroni:
     level = self.level(p_values.size, error_rate)
     return tuple(np.flatnonzero(p_values <= level).tolist())
 
-  def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
-    """Returns the last untested index, until the last rejected is known."""
-    return _last_that_matters(self, p_values, error_rate)
-
 
 @dataclasses.dataclass(frozen=True)
-class Holm:
+class Holm(_Correction):
   """Rejects p-values in ascending order, at a level that rises.
 
   The smallest if it is at most error_rate / J, the next if it is at most
@@ -58,10 +72,6 @@ class Holm:
 
   name: ClassVar[str] = 'holm'
 
-  def level(self, num_settings: int, error_rate: float) -> float:
-    """Returns what the first test spends: error_rate / J."""
-    return error_rate / num_settings
-
   def __call__(
     self, p_values: np.ndarray, error_rate: float
   ) -> tuple[int, ...]:
@@ -72,22 +82,3 @@ class Holm:
     failures = np.flatnonzero(~(p_values[order] <= levels))
     number = failures[0] if failures.size else p_values.size
     return tuple(sorted(order[:number].tolist()))
-
-  def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
-    """Returns the last untested index, until the last rejected is known."""
-    return _last_that_matters(self, p_values, error_rate)
-
-
-def _last_that_matters(procedure, p_values, error_rate) -> int | None:
-  """Returns the last untested index, None if the last rejected is settled.
-
-  For procedures in which smaller p-values never reject less: the last rejected
-  index then lies between those for the untested at their worst and best.
-  """
-  p_values = inputs.check_p_values(p_values, error_rate)
-  untested = np.isnan(p_values)
-  worst = procedure(p_values, error_rate)
-  best = procedure(np.where(untested, 0.0, p_values), error_rate)
-  if max(worst, default=-1) == max(best, default=-1):
-    return None
-  return int(np.flatnonzero(untested)[-1])

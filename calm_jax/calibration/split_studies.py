@@ -10,6 +10,7 @@ of a split are not independent given the table. `population` counts violations.
 import numpy as np
 
 from calm_jax import records
+from calm_jax.calibration import choices
 from calm_jax.calibration import population as populations
 
 _CALIBRATION_SHARE = 0.8
@@ -19,7 +20,7 @@ def study_splits(
   population: populations.Population,
   *,
   tolerance: float,
-  statistics: populations.Statistics,
+  statistics: choices.Statistics,
   num_splits: int = 50,
   seed: int = 0,
 ) -> records.SplitStudy:
@@ -45,7 +46,7 @@ def study_splits(
       for split in range(num_splits)
     ]
   )
-  chosen = populations.choose(
+  chosen = choices.choose(
     population, orders[:, :size], tolerance=tolerance, statistics=statistics
   )
   test_risks = np.array(

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from calm_jax import records
+from calm_jax.calibration import choices, split_studies, violations
 from calm_jax.calibration import population as populations
-from calm_jax.calibration import split_studies
 
 _QUANTILES = (0.05, 0.95)
 
@@ -53,7 +53,7 @@ def tolerance_curve(
   population: populations.Population,
   tolerances: Sequence[float],
   *,
-  statistics: populations.Statistics,
+  statistics: choices.Statistics,
   num_draws: int = 200,
   draw_size: int | None = None,
   num_splits: int = 50,
@@ -80,7 +80,7 @@ def tolerance_curve(
   points = []
   for done, tolerance in enumerate(tolerances, 1):
     at = {'tolerance': tolerance, 'statistics': statistics, 'seed': seed}
-    chosen = populations.choose_on_draws(
+    chosen = violations.choose_on_draws(
       population, num_draws=num_draws, draw_size=draw_size, **at
     )
     risks, layers = population.of_choices(chosen)

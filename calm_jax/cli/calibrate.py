@@ -11,8 +11,8 @@ same). Decoded rows are kept in MODEL_DIR/decodes, so that an interrupted run,
 or one with another loss or tolerance, decodes nothing twice.
 """
 
-import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,32 +32,6 @@ from calm_jax.cli import gin_runner, jobs
 from calm_jax.cli.calibration_cost import CostMeter
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-  """What is tested, and how; fixed before any loss is seen.
-
-  Attributes:
-    tolerance: what the expected loss may be at most (CALM's delta).
-    error_rate: how often a certificate may be wrong (CALM's epsilon).
-    p_value: one of `calibration`'s p-values.
-    procedure: one of `calibration`'s procedures.
-    loss_range: the smallest and the largest value a loss can have.
-  """
-
-  tolerance: float
-  error_rate: float
-  p_value: Any
-  procedure: Any
-  loss_range: tuple[float, float]
-
-  def arguments(self) -> dict[str, Any]:
-    """Returns them as `calibration.calibrate` takes them."""
-    return {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-    }
 
 
 def run(
@@ -103,16 +77,6 @@ def run(
   """
   thresholds = calibration.check_settings(thresholds)
   loss = evaluation.get_loss(loss, metric)
-  if p_value is None:
-    signed = loss.loss_range[0] < 0
-    p_value = calibration.betting if signed else calibration.hoeffding_bentkus
-  statistics = Statistics(
-    tolerance=tolerance,
-    error_rate=error_rate,
-    p_value=p_value,
-    procedure=procedure or calibration.fixed_sequence(),
-    loss_range=loss.loss_range,
-  )
   if split in ('train', 'validation'):
     raise ValueError(
       f'split {split!r} was trained or selected on; a certificate needs rows '
@@ -122,75 +86,137 @@ def run(
   os.makedirs(output_dir, exist_ok=True)
   gin_runner.write_operative_config(output_dir, 'calibrate.gin')
   loaded = jobs.load_run(model_dir, task)
-  context = {
-    'loss': loss.name,
-    'metric': loss.metric_name,
-    'task': data.as_task(task).name,
-    'split': split,
-    **_context(loaded, policy, batch_size),
-  }
-  decode = jobs.make_decode(
-    loaded, keep_in=os.path.join(model_dir, jobs.DECODES)
+  job = _Calibration(
+    loaded=loaded,
+    model_dir=model_dir,
+    output_dir=output_dir,
+    policy=policy,
+    thresholds=thresholds,
+    loss=loss,
+    statistics=dict(
+      tolerance=tolerance,
+      error_rate=error_rate,
+      p_value=p_value
+      or calibration.P_VALUES[calibration.default_p_value(loss.loss_range)],
+      procedure=procedure or calibration.fixed_sequence(),
+      loss_range=loss.loss_range,
+    ),
+    context={
+      'loss': loss.name,
+      'metric': loss.metric_name,
+      'task': data.as_task(task).name,
+      'split': split,
+      **_context(loaded, policy, batch_size),
+    },
+    full_grid=full_grid,
   )
-  meter = CostMeter()
-  found: list[calibration.Certificate] = []
-
-  def predict(batches):
-    _refuse_training_rows(model_dir, batches, loaded.prefix)
-    # Before anything is decoded.
-    loss.check_references(
-      [texts for b in batches for texts in b['references'][: b['num_valid']]]
-    )
-    grid = _Grid(functools.partial(decode, batches), policy, meter)
-    jobs.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
-    full = grid.full()
-    table = evaluation.build_loss_table(
-      grid.at,
-      thresholds,
-      loss=meter.timed('scoring', loss),
-      loss_name=loss.name,
-      full=full,
-      next_column=meter.timed(
-        'statistics',
-        functools.partial(calibration.next_column, **statistics.arguments()),
-      ),
-      full_grid=full_grid,
-      path=os.path.join(output_dir, 'loss_table.npz'),
-      fingerprint={**context, 'loss_range': statistics.loss_range},
-      progress=jobs.say,
-    )
-    return full.tokens, table.losses
-
-  def certify(losses: np.ndarray) -> dict[str, float]:
-    certificate = meter.timed('statistics', calibration.calibrate)(
-      losses,
-      thresholds,
-      context={**context, 'versions': jobs.versions()},
-      **statistics.arguments(),
-    )
-    found.append(certificate)
-    return {
-      'certified': float(certificate.certified),
-      'threshold': certificate.threshold,
-      'num_examples': float(certificate.num_examples),
-    }
-
   data.run_calibration_task(
     task,
-    predict=predict,
-    metric=certify,
+    predict=job.predict,
+    metric=job.certify,
     batch_size=batch_size,
     feature_lengths=loaded.feature_lengths,
     log_dir=output_dir,
     split=split,
     max_examples=max_examples,
   )
-  path = os.path.join(output_dir, 'certificate.json')
-  found[-1].save(path)
-  cost = meter.result()
-  records.write_json(os.path.join(output_dir, 'cost.json'), cost)
-  jobs.say(f'{found[-1].describe()}\n{cost.describe()}\nwritten to {path}')
-  return found[-1]
+  return job.save()
+
+
+class _Calibration:
+  """One calibration: what seqio's Evaluator calls, and what is left of it."""
+
+  def __init__(
+    self,
+    *,
+    loaded: pipeline.LoadedRun,
+    model_dir: str,
+    output_dir: str,
+    policy: decoding.ComputePolicy,
+    thresholds: Sequence[float],
+    loss: evaluation.ConsistencyLoss,
+    statistics: dict[str, Any],
+    context: dict[str, Any],
+    full_grid: bool,
+  ):
+    self._loaded = loaded
+    self._model_dir = model_dir
+    self._output_dir = output_dir
+    self._policy = policy
+    self._thresholds = thresholds
+    self._loss = loss
+    self._statistics = statistics
+    self._context = context
+    self._full_grid = full_grid
+    self._meter = CostMeter()
+    self._certificate: calibration.Certificate | None = None
+
+  def predict(self, batches) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes what testing asks for.
+
+    Returns:
+      The full model's tokens [N, T] and the losses [N, J], NaN where testing
+      stopped.
+    """
+    # Before anything is decoded.
+    _refuse_training_rows(self._model_dir, batches, self._loaded.prefix)
+    self._loss.check_references(
+      [texts for b in batches for texts in b['references'][: b['num_valid']]]
+    )
+    keep_in = os.path.join(self._model_dir, jobs.DECODES)
+    decode = jobs.make_decode(self._loaded, keep_in=keep_in)
+    grid = _Grid(functools.partial(decode, batches), self._policy, self._meter)
+    jobs.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
+    full = grid.full()
+    self._context['examples'] = _digest(full.example_ids)
+    table = evaluation.build_loss_table(
+      grid.at,
+      self._thresholds,
+      loss=self._meter.timed('scoring', self._loss),
+      loss_name=self._loss.name,
+      full=full,
+      next_column=self._meter.timed(
+        'statistics',
+        functools.partial(calibration.next_column, **self._statistics),
+      ),
+      full_grid=self._full_grid,
+      path=os.path.join(self._output_dir, 'loss_table.npz'),
+      fingerprint={**self._context, 'loss_range': self._loss.loss_range},
+      progress=jobs.say,
+    )
+    return full.tokens, table.losses
+
+  def certify(self, losses: np.ndarray) -> dict[str, float]:
+    """Makes the certificate of losses [N, J]; returns what seqio logs."""
+    certificate = self._meter.timed('statistics', calibration.calibrate)(
+      losses,
+      self._thresholds,
+      context={**self._context, 'versions': jobs.versions()},
+      **self._statistics,
+    )
+    self._certificate = certificate
+    return {
+      'certified': float(certificate.certified),
+      'threshold': certificate.threshold,
+      'num_examples': float(certificate.num_examples),
+    }
+
+  def save(self) -> calibration.Certificate:
+    """Writes certificate and cost, and says what they are."""
+    path = os.path.join(self._output_dir, 'certificate.json')
+    self._certificate.save(path)
+    cost = self._meter.result()
+    records.write_json(os.path.join(self._output_dir, 'cost.json'), cost)
+    jobs.say(
+      f'{self._certificate.describe()}\n{cost.describe()}\nwritten to {path}'
+    )
+    return self._certificate
+
+
+def _digest(example_ids: Sequence[str]) -> str:
+  """Returns a hash of which inputs there are, in whatever order."""
+  text = ' '.join(sorted(example_ids))
+  return 'sha256:' + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:

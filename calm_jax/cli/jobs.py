@@ -1,13 +1,6 @@
 """What the decoding jobs share: loading a run, decoding a split, saying so."""
 
 import dataclasses
-import datetime
-import functools
-import importlib.metadata
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +15,7 @@ from calm_jax import (
   pipeline,
   records,
 )
+from calm_jax.cli import provenance
 from calm_jax.tokenizer import SentencePieceTokenizer
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
@@ -62,6 +56,7 @@ def make_decode(
     'dtype': run.config.dtype,
     'backend': jax.default_backend(),
     'depth_loop': type(loop).__name__,
+    'versions': versions(),
   }
 
   def decode(batches: Iterable, *, policy=None, earlier=None, **other):
@@ -120,33 +115,18 @@ def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
   return dataclasses.replace(run, prefix=prefix)
 
 
-@functools.cache
 def versions() -> dict[str, str]:
   """Returns the versions of what computes."""
-  found = {'python': platform.python_version()}
-  for library in _LIBRARIES:
-    try:
-      found[library] = importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+  return provenance.versions(*_LIBRARIES)
 
 
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   """Returns how a result of this process was obtained."""
-  device = jax.devices()[0]
-  now = datetime.datetime.now(datetime.UTC)
   return records.RunContext(
-    device=device.device_kind,
-    machine=f'{os.cpu_count()} cores, {platform.machine()}',
+    device=jax.devices()[0].device_kind,
     dtype=config.dtype,
     versions=versions(),
     seeds={},
-    command=shlex.join(
-      ['python', '-m', sys.modules['__main__'].__spec__.name, *sys.argv[1:]]
-      if getattr(sys.modules['__main__'], '__spec__', None)
-      else sys.argv
-    ),
-    created=now.isoformat(timespec='seconds'),
     details={'model': dataclasses.asdict(config), **details},
+    **provenance.of_this_process(),
   )

@@ -16,20 +16,14 @@ decoded; neither JAX nor TensorFlow is needed. Writes validation.json,
 validation.md and pictures beside the first table.
 """
 
-import datetime
-import importlib.metadata
 import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
 
 from calm_jax import calibration, records, reporting
-from calm_jax.calibration import multiple_testing, tolerance_curves
-from calm_jax.calibration import population as populations
-from calm_jax.cli import validation_study
+from calm_jax.calibration import choices, multiple_testing, tolerance_curves
+from calm_jax.cli import provenance, validation_study
 
 _TABLE = flags.DEFINE_multi_string(
   'table',
@@ -76,16 +70,6 @@ _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, "Where to write; the first table's folder if not given."
 )
 
-_P_VALUES = {
-  name: getattr(calibration, name)
-  for name in (
-    'hoeffding_bentkus',
-    'betting',
-    'exact_binomial',
-    'hoeffding',
-    'bentkus',
-  )
-}
 _FEWEST_TO_REPORT = 1000
 
 
@@ -132,8 +116,7 @@ def run(
   loaded = validation_study.load_tables(tables, _say, names=names)
   shared = loaded[0]
   if p_values is None:
-    signed = shared.population.loss_range[0] < 0
-    p_values = ('betting' if signed else 'hoeffding_bentkus',)
+    p_values = (calibration.default_p_value(shared.population.loss_range),)
   study = validation_study.Study(
     statistics=_statistics(p_values, error_rate, procedure),
     tolerances=tuple(dict.fromkeys(tolerances)),
@@ -171,16 +154,16 @@ def run(
 
 def _statistics(
   names: Sequence[str], error_rate: float, procedure: str
-) -> tuple[populations.Statistics, ...]:
-  unknown = [name for name in names if name not in _P_VALUES]
+) -> tuple[choices.Statistics, ...]:
+  unknown = [name for name in names if name not in calibration.P_VALUES]
   if unknown or not names:
     raise ValueError(
-      f'p-values are {list(names)}; use some of {sorted(_P_VALUES)}'
+      f'p-values are {list(names)}; use some of {sorted(calibration.P_VALUES)}'
     )
   return tuple(
-    populations.Statistics(
+    choices.Statistics(
       error_rate=error_rate,
-      p_value=_P_VALUES[name],
+      p_value=calibration.P_VALUES[name],
       procedure=multiple_testing.find_procedure(procedure),
     )
     for name in dict.fromkeys(names)
@@ -189,23 +172,12 @@ def _statistics(
 
 def _context(seed: int) -> records.RunContext:
   """Returns how the counts were obtained."""
-  now = datetime.datetime.now(datetime.UTC)
-  versions = {'python': platform.python_version()}
-  for library in ('numpy', 'scipy', 'calm_jax'):
-    try:
-      versions[library] = importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-      continue
   return records.RunContext(
     device='cpu',
     dtype='float64',
-    machine=f'{os.cpu_count()} cores, {platform.machine()}',
-    versions=versions,
+    versions=provenance.versions('numpy', 'scipy', 'calm_jax'),
     seeds={'draws': seed},
-    command=shlex.join(
-      ['python', '-m', 'calm_jax.cli.validate', *sys.argv[1:]]
-    ),
-    created=now.isoformat(timespec='seconds'),
+    **provenance.of_this_process(),
   )
 
 

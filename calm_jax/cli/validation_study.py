@@ -13,8 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calm_jax import calibration, records
+from calm_jax.calibration import (
+  choices,
+  split_studies,
+  tolerance_curves,
+  violations,
+)
 from calm_jax.calibration import population as populations
-from calm_jax.calibration import split_studies, tolerance_curves
 
 Say = Callable[[str], None]
 
@@ -35,7 +40,7 @@ class Study:
     seed: of draws and splits.
   """
 
-  statistics: tuple[populations.Statistics, ...]
+  statistics: tuple[choices.Statistics, ...]
   tolerances: tuple[float, ...]
   num_draws: int
   draw_size: int | None
@@ -170,7 +175,7 @@ def validate_table(
   near = [
     (s, *pair)
     for s in study.statistics
-    for pair in populations.near_tolerances(population)
+    for pair in violations.near_tolerances(population)
   ]
   certificates = tuple(_certify(entry, s, t, say) for s, t in asked)
   counts = tuple(_count(entry, study, s, t, say) for s, t in asked)
@@ -213,7 +218,7 @@ def validate_table(
 
 def _certify(
   entry: LoadedTable,
-  statistics: populations.Statistics,
+  statistics: choices.Statistics,
   tolerance: float,
   say: Say,
 ) -> records.CertificateSummary:
@@ -240,13 +245,13 @@ def _certify(
 def _count(
   entry: LoadedTable,
   study: Study,
-  statistics: populations.Statistics,
+  statistics: choices.Statistics,
   tolerance: float,
   say: Say,
   near: Any = None,
 ) -> records.ViolationCount:
   start = time.perf_counter()
-  count = populations.count_violations(
+  count = violations.count_violations(
     entry.population,
     tolerance=tolerance,
     statistics=statistics,

@@ -92,13 +92,20 @@ class DecodeStore:
     self._remember(keys, rows)
     if self._folder is None:
       return
-    # Numbered on from what is there; of two processes neither overwrites.
-    number = sum(1 for _ in self._folder.glob('rows-*.npz'))
-    path = self._folder / f'rows-{number:06d}-{os.getpid()}.npz'
+    path = self._new_path()
     temporary = path.with_suffix('.tmp')
     with open(temporary, 'wb') as file:
       np.savez_compressed(file, keys=np.array(keys), **rows)
     os.replace(temporary, path)
+
+  def _new_path(self) -> pathlib.Path:
+    """Returns a path that neither this process nor another has written."""
+    number = sum(1 for _ in self._folder.glob('rows-*.npz'))
+    while True:
+      path = self._folder / f'rows-{number:06d}-{os.getpid()}.npz'
+      if not path.exists():
+        return path
+      number += 1
 
   def _remember(self, keys: Sequence[str], rows: Rows) -> None:
     for index, key in enumerate(keys):

@@ -2,10 +2,9 @@
 
 The page says what is guaranteed, shows the table and the figures, how often the
 guarantee was broken when that was counted, and sets outputs token by token in
-the colours of their exit layers, worst first. All
-text from data is escaped by Jinja; styles and figures are inside the page, so
-that it can be mailed, archived and printed. Jinja is loaded when a page is
-made.
+the colours of their exit layers, worst first. All text from data is escaped by
+Jinja; styles and figures are inside the page, so that it can be mailed,
+archived and printed. Jinja is loaded when a page is made.
 """
 
 import difflib

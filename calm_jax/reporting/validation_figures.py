@@ -48,19 +48,11 @@ def risk_figure(validation: records.Validation) -> Any:
     )
     for table, colour in drawn:
       curve = table.curve
-      axes.fill_between(
+      _draw_band(
+        axes,
         curve.tolerances,
-        curve.low_risks,
-        curve.high_risks,
-        color=colour,
-        alpha=0.13,
-        linewidth=0,
-      )
-      axes.plot(
-        curve.tolerances,
-        curve.mean_risks,
-        color=colour,
-        linewidth=1.8,
+        (curve.low_risks, curve.mean_risks, curve.high_risks),
+        colour=colour,
         label=_plain(table.name),
       )
       axes.plot(
@@ -102,19 +94,11 @@ def depth_figure(validation: records.Validation) -> Any:
       )
     for table, colour in drawn:
       curve = table.curve
-      axes.fill_between(
+      _draw_band(
+        axes,
         curve.tolerances,
-        curve.low_exit_layers,
-        curve.high_exit_layers,
-        color=colour,
-        alpha=0.13,
-        linewidth=0,
-      )
-      axes.plot(
-        curve.tolerances,
-        curve.mean_exit_layers,
-        color=colour,
-        linewidth=1.8,
+        (curve.low_exit_layers, curve.mean_exit_layers, curve.high_exit_layers),
+        colour=colour,
         label=_plain(table.name),
       )
     end = max(table.curve.tolerances[-1] for table, _ in drawn)
@@ -166,6 +150,15 @@ def violation_figure(validation: records.Validation) -> Any:
       loc='lower left', bbox_to_anchor=(0.0, 1.0), ncols=2, fontsize=8.5
     )
   return figure
+
+
+def _draw_band(axes, tolerances, curves, *, colour, label) -> None:
+  """Draws the middle one of three curves, and the band between the others."""
+  low, mean, high = curves
+  axes.fill_between(
+    tolerances, low, high, color=colour, alpha=0.13, linewidth=0
+  )
+  axes.plot(tolerances, mean, color=colour, linewidth=1.8, label=label)
 
 
 def _draw_rates(axes, counts, colour, marker, label) -> None:

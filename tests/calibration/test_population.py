@@ -8,9 +8,10 @@ import validation_cases
 from scipy import stats
 
 from calm_jax import calibration
+from calm_jax.calibration import choices, violations
 from calm_jax.calibration import population as populations
 
-Population, Statistics = populations.Population, populations.Statistics
+Population, Statistics = populations.Population, choices.Statistics
 PROCEDURES = (
   calibration.fixed_sequence(),
   calibration.fixed_sequence(num_starts=2),
@@ -44,7 +45,7 @@ def test_a_draw_is_calibrated_as_calibrate_would(procedure, p_value, low):
   rows = rng.integers(120, size=(12, 90))
   found = set()
   for tolerance in (0.04, 0.15, 0.3):
-    chosen = populations.choose(
+    chosen = choices.choose(
       table,
       rows,
       tolerance=tolerance,
@@ -73,7 +74,7 @@ def test_only_what_the_procedure_asks_for_is_computed():
     return calibration.hoeffding_bentkus(losses, tolerance=tolerance)
 
   losses = np.repeat([[0.0, 0.9, 0.0, 0.0]], 60, axis=0)
-  populations.choose(
+  choices.choose(
     population(losses),
     np.tile(np.arange(60), (5, 1)),
     tolerance=0.2,
@@ -87,7 +88,7 @@ def test_counts_are_those_of_the_choices():
   """Two settings, one of them surely fine and one as surely not."""
   losses = np.zeros((100, 2))
   losses[:30, 1] = 1.0
-  count = populations.count_violations(
+  count = violations.count_violations(
     population(losses, mean_exit_layers=np.array([4.0, 1.0])),
     tolerance=0.1,
     statistics=Statistics(),
@@ -96,7 +97,7 @@ def test_counts_are_those_of_the_choices():
   assert count.chosen == (50, 0) and count.num_violations == 0
   assert count.mean_risk == 0.0 and count.mean_exit_layer == 4.0
   # A p-value that passes everything chooses the second.
-  count = populations.count_violations(
+  count = violations.count_violations(
     population(losses, mean_exit_layers=np.array([4.0, 1.0])),
     tolerance=0.1,
     statistics=Statistics(p_value=lambda losses, *, tolerance: 0.0),
@@ -109,7 +110,7 @@ def test_counts_are_those_of_the_choices():
 
 @pytest.mark.parametrize('num_layers', [6, None])
 def test_nothing_certified_is_the_full_model(num_layers):
-  count = populations.count_violations(
+  count = violations.count_violations(
     population(np.full((40, 2), 0.5), num_layers=num_layers),
     tolerance=0.1,
     statistics=Statistics(),
@@ -125,7 +126,7 @@ def test_nothing_certified_is_the_full_model(num_layers):
 
 def test_a_risk_at_the_tolerance_is_no_violation():
   """Whatever rounding makes of 60 losses of 0.1."""
-  count = populations.count_violations(
+  count = violations.count_violations(
     population(np.full((60, 1), 0.1)),
     tolerance=0.1,
     statistics=Statistics(p_value=lambda losses, *, tolerance: 0.0),
@@ -135,27 +136,27 @@ def test_a_risk_at_the_tolerance_is_no_violation():
 
 
 def test_draws_are_with_replacement_and_repeatable():
-  (block,) = populations._draws(50, 20, 50, seed=1)
+  (block,) = violations._draws(50, 20, 50, seed=1)
   assert block.shape == (20, 50)
   assert all(len(set(row)) < 50 for row in block.tolist())
   assert block.min() == 0 and block.max() == 49
-  (again,) = populations._draws(50, 20, 50, seed=1)
+  (again,) = violations._draws(50, 20, 50, seed=1)
   np.testing.assert_array_equal(again, block)
-  (other,) = populations._draws(50, 20, 50, seed=2)
+  (other,) = violations._draws(50, 20, 50, seed=2)
   assert (other != block).any()
 
 
 def test_draws_do_not_depend_on_the_blocks(monkeypatch):
-  (whole,) = populations._draws(50, 7, 40, seed=0)
-  monkeypatch.setattr(populations, '_MOST_LOSSES', 100)
-  blocks = list(populations._draws(50, 7, 40, seed=0))
+  (whole,) = violations._draws(50, 7, 40, seed=0)
+  monkeypatch.setattr(violations, '_MOST_LOSSES', 100)
+  blocks = list(violations._draws(50, 7, 40, seed=0))
   assert len(blocks) == 4
   np.testing.assert_array_equal(np.concatenate(blocks), whole)
 
 
 def test_the_interval_is_that_of_clopper_and_pearson():
   for count, number in ((0, 10), (3, 10), (10, 10), (47, 1000)):
-    low, high = populations.rate_interval(count, number)
+    low, high = violations.rate_interval(count, number)
     # By its definition: the ends at which the count is a 2.5 % surprise.
     if count:
       assert stats.binom.sf(count - 1, number, low) == pytest.approx(0.025)
@@ -192,8 +193,8 @@ def test_the_violation_rate_is_at_most_the_error_rate(
   error_rate, num_draws = 0.1, 500
   most = error_rate + 3 * math.sqrt(error_rate * (1 - error_rate) / num_draws)
   seen = 0
-  for setting, tolerance in populations.near_tolerances(binary)[1:]:
-    count = populations.count_violations(
+  for setting, tolerance in violations.near_tolerances(binary)[1:]:
+    count = violations.count_violations(
       binary,
       tolerance=tolerance,
       statistics=Statistics(error_rate, p_value, procedure),
@@ -207,8 +208,8 @@ def test_the_violation_rate_is_at_most_the_error_rate(
 
 
 def test_a_wrong_p_value_is_caught(binary):
-  for _, tolerance in populations.near_tolerances(binary)[1:]:
-    count = populations.count_violations(
+  for _, tolerance in violations.near_tolerances(binary)[1:]:
+    count = violations.count_violations(
       binary,
       tolerance=tolerance,
       statistics=Statistics(p_value=_naive),
@@ -233,7 +234,7 @@ def test_a_wrong_procedure_is_caught():
 
   arguments = {'tolerance': 0.98 * float(table.risks.min()), 'num_draws': 200}
   rates = [
-    populations.count_violations(
+    violations.count_violations(
       table,
       statistics=Statistics(
         p_value=calibration.exact_binomial, procedure=procedure
@@ -248,7 +249,7 @@ def test_a_wrong_procedure_is_caught():
 @pytest.mark.parametrize('loss_range', [(0.0, 1.0), (-1.0, 1.0)])
 def test_near_tolerances_lie_just_below_risks(loss_range):
   losses = np.repeat([[-0.2 if loss_range[0] else 0.0, 0.1, 1.0]], 40, axis=0)
-  near = populations.near_tolerances(population(losses, loss_range=loss_range))
+  near = violations.near_tolerances(population(losses, loss_range=loss_range))
   expected = [(0.7, 0.098)]
   if loss_range[0]:
     expected.insert(0, (0.9, -0.204))
@@ -283,7 +284,7 @@ def test_what_cannot_be_a_population_is_refused(change, message):
 
 def test_bad_arguments_are_named():
   table = population()
-  count = populations.count_violations
+  count = violations.count_violations
   with pytest.raises(ValueError, match='tolerance 1.5 must lie strictly'):
     count(table, tolerance=1.5, statistics=Statistics())
   with pytest.raises(ValueError, match='num_draws 0'):
@@ -313,6 +314,6 @@ def test_what_is_no_p_value_or_procedure_is_refused():
     (Statistics(procedure=Insistent()), 'asks for test 0 a second time'),
   ):
     with pytest.raises(ValueError, match=message):
-      populations.count_violations(
+      violations.count_violations(
         population(), tolerance=0.1, statistics=statistics, num_draws=2
       )

@@ -5,10 +5,10 @@ import pytest
 import validation_cases
 
 from calm_jax import calibration
+from calm_jax.calibration import choices, split_studies, violations
 from calm_jax.calibration import population as populations
-from calm_jax.calibration import split_studies
 
-Statistics = populations.Statistics
+Statistics = choices.Statistics
 
 
 def _population(losses, **changes):
@@ -75,7 +75,7 @@ def test_exceedance_may_be_more_than_the_error_rate_with_no_violation():
     'statistics': Statistics(p_value=lambda losses, *, tolerance: 0.0),
   }
   study = split_studies.study_splits(table, num_splits=60, **arguments)
-  count = populations.count_violations(table, num_draws=20, **arguments)
+  count = violations.count_violations(table, num_draws=20, **arguments)
   assert count.num_violations == 0
   assert 0.25 < study.share_above < 0.75
 

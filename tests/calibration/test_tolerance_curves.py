@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import validation_cases
 
+from calm_jax.calibration import (
+  choices,
+  split_studies,
+  tolerance_curves,
+  violations,
+)
 from calm_jax.calibration import population as populations
-from calm_jax.calibration import split_studies, tolerance_curves
 
 
 def _population(losses, **changes):
@@ -24,7 +29,7 @@ def test_a_curve_is_made_of_counts_and_splits():
   curve = tolerance_curves.tolerance_curve(
     table,
     [0.05, 0.15, 0.3, 0.5],
-    statistics=populations.Statistics(),
+    statistics=choices.Statistics(),
     num_draws=40,
     num_splits=6,
     seed=3,
@@ -33,10 +38,10 @@ def test_a_curve_is_made_of_counts_and_splits():
   assert done == [1, 2, 3, 4]
   at = {
     'tolerance': 0.3,
-    'statistics': populations.Statistics(),
+    'statistics': choices.Statistics(),
     'seed': 3,
   }
-  count = populations.count_violations(table, num_draws=40, **at)
+  count = violations.count_violations(table, num_draws=40, **at)
   assert curve.mean_risks[2] == count.mean_risk
   assert curve.mean_exit_layers[2] == count.mean_exit_layer
   study = split_studies.study_splits(table, num_splits=6, **at)
@@ -59,7 +64,7 @@ def test_tolerances_that_do_not_ascend_are_refused():
     tolerance_curves.tolerance_curve(
       _population(validation_cases.losses()),
       [0.2, 0.1],
-      statistics=populations.Statistics(),
+      statistics=choices.Statistics(),
     )
 
 

@@ -18,16 +18,7 @@ from calm_jax.calibration import p_values
 
 ROWS = 4000
 QUANTILES = (np.arange(ROWS) + 0.5) / ROWS
-P_VALUES = {
-  name: getattr(calibration, name)
-  for name in (
-    'hoeffding',
-    'bentkus',
-    'hoeffding_bentkus',
-    'exact_binomial',
-    'betting',
-  )
-}
+P_VALUES = calibration.P_VALUES
 PROCEDURES = [
   calibration.fixed_sequence(),
   calibration.fixed_sequence(num_starts=3),

@@ -1,0 +1,95 @@
+"""What `calibrate` would choose on each of many samples, quickly."""
+
+import dataclasses
+
+import numpy as np
+
+from calm_jax.calibration import inputs, multiple_testing, p_values
+from calm_jax.calibration.population import Population
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+  """What every calibration of a study tests with.
+
+  Attributes:
+    error_rate: the bound on the share of violations, in (0, 1).
+    p_value: as for `calibrate`.
+    procedure: as for `calibrate`.
+  """
+
+  error_rate: float = 0.05
+  p_value: p_values.PValue = p_values.hoeffding_bentkus
+  procedure: multiple_testing.Procedure = dataclasses.field(
+    default_factory=multiple_testing.fixed_sequence
+  )
+
+  def __post_init__(self):
+    """Raises ValueError for an error rate that is none."""
+    inputs.check_error_rate(self.error_rate)
+
+  @property
+  def p_value_name(self) -> str:
+    """How results name the p-value, with its parameters."""
+    return getattr(self.p_value, 'name', None) or self.p_value.__name__
+
+
+def choose(
+  population: Population,
+  rows: np.ndarray,
+  *,
+  tolerance: float,
+  statistics: Statistics,
+) -> np.ndarray:
+  """Returns what `calibrate` would certify on each of M samples of rows.
+
+  Only p-values that the procedure asks for are computed, those of one column
+  for all samples at once.
+
+  Args:
+    population: the table.
+    rows: [M, n] indices of its rows.
+    tolerance: in the units of the losses, strictly inside their range.
+    statistics: how each sample is calibrated.
+
+  Returns:
+    int [M], the column, -1 where nothing is certified.
+
+  Raises:
+    ValueError: for a tolerance outside the range, or a p-value or procedure
+      that does not keep to its interface.
+  """
+  low, high = inputs.check_range(population.loss_range, tolerance)
+  procedure, error_rate = statistics.procedure, statistics.error_rate
+  mapped_tolerance = (tolerance - low) / (high - low)
+  tests = np.full((len(rows), len(population.settings)), np.nan)
+  waiting = np.arange(len(rows))
+  while waiting.size:
+    asked = [procedure.next_test(tests[m], error_rate) for m in waiting]
+    asked = np.array([-1 if column is None else column for column in asked])
+    for column in np.unique(asked[asked >= 0]):
+      samples = waiting[asked == column]
+      found = p_values.apply_rows(
+        statistics.p_value,
+        population.mapped[column][rows[samples]],
+        tolerance=mapped_tolerance,
+      )
+      _check_tests(found, tests[samples, column], statistics, column)
+      tests[samples, column] = found
+    waiting = waiting[asked >= 0]
+  return np.array(
+    [max(procedure(test, error_rate), default=-1) for test in tests]
+  )
+
+
+def _check_tests(found, before, statistics, column) -> None:
+  """Raises ValueError if p-values are none, or were there already."""
+  if not ((found >= 0) & (found <= 1)).all():
+    raise ValueError(
+      f'{statistics.p_value_name} gave {found.min()} to {found.max()} for '
+      f'column {column}; a p-value must be in [0, 1]'
+    )
+  if not np.isnan(before).all():
+    raise ValueError(
+      f'{statistics.procedure} asks for test {column} a second time'
+    )

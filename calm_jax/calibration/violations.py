@@ -1,0 +1,161 @@
+"""Is the guarantee kept? Calibrations on draws from a population, counted.
+
+n rows drawn WITH replacement from a population are n independent examples. How
+often calibrations on such draws choose a setting whose risk is above the
+tolerance is then counted, with no noise but the binomial one.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from calm_jax import records
+from calm_jax.calibration import choices
+from calm_jax.calibration.population import Population
+
+# Losses of draws that are held in memory at once.
+_MOST_LOSSES = 2_000_000
+# Just below a risk means: below it by this share of it.
+_SHARE_BELOW = 0.02
+
+
+def choose_on_draws(
+  population: Population,
+  *,
+  tolerance: float,
+  statistics: choices.Statistics,
+  num_draws: int,
+  draw_size: int | None = None,
+  seed: int = 0,
+) -> np.ndarray:
+  """Returns what is certified on draws with replacement, -1 for nothing [M].
+
+  Args:
+    population: the table that is drawn from.
+    tolerance: in the units of the losses.
+    statistics: how each draw is calibrated.
+    num_draws: M; the first draws of more draws are the same ones.
+    draw_size: n, the rows of a draw; N if None.
+    seed: of the draws, which are the same at every tolerance.
+
+  Raises:
+    ValueError: if there is nothing to draw, or as `choices.choose`.
+  """
+  size = population.num_examples if draw_size is None else draw_size
+  if num_draws < 1 or size < 1:
+    raise ValueError(
+      f'num_draws {num_draws} and draw_size {size} must be at least 1'
+    )
+  return np.concatenate(
+    [
+      choices.choose(
+        population, rows, tolerance=tolerance, statistics=statistics
+      )
+      for rows in _draws(population.num_examples, num_draws, size, seed)
+    ]
+  )
+
+
+def count_violations(
+  population: Population,
+  *,
+  tolerance: float,
+  statistics: choices.Statistics,
+  num_draws: int = 1000,
+  draw_size: int | None = None,
+  seed: int = 0,
+  near_setting: Any = None,
+) -> records.ViolationCount:
+  """Calibrates on many draws and counts the choices that are too risky.
+
+  Args:
+    population: the table that is drawn from.
+    tolerance: in the units of the losses.
+    statistics: how each draw is calibrated.
+    num_draws: how many draws.
+    draw_size: the rows of a draw; N if None.
+    seed: of the draws.
+    near_setting: kept in the result.
+
+  Raises:
+    ValueError: as `choose_on_draws`.
+  """
+  chosen = choose_on_draws(
+    population,
+    tolerance=tolerance,
+    statistics=statistics,
+    num_draws=num_draws,
+    draw_size=draw_size,
+    seed=seed,
+  )
+  risks, layers = population.of_choices(chosen)
+  violations = int(population.above(risks, tolerance).sum())
+  rate_low, rate_high = rate_interval(violations, num_draws)
+  return records.ViolationCount(
+    tolerance=float(tolerance),
+    p_value=statistics.p_value_name,
+    near_setting=near_setting,
+    num_draws=num_draws,
+    draw_size=population.num_examples if draw_size is None else draw_size,
+    num_violations=violations,
+    rate_low=rate_low,
+    rate_high=rate_high,
+    num_certified=int((chosen >= 0).sum()),
+    chosen=tuple(
+      int((chosen == column).sum())
+      for column in range(len(population.settings))
+    ),
+    mean_risk=float(risks.mean()),
+    mean_exit_layer=float(layers.mean()),
+  )
+
+
+def near_tolerances(population: Population) -> list[tuple[Any, float]]:
+  """Returns settings with a tolerance just below the risk of each.
+
+  That is 0.98 x the risk: certifying the setting is a violation there, by so
+  little that it happens as often as anywhere. Risks at the ends of the range
+  are left out, and so are those of 0. (A negative risk of signed losses is
+  lowered by 2 % of its size.)
+
+  >>> losses = np.repeat([[0.0, 0.1, 0.5]], 30, axis=0)
+  >>> table = Population(losses, [0.9, 0.5, 0.1], [3.0, 2.0, 1.0])
+  >>> [(setting, round(at, 3)) for setting, at in near_tolerances(table)]
+  [(0.5, 0.098), (0.1, 0.49)]
+  """
+  low, high = population.loss_range
+  near = []
+  for setting, risk in zip(population.settings, population.risks, strict=True):
+    tolerance = float(risk - _SHARE_BELOW * abs(risk))
+    if low < tolerance < risk < high:
+      near.append((setting, tolerance))
+  return near
+
+
+def rate_interval(count: int, number: int) -> tuple[float, float]:
+  """Returns the Clopper-Pearson interval (95 %) of a rate.
+
+  >>> [round(end, 4) for end in rate_interval(0, 1000)]
+  [0.0, 0.0037]
+  """
+  # Takes longer to load than all the rest of calibration.
+  from scipy import stats
+
+  interval = stats.binomtest(count, number).proportion_ci(0.95, method='exact')
+  return float(interval.low), float(interval.high)
+
+
+def _draws(
+  num_rows: int, num_draws: int, size: int, seed: int
+) -> Iterator[np.ndarray]:
+  """Yields blocks [M, n] of row indices, drawn with replacement."""
+  block = max(1, _MOST_LOSSES // size)
+  for start in range(0, num_draws, block):
+    # A generator per draw: a draw depends on its number, not on the block.
+    yield np.stack(
+      [
+        np.random.default_rng([seed, draw]).integers(num_rows, size=size)
+        for draw in range(start, min(start + block, num_draws))
+      ]
+    )

@@ -1,0 +1,89 @@
+"""The schema of every file that one job writes and another reads.
+
+One module per kind of file; all of it is named from here. This package knows
+NumPy and nothing of JAX.
+"""
+
+from calm_jax.records.calibration_costs import (
+  CalibrationCost,
+  SettingCost,
+)
+from calm_jax.records.classifiers import (
+  ClassifierEvaluation,
+  ClassifierLayer,
+)
+from calm_jax.records.evaluations import (
+  CertificateSummary,
+  DecodedText,
+  EvaluationResult,
+  PolicyRow,
+  RunContext,
+  SampleOutput,
+  TimingRow,
+)
+from calm_jax.records.json_files import (
+  FORMAT_VERSION,
+  append_jsonl,
+  from_jsonable,
+  read_json,
+  read_jsonl,
+  read_record,
+  to_jsonable,
+  write_json,
+  write_jsonl,
+  write_text,
+)
+from calm_jax.records.loss_tables import (
+  LossTable,
+  read_loss_table,
+  write_loss_table,
+)
+from calm_jax.records.training_rows import (
+  TRAINING_ROWS_NAME,
+  TrainingRows,
+  read_training_rows,
+  write_training_rows,
+)
+from calm_jax.records.validations import (
+  SplitStudy,
+  ToleranceCurve,
+  ValidatedTable,
+  Validation,
+  ViolationCount,
+)
+
+__all__ = [
+  'CalibrationCost',
+  'CertificateSummary',
+  'ClassifierEvaluation',
+  'ClassifierLayer',
+  'DecodedText',
+  'EvaluationResult',
+  'FORMAT_VERSION',
+  'LossTable',
+  'PolicyRow',
+  'RunContext',
+  'SampleOutput',
+  'SettingCost',
+  'SplitStudy',
+  'TRAINING_ROWS_NAME',
+  'TimingRow',
+  'ToleranceCurve',
+  'TrainingRows',
+  'ValidatedTable',
+  'Validation',
+  'ViolationCount',
+  'append_jsonl',
+  'from_jsonable',
+  'read_json',
+  'read_jsonl',
+  'read_loss_table',
+  'read_record',
+  'read_training_rows',
+  'to_jsonable',
+  'write_json',
+  'write_jsonl',
+  'write_loss_table',
+  'write_text',
+  'write_training_rows',
+]

@@ -1,0 +1,107 @@
+"""The loss table: what calibration reads, an .npz with a JSON header inside."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from calm_jax.records.json_files import FORMAT_VERSION, to_jsonable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossTable:
+  """Losses of N inputs at J settings: what calibration reads.
+
+  Attributes:
+    losses: float64 [N, J]; a column of NaN was not decoded, because testing
+      stopped before it.
+    settings: J settings (numbers or dicts), from conservative to aggressive.
+    mean_exit_layers: float64 [J], layers per decoded token, NaN as above.
+    example_ids: N hashes of the inputs, all distinct.
+    loss: the name of the loss.
+    fingerprint: what the losses depend on besides the setting (parameters,
+      split, policy, metric, lengths, dtype).
+    format_version: of this schema.
+  """
+
+  losses: np.ndarray
+  settings: tuple[Any, ...]
+  mean_exit_layers: np.ndarray
+  example_ids: tuple[str, ...]
+  loss: str
+  fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
+  format_version: int = FORMAT_VERSION
+
+  def __post_init__(self):
+    expected = (len(self.example_ids), len(self.settings))
+    if self.losses.shape != expected:
+      raise ValueError(
+        f'losses have shape {self.losses.shape}, expected {expected}: one row '
+        'per example id and one column per setting.'
+      )
+    if self.mean_exit_layers.shape != expected[1:]:
+      raise ValueError(
+        f'mean_exit_layers have shape {self.mean_exit_layers.shape}, expected '
+        f'{expected[1:]}.'
+      )
+
+  @property
+  def num_examples(self) -> int:
+    """N."""
+    return len(self.example_ids)
+
+  @property
+  def computed(self) -> np.ndarray:
+    """bool [J], the columns that hold losses."""
+    return ~np.isnan(self.losses).any(axis=0)
+
+
+def write_loss_table(path: str | os.PathLike, table: LossTable) -> None:
+  """Writes a loss table as one .npz with a JSON header inside."""
+  path = os.fspath(path)
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  header = {
+    'settings': table.settings,
+    'example_ids': table.example_ids,
+    'loss': table.loss,
+    'fingerprint': table.fingerprint,
+    'format_version': table.format_version,
+  }
+  temporary = f'{path}.tmp{os.getpid()}'
+  with open(temporary, 'wb') as file:
+    np.savez(
+      file,
+      header=np.array(json.dumps(to_jsonable(header), allow_nan=False)),
+      losses=table.losses,
+      mean_exit_layers=table.mean_exit_layers,
+    )
+  os.replace(temporary, path)
+
+
+def read_loss_table(path: str | os.PathLike) -> LossTable:
+  """Reads a loss table.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if the file is not a loss table, naming it.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      header = json.loads(arrays['header'].item())
+      return LossTable(
+        losses=arrays['losses'],
+        settings=tuple(header['settings']),
+        mean_exit_layers=arrays['mean_exit_layers'],
+        example_ids=tuple(header['example_ids']),
+        loss=header['loss'],
+        fingerprint=header['fingerprint'],
+        format_version=header['format_version'],
+      )
+  except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f'{os.fspath(path)} is not a complete loss table ({error}); delete it '
+      'and build it again.'
+    ) from None

@@ -1,0 +1,80 @@
+"""Which inputs a training run has seen, as hashes."""
+
+import dataclasses
+import os
+import zipfile
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingRows:
+  """Which inputs a training run has seen, as hashes.
+
+  Attributes:
+    trained: uint64 hashes of the normalised inputs it trained on, sorted.
+    selected: those that it chose checkpoints with.
+  """
+
+  trained: np.ndarray
+  selected: np.ndarray
+
+
+# Beside a run's checkpoints.
+TRAINING_ROWS_NAME = 'training_rows.npz'
+
+
+def write_training_rows(
+  path: str | os.PathLike, trained: Any, selected: Any
+) -> None:
+  """Writes the input hashes of a training run, sorted, each once.
+
+  Args:
+    path: the .npz file, MODEL_DIR/training_rows.npz.
+    trained: 64-bit hashes of the inputs trained on.
+    selected: of the inputs that checkpoints were chosen with.
+  """
+  path = os.fspath(path)
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  temporary = f'{path}.tmp{os.getpid()}'
+  with open(temporary, 'wb') as file:
+    np.savez(
+      file,
+      trained=np.unique(np.asarray(trained, np.uint64)),
+      selected=np.unique(np.asarray(selected, np.uint64)),
+    )
+  os.replace(temporary, path)
+
+
+def read_training_rows(path: str | os.PathLike) -> TrainingRows:
+  """Reads the input hashes of a training run.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it does not hold such hashes, naming it.
+  """
+  path = os.fspath(path)
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      rows = TrainingRows(arrays['trained'], arrays['selected'])
+  except (
+    AttributeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+  ) as error:
+    raise ValueError(
+      f'{path} does not hold the rows of a training run ({error}); it is '
+      'written by calm_jax.cli.train: restart that job to write it again.'
+    ) from None
+  for name in ('trained', 'selected'):
+    array = getattr(rows, name)
+    if array.dtype != np.uint64 or array.ndim != 1:
+      raise ValueError(
+        f'{path}: {name} has dtype {array.dtype} and shape {array.shape}, '
+        'expected a list of uint64 hashes.'
+      )
+  return rows
