@@ -43,6 +43,31 @@ def certificate_context(
   }
 
 
+def certificate_differences(
+  certificate: Certificate,
+  policy: decoding.ComputePolicy,
+  *,
+  params: Params,
+  tokenizer: SentencePieceTokenizer,
+  sampler: Any = None,
+) -> list[str]:
+  """Says what keeps a certificate from holding; nothing if it holds.
+
+  The arguments are those of `apply_certificate`.
+  """
+  actual = certificate_context(
+    policy,
+    params=params,
+    tokenizer=tokenizer,
+    sampler=decoding.Greedy() if sampler is None else sampler,
+  )
+  return [
+    f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'
+    for name, value in actual.items()
+    if certificate.context.get(name) != value
+  ]
+
+
 def apply_certificate(
   certificate: Certificate,
   policy: decoding.ComputePolicy,
@@ -63,21 +88,15 @@ def apply_certificate(
     tokenizer: the tokenizer.
     sampler: the sampler; Greedy if None.
     allow_uncertified: go on where the guarantee does not hold. The caller then
-      must not claim it.
+      must not claim it; `certificate_differences` says whether it holds.
 
   Raises:
     ValueError: if the certificate was made for something else, naming what
       differs, unless `allow_uncertified`.
   """
-  sampler = decoding.Greedy() if sampler is None else sampler
-  actual = certificate_context(
-    policy, params=params, tokenizer=tokenizer, sampler=sampler
+  differing = certificate_differences(
+    certificate, policy, params=params, tokenizer=tokenizer, sampler=sampler
   )
-  differing = [
-    f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'
-    for name, value in actual.items()
-    if certificate.context.get(name) != value
-  ]
   if differing and not allow_uncertified:
     raise ValueError(
       'the certificate does not hold for this '
@@ -101,6 +120,8 @@ class GeneratedText:
     exit_layers: layers used by each token, 1..L.
     confidences: confidence of each token at its exit, NaN where not looked at.
     score: sum of the tokens' log-probabilities.
+    certified: whether a certificate covers how this was decoded (by the full
+      model, where it certified nothing).
   """
 
   text: str
@@ -109,6 +130,7 @@ class GeneratedText:
   exit_layers: tuple[int, ...]
   confidences: tuple[float, ...]
   score: float
+  certified: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +146,7 @@ class TextGenerator:
     input_length: S, tokens of an input, EOS included.
     max_length: T, the most tokens of an output, EOS included.
     prefix: put in front of every input.
+    certificate: the certificate that covers all this, None if none does.
   """
 
   decoder: interfaces.LayeredDecoder
@@ -134,6 +157,7 @@ class TextGenerator:
   input_length: int
   max_length: int
   prefix: str = ''
+  certificate: Certificate | None = None
 
   @classmethod
   def from_checkpoint(
@@ -152,7 +176,8 @@ class TextGenerator:
       policy: the full model if None.
       certificate: its threshold is put into `policy`, see `apply_certificate`.
       sampler: Greedy if None.
-      allow_uncertified: see `apply_certificate`.
+      allow_uncertified: see `apply_certificate`; outputs are then marked as
+        not certified.
     """
     loaded = load_run(path)
     policy = decoding.ComputePolicy() if policy is None else policy
@@ -160,14 +185,14 @@ class TextGenerator:
     if certificate is not None:
       if not isinstance(certificate, Certificate):
         certificate = Certificate.load(certificate)
-      policy = apply_certificate(
-        certificate,
-        policy,
-        params=loaded.params,
-        tokenizer=loaded.tokenizer,
-        sampler=sampler,
-        allow_uncertified=allow_uncertified,
+      made_for = dict(
+        params=loaded.params, tokenizer=loaded.tokenizer, sampler=sampler
       )
+      holds = not certificate_differences(certificate, policy, **made_for)
+      policy = apply_certificate(
+        certificate, policy, allow_uncertified=allow_uncertified, **made_for
+      )
+      certificate = certificate if holds else None
     decoder = model.as_layered_decoder(loaded.config)
     traced = decoding.default_depth_loop().traced_layers
     return cls(
@@ -179,6 +204,7 @@ class TextGenerator:
       input_length=loaded.feature_lengths['inputs'],
       max_length=loaded.feature_lengths['targets'],
       prefix=loaded.prefix,
+      certificate=certificate,
     )
 
   def generate(
@@ -228,6 +254,7 @@ class TextGenerator:
       exit_layers=tuple(int(x) for x in result.exit_layers[row, :length]),
       confidences=tuple(float(x) for x in result.confidences[row, :length]),
       score=float(result.scores[row]),
+      certified=self.certificate is not None,
     )
 
 

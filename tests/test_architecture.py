@@ -38,7 +38,9 @@ ALLOWED = {
     'exits',
     'sharding',
     'records',
+    'reporting',
     'calibration',
+    'evaluation',
   },
   'data': {'evaluation.corpus_metrics', 'tokenizer'},
   'pipeline': {

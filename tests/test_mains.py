@@ -202,6 +202,7 @@ def calibrated(trained):
     ],
     **bindings_of(trained),
     TOLERANCE=0.3,
+    TIMED_INPUTS=2,
     **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
   )
   return trained
@@ -628,6 +629,39 @@ def test_a_certificate_holds_for_what_it_was_made_for_only(calibrated):
   with pytest.raises(ValueError, match='policy: certified for'):
     pipeline.TextGenerator.from_checkpoint(
       calibrated['MODEL_DIR'], policy=other, certificate=path
+    )
+
+
+def test_what_a_certificate_does_not_cover_is_marked(calibrated, capsys):
+  texts = {}
+  for policy in ('softmax_margin', 'state_similarity'):
+    (output,) = call(
+      'generate',
+      ['runs/generate.gin', f'policies/{policy}.gin'],
+      MODEL_DIR=calibrated['MODEL_DIR'],
+      INPUTS='one two three',
+      ALLOW_UNCERTIFIED=True,
+    )
+    texts[output.certified] = capsys.readouterr().out
+  assert 'UNCERTIFIED' in texts[False]
+  assert 'UNCERTIFIED' not in texts[True]
+
+
+def test_the_settings_of_a_grid_are_timed(calibrated):
+  folder = pathlib.Path(calibrated['MODEL_DIR']) / 'calibration'
+  table = records.read_loss_table(folder / 'loss_table.npz')
+  speeds = records.find_setting_speeds(
+    folder / 'loss_table.npz', table.settings, table.fingerprint
+  )
+  assert speeds.settings == (0.8, 0.4)
+  assert speeds.full.mean_exit_layer == 3.0
+  for row, speed_up in zip(speeds.timings, speeds.speed_ups, strict=True):
+    assert (row.batch_size, row.num_batches) == (1, 2)
+    expected = speeds.full.milliseconds_per_step / row.milliseconds_per_step
+    assert speed_up == pytest.approx(expected)
+  with pytest.raises(ValueError, match='other settings than'):
+    records.find_setting_speeds(
+      folder / 'loss_table.npz', (0.8, 0.5), table.fingerprint
     )
 
 

@@ -1,5 +1,7 @@
 """Loss tables made up for tests of validation, with risks that rise."""
 
+import pathlib
+
 import numpy as np
 
 from calm_jax import records
@@ -49,8 +51,40 @@ def write_tables(folder, *tables):
   return paths
 
 
-def validation(folder, *tables, **arguments):
-  """Runs the job on tables, quickly."""
+def write_speeds(table_path, speed_ups):
+  """Writes wall clocks of the settings beside a table."""
+  table = records.read_loss_table(table_path)
+
+  def row(name, speed_up):
+    return records.TimingRow(
+      name=name,
+      batch_size=1,
+      depth_loop='while',
+      milliseconds_per_step=2.0 / speed_up,
+      milliseconds_per_batch=20.0 / speed_up,
+      speed_up=speed_up,
+      ceiling=float('nan'),
+      num_batches=8,
+      num_repeats=3,
+      mean_exit_layer=3.0,
+    )
+
+  speeds = records.SettingSpeeds(
+    settings=table.settings,
+    full=row('full model', 1.0),
+    timings=tuple(
+      row(f'threshold {setting:g}', speed_up)
+      for setting, speed_up in zip(table.settings, speed_ups, strict=True)
+    ),
+    fingerprint=table.fingerprint,
+    context=records.RunContext(device='cpu', dtype='float32'),
+  )
+  path = pathlib.Path(table_path).with_name(records.SETTING_SPEEDS_NAME)
+  records.write_json(path, speeds)
+
+
+def validation(folder, *tables, speed_ups=None, **arguments):
+  """Runs the job on tables, quickly; `speed_ups` are of the first one."""
   quick = {'num_draws': 40, 'curve_points': 4, 'curve_draws': 20}
   quick |= {'num_splits': 10, 'tolerances': (0.1, 0.25)}
   tables = tables or (
@@ -58,4 +92,6 @@ def validation(folder, *tables, **arguments):
     loss_table('StateSimilarity', losses=losses(seed=1, largest=0.5)),
   )
   paths = write_tables(folder, *tables)
+  if speed_ups is not None:
+    write_speeds(paths[0], speed_ups)
   return validate.run(paths, **{**quick, **arguments})

@@ -27,6 +27,8 @@ class Population:
     settings: [J], from conservative to aggressive.
     mean_exit_layers: [J], layers per token.
     num_layers: L, what the full model takes; None if not known.
+    speed_ups: [J], how many times faster than the full model each setting is;
+      None if that was not measured.
     loss_range: the smallest and the largest value a loss can have.
   """
 
@@ -34,6 +36,7 @@ class Population:
   settings: Sequence[Any]
   mean_exit_layers: np.ndarray
   num_layers: int | None = None
+  speed_ups: np.ndarray | None = None
   loss_range: tuple[float, float] = (0.0, 1.0)
 
   def __post_init__(self):
@@ -51,12 +54,16 @@ class Population:
     put('settings', tuple(inputs.check_settings(self.settings)))
     _check_losses(losses, self.settings, self.loss_range)
     put('losses', losses)
-    put('mean_exit_layers', np.asarray(self.mean_exit_layers, np.float64))
-    if self.mean_exit_layers.shape != losses.shape[1:]:
-      raise ValueError(
-        f'mean_exit_layers have shape {self.mean_exit_layers.shape}, expected '
-        f'one number for each of the {losses.shape[1]} settings'
-      )
+    for name in ('mean_exit_layers', 'speed_ups'):
+      if getattr(self, name) is None:
+        continue
+      values = np.asarray(getattr(self, name), np.float64)
+      if values.shape != losses.shape[1:]:
+        raise ValueError(
+          f'{name} have shape {values.shape}, expected one number for each of '
+          f'the {losses.shape[1]} settings'
+        )
+      put(name, values)
 
   @property
   def num_examples(self) -> int:
@@ -86,6 +93,12 @@ class Population:
       np.append(self.risks, 0.0)[chosen],
       np.append(self.mean_exit_layers, layers)[chosen],
     )
+
+  def speed_ups_of(self, chosen: np.ndarray) -> np.ndarray | None:
+    """Returns the speed-up [M] of chosen columns [M]; 1 for the full model."""
+    if self.speed_ups is None:
+      return None
+    return np.append(self.speed_ups, 1.0)[chosen]
 
   def above(self, risks: np.ndarray, tolerance: float) -> np.ndarray:
     """Says which risks are above the tolerance by more than rounding."""

@@ -77,7 +77,7 @@ def tolerance_curve(
   """
   if any(a >= b for a, b in zip(tolerances, tolerances[1:], strict=False)):
     raise ValueError(f'tolerances must ascend, not {list(tolerances)}')
-  points = []
+  points, speed_ups = [], []
   for done, tolerance in enumerate(tolerances, 1):
     at = {'tolerance': tolerance, 'statistics': statistics, 'seed': seed}
     chosen = violations.choose_on_draws(
@@ -95,6 +95,8 @@ def tolerance_curve(
         float(np.mean(splits.test_risks)),
       )
     )
+    if population.speed_ups is not None:
+      speed_ups.append(float(population.speed_ups_of(chosen).mean()))
     if progress is not None:
       progress(done)
   return records.ToleranceCurve(
@@ -102,6 +104,7 @@ def tolerance_curve(
     num_draws,
     num_splits,
     *(tuple(column) for column in zip(*points, strict=True)),
+    mean_speed_ups=tuple(speed_ups) or None,
   )
 
 

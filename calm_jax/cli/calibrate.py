@@ -28,8 +28,9 @@ from calm_jax import (
   pipeline,
   records,
 )
-from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli import gin_runner, jobs, setting_speeds
 from calm_jax.cli.calibration_cost import CostMeter
+from calm_jax.exits import checks
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
 
@@ -50,6 +51,7 @@ def run(
   batch_size: int = 32,
   max_examples: int | None = None,
   full_grid: bool = False,
+  timed_inputs: int = 0,
   output_dir: str | None = None,
 ) -> calibration.Certificate:
   """Calibrates the threshold of a policy (Learn then Test).
@@ -73,8 +75,12 @@ def run(
     batch_size: rows decoded together.
     max_examples: use only so many examples.
     full_grid: decode the thresholds beyond the one where testing stops as well.
+    timed_inputs: measure the wall clock of every threshold of the grid on so
+      many inputs, one by one, and keep it beside the loss table for
+      `calm_jax.cli.validate`.
     output_dir: MODEL_DIR/calibration if None.
   """
+  checks.check_whole(timed_inputs, 'timed_inputs', low=0)
   thresholds = calibration.check_settings(thresholds)
   loss = evaluation.get_loss(loss, metric)
   if split in ('train', 'validation'):
@@ -120,7 +126,10 @@ def run(
     split=split,
     max_examples=max_examples,
   )
-  return job.save()
+  certificate = job.save()
+  if timed_inputs:
+    job.time_settings(timed_inputs)
+  return certificate
 
 
 class _Calibration:
@@ -150,6 +159,7 @@ class _Calibration:
     self._full_grid = full_grid
     self._meter = CostMeter()
     self._certificate: calibration.Certificate | None = None
+    self._batches: list[Any] = []
 
   def predict(self, batches) -> tuple[np.ndarray, np.ndarray]:
     """Decodes what testing asks for.
@@ -158,6 +168,7 @@ class _Calibration:
       The full model's tokens [N, T] and the losses [N, J], NaN where testing
       stopped.
     """
+    self._batches = batches
     # Before anything is decoded.
     _refuse_training_rows(self._model_dir, batches, self._loaded.prefix)
     self._loss.check_references(
@@ -211,6 +222,20 @@ class _Calibration:
       f'{self._certificate.describe()}\n{cost.describe()}\nwritten to {path}'
     )
     return self._certificate
+
+  def time_settings(self, num_inputs: int) -> None:
+    """Measures how fast every threshold decodes, and writes it down."""
+    path = os.path.join(self._output_dir, records.SETTING_SPEEDS_NAME)
+    speeds = setting_speeds.measure(
+      self._loaded,
+      self._batches,
+      policy=self._policy,
+      thresholds=self._thresholds,
+      num_inputs=num_inputs,
+      fingerprint=self._context,
+    )
+    records.write_json(path, speeds)
+    jobs.say(f'speed of {len(self._thresholds)} thresholds: {path}')
 
 
 def _digest(example_ids: Sequence[str]) -> str:

@@ -30,11 +30,6 @@ from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.evaluation import corpus_metrics, text_metrics
 
-_LOOPS = {
-  'while': decoding.WhileDepthLoop(),
-  'unrolled': decoding.UnrolledDepthLoop(),
-}
-
 
 def run(
   *,
@@ -113,7 +108,10 @@ def run(
   scoring = evaluation.Scoring(
     quality={name: corpus_metrics.CORPUS_METRICS[name] for name in metrics},
     textual=evaluation.textual_loss(metric),
-    risk=evaluation.risk_loss(metric),
+    # Unclipped where that is what was certified.
+    risk=evaluation.get_loss(
+      'signed' if certified.context['loss'] == 'signed' else 'risk', metric
+    ),
   )
   compared = evaluation.decode_for_comparison(
     decode,
@@ -244,7 +242,7 @@ def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
       max_length=loaded.feature_lengths['targets'],
       baseline=full,
       eos_id=loaded.tokenizer.eos_id,
-      depth_loops=_LOOPS,
+      depth_loops=jobs.DEPTH_LOOPS,
       num_repeats=repeats,
       progress=jobs.say,
     )

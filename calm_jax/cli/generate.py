@@ -21,6 +21,7 @@ def run(
   inputs: Sequence[str] | str | float,
   policy: decoding.ComputePolicy,
   threshold: float | None = None,
+  allow_uncertified: bool = False,
 ) -> list[pipeline.GeneratedText]:
   """Decodes texts and prints them.
 
@@ -30,6 +31,8 @@ def run(
     policy: the policy that the certificate was made for.
     threshold: decode at this threshold in [0, 1] instead of the certified one;
       1.0 is the full model.
+    allow_uncertified: use a certificate of another checkpoint, vocabulary or
+      policy too; outputs are then marked as uncertified.
   """
   if not isinstance(inputs, (list, tuple)):
     inputs = [str(inputs)]
@@ -44,7 +47,10 @@ def run(
       jobs.say(f'no certificate at {certificate}: decoding with the full model')
       certificate, policy = None, decoding.full_model(policy)
   generator = pipeline.TextGenerator.from_checkpoint(
-    model_dir, policy=policy, certificate=certificate
+    model_dir,
+    policy=policy,
+    certificate=certificate,
+    allow_uncertified=allow_uncertified,
   )
   outputs = generator.generate(inputs)
   for source, output in zip(inputs, outputs, strict=True):
@@ -58,6 +64,8 @@ def run(
     num_layers = generator.decoder.num_layers
     jobs.say(f'input:  {source}\noutput: {output.text}')
     jobs.say(reporting.render_output(decoded, num_layers=num_layers))
+    if certificate is not None and not output.certified:
+      jobs.say('UNCERTIFIED: the certificate is of something else')
   return outputs
 
 

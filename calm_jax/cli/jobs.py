@@ -15,7 +15,7 @@ from calm_jax import (
   pipeline,
   records,
 )
-from calm_jax.cli import provenance
+from calm_jax.records import provenance
 from calm_jax.tokenizer import SentencePieceTokenizer
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
@@ -25,6 +25,12 @@ def say(line: str) -> None:
   """Prints a line of progress at once, also into a file."""
   print(line, flush=True)
 
+
+# What timings choose from.
+DEPTH_LOOPS = {
+  'while': decoding.WhileDepthLoop(),
+  'unrolled': decoding.UnrolledDepthLoop(),
+}
 
 # The folder in MODEL_DIR where decoded rows are kept, for whichever job needs
 # them next. It may be deleted at any time.

@@ -23,7 +23,8 @@ from absl import app, flags
 
 from calm_jax import calibration, records, reporting
 from calm_jax.calibration import choices, multiple_testing, tolerance_curves
-from calm_jax.cli import provenance, validation_study
+from calm_jax.cli import validation_study
+from calm_jax.records import provenance
 
 _TABLE = flags.DEFINE_multi_string(
   'table',
@@ -195,6 +196,8 @@ def _write(folder: str, validation: records.Validation) -> None:
   if validation.tables[0].curve is not None:
     figures['risk_by_tolerance.png'] = reporting.risk_figure
     figures['layers_by_tolerance.png'] = reporting.depth_figure
+  if reporting.is_timed(validation):
+    figures['speed_by_tolerance.png'] = reporting.speed_figure
   for name, draw in figures.items():
     reporting.save_figure(draw(validation), place(name))
   names = ', '.join(['validation.json', 'validation.md', *figures])

@@ -59,12 +59,14 @@ class LoadedTable:
     path: where it was.
     table: as it was read.
     population: the same, taken for the population.
+    speeds: wall clock of its settings, None if they were not timed.
   """
 
   name: str
   path: str
   table: records.LossTable
   population: populations.Population
+  speeds: records.SettingSpeeds | None = None
 
   @property
   def about(self) -> dict:
@@ -133,12 +135,14 @@ def _load_table(path: str, say: Say) -> LoadedTable:
     )
   table = records.read_loss_table(path)
   low, high = table.fingerprint.get('loss_range', (0.0, 1.0))
+  speeds = records.find_setting_speeds(path, table.settings, table.fingerprint)
   try:
     population = populations.Population(
       losses=table.losses,
       settings=table.settings,
       mean_exit_layers=table.mean_exit_layers,
       num_layers=table.fingerprint.get('num_layers'),
+      speed_ups=None if speeds is None else speeds.speed_ups,
       loss_range=(float(low), float(high)),
     )
   except ValueError as error:
@@ -149,7 +153,7 @@ def _load_table(path: str, say: Say) -> LoadedTable:
       'left out where the full model was chosen. Calibrate again to know.'
     )
   name = _measure(table) or os.path.splitext(os.path.basename(path))[0]
-  return LoadedTable(name, path, table, population)
+  return LoadedTable(name, path, table, population, speeds)
 
 
 def _measure(table: records.LossTable) -> str:
@@ -212,6 +216,7 @@ def validate_table(
     splits=splits,
     certificates=certificates,
     curve=_curve(entry, study, say),
+    speeds=entry.speeds,
     fingerprint=entry.about,
   )
 

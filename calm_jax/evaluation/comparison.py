@@ -29,7 +29,8 @@ class Scoring:
     quality: name -> (predictions, references) -> percent, such as
       `corpus_metrics.CORPUS_METRICS`.
     textual: the loss against the full model's texts.
-    risk: the quality lost against the references, None without references.
+    risk: the quality lost against the references, clipped at 0 per input or
+      signed; None without references.
   """
 
   quality: Mapping[str, Quality]

@@ -8,10 +8,9 @@ against their own graph at a threshold that never fires.
 """
 
 import dataclasses
-import itertools
+import functools
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from calm_jax import decoding, interfaces, records
+from calm_jax.evaluation import stopwatch
 from calm_jax.evaluation.decode_dataset import Batch
 
 
@@ -95,7 +95,7 @@ def time_decode(
     ValueError: if the baseline is missing, there are no batches, shapes differ,
       or rows only fill a batch up.
   """
-  inputs = _checked_inputs(batches, policies, baseline, num_repeats)
+  inputs = _checked_inputs(batches, policies, baseline)
   say = progress if progress is not None else lambda line: None
   measured = _prepare(decoder, params, policies, depth_loops, len(inputs))
 
@@ -115,11 +115,15 @@ def time_decode(
     say(f'compiling {name} ({loop_name}) at batch {len(inputs[0])}')
     _warm_up(entry, run, len(inputs))
   # Policies are the innermost loop: neighbours in time are compared.
-  for _, index in itertools.product(range(num_repeats), range(len(inputs))):
-    for entry in measured.values():
-      start = time.perf_counter()
-      run(entry, index)
-      entry.seconds[index].append(time.perf_counter() - start)
+  runs = {
+    (name, index): functools.partial(run, entry, index)
+    for index in range(len(inputs))
+    for name, entry in measured.items()
+  }
+  for (name, index), seconds in stopwatch.interleaved_seconds(
+    runs, num_repeats
+  ).items():
+    measured[name].seconds[index] = seconds
   return _rows(measured, policies, baseline, len(inputs[0]), ceilings or {})
 
 
@@ -161,15 +165,13 @@ def take_batches(
   ]
 
 
-def _checked_inputs(batches, policies, baseline, num_repeats):
+def _checked_inputs(batches, policies, baseline):
   """Returns the inputs of the batches, int32 [B, S] each."""
   if baseline not in policies:
     raise ValueError(
       f'the baseline {baseline!r} is not among the policies '
       f'{sorted(policies)}; add a full-depth policy under that name.'
     )
-  if num_repeats < 1:
-    raise ValueError(f'num_repeats is {num_repeats}, expected 1 or more.')
   inputs = [
     np.asarray(batch['encoder_input_tokens'], dtype=np.int32)
     for batch in batches

@@ -38,6 +38,15 @@ from calm_jax.records.loss_tables import (
   read_loss_table,
   write_loss_table,
 )
+from calm_jax.records.setting_speeds import (
+  SETTING_SPEEDS_NAME,
+  SettingSpeeds,
+  find_setting_speeds,
+)
+from calm_jax.records.speed_reports import (
+  SpeedReport,
+  SpeedRow,
+)
 from calm_jax.records.training_rows import (
   TRAINING_ROWS_NAME,
   TrainingRows,
@@ -63,8 +72,12 @@ __all__ = [
   'LossTable',
   'PolicyRow',
   'RunContext',
+  'SETTING_SPEEDS_NAME',
   'SampleOutput',
   'SettingCost',
+  'SettingSpeeds',
+  'SpeedReport',
+  'SpeedRow',
   'SplitStudy',
   'TRAINING_ROWS_NAME',
   'TimingRow',
@@ -74,6 +87,7 @@ __all__ = [
   'Validation',
   'ViolationCount',
   'append_jsonl',
+  'find_setting_speeds',
   'from_jsonable',
   'read_json',
   'read_jsonl',

@@ -5,6 +5,7 @@ from typing import Any
 
 from calm_jax.records.evaluations import CertificateSummary, RunContext
 from calm_jax.records.json_files import FORMAT_VERSION
+from calm_jax.records.setting_speeds import SettingSpeeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,8 @@ class ToleranceCurve:
     low_exit_layers: K quantiles of them, at 5 %.
     high_exit_layers: K quantiles of them, at 95 %.
     split_risks: K means of the test risk over the splits.
+    mean_speed_ups: K means of the chosen setting's speed-up, 1 where nothing
+      was certified; None if the settings were not timed.
   """
 
   p_value: str
@@ -120,6 +123,7 @@ class ToleranceCurve:
   low_exit_layers: tuple[float, ...]
   high_exit_layers: tuple[float, ...]
   split_risks: tuple[float, ...]
+  mean_speed_ups: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +155,7 @@ class ValidatedTable:
     splits: the paper's splits.
     certificates: what the whole table certifies.
     curve: risk and depth against tolerance, None if not asked for.
+    speeds: wall clock of every setting, None if they were not timed.
     fingerprint: what the table itself says of the model, policy and decoder.
   """
 
@@ -173,6 +178,7 @@ class ValidatedTable:
   splits: tuple[SplitStudy, ...]
   certificates: tuple[CertificateSummary, ...]
   curve: ToleranceCurve | None = None
+  speeds: SettingSpeeds | None = None
   fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ from calm_jax.reporting.figures import (
   save_figure,
 )
 from calm_jax.reporting.pages import render_page, write_page
+from calm_jax.reporting.speed_tables import render_speed_markdown
 from calm_jax.reporting.tables import (
   comparison_table,
   render_markdown,
@@ -32,7 +33,9 @@ from calm_jax.reporting.terminal import (
 from calm_jax.reporting.training_curves import loss_figure
 from calm_jax.reporting.validation_figures import (
   depth_figure,
+  is_timed,
   risk_figure,
+  speed_figure,
   violation_figure,
 )
 from calm_jax.reporting.validation_tables import (
@@ -47,6 +50,7 @@ __all__ = [
   'comparison_table',
   'depth_figure',
   'exit_layer_figure',
+  'is_timed',
   'legend',
   'loss_figure',
   'quality_figure',
@@ -55,11 +59,13 @@ __all__ = [
   'render_markdown',
   'render_output',
   'render_page',
+  'render_speed_markdown',
   'render_text',
   'render_validation_markdown',
   'render_validation_text',
   'risk_figure',
   'save_figure',
+  'speed_figure',
   'supports_colour',
   'timing_table',
   'violation_figure',

@@ -119,6 +119,13 @@ def _validation(
         'Layers per token of what is certified against the tolerance.',
       ),
     ]
+  if validation_figures.is_timed(validation):
+    drawn.append(
+      (
+        validation_figures.speed_figure(validation),
+        'Measured speed-up of what is certified against the tolerance.',
+      )
+    )
   drawn.append(
     (
       validation_figures.violation_figure(validation),

@@ -85,7 +85,12 @@ def comparison_table(result: records.EvaluationResult) -> Table:
   if with_risk:
     notes.append(
       f'quality lost: mean {consistency} lost to the full model against the '
-      'references, counted per input and never below 0.'
+      'references, '
+      + (
+        'below 0 where outputs are better.'
+        if _is_signed(result)
+        else 'counted per input and never below 0.'
+      )
     )
   notes.append(
     f'mean layers: decoder layers per decoded token, of {result.num_layers}.'
@@ -241,6 +246,11 @@ def _render(result, write, note_form: str) -> str:
       parts.append(write(table))
       parts.append('\n'.join(note_form.format(note) for note in table.notes))
   return '\n\n'.join(parts) + '\n'
+
+
+def _is_signed(result) -> bool:
+  """Whether quality lost may be negative: the signed loss was certified."""
+  return result.certificate is not None and result.certificate.loss == 'signed'
 
 
 def _metrics(result) -> list[str]:

@@ -110,6 +110,54 @@ def depth_figure(validation: records.Validation) -> Any:
   return figure
 
 
+def is_timed(validation: records.Validation) -> bool:
+  """Says whether there is a curve of measured speed-ups."""
+  curves = [table.curve for table in validation.tables]
+  return any(curve and curve.mean_speed_ups is not None for curve in curves)
+
+
+def speed_figure(validation: records.Validation) -> Any:
+  """Draws the measured speed-up of what is certified against the tolerance.
+
+  Raises:
+    ValueError: if the settings of no table were timed.
+  """
+  if not is_timed(validation):
+    raise ValueError(
+      'the settings of no table were timed: run calm_jax.cli.calibrate with '
+      '--gin.TIMED_INPUTS=8'
+    )
+  drawn = [
+    (table, colour)
+    for table, colour in _with_curves(validation)
+    if table.curve.mean_speed_ups is not None
+  ]
+  figure, axes = styling.new_axes()
+  with styling.style():
+    axes.axhline(
+      1.0,
+      color=palette.FULL,
+      linestyle=':',
+      linewidth=1.4,
+      label='full model without checks',
+    )
+    for table, colour in drawn:
+      axes.plot(
+        table.curve.tolerances,
+        table.curve.mean_speed_ups,
+        color=colour,
+        linewidth=1.8,
+        label=_plain(table.name),
+      )
+    batch_size = drawn[0][0].speeds.full.batch_size
+    axes.set_xlim(0, 1.02 * max(t.curve.tolerances[-1] for t, _ in drawn))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f'tolerance ({_loss(validation)})')
+    axes.set_ylabel(f'measured speed-up at batch {batch_size}, mean')
+    axes.legend(loc='best', fontsize=8.5)
+  return figure
+
+
 def violation_figure(validation: records.Validation) -> Any:
   """Draws every violation rate with its interval beside the error rate."""
   figure, axes = styling.new_axes()

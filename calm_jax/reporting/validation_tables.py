@@ -33,6 +33,7 @@ def verdict(validation: records.Validation) -> str:
 
 def violation_table(validation: records.Validation) -> tables.Table:
   """Returns the counts at the tolerances that were asked for."""
+  timed = any(table.speeds is not None for table in validation.tables)
   rows = [
     (
       _name(table, count.p_value),
@@ -42,6 +43,7 @@ def violation_table(validation: records.Validation) -> tables.Table:
       f'{count.mean_risk:.4f}',
       _layers(count.mean_exit_layer),
       *_whole(table, certificate),
+      *([_speed_up(table, certificate)] if timed else []),
     )
     for table in validation.tables
     for count, certificate in zip(table.counts, table.certificates, strict=True)
@@ -57,6 +59,7 @@ def violation_table(validation: records.Validation) -> tables.Table:
       'whole table certifies',
       'its mean loss',
       'its layers',
+      *(['its speed-up'] if timed else []),
     ),
     rows=tuple(rows),
     notes=(
@@ -69,6 +72,7 @@ def violation_table(validation: records.Validation) -> tables.Table:
       'whole table certifies: what one calibration on all rows gives, by '
       f'{validation.procedure}. Each holds by itself; whoever picks the best '
       'of m afterwards needs error rate / m.',
+      *_timed(validation),
     ),
   )
 
@@ -211,6 +215,30 @@ def _whole(
     f'{certificate.calibration_loss:.4f}',
     _layers(table.mean_exit_layers[place]),
   )
+
+
+def _speed_up(
+  table: records.ValidatedTable, certificate: records.CertificateSummary
+) -> str:
+  """Returns how much faster what a certificate chose was measured to be."""
+  if table.speeds is None or not certificate.certified:
+    return '-'
+  place = table.settings.index(certificate.setting)
+  return f'{table.speeds.speed_ups[place]:.2f}x'
+
+
+def _timed(validation: records.Validation) -> list[str]:
+  """Says how speed-ups were measured, if they were."""
+  for speeds in [table.speeds for table in validation.tables]:
+    if speeds is not None:
+      return [
+        'its speed-up: wall clock per decoded token at batch '
+        f'{speeds.full.batch_size} against the full model without checks, both '
+        f'by their fastest depth loop, on {speeds.context.device} in '
+        f'{speeds.context.dtype}, {speeds.full.num_batches} inputs, median of '
+        f'{speeds.full.num_repeats} interleaved repeats.'
+      ]
+  return []
 
 
 def _drawn(validation: records.Validation) -> str:

@@ -270,3 +270,34 @@ def test_a_damaged_table_is_named(tmp_path):
     file.truncate(200)
   with pytest.raises(ValueError, match='not a complete loss table'):
     validate.run([path])
+
+
+def test_measured_speeds_stand_beside_depths(tmp_path, capsys):
+  speed_ups = (1.1, 1.3, 1.6, 2.0, 3.0)
+  validation = validation_cases.validation(
+    tmp_path, speed_ups=speed_ups, tolerances=(0.25,)
+  )
+  timed, other = validation.tables
+  assert timed.speeds.speed_ups == speed_ups
+  assert other.speeds is None and other.curve.mean_speed_ups is None
+  (certificate,) = timed.certificates
+  chosen = speed_ups[timed.settings.index(certificate.setting)]
+  assert f'{chosen:.2f}x' in capsys.readouterr().out
+  curve = timed.curve.mean_speed_ups
+  # The first tolerance is far below the first risk: the full model.
+  assert all(1.0 <= value <= 3.0 for value in curve)
+  assert list(curve) == sorted(curve)
+  assert (tmp_path / 'run_0' / 'speed_by_tolerance.png').exists()
+  read = records.read_record(
+    tmp_path / 'run_0' / 'validation.json', records.Validation
+  )
+  assert read == validation
+
+
+def test_speeds_of_another_model_are_refused(tmp_path):
+  table = validation_cases.loss_table()
+  (path,) = validation_cases.write_tables(tmp_path, table)
+  validation_cases.write_speeds(path, (1.0,) * 5)
+  table.fingerprint['parameters'] = 'sha256:other'
+  with pytest.raises(ValueError, match='other parameters than'):
+    validation_cases.validation(tmp_path, table)

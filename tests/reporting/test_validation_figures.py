@@ -86,3 +86,15 @@ def test_without_curves_there_is_nothing_to_draw(tmp_path):
   for draw in (reporting.risk_figure, reporting.depth_figure):
     with pytest.raises(ValueError, match='curve_points'):
       draw(validation)
+
+
+def test_speed_ups_are_drawn_where_they_were_measured(tmp_path, validation):
+  with pytest.raises(ValueError, match='TIMED_INPUTS'):
+    reporting.speed_figure(validation)
+  timed = validation_cases.validation(tmp_path, speed_ups=(1, 1.2, 1.5, 2, 3))
+  lines = _lines(reporting.speed_figure(timed).axes[0])
+  first, second = timed.tables
+  np.testing.assert_allclose(
+    lines[first.name].get_ydata(), first.curve.mean_speed_ups
+  )
+  assert second.name not in lines

@@ -1,0 +1,60 @@
+"""Measures how fast every threshold of a grid decodes, inputs one by one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from calm_jax import decoding, evaluation, model, pipeline, records
+from calm_jax.cli import jobs
+
+_REPEATS = 3
+
+
+def measure(
+  loaded: pipeline.LoadedRun,
+  batches: Sequence[Any],
+  *,
+  policy: decoding.ComputePolicy,
+  thresholds: Sequence[float],
+  num_inputs: int,
+  fingerprint: dict[str, Any],
+) -> records.SettingSpeeds:
+  """Times the full model and a policy at J thresholds, interleaved.
+
+  Args:
+    loaded: the run.
+    batches: the calibration split.
+    policy: the policy.
+    thresholds: the grid.
+    num_inputs: how many of the inputs are decoded, at batch 1.
+    fingerprint: that of the loss table.
+
+  Raises:
+    ValueError: if there are no inputs.
+  """
+  names = [f'threshold {threshold:g}' for threshold in thresholds]
+  timings = evaluation.time_decode(
+    model.as_layered_decoder(loaded.config),
+    loaded.params,
+    evaluation.take_batches(batches, batch_size=1, num_batches=num_inputs),
+    {
+      'full model': decoding.full_model(policy),
+      **{
+        name: decoding.with_threshold(policy, threshold)
+        for name, threshold in zip(names, thresholds, strict=True)
+      },
+    },
+    max_length=loaded.feature_lengths['targets'],
+    baseline='full model',
+    eos_id=loaded.tokenizer.eos_id,
+    depth_loops=jobs.DEPTH_LOOPS,
+    num_repeats=_REPEATS,
+    progress=jobs.say,
+  )
+  full, *settings = timings
+  return records.SettingSpeeds(
+    settings=tuple(thresholds),
+    full=full,
+    timings=tuple(settings),
+    fingerprint=fingerprint,
+    context=jobs.run_context(loaded.config),
+  )
