@@ -61,6 +61,12 @@ class Cost:
     """All terms together."""
     return sum(self.bytes.values())
 
+  @property
+  def stepping_bytes(self) -> float:
+    """All terms but those that are paid once per batch of requests."""
+    once = self.bytes['encoder'] + self.bytes['cross_fill']
+    return self.total_bytes - once
+
 
 def decode_cost(
   config: T5Config,
@@ -123,10 +129,10 @@ def decode_cost(
 def speed_up_ceiling(full: Cost, early: Cost) -> float:
   """Returns how much faster `early` can be where memory traffic is the bound.
 
-  Both per step of their token loops, as speed-ups are measured.
+  Per step of their token loops, without what is paid once per batch.
   """
-  return (full.total_bytes / full.num_steps) / (
-    early.total_bytes / early.num_steps
+  return (full.stepping_bytes / full.num_steps) / (
+    early.stepping_bytes / early.num_steps
   )
 
 

@@ -8,8 +8,9 @@ same number of steps. Everything of one shape and batch runs in turns with a
 read of memory among them, and medians of the same turns are compared. Depths
 are forced (a mean of L/4 at batch 1, L/3 in batches), since random weights exit
 nowhere in particular; 'margin checks' are the same depths with the softmax
-margin computed after every layer. Needs JAX and nothing else. On two CPU cores
-about two minutes for T5-small at batch 1.
+margin computed after every layer. What happens once per request (encoder, keys
+and values of the source) is measured by itself and taken off. Needs JAX and
+nothing else. On two CPU cores some minutes for T5-small at batch 1.
 
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
 
@@ -19,6 +20,7 @@ prints the table of an earlier run.
 import argparse
 import dataclasses
 import functools
+import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,7 +33,6 @@ from calm_jax import (
   decoding,
   evaluation,
   exits,
-  interfaces,
   model,
   records,
   reporting,
@@ -43,9 +44,12 @@ from calm_jax.records import provenance
 DEPTH_LOOPS = {
   'while': decoding.WhileDepthLoop(),
   'unrolled': decoding.UnrolledDepthLoop(),
+  'compacting': decoding.CompactingDepthLoop(),
 }
 FILLS = {'eager': decoding.ProjectExitState()}
 _READ = 'read'
+_START = 'start'
+_FULL, _ONE = 'full depth', 'all after layer 1'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,18 +79,18 @@ def ways(
   size = (batch_size, length)
   share = 4 if batch_size == 1 else 3
   depths = {
-    'full depth': np.full(size, num_layers, np.int32),
-    'all after layer 1': np.ones(size, np.int32),
+    _FULL: np.full(size, num_layers, np.int32),
+    _ONE: np.ones(size, np.int32),
     f'depths of mean L/{share}': forced_depths.random_depths(
       size, num_layers, mean=max(1.0, num_layers / share), seed=seed
     ),
   }
   for name, exit_layers in depths.items():
     rule = exits.ScheduledExit(exit_layers)
-    if name == 'full depth':
+    if name == _FULL:
       rule = exits.NeverExit()
     for fill, cache_fill in FILLS.items():
-      if name != 'full depth' or fill == 'eager':
+      if name != _FULL or fill == 'eager':
         policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
         yield Way(name, fill, policy, exit_layers)
   checked = forced_depths.CheckedSchedule(exits.SoftmaxMargin(), exit_layers)
@@ -128,50 +132,50 @@ def measure(
     The memory bandwidth in gigabytes per second, and one row per way of
     decoding and depth loop.
   """
+  for loop in depth_loops:
+    if loop not in DEPTH_LOOPS:
+      raise ValueError(
+        f'depth loop {loop!r} is none of {", ".join(DEPTH_LOOPS)}'
+      )
   config = config or model.T5Config.named(shape, dtype=dtype)
   compared = list(ways(config, batch_size, target_length, seed=seed))
   inputs = np.random.default_rng(seed).integers(
     2, config.vocab_size, (batch_size, source_length)
   )
-  runs, compile_seconds = {_READ: bandwidth.prepare_read()}, {}
+  runs: dict[Any, Any] = {_READ: bandwidth.prepare_read()}
+  compile_seconds = {}
   decoder = model.as_layered_decoder(config)
   params = model.init_params(config, jax.random.key(seed))
   for loop in depth_loops:
     depth_loop = DEPTH_LOOPS[loop]
     prepared = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
+    request = functools.partial(
+      decoding.generate, decoder, prepared, inputs, eos_id=-1
+    )
     for way in compared:
-      run = _runner(decoder, prepared, inputs, way, depth_loop, target_length)
+      chosen = dict(
+        policy=way.policy, max_length=target_length, depth_loop=depth_loop
+      )
+      run = functools.partial(request, **chosen)
       compile_seconds[way, loop] = _warm_up(run, way)
       runs[way, loop] = run
+    runs[_START, loop] = functools.partial(
+      decoding.start, decoder, prepared, inputs, **chosen
+    )
   seconds = stopwatch.interleaved_seconds(runs, num_repeats)
   medians = {key: statistics.median(turns) for key, turns in seconds.items()}
   rate = bandwidth.read_bytes() / medians.pop(_READ)
-  rows = _rows(config, medians, compile_seconds, source_length, rate)
-  named = functools.partial(
-    records.SpeedRow, shape=shape, batch_size=batch_size
-  )
-  return rate / 1e9, [named(**row) for row in rows]
-
-
-def _runner(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
-  inputs: np.ndarray,
-  way: Way,
-  depth_loop: interfaces.DepthLoop,
-  target_length: int,
-):
-  """Returns a function that decodes once."""
-  return functools.partial(
-    decoding.generate,
-    decoder,
-    params,
-    inputs,
-    policy=way.policy,
-    max_length=target_length,
-    eos_id=-1,
-    depth_loop=depth_loop,
-  )
+  starts = {loop: medians.pop((_START, loop)) for loop in depth_loops}
+  rows = _rows(config, medians, starts, source_length, rate)
+  return rate / 1e9, [
+    records.SpeedRow(
+      shape=shape,
+      batch_size=batch_size,
+      compile_seconds=compile_seconds[key],
+      **row,
+    )
+    for key, row in zip(medians, rows, strict=True)
+  ]
 
 
 def _warm_up(run, way: Way) -> float:
@@ -183,8 +187,9 @@ def _warm_up(run, way: Way) -> float:
   return evaluation.compile_seconds() - before
 
 
-def _rows(config, medians, compile_seconds, source_length, rate):
+def _rows(config, medians, starts, source_length, rate):
   """Yields the numbers of a row for every way and loop."""
+  stepping = {key: medians[key] - starts[key[1]] for key in medians}
   spent = {
     way: costs.decode_cost(
       config,
@@ -195,10 +200,15 @@ def _rows(config, medians, compile_seconds, source_length, rate):
     )
     for way in dict.fromkeys(way for way, _ in medians)
   }
-  full = min(
-    (key for key in medians if key[0].name == 'full depth'), key=medians.get
+  full, one = (
+    min((k for k in stepping if k[0].name == name), key=stepping.get)
+    for name in (_FULL, _ONE)
   )
-  for (way, loop), seconds in medians.items():
+  # Full depth taken apart: head and fill of all layers, and the layers' rest.
+  num_layers = config.num_decoder_layers
+  per_layer = (stepping[full] - stepping[one]) / (num_layers - 1)
+  whole = stepping[one] - per_layer
+  for (way, loop), seconds in stepping.items():
     cost = spent[way]
     yield dict(
       name=way.name,
@@ -206,10 +216,13 @@ def _rows(config, medians, compile_seconds, source_length, rate):
       cache_fill=way.fill,
       mean_exit_layer=float(way.depths.mean()),
       milliseconds_per_step=1e3 * seconds / cost.num_steps,
-      bound=1e3 * cost.total_bytes / rate / cost.num_steps,
-      speed_up=medians[full] / seconds,
+      start_milliseconds=1e3 * starts[loop],
+      parts=math.nan
+      if way.looks
+      else 1e3 * (whole + per_layer * way.depths.mean()) / cost.num_steps,
+      bound=1e3 * cost.stepping_bytes / rate / cost.num_steps,
+      speed_up=stepping[full] / seconds,
       ceiling=costs.speed_up_ceiling(spent[full[0]], cost),
-      compile_seconds=compile_seconds[way, loop],
     )
 
 
@@ -262,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         rates.append(rate)
         rows += found
-  except (ValueError, KeyError) as error:
+  except ValueError as error:
     sys.exit(f'decode_speed: {error}')
   report = records.SpeedReport(
     bandwidth=statistics.median(rates),

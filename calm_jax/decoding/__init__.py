@@ -10,11 +10,13 @@ from calm_jax.decoding.cache_fills import (
   ProjectExitState,
   ProjectFirstExitState,
 )
+from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.readouts import FullVocabulary
+from calm_jax.decoding.refilling import decode_queue, refill
 from calm_jax.decoding.sampling import (
   Greedy,
   Nucleus,
@@ -34,6 +36,7 @@ from calm_jax.decoding.token_loop import (
 
 __all__ = [
   'Carry',
+  'CompactingDepthLoop',
   'ComputePolicy',
   'DecodeResult',
   'DecodeState',
@@ -53,11 +56,13 @@ __all__ = [
   'UnrolledDepthLoop',
   'WhileDepthLoop',
   'advance',
+  'decode_queue',
   'default_depth_loop',
   'describe',
   'finish',
   'full_model',
   'generate',
+  'refill',
   'start',
   'with_threshold',
 ]

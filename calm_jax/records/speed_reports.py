@@ -17,8 +17,13 @@ class SpeedRow:
     depth_loop: 'while' or 'unrolled'.
     cache_fill: 'eager' or 'deferred'.
     mean_exit_layer: layers per token, 1..L.
-    milliseconds_per_step: median wall clock of a decode over its steps, one
-      token for each row, encoder included.
+    milliseconds_per_step: median wall clock of a decode without its start, over
+      its steps, one token for each row.
+    start_milliseconds: median wall clock of what happens once: the encoder, and
+      keys and values of the source.
+    parts: what a decode of this depth takes by the parts of full depth at the
+      same batch size: head and fill of all layers, and a share of the rest; NaN
+      where there are checks.
     bound: milliseconds per step that memory traffic alone would take at the
       bandwidth measured in the same run.
     speed_up: of the fastest full decode of the same shape and batch over this.
@@ -33,6 +38,8 @@ class SpeedRow:
   cache_fill: str
   mean_exit_layer: float
   milliseconds_per_step: float
+  start_milliseconds: float
+  parts: float
   bound: float
   speed_up: float
   ceiling: float

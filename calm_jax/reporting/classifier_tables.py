@@ -1,7 +1,5 @@
 """Renders how the early-exit classifier does, exit by exit."""
 
-import math
-
 from calm_jax import records
 from calm_jax.reporting import tables
 
@@ -14,13 +12,13 @@ def classifier_table(evaluation: records.ClassifierEvaluation) -> tables.Table:
     rows.append(
       (
         f'layer {layer.exit_layer}',
-        _number(100 * layer.agreement, 1),
-        _number(layer.precision, 3),
-        _number(layer.recall, 3),
-        _number(layer.f1, 3),
-        _number(2 * apart / (1.0 + apart), 3),
-        _number(layer.mean_confidence, 3),
-        _number(layer.cross_entropy, 3),
+        tables.number(100 * layer.agreement, 1),
+        tables.number(layer.precision, 3),
+        tables.number(layer.recall, 3),
+        tables.number(layer.f1, 3),
+        tables.number(2 * apart / (1.0 + apart), 3),
+        tables.number(layer.mean_confidence, 3),
+        tables.number(layer.cross_entropy, 3),
       )
     )
   return tables.Table(
@@ -62,7 +60,3 @@ def _render(evaluation, write, note_form: str) -> str:
   )
   notes = '\n'.join(note_form.format(note) for note in table.notes)
   return f'{title}\n\n{write(table)}\n\n{notes}'
-
-
-def _number(value: float, digits: int) -> str:
-  return f'{value:.{digits}f}' if math.isfinite(value) else '-'

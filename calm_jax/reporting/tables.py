@@ -62,7 +62,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
   rows = []
   for row in result.rows:
     cells = [row_name(row)]
-    cells += [_number(row.quality.get(name), 1) for name in metrics]
+    cells += [number(row.quality.get(name), 1) for name in metrics]
     cells.append(
       _with_error(row.textual_consistency, row.textual_standard_error)
       if row.kind != 'full'
@@ -74,7 +74,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
         if row.kind != 'full'
         else '0'
       )
-    cells.append(_number(row.mean_exit_layer, 2))
+    cells.append(number(row.mean_exit_layer, 2))
     cells.append(_percent(row.mean_exit_layer / result.num_layers))
     cells.append(_shares(row))
     rows.append(tuple(cells))
@@ -111,11 +111,11 @@ def timing_table(result: records.EvaluationResult) -> Table | None:
     cells = [
       row.name,
       str(row.batch_size),
-      _number(row.milliseconds_per_step, 2),
-      f'{_number(row.speed_up, 2)}x',
+      number(row.milliseconds_per_step, 2),
+      f'{number(row.speed_up, 2)}x',
     ]
-    cells += [f'{_number(row.ceiling, 2)}x'] if with_ceiling else []
-    cells += [_number(row.mean_exit_layer, 2), row.depth_loop]
+    cells += [f'{number(row.ceiling, 2)}x'] if with_ceiling else []
+    cells += [number(row.mean_exit_layer, 2), row.depth_loop]
     rows.append(tuple(cells))
   first = result.timings[0]
   notes = [
@@ -259,7 +259,7 @@ def _metrics(result) -> list[str]:
   return sorted(names, key=lambda name: name != result.primary_metric)
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
   """Writes a number, a dash where there is none."""
   if value is None or not math.isfinite(value):
     return '-'
@@ -273,7 +273,7 @@ def _percent(share: float) -> str:
 def _with_error(value: float, error: float) -> str:
   """Writes a mean with its standard error."""
   if not math.isfinite(error):
-    return _number(value, 3)
+    return number(value, 3)
   return f'{value:.3f} ±{error:.3f}'
 
 

@@ -61,7 +61,9 @@ def test_the_fastest_depth_loop_of_each_policy_is_reported(monkeypatch):
     return Result()
 
   monkeypatch.setattr(timing.decoding, 'generate', generate)
-  monkeypatch.setattr(timing.stopwatch.time, 'perf_counter', lambda: next(clock))
+  monkeypatch.setattr(
+    timing.stopwatch.time, 'perf_counter', lambda: next(clock)
+  )
   loops = {
     'slow': decoding.WhileDepthLoop(),
     'fast': decoding.UnrolledDepthLoop(),
