@@ -40,7 +40,9 @@ ALLOWED = {
     'records',
     'reporting',
     'calibration',
+    'checkpoints',
     'evaluation',
+    'training',
   },
   'data': {'evaluation.corpus_metrics', 'tokenizer'},
   'pipeline': {
