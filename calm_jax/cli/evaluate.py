@@ -243,6 +243,9 @@ def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
       baseline=full,
       eos_id=loaded.tokenizer.eos_id,
       depth_loops=jobs.DEPTH_LOOPS,
+      bytes_of=jobs.memory_traffic(
+        loaded.config, loaded.feature_lengths['inputs']
+      ),
       num_repeats=repeats,
       progress=jobs.say,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 
 from calm_jax import (
   checkpoints,
@@ -15,6 +16,7 @@ from calm_jax import (
   pipeline,
   records,
 )
+from calm_jax.benchmarks import costs
 from calm_jax.records import provenance
 from calm_jax.tokenizer import SentencePieceTokenizer
 
@@ -95,6 +97,27 @@ def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
   if threshold is None:
     return {}
   return {'threshold': float(getattr(threshold, 'value', threshold))}
+
+
+def memory_traffic(
+  config: model.T5Config, source_length: int
+) -> Callable[[decoding.ComputePolicy, np.ndarray], float]:
+  """Returns a function from a policy and exit layers [B, T] to bytes moved."""
+
+  def bytes_of(
+    policy: decoding.ComputePolicy, exit_layers: np.ndarray
+  ) -> float:
+    rule = policy.exit_rule
+    layers = range(config.num_decoder_layers) if rule.needs_logits else ()
+    cost = costs.decode_cost(
+      config,
+      exit_layers,
+      source_length=source_length,
+      looks=[bool(rule.looks(layer)) for layer in layers],
+    )
+    return cost.total_bytes
+
+  return bytes_of
 
 
 def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:

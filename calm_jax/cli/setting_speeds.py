@@ -47,6 +47,9 @@ def measure(
     baseline='full model',
     eos_id=loaded.tokenizer.eos_id,
     depth_loops=jobs.DEPTH_LOOPS,
+    bytes_of=jobs.memory_traffic(
+      loaded.config, loaded.feature_lengths['inputs']
+    ),
     num_repeats=_REPEATS,
     progress=jobs.say,
   )

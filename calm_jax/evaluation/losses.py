@@ -27,10 +27,12 @@ class ConsistencyLoss:
 
   Attributes:
     name: 'textual', 'risk' or 'signed'.
-    metric: metric(prediction, references) -> [0, 1].
+    metric: metric(prediction, references) -> [0, 1], the same whenever asked.
     loss_range: the smallest and the largest value.
     needs_references: whether each example needs reference texts.
     of: (metric, early, full, references) of one example -> the loss.
+    scores: what the metric has given before: a grid of settings scores the same
+      full output, and many a repeated early one, again and again.
   """
 
   name: str
@@ -38,6 +40,9 @@ class ConsistencyLoss:
   loss_range: tuple[float, float]
   needs_references: bool
   of: Callable[..., float]
+  scores: dict[tuple[str, tuple[str, ...]], float] = dataclasses.field(
+    default_factory=dict, repr=False, compare=False
+  )
 
   @property
   def metric_name(self) -> str:
@@ -105,9 +110,13 @@ class ConsistencyLoss:
 
   def _of_example(self, number, early, full, references) -> float:
     def checked(prediction, texts):
+      key = prediction, tuple(texts)
+      if key in self.scores:
+        return self.scores[key]
       value = self.metric(prediction, texts)
       if _is_similarity(value):
-        return min(1.0, max(0.0, float(value)))
+        self.scores[key] = min(1.0, max(0.0, float(value)))
+        return self.scores[key]
       raise ValueError(
         f'metric {_label(self.metric)} gave {value!r} for example {number}; a '
         'metric must return a number in [0, 1]'

@@ -32,7 +32,7 @@ class _Measured:
     params: parameters in the layout of the loop.
     seconds: one wall clock per batch and repeat.
     num_steps: steps of the token loop per batch.
-    mean_exit_layer: over all batches.
+    exit_layers: int [B, T] per batch, -1 where not decoded.
   """
 
   policy: decoding.ComputePolicy
@@ -40,7 +40,12 @@ class _Measured:
   params: Any
   seconds: list[list[float]]
   num_steps: list[int]
-  mean_exit_layer: float = math.nan
+  exit_layers: list[np.ndarray]
+
+  def mean_exit_layer(self) -> float:
+    """Returns the layers per decoded token, over all batches."""
+    layers = np.concatenate([batch.ravel() for batch in self.exit_layers])
+    return float(layers[layers > 0].mean())
 
   def seconds_per_batch(self) -> float:
     """Returns the mean over batches of the median over repeats."""
@@ -63,7 +68,7 @@ def time_decode(
   eos_id: int = 1,
   depth_loops: Mapping[str, interfaces.DepthLoop] | None = None,
   num_repeats: int = 5,
-  ceilings: Mapping[str, float] | None = None,
+  bytes_of: Callable[[decoding.ComputePolicy, np.ndarray], float] | None = None,
   progress: Callable[[str], None] | None = None,
 ) -> tuple[records.TimingRow, ...]:
   """Times policies on batches of one shape.
@@ -85,7 +90,8 @@ def time_decode(
     eos_id: the id that ends a sequence.
     depth_loops: name -> depth loop to try; only the default one if None.
     num_repeats: how often each batch is timed, after one warm-up.
-    ceilings: name -> the largest speed-up that memory traffic allows.
+    bytes_of: what a policy with these exit layers (int [B, T]) has to move, for
+      the largest speed-up that memory traffic allows; NaN without it.
     progress: gets a line per policy while it compiles, and when done.
 
   Returns:
@@ -124,7 +130,7 @@ def time_decode(
     runs, num_repeats
   ).items():
     measured[name].seconds[index] = seconds
-  return _rows(measured, policies, baseline, len(inputs[0]), ceilings or {})
+  return _rows(measured, policies, baseline, len(inputs[0]), bytes_of)
 
 
 def take_batches(
@@ -207,6 +213,7 @@ def _prepare(decoder, params, policies, depth_loops, num_batches):
       params=layouts[loop_name],
       seconds=[[] for _ in range(num_batches)],
       num_steps=[],
+      exit_layers=[],
     )
     for name, policy in policies.items()
     for loop_name, loop in loops.items()
@@ -215,16 +222,25 @@ def _prepare(decoder, params, policies, depth_loops, num_batches):
 
 def _warm_up(entry: _Measured, run, num_batches: int) -> None:
   """Compiles, and counts steps and layers, which time does not change."""
-  layers = []
   for index in range(num_batches):
     result = run(entry, index)
     entry.num_steps.append(int(np.max(result.lengths)))
-    exit_layers = np.asarray(result.exit_layers)
-    layers.append(exit_layers[exit_layers > 0])
-  entry.mean_exit_layer = float(np.concatenate(layers).mean())
+    entry.exit_layers.append(np.asarray(result.exit_layers))
 
 
-def _rows(measured, policies, baseline, batch_size, ceilings):
+def _ceiling(full: _Measured, entry: _Measured, bytes_of) -> float:
+  """Returns the ratio of what the two move per step."""
+  if bytes_of is None:
+    return math.nan
+  whole, part = (
+    sum(bytes_of(one.policy, layers) for layers in one.exit_layers)
+    / sum(one.num_steps)
+    for one in (full, entry)
+  )
+  return whole / part
+
+
+def _rows(measured, policies, baseline, batch_size, bytes_of):
   """Returns one row per policy under its fastest depth loop."""
   fastest = {}
   for name in policies:
@@ -235,7 +251,7 @@ def _rows(measured, policies, baseline, batch_size, ceilings):
     }
     best = min(loops, key=lambda loop_name: loops[loop_name].seconds_per_step())
     fastest[name] = (best, loops[best])
-  baseline_seconds = fastest[baseline][1].seconds_per_step()
+  full = fastest[baseline][1]
   return tuple(
     records.TimingRow(
       name=name,
@@ -243,11 +259,11 @@ def _rows(measured, policies, baseline, batch_size, ceilings):
       depth_loop=loop_name,
       milliseconds_per_step=1e3 * entry.seconds_per_step(),
       milliseconds_per_batch=1e3 * entry.seconds_per_batch(),
-      speed_up=baseline_seconds / entry.seconds_per_step(),
-      ceiling=ceilings.get(name, math.nan),
+      speed_up=full.seconds_per_step() / entry.seconds_per_step(),
+      ceiling=_ceiling(full, entry, bytes_of),
       num_batches=len(entry.seconds),
       num_repeats=len(entry.seconds[0]),
-      mean_exit_layer=entry.mean_exit_layer,
+      mean_exit_layer=entry.mean_exit_layer(),
     )
     for name, (loop_name, entry) in fastest.items()
   )

@@ -127,7 +127,8 @@ def timing_table(result: records.EvaluationResult) -> Table | None:
   ]
   if with_ceiling:
     notes.append(
-      'ceiling: what the memory traffic of the layers used would allow.'
+      'ceiling: what the memory traffic of the layers used, of every check '
+      'and of the encoder would allow.'
     )
   return Table(tuple(header), tuple(rows), tuple(notes))
 

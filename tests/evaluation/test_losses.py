@@ -121,7 +121,7 @@ def test_what_a_metric_may_not_return_is_named(bad):
 def test_what_a_metric_may_return():
   values = [True, 0, np.float32(0.25), np.bool_(False), 1 + 4e-16, -4e-16]
   found = evaluation.textual_loss(returns(values)).of_texts(
-    ['a'] * 6, ['a'] * 6
+    list('abcdef'), list('abcdef')
   )
   assert found.tolist() == [0.0, 1.0, 0.75, 1.0, 0.0, 1.0]
 
@@ -154,3 +154,19 @@ def test_what_is_refused():
     evaluation.textual_loss(too_good).of_texts(['a', 'b'], ['a', 'b'])
   with pytest.raises(ValueError, match='no name to be found by again'):
     evaluation.get_loss('textual', lambda prediction, references: 1.0)
+
+
+def test_a_text_is_scored_once():
+  """A grid of settings compares the full output again and again."""
+  asked = []
+
+  def metric(prediction, references):
+    asked.append(prediction)
+    return float(prediction in references)
+
+  loss = losses.risk_loss(metric)
+  for early in (['a', 'x'], ['b', 'x'], ['a', 'y']):
+    found = loss.of_texts(early, ['a', 'y'], [['a'], ['y', 'z']])
+    expected = [float(early[0] != 'a'), float(early[1] != 'y')]
+    np.testing.assert_array_equal(found, expected)
+  assert sorted(asked) == ['a', 'b', 'x', 'y']

@@ -31,14 +31,20 @@ def test_a_row_per_policy_with_the_full_model_as_the_measure():
     num_batches=9,
   )
   assert len(batches) == 2
-  rows = time_decode(batches, POLICIES, num_repeats=2, ceilings={'static': 2.0})
+  rows = time_decode(
+    batches,
+    POLICIES,
+    num_repeats=2,
+    # A layer moves two bytes, everything else of a step four.
+    bytes_of=lambda _, layers: float((4 + 2 * layers).sum()),
+  )
   assert [row.name for row in rows] == ['full', 'static']
   assert rows[0].speed_up == 1.0
   assert rows[1].speed_up == pytest.approx(
     rows[0].milliseconds_per_step / rows[1].milliseconds_per_step
   )
   assert [row.mean_exit_layer for row in rows] == [3.0, 1.0]
-  assert np.isnan(rows[0].ceiling) and rows[1].ceiling == 2.0
+  assert [row.ceiling for row in rows] == [1.0, 10 / 6]
   for row in rows:
     assert (row.batch_size, row.num_batches, row.num_repeats) == (2, 2, 2)
     # Every batch decodes four tokens.
@@ -76,6 +82,7 @@ def test_the_fastest_depth_loop_of_each_policy_is_reported(monkeypatch):
   # One tick for a batch of two tokens.
   assert rows[1].milliseconds_per_batch == 1e3
   assert rows[1].milliseconds_per_step == 500.0
+  assert np.isnan(rows[1].ceiling)
 
 
 def test_filling_rows_are_not_timed():
