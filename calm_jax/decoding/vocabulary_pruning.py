@@ -52,6 +52,10 @@ class PrunedVocabulary:
   lower. Thresholds of the full vocabulary therefore do not carry over:
   calibrate anew.
 
+  Confidences seen before an exit do not depend on the threshold, so what
+  `evaluation.threshold_reuse` says of lower thresholds holds here as well.
+  Samplers draw among the candidates, with noise by place in the list.
+
   With all blocks kept it is the unpruned decoder, but for rounding. A check
   reads B * C rows where the full one reads V: worth it while B * C is well
   below V.
