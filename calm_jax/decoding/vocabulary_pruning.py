@@ -4,7 +4,7 @@ A `readout` after "Dynamic Vocabulary Pruning in Early-Exit LLMs" (arXiv
 2410.18952). The first check of a token reads all V rows of the output matrix
 and keeps the most promising ones; later checks of that token read only those.
 Here the shortlist is made of blocks of neighbouring ids, found through block
-maxima: a `top_k` over V costs more than the matmul it is to save.
+maxima, so that `top_k` never sorts all of V.
 """
 
 import dataclasses
@@ -41,9 +41,10 @@ class PrunedVocabulary:
 
   The vocabulary is cut into blocks of `block_size` neighbouring ids. At the
   first check of a token the `num_blocks` blocks whose best logits are highest
-  are kept, which hold that layer's `num_blocks` best tokens for certain (small
-  blocks choose better among as many candidates, large ones faster). A token
-  outside cannot be said at a later exit unless `final` is 'full'.
+  are kept, which hold that layer's `num_blocks` best tokens for certain; the
+  rest is what stands beside them. So of as many candidates many small blocks
+  miss less and a few large ones are found faster. A token outside cannot be
+  said at a later exit unless `final` is 'full'.
 
   Confidences are those of a softmax over the candidates, at the first check
   too: where the two best tokens of a layer are among them, which at the first
@@ -74,8 +75,8 @@ class PrunedVocabulary:
   nothing is pruned.
   """
 
-  num_blocks: int = dataclasses.field(default=32, metadata=dict(static=True))
-  block_size: int = dataclasses.field(default=16, metadata=dict(static=True))
+  num_blocks: int = dataclasses.field(default=128, metadata=dict(static=True))
+  block_size: int = dataclasses.field(default=4, metadata=dict(static=True))
   final: str = dataclasses.field(default='pruned', metadata=dict(static=True))
 
   @property
