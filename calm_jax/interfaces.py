@@ -54,7 +54,7 @@ class LayeredDecoder:
     logits: `(params, hidden [..., D], weights=None) -> [..., V] float32`. Final
       norm and shared output projection; with `weights` [B, C, D] from
       `output_rows` and hidden [B, D], over those rows only: [B, C].
-    output_rows: `(params, token_ids [B, C]) -> weights [B, C, D]`.
+    output_rows: `(params, token_ids [B, C]) -> weights [B, C, D]` in `dtype`.
     take_rows: `(cache, rows [R]) -> cache`. Reorders or selects rows.
   """
 
@@ -178,7 +178,19 @@ class CacheFill(PolicySlot, Protocol):
 
 
 class Readout(PolicySlot, Protocol):
-  """Decides over which candidates logits are computed."""
+  """Decides over which candidates logits are computed.
+
+  Called at every check of an exit rule that needs logits; after the last layer
+  for one that needs none.
+  """
+
+  @property
+  def reads_exit_states(self) -> bool:
+    """Whether exit states are read once more after checks; static.
+
+    The second read then chooses the tokens, and may be over other candidates.
+    Otherwise the logits on which a row stopped choose its token.
+    """
 
   def step(
     self,
@@ -188,12 +200,25 @@ class Readout(PolicySlot, Protocol):
     *,
     hidden: Array,
     layer: Array | int,
+    first: Array | bool,
+    active: Array,
   ) -> tuple[PyTree, Array, Array | None]:
     """Returns state, logits float32 [B, C] of `hidden` [B, D], and token_ids.
 
-    `token_ids` is int32 [B, C], or None when C is the vocabulary in order.
-    `layer` is the layer the states came out of: a scalar, or int32 [B] where
-    rows stopped at different layers.
+    `token_ids` is int32 [B, C], or None when C is the vocabulary in order; C is
+    the same at all checks.
+
+    Args:
+      state: the slot's state.
+      decoder: the decoder.
+      params: its prepared parameters.
+      hidden: [B, D], the states to read.
+      layer: the layer they came out of: a scalar at a check, int32 [B] for exit
+        states, after the layers.
+      first: whether this is the first read of the present token; a Python bool
+        where `layer` is a Python int, and for exit states.
+      active: bool [B], the rows that are read. The loop does not mask what
+        happens to the state of the others, as it does for the other slots.
     """
 
 
@@ -205,7 +230,10 @@ class ExitRule(PolicySlot, Protocol):
     """Whether `step` reads `view.logits`; static: the matmul is left out."""
 
   def looks(self, layer: Array | int) -> Array | bool:
-    """Whether the rule looks at this layer at all (a scalar)."""
+    """Whether the rule looks at this layer at all (a scalar).
+
+    A Python bool for a Python int, the same for every token.
+    """
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Returns state, stop bool [B] and confidence float32 [B] in [0, 1] or NaN.

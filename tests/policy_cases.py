@@ -101,6 +101,7 @@ _MARGIN = exits.SoftmaxMargin()
 _CLASSIFIER = exits.Classifier(
   np.random.default_rng(3).normal(size=CONFIG.embed_dim) / 12.0, 0.1
 )
+PRUNED = decoding.PrunedVocabulary(num_blocks=3, block_size=6)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 
 CASES = (
@@ -154,6 +155,14 @@ CASES = (
     _exits(_confident(_MARGIN)),
     0.3,
     decoding.Nucleus(0.9, temperature=1.2),
+  ),
+  Case('margin_pruned', _exits(_confident(_MARGIN), readout=PRUNED), 0.5),
+  Case(
+    'margin_pruned_full_final',
+    _exits(
+      _confident(_MARGIN), readout=dataclasses.replace(PRUNED, final='full')
+    ),
+    0.5,
   ),
   Case(
     'skip_feed_forward',
@@ -379,9 +388,14 @@ def parallel_reference(name, first_exit=False):
 
 
 @functools.cache
-def masked_reference(name):
-  """Returns the model's own masked logits [B, T, V] for a decode."""
+def masked_reference(name, exit_layer=None):
+  """Returns the model's own masked logits [B, T, V] for a decode.
+
+  After the layers that it used, or after `exit_layer` layers everywhere.
+  """
   mask, ffn_mask = layer_masks(name)
+  if exit_layer is not None:
+    mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
   run_masked = _masked_decode()
   return np.asarray(
     run_masked(params(), inputs(), decoder_input_tokens(name), mask, ffn_mask)

@@ -67,6 +67,8 @@ def test_parts_of_policies_differ_in_structure():
       'projected': decoding.ProjectExitState(),
       'every layer': decoding.EveryLayer(),
       'full vocabulary': decoding.FullVocabulary(),
+      'pruned vocabulary': decoding.PrunedVocabulary(),
+      'pruned, full final': decoding.PrunedVocabulary(final='full'),
       'greedy': decoding.Greedy(),
       'temperature': decoding.Temperature(1.0),
     }.items()

@@ -76,7 +76,7 @@ def _build(num_layers):
     attend=_attend,
     feed_forward=_feed_forward,
     logits=_logits,
-    output_rows=lambda params, ids: ids[..., None].astype(jnp.float32),
+    output_rows=lambda params, ids: _embed(params, ids, None),
     take_rows=lambda cache, rows: jax.tree.map(lambda x: x[rows], cache),
   )
 

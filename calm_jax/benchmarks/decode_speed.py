@@ -8,9 +8,10 @@ same number of steps. Everything of one shape and batch runs in turns with a
 read of memory among them, and medians of the same turns are compared. Depths
 are forced (a mean of L/4 at batch 1, L/3 in batches), since random weights exit
 nowhere in particular; 'margin checks' are the same depths with the softmax
-margin computed after every layer. What happens once per request (encoder, keys
-and values of the source) is measured by itself and taken off. Needs JAX and
-nothing else. On two CPU cores some minutes for T5-small at batch 1.
+margin computed after every layer, 'checks of candidates' prunes the vocabulary
+to 512 candidates at the first of them. What happens once per request (encoder,
+keys and values of the source) is measured by itself and taken off. Needs JAX
+and nothing else. On two CPU cores some minutes for T5-small at batch 1.
 
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
 
@@ -62,6 +63,7 @@ class Way:
     policy: the policy.
     depths: int [B, T], the exit layers that it forces.
     looks: bool [L], the layers after which logits are computed; () for none.
+    num_candidates: of a pruned vocabulary; None for all of V.
   """
 
   name: str
@@ -69,6 +71,7 @@ class Way:
   policy: decoding.ComputePolicy
   depths: np.ndarray
   looks: tuple[bool, ...] = ()
+  num_candidates: int | None = None
 
 
 def ways(
@@ -94,13 +97,21 @@ def ways(
         policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
         yield Way(name, fill, policy, exit_layers)
   checked = forced_depths.CheckedSchedule(exits.SoftmaxMargin(), exit_layers)
-  yield Way(
-    f'{name}, margin checks',
-    'eager',
-    decoding.ComputePolicy(exit_rule=checked),
-    exit_layers,
-    (True,) * num_layers,
+  pruned = decoding.PrunedVocabulary(
+    block_size=min(16, config.vocab_size // 32)
   )
+  for what, readout, num_candidates in (
+    ('margin checks', decoding.FullVocabulary(), None),
+    ('checks of candidates', pruned, pruned.num_blocks * pruned.block_size),
+  ):
+    yield Way(
+      f'{name}, {what}',
+      'eager',
+      decoding.ComputePolicy(exit_rule=checked, readout=readout),
+      exit_layers,
+      (True,) * num_layers,
+      num_candidates,
+    )
 
 
 def measure(
@@ -197,6 +208,7 @@ def _rows(config, medians, starts, source_length, rate):
       source_length=source_length,
       fill=way.fill,
       looks=way.looks,
+      num_candidates=way.num_candidates,
     )
     for way in dict.fromkeys(way for way, _ in medians)
   }

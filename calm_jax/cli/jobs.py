@@ -109,11 +109,15 @@ def memory_traffic(
   ) -> float:
     rule = policy.exit_rule
     layers = range(config.num_decoder_layers) if rule.needs_logits else ()
+    num_candidates = None
+    if isinstance(policy.readout, decoding.PrunedVocabulary):
+      num_candidates = policy.readout.num_blocks * policy.readout.block_size
     cost = costs.decode_cost(
       config,
       exit_layers,
       source_length=source_length,
       looks=[bool(rule.looks(layer)) for layer in layers],
+      num_candidates=num_candidates,
     )
     return cost.total_bytes
 

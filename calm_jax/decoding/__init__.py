@@ -33,6 +33,7 @@ from calm_jax.decoding.token_loop import (
   generate,
   start,
 )
+from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary, Shortlist
 
 __all__ = [
   'Carry',
@@ -49,8 +50,10 @@ __all__ = [
   'PolicyState',
   'ProjectExitState',
   'ProjectFirstExitState',
+  'PrunedVocabulary',
   'Rows',
   'Sampler',
+  'Shortlist',
   'Temperature',
   'TopK',
   'UnrolledDepthLoop',

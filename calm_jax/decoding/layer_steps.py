@@ -103,7 +103,7 @@ class Layers:
     )
     if not self.policy.exit_rule.needs_logits:
       return rows
-    read = functools.partial(self._read, layer=0, of=self.alive)
+    read = functools.partial(self._read, layer=0, first=True, of=self.alive)
     shapes = jax.eval_shape(read, rows)
     logits, token_ids = jax.tree.map(
       lambda shape: jnp.zeros(shape.shape, shape.dtype),
@@ -161,13 +161,23 @@ class Layers:
 
   def read(self, rows: Rows) -> Rows:
     """Returns rows with the logits of their exit states."""
-    if self.policy.exit_rule.needs_logits:
+    checked = self.policy.exit_rule.needs_logits
+    if checked and not self.policy.readout.reads_exit_states:
       return rows
     # The layer each state came from; rows that are not decoded have none.
     layer = jnp.maximum(rows.exit_layers - 1, 0)
-    return self._read(rows, layer, of=self.alive)
+    return self._read(rows, layer, first=not checked, of=self.alive)
 
-  def _read(self, rows: Rows, layer: Array | int, *, of: Array) -> Rows:
+  @property
+  def first_check(self) -> int:
+    """The layer of the first check of every token; the last one is a check."""
+    looks = self.policy.exit_rule.looks
+    last = self.num_layers - 1
+    return next((layer for layer in range(last) if looks(layer)), last)
+
+  def _read(
+    self, rows: Rows, layer: Array | int, *, first: Array | bool, of: Array
+  ) -> Rows:
     """Computes logits of the present states, for the rows in `of` [B]."""
     state, logits, token_ids = self.policy.readout.step(
       rows.policy.readout,
@@ -175,8 +185,9 @@ class Layers:
       self.params,
       hidden=rows.hidden[:, 0],
       layer=layer,
+      first=first,
+      active=of,
     )
-    state = _keep_rows(of, state, rows.policy.readout)
     return dataclasses.replace(
       rows,
       logits=logits,
@@ -191,7 +202,10 @@ class Layers:
     looks = rule.looks(layer)
     now = rows
     if rule.needs_logits:
-      read = functools.partial(self._read, layer=layer, of=rows.active)
+      first = layer == self.first_check
+      read = functools.partial(
+        self._read, layer=layer, first=first, of=rows.active
+      )
       now = when(looks | last, read, rows)
 
     def look(_):

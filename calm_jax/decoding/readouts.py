@@ -5,6 +5,7 @@ looks at logits, once per check.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces import LayeredDecoder
@@ -15,6 +16,8 @@ from calm_jax.pytrees import register_pytree
 @dataclasses.dataclass(frozen=True)
 class FullVocabulary:
   """Reads every state out over the whole vocabulary. The null object."""
+
+  reads_exit_states: ClassVar[bool] = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""
@@ -35,7 +38,9 @@ class FullVocabulary:
     *,
     hidden: Array,
     layer: Array | int,
+    first: Array | bool,
+    active: Array,
   ) -> tuple[PyTree, Array, None]:
     """Returns state, logits float32 [B, V] of `hidden` [B, D], and no ids."""
-    del layer
+    del layer, first, active
     return state, decoder.logits(params, hidden), None

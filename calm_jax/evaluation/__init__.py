@@ -26,6 +26,10 @@ from calm_jax.evaluation.losses import (
   textual_loss,
 )
 from calm_jax.evaluation.samples import decoded_text, sample_outputs
+from calm_jax.evaluation.shortlist_misses import (
+  ShortlistMisses,
+  count_shortlist_misses,
+)
 from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
 from calm_jax.evaluation.timing import take_batches, time_decode
 
@@ -35,11 +39,13 @@ __all__ = [
   'DecodeStore',
   'DecodedDataset',
   'Scoring',
+  'ShortlistMisses',
   'baseline_row',
   'build_loss_table',
   'changed_rows',
   'compare',
   'compile_seconds',
+  'count_shortlist_misses',
   'decode_dataset',
   'decode_for_comparison',
   'decoded_text',

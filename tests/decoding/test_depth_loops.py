@@ -64,10 +64,12 @@ class CountingPlan(_Slot):
 class CountingReadout(_Slot):
   """Reads out over the candidates 9, 3, 1, 0; counts the reads per row."""
 
-  def step(self, state, decoder, params, *, hidden, layer):
+  reads_exit_states: ClassVar[bool] = False
+
+  def step(self, state, decoder, params, *, hidden, layer, first, active):
     ids = jnp.broadcast_to(jnp.array([9, 3, 1, 0]), (hidden.shape[0], 4))
     weights = decoder.output_rows(params, ids)
-    return state + 1, decoder.logits(params, hidden, weights), ids
+    return state + active, decoder.logits(params, hidden, weights), ids
 
 
 @register_pytree

@@ -23,8 +23,11 @@ EXCEPTIONS = {
   (2, 'fixed_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'oracle'): 'no threshold; an early exit always says its target',
+  (2, 'margin_pruned'): 'says candidates only; with all kept it is unpruned',
   (2, 'skip_feed_forward'): 'not the full model; with nothing skipped it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
+  (3, 'margin_pruned'): 'all is over the candidates of the first check',
+  (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   **{
     (9, name): 'draws nothing; a key changes nothing'
@@ -133,6 +136,30 @@ def law_2__skip_feed_forward(name):
   same_tokens_as_full(cases.run(case))
 
 
+def law_2__margin_pruned(name):
+  num_blocks = -(-cases.V // cases.PRUNED.block_size)
+  readout = dataclasses.replace(cases.PRUNED, num_blocks=num_blocks)
+  unpruned = cases.case('softmax_margin')
+
+  def policy(rows, threshold):
+    policy = unpruned.policy(rows, threshold)
+    return dataclasses.replace(policy, readout=readout)
+
+  all_kept = dataclasses.replace(unpruned, policy=policy)
+  same_tokens_as_full(cases.run(dataclasses.replace(all_kept, threshold=1.0)))
+  result, expected = cases.run(all_kept), cases.decode('softmax_margin')
+  for field in ('tokens', 'exit_layers', 'lengths'):
+    np.testing.assert_array_equal(
+      getattr(result, field), getattr(expected, field)
+    )
+  for field in ('confidences', 'rejected_confidences', 'scores'):
+    np.testing.assert_allclose(
+      getattr(result, field), getattr(expected, field), atol=1e-5
+    )
+  never = cases.run(dataclasses.replace(cases.case(name), threshold=1.0))
+  assert set(np.unique(never.exit_layers)) <= {-1, cases.L}
+
+
 def same_tokens_as_full(result):
   np.testing.assert_array_equal(result.tokens, cases.decode('full').tokens)
 
@@ -152,8 +179,42 @@ def law_3__margin_first_exit_fill(name):
     agrees_with_logits(name, cases.masked_reference(name))
 
 
-def agrees_with_logits(name, logits):
-  """Asserts tokens, scores and softmax confidences of a decode on logits."""
+def law_3__margin_pruned(name):
+  result, _ = cases.decode_poisoned(name)
+  same(result, cases.decode(name))
+  logits = cases.masked_reference(name)
+  agrees_with_logits(name, over_candidates(name, logits))
+  with pytest.raises(AssertionError):
+    agrees_with_logits(name, logits)
+
+
+def law_3__margin_pruned_full_final(name):
+  result, _ = cases.decode_poisoned(name)
+  same(result, cases.decode(name))
+  logits = cases.masked_reference(name)
+  seen = over_candidates(name, logits)
+  agrees_with_logits(name, logits, seen=seen)
+  with pytest.raises(AssertionError):
+    agrees_with_logits(name, logits)
+
+
+def over_candidates(name, logits):
+  """Returns logits with -inf outside the best blocks of the first check."""
+  size = cases.PRUNED.block_size
+  first = cases.masked_reference(name, exit_layer=1)
+  starts = np.arange(0, cases.V, size)
+  maxima = np.maximum.reduceat(first, starts, axis=-1)
+  least = np.sort(maxima, axis=-1)[..., -cases.PRUNED.num_blocks, None]
+  kept = np.repeat(maxima >= least, size, axis=-1)[..., : cases.V]
+  assert (kept.sum(axis=-1) <= cases.PRUNED.num_blocks * size).all()
+  return np.where(kept, logits, -np.inf)
+
+
+def agrees_with_logits(name, logits, *, seen=None):
+  """Asserts tokens, scores and softmax confidences of a decode on logits.
+
+  Confidences are those of the logits `seen`, if other ones.
+  """
   result, case = cases.decode(name), cases.case(name)
   decoded = result.exit_layers > 0
   if case.sampler.deterministic:
@@ -167,7 +228,8 @@ def agrees_with_logits(name, logits):
   np.testing.assert_allclose(result.scores, scores, atol=1e-4)
   rule = case.policy(np.arange(cases.B), case.threshold).exit_rule
   measure = getattr(rule, 'measure', None)
-  top = np.sort(np.asarray(jax.nn.softmax(logits)), axis=-1)[..., -2:]
+  seen = logits if seen is None else seen
+  top = np.sort(np.asarray(jax.nn.softmax(seen)), axis=-1)[..., -2:]
   if isinstance(measure, exits.SoftmaxMargin):
     confidences = top[..., 1] - top[..., 0]
   elif isinstance(measure, exits.SoftmaxMaximum):
@@ -240,19 +302,25 @@ def counted_compilations():
 
 
 def law_6(name):
-  """The output matrix is multiplied once, or once per check."""
+  """The output matrix is multiplied once, or once per check.
+
+  Pruned, at the first check alone; once more where exit states are read again.
+  """
   state = cases.start(cases.case(name))
-  assert output_matmuls(state) == 1  # in the body of the loop over layers
+  rule, readout = state.policy.exit_rule, state.policy.readout
+  again = rule.needs_logits and readout.reads_exit_states
+  # One is in the body of the loop over layers.
+  assert output_matmuls(state) == 1 + again
   state = cases.start_alone(name, 0)
-  rule = state.policy.exit_rule
   checks = [
     layer
     for layer in range(cases.L)
     # The end of the last layer is a check whatever the rule says.
     if rule.looks(layer) or layer == cases.L - 1
   ]
-  expected = len(checks) if rule.needs_logits else 1
-  assert output_matmuls(state) == expected
+  pruned = isinstance(readout, decoding.PrunedVocabulary)
+  expected = len(checks) if rule.needs_logits and not pruned else 1
+  assert output_matmuls(state) == expected + again
 
 
 def output_matmuls(state):

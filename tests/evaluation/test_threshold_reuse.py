@@ -36,7 +36,8 @@ def policy_of(kind):
     if kind == 'decaying':
       threshold = exits.DecayingThreshold(value, temperature=4.0, max_length=8)
     rule = exits.ConfidenceExit(measure, threshold)
-    return decoding.ComputePolicy(exit_rule=rule)
+    readout = cases.PRUNED if kind == 'pruned' else decoding.FullVocabulary()
+    return decoding.ComputePolicy(exit_rule=rule, readout=readout)
 
   return at
 
@@ -72,7 +73,7 @@ def assert_same(one, other):
   assert one.example_ids == other.example_ids
 
 
-@pytest.mark.parametrize('kind', ['margin', 'decaying', 'state'])
+@pytest.mark.parametrize('kind', ['margin', 'decaying', 'state', 'pruned'])
 def test_a_walk_down_the_grid_equals_decoding_everything(decode, kind):
   """To the bit, whichever rows share a batch."""
   policy_at = policy_of(kind)
