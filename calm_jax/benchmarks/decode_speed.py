@@ -98,7 +98,7 @@ def ways(
         yield Way(name, fill, policy, exit_layers)
   checked = forced_depths.CheckedSchedule(exits.SoftmaxMargin(), exit_layers)
   pruned = decoding.PrunedVocabulary(
-    block_size=min(16, config.vocab_size // 32)
+    num_blocks=max(1, min(128, config.vocab_size // 8))
   )
   for what, readout, num_candidates in (
     ('margin checks', decoding.FullVocabulary(), None),
