@@ -10,6 +10,7 @@ from calm_jax.decoding.cache_fills import (
   ProjectExitState,
   ProjectFirstExitState,
 )
+from calm_jax.decoding.deferred_fill import DeferredExitState, PendingStates
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
@@ -37,12 +38,14 @@ __all__ = [
   'ComputePolicy',
   'DecodeResult',
   'DecodeState',
+  'DeferredExitState',
   'EveryLayer',
   'FullVocabulary',
   'Greedy',
   'Layers',
   'Memory',
   'Nucleus',
+  'PendingStates',
   'PolicyState',
   'ProjectExitState',
   'ProjectFirstExitState',
