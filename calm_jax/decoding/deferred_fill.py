@@ -1,14 +1,15 @@
 """Deferred state propagation: K/V of skipped layers, made when first needed.
 
 Eager propagation reads the K/V projections of all layers at every position,
-also of layers that the token never runs. But K/V of a layer for a position that
-left below it depend only on that position's exit state, so they can wait until
-a later token runs the layer: then all positions it still lacks are projected
-together, and the layer's weights are read once for many of them. Layers that no
-token reaches again are never projected.
+also of layers that the token never runs. But K/V of a layer, at a position that
+left below it, depend on that position's exit state alone, so they can wait
+until a later token runs the layer: then all positions it lacks are projected
+together, and its weights are read once for many of them. What no later token
+needs is never projected.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,13 @@ from calm_jax.pytrees import register_pytree
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class PendingStates:
-  """What has not been projected yet.
+  """What K/V can still be made from, and how far each layer has them.
 
   Attributes:
-    exit_states: [B, T, D], the state each position had when it was last seen:
-      its exit state, for positions that are done.
-    filled: int32 [B, L], how many positions of a row have K/V in a layer. These
-      are its first ones, for a row that runs a layer first fills all it lacks.
+    exit_states: [B, T, D], the state of each position when it was last seen:
+      once its layers are done, its exit state.
+    filled: int32 [B, L], 0..T, how many positions have K/V in a layer. They are
+      the row's first ones: a row that runs a layer fills all it lacks.
   """
 
   exit_states: Array
@@ -39,16 +40,18 @@ class PendingStates:
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class DeferredExitState:
-  """Fills a layer when it is about to run, from all exit states it lacks: CALM.
+  """Fills a layer that is about to run, from all the exit states it lacks.
 
-  The same K/V as `ProjectExitState` has, wherever they are read; elsewhere the
-  cache stays empty.
+  CALM's propagation, as `ProjectExitState` does it, but late: K/V that are read
+  are the same, and those that are not read are not made. Nothing is done for a
+  layer that no row runs.
 
   Attributes:
-    block_size: P, how many positions are projected together, at least 1.
+    block_size: P, at least 1: how many positions of each row are projected
+      together. A layer that lacks only the present position takes it alone.
   """
 
-  block_size: int = dataclasses.field(default=8, metadata=dict(static=True))
+  block_size: int = dataclasses.field(default=16, metadata=dict(static=True))
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError if the block size is not positive."""
@@ -60,10 +63,9 @@ class DeferredExitState:
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PendingStates:
     """Returns no states, and no layer filled."""
+    shape = (batch_size, max_length, decoder.embed_dim)
     return PendingStates(
-      exit_states=jnp.zeros(
-        (batch_size, max_length, decoder.embed_dim), decoder.dtype
-      ),
+      exit_states=jnp.zeros(shape, decoder.dtype),
       filled=jnp.zeros((batch_size, decoder.num_layers), jnp.int32),
     )
 
@@ -80,38 +82,52 @@ class DeferredExitState:
     active: Array,
     alive: Array,
   ) -> tuple[PendingStates, PyTree]:
-    """Returns the state and the cache, filled where `active` rows will read.
-
-    A layer left over is nobody's: no block is filled, no weight read.
-    """
+    """Returns the state and the cache, filled where active rows will read."""
     batch_size, length, _ = state.exit_states.shape
-    size = min(self.block_size, length)
-    rows = jnp.arange(batch_size)
+    # The last of these writes, for a layer left over, is of the exit state.
     exit_states = state.exit_states.at[
-      rows, jnp.where(alive, positions, length)
+      jnp.arange(batch_size), jnp.where(alive, positions, length)
     ].set(hidden[:, 0], mode='drop')
     filled = state.filled[:, layer]
 
-    def missing(first):
-      return active & (first <= positions)
+    def lacks(carry, count):
+      first, _ = carry
+      return (active & (first + count <= positions + 1)).any()
 
-    def fill_block(carry):
+    def fill_block(carry, size):
+      """Fills positions first, first + 1, ..., as many as `size`."""
       first, cache = carry
+      # A block that would end behind T begins earlier, and writes less.
       start = jnp.minimum(first, length - size)
       block = start[:, None] + jnp.arange(size)
-      states = jax.vmap(
-        lambda states, start: lax.dynamic_slice_in_dim(states, start, size)
-      )(exit_states, start)
-      where = (first[:, None] <= block) & (block <= positions[:, None])
+      where = (block >= first[:, None]) & (block <= positions[:, None])
       cache = decoder.fill_layer(
-        params, layer, states, block, cache, where & active[:, None]
+        params,
+        layer,
+        _slices(exit_states, start, size),
+        block,
+        cache,
+        where & active[:, None],
       )
       return first + size, cache
 
-    _, cache = lax.while_loop(
-      lambda carry: missing(carry[0]).any(), fill_block, (filled, cache)
-    )
+    # Loops that need not run leave the cache in place, uncopied; branches would
+    # not. One position alone is a matrix-vector product, worth its own loop.
+    carry = filled, cache
+    for size, least in ((min(self.block_size, length), 2), (1, 1)):
+      carry = lax.while_loop(
+        functools.partial(lacks, count=least),
+        functools.partial(fill_block, size=size),
+        carry,
+      )
+    _, cache = carry
     filled = state.filled.at[:, layer].set(
       jnp.where(active, positions + 1, filled)
     )
     return PendingStates(exit_states=exit_states, filled=filled), cache
+
+
+def _slices(states: Array, start: Array, size: int) -> Array:
+  """Returns `size` positions of each row from `start` [B] on: [B, P, D]."""
+  take = functools.partial(lax.dynamic_slice_in_dim, slice_size=size)
+  return jax.vmap(take)(states, start)

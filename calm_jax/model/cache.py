@@ -74,7 +74,7 @@ def write_layer(
     update: [B, H, P, K].
     positions: int32 [P] or [B, P]. A row's positions are consecutive and must
       lie in [0, T).
-    where: bool [B] or [B, P], what to write; all if None.
+    where: bool [B] or [B, P], rows or positions to write; all if None.
   """
   if isinstance(array, tuple):
     rows = _write(array[layer][:, None], 0, update, positions, where)
