@@ -1,8 +1,9 @@
 """Cache fills: what the K/V of layers a token never ran are made from.
 
-The `cache_fill` slot of a policy; these write them at once. Because the K/V of a layer come from the
-state that enters it, and a row that stopped keeps its exit state as `hidden`,
-the paper's state propagation is the plain fill of every layer.
+The `cache_fill` slot of a policy; those here write all layers of a position at
+once. Because the K/V of a layer come from the state that enters it, and a row
+that stopped keeps its exit state as `hidden`, the paper's state propagation is
+the plain fill of every layer.
 """
 
 import dataclasses

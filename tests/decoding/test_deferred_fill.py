@@ -6,6 +6,7 @@ result.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,9 @@ from calm_jax import decoding, exits
 LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
 L, T = 4, 8
 INPUTS = np.array([[1], [2], [3]])
-# In blocks smaller than what is missing, of uneven ends, and in one block.
-BLOCK_SIZES = (1, 3, 99)
+EAGER = decoding.ProjectExitState()
+# Blocks smaller than what is missing, with uneven ends.
+DEFERRED = decoding.DeferredExitState(3)
 
 
 def schedules(batch_size, number=8):
@@ -30,7 +32,7 @@ def schedules(batch_size, number=8):
   return np.where(rng.random(layers.shape) < 0.5, 1, layers)
 
 
-def start(exit_layers, fill, *, depth_loop=LOOPS[0], eos_id=-1):
+def start(exit_layers, fill, *, depth_loop=LOOPS[0]):
   """Starts a decode of the toy on a cache of NaN."""
   state = decoding.start(
     toy.toy_decoder(L),
@@ -40,16 +42,12 @@ def start(exit_layers, fill, *, depth_loop=LOOPS[0], eos_id=-1):
       cache_fill=fill, exit_rule=exits.ScheduledExit(exit_layers)
     ),
     max_length=T,
-    eos_id=eos_id,
+    eos_id=9,
     depth_loop=depth_loop,
   )
   cache = state.carry.cache
   cache = {**cache, 'values': jnp.full_like(cache['values'], jnp.nan)}
-  return with_carry(state, cache=cache)
-
-
-def with_carry(state, **changed):
-  carry = dataclasses.replace(state.carry, **changed)
+  carry = dataclasses.replace(state.carry, cache=cache)
   return dataclasses.replace(state, carry=carry)
 
 
@@ -63,56 +61,43 @@ def assert_same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize('depth_loop', LOOPS)
-@pytest.mark.parametrize('block_size', BLOCK_SIZES)
-@pytest.mark.parametrize('batch_size', [1, 3])
-def test_equals_eager_propagation(batch_size, block_size, depth_loop):
-  """Results agree; so do all K/V below `filled`; the others do not exist."""
-  fill = decoding.DeferredExitState(block_size)
-  exited = set()
+@pytest.mark.parametrize(
+  ('batch_size', 'fill', 'depth_loop'),
+  [
+    *itertools.product((1, 3), (DEFERRED,), LOOPS),
+    (3, decoding.DeferredExitState(1), LOOPS[0]),
+    (3, decoding.DeferredExitState(99), LOOPS[0]),
+  ],
+)
+def test_equals_eager_propagation(batch_size, fill, depth_loop):
+  """Results agree, and what is read; the rest of K/V was never made."""
+  lengths = set()
   for exit_layers in schedules(batch_size):
-    options = dict(depth_loop=depth_loop, eos_id=9)
-    eager, carry = decode(exit_layers, decoding.ProjectExitState(), **options)
+    eager, carry = decode(exit_layers, EAGER, depth_loop=depth_loop)
     expected = np.asarray(carry.cache['values'])
-    deferred, carry = decode(exit_layers, fill, **options)
+    deferred, carry = decode(exit_layers, fill, depth_loop=depth_loop)
     assert_same(deferred, eager)
-    layers_run = np.asarray(eager.exit_layers)[:, None] > np.arange(L)[:, None]
-    read = filled_by(layers_run)
+    exited = np.asarray(eager.exit_layers)
+    read = filled_by(exited[:, None] > np.arange(L)[:, None])
     values = np.asarray(carry.cache['values'])
     np.testing.assert_array_equal(values[read], expected[read])
     assert np.isnan(values[~read]).all()
     pending = carry.policy.cache_fill
     np.testing.assert_array_equal(pending.filled, read.sum(axis=-1))
-    exited.update(eager.lengths.tolist())
-  assert len(exited) > 1, 'no row ended before another'
+    assert (np.asarray(pending.exit_states)[exited == -1] == 0.0).all()
+    lengths.update(eager.lengths.tolist())
+  assert len(lengths) > 1, 'no row ended before another'
 
 
 def filled_by(layers_run):
-  """Returns where K/V are read, bool [B, L, T]: up to each layer's last run."""
+  """Returns which K/V are read, bool [B, L, T]: up to a layer's last run."""
   return np.flip(np.logical_or.accumulate(np.flip(layers_run, -1), -1), -1)
-
-
-@pytest.mark.parametrize('depth_loop', LOOPS)
-def test_tokens_by_hand(depth_loop):
-  result = decoding.generate(
-    toy.toy_decoder(),
-    toy.toy_params(),
-    INPUTS[:1],
-    policy=decoding.ComputePolicy(
-      cache_fill=decoding.DeferredExitState(),
-      exit_rule=exits.ScheduledExit([2, 1, 3]),
-    ),
-    max_length=3,
-    eos_id=-1,
-    depth_loop=depth_loop,
-  )
-  np.testing.assert_array_equal(result.tokens, [toy.EXIT_213_TOKENS])
 
 
 def test_steps_of_advance_change_nothing():
   for exit_layers in schedules(3, number=2):
-    whole, _ = decode(exit_layers, decoding.DeferredExitState(3))
-    state = start(exit_layers, decoding.DeferredExitState(3))
+    whole, _ = decode(exit_layers, DEFERRED)
+    state = start(exit_layers, DEFERRED)
     for steps in (1, 3, 2, None):
       state = decoding.advance(state, steps)
     assert_same(decoding.finish(state), whole)
@@ -121,33 +106,20 @@ def test_steps_of_advance_change_nothing():
 @pytest.mark.parametrize('depth_loop', LOOPS)
 def test_rows_at_different_positions(depth_loop):
   """A row joins others that are 3 and 5 positions ahead, as in refilling."""
-  fill = decoding.DeferredExitState(3)
   for exit_layers in schedules(3, number=2):
-    whole, _ = decode(exit_layers, decoding.ProjectExitState())
+    whole, _ = decode(exit_layers, EAGER)
     carries = [
       decoding.advance(
-        start(exit_layers, fill, depth_loop=depth_loop), steps
+        start(exit_layers, DEFERRED, depth_loop=depth_loop), steps
       ).carry
       for steps in (3, 0, 5)
     ]
     mixed = jax.tree.map(
       lambda *rows: jnp.stack([row[i] for i, row in enumerate(rows)]), *carries
     )
-    state = start(exit_layers, fill, depth_loop=depth_loop)
+    state = start(exit_layers, DEFERRED, depth_loop=depth_loop)
     state = decoding.advance(dataclasses.replace(state, carry=mixed))
     assert_same(decoding.finish(state), whole)
-
-
-def test_ended_rows_keep_their_states():
-  """Exits 1, 2, 3 say 1, 2, 3; the row that says 2 has ended."""
-  exit_layers = np.broadcast_to([[1], [2], [3]], (3, T))
-  state = start(exit_layers, decoding.DeferredExitState(), eos_id=2)
-  states = []
-  for _ in range(2):
-    state = decoding.advance(state, 1)
-    states.append(jax.tree.map(np.asarray, state.carry.policy.cache_fill))
-  assert_same(*(jax.tree.map(lambda leaf: leaf[1], one) for one in states))
-  assert (states[0].exit_states[0] != states[1].exit_states[0]).any()
 
 
 def test_equals_eager_propagation_on_t5():
@@ -166,8 +138,8 @@ def test_equals_eager_propagation_on_t5():
       )
 
   for exit_layers in schedules(3, number=4):
-    eager = run(exit_layers, decoding.ProjectExitState())
-    deferred = run(exit_layers, decoding.DeferredExitState(3))
+    eager = run(exit_layers, EAGER)
+    deferred = run(exit_layers, DEFERRED)
     np.testing.assert_array_equal(deferred.tokens, eager.tokens)
     np.testing.assert_array_equal(deferred.exit_layers, eager.exit_layers)
     np.testing.assert_allclose(deferred.scores, eager.scores, atol=1e-4)
