@@ -111,8 +111,9 @@ class DeferredExitState:
       )
       return first + size, cache
 
-    # Loops that need not run leave the cache in place, uncopied; branches would
-    # not. One position alone is a matrix-vector product, worth its own loop.
+    # A loop changes the cache in place, and one that need not run costs nothing;
+    # a branch would copy it. At batch 1 a position alone, the usual case in deep
+    # decodes, is a matrix-vector product and cheaper than a block.
     carry = filled, cache
     for size, least in ((min(self.block_size, length), 2), (1, 1)):
       carry = lax.while_loop(
