@@ -111,9 +111,9 @@ class DeferredExitState:
       )
       return first + size, cache
 
-    # A loop changes the cache in place, and one that need not run costs nothing;
-    # a branch would copy it. At batch 1 a position alone, the usual case in deep
-    # decodes, is a matrix-vector product and cheaper than a block.
+    # Loops change the cache in place, and cost next to nothing where they need
+    # not run; branches may copy it. At batch 1 one position alone, the usual
+    # case in deep decodes, is a matrix-vector product, cheaper than a block.
     carry = filled, cache
     for size, least in ((min(self.block_size, length), 2), (1, 1)):
       carry = lax.while_loop(
