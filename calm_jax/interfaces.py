@@ -8,9 +8,9 @@ adaptive-compute method supplies one of the four slots.
 
 Conventions. `layer` counts from 0 and is a Python int or a traced int32 scalar;
 `exit_layer` is the number of layers used, 1..L. Positions are int32 [P] (shared
-by the rows) or [B, P]. Every leaf of a cache and of a policy state leads with
-the batch axis, so that loops can gather, shard and reorder rows without
-knowing what is inside.
+by the rows) or [B, P], in [0, T), the P positions of a row one after the other.
+Every leaf of a cache and of a policy state leads with the batch axis, so that
+loops can gather, shard and reorder rows without knowing what is inside.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ class LayeredDecoder:
     embed: `(params, tokens [B, P], positions) -> hidden [B, P, D]`.
     fill_layer: `(params, layer, hidden [B, P, D], positions, cache, where=None)
       -> cache`. Projects the K/V of `layer` from the state that ENTERS it and
-      writes them at `positions`, for rows where `where` [B] (all rows if None).
-      Idempotent.
+      writes them at `positions`, for the rows or positions where `where`, bool
+      [B] or [B, P], holds (all if None). Idempotent.
     attend: `(params, layer, hidden, positions, cache, context=None) -> hidden`.
       Self- and cross-attention sub-layers with their residuals, reading a cache
       that already holds these positions.
@@ -144,7 +144,9 @@ class CacheFill(PolicySlot, Protocol):
   """Decides what the K/V of every layer are made from.
 
   Called for each layer before it runs and, once the last row has stopped, for
-  each layer left over, so that it sees all L layers of every position.
+  each layer left over, so that it sees all L layers of every position. A layer
+  left over has no active row. K/V of rows that are not active are not read now,
+  but by later positions that run the layer.
   """
 
   def step(
@@ -172,8 +174,8 @@ class CacheFill(PolicySlot, Protocol):
       positions: int32 [B].
       cache: the decoder's cache.
       active: bool [B], rows that still compute.
-      alive: bool [B], rows whose sequence has not ended; others must not be
-        written.
+      alive: bool [B], rows whose sequence has not ended; of others neither
+        the cache nor the state must be written.
     """
 
 

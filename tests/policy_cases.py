@@ -151,6 +151,15 @@ CASES = (
     0.3,
   ),
   Case(
+    'maximum_deferred_fill',
+    _exits(
+      _confident(exits.SoftmaxMaximum()),
+      # Blocks smaller than what layers lack.
+      cache_fill=decoding.DeferredExitState(block_size=3),
+    ),
+    0.4,
+  ),
+  Case(
     'margin_nucleus',
     _exits(_confident(_MARGIN)),
     0.3,

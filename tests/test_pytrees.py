@@ -65,6 +65,7 @@ def test_parts_of_policies_differ_in_structure():
       'scheduled': exits.ScheduledExit(1),
       'oracle': exits.OracleExit(1),
       'projected': decoding.ProjectExitState(),
+      'deferred': decoding.DeferredExitState(),
       'every layer': decoding.EveryLayer(),
       'full vocabulary': decoding.FullVocabulary(),
       'pruned vocabulary': decoding.PrunedVocabulary(),

@@ -93,7 +93,8 @@ def _fill_layer(params, layer, hidden, positions, cache, where=None):
   batch_size, _, length = values.shape
   positions = jnp.broadcast_to(positions, hidden.shape[:2])
   if where is not None:
-    positions = jnp.where(where[:, None], positions, length)
+    where = where[:, None] if where.ndim == 1 else where
+    positions = jnp.where(where, positions, length)
   rows = jnp.arange(batch_size)[:, None]
   values = values.at[rows, layer, positions].set(hidden[..., 0], mode='drop')
   return {**cache, 'values': values}

@@ -11,6 +11,7 @@ from calm_jax.decoding.cache_fills import (
   ProjectFirstExitState,
 )
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
+from calm_jax.decoding.deferred_fill import DeferredExitState, PendingStates
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
@@ -41,12 +42,14 @@ __all__ = [
   'ComputePolicy',
   'DecodeResult',
   'DecodeState',
+  'DeferredExitState',
   'EveryLayer',
   'FullVocabulary',
   'Greedy',
   'Layers',
   'Memory',
   'Nucleus',
+  'PendingStates',
   'PolicyState',
   'ProjectExitState',
   'ProjectFirstExitState',

@@ -1,8 +1,9 @@
 """Cache fills: what the K/V of layers a token never ran are made from.
 
-The `cache_fill` slot of a policy. Because the K/V of a layer come from the
-state that enters it, and a row that stopped keeps its exit state as `hidden`,
-the paper's state propagation is the plain fill of every layer.
+The `cache_fill` slot of a policy; those here write all layers of a position at
+once. Because the K/V of a layer come from the state that enters it, and a row
+that stopped keeps its exit state as `hidden`, the paper's state propagation is
+the plain fill of every layer.
 """
 
 import dataclasses
@@ -92,7 +93,8 @@ class ProjectFirstExitState:
   ) -> tuple[PyTree, PyTree]:
     """Returns the state after layer 1 and the cache with this layer's K/V."""
     # What enters the layer of index 1 is what left the first one.
-    state = jnp.where(jnp.equal(layer, 1), hidden, state)
+    first = jnp.equal(layer, 1) & alive
+    state = jnp.where(first[:, None, None], hidden, state)
     source = jnp.where(active[:, None, None], hidden, state)
     cache = decoder.fill_layer(
       params, layer, source, positions[:, None], cache, alive

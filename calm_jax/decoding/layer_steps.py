@@ -124,7 +124,6 @@ class Layers:
       active=rows.active,
       alive=self.alive,
     )
-    state = _keep_rows(self.alive, state, memory.cache_fill)
     return Memory(cache=cache, cache_fill=state)
 
   def run(self, layer: Array | int, rows: Rows, cache: PyTree) -> Rows:

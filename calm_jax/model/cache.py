@@ -72,8 +72,9 @@ def write_layer(
     array: self-attention keys or values, in either layout.
     layer: which layer; a Python int if layers are not stacked.
     update: [B, H, P, K].
-    positions: int32 [P] or [B, P]. A row's positions must lie in [0, T).
-    where: bool [B], rows to write; all if None.
+    positions: int32 [P] or [B, P]. A row's positions are consecutive and must
+      lie in [0, T).
+    where: bool [B] or [B, P], rows or positions to write; all if None.
   """
   if isinstance(array, tuple):
     rows = _write(array[layer][:, None], 0, update, positions, where)
@@ -85,18 +86,20 @@ def _write(array, layer, update, positions, where):
   update = update.astype(array.dtype)
   batch_size, length = array.shape[0], array.shape[-2]
   positions = jnp.atleast_2d(positions)
-  if positions.shape == (1, 1):
-    # One position for all rows: a slice update, which XLA does in place.
+  if where is not None and where.ndim == 1:
+    where = where[:, None]
+  if positions.shape[0] == 1:
+    # The same positions for all rows: a slice update, which XLA does in place.
     start = (0, layer, 0, positions[0, 0], 0)
     if where is not None:
-      sizes = (batch_size, 1, array.shape[2], 1, array.shape[4])
+      sizes = (batch_size, 1, *update.shape[1:])
       old = jax.lax.dynamic_slice(array, start, sizes)[:, 0]
-      update = jnp.where(where[:, None, None, None], update, old)
+      update = jnp.where(where[:, None, :, None], update, old)
     return jax.lax.dynamic_update_slice(array, update[:, None], start)
   positions = jnp.broadcast_to(positions, (batch_size, positions.shape[1]))
   if where is not None:
-    # Out of range on purpose: the scatter drops those rows.
-    positions = jnp.where(where[:, None], positions, length)
+    # Out of range on purpose: the scatter drops those positions.
+    positions = jnp.where(where, positions, length)
   rows = jnp.arange(batch_size)[:, None]
   return array.at[rows, layer, :, positions].set(
     jnp.swapaxes(update, 1, 2), mode='drop'

@@ -77,11 +77,11 @@ class CountingReadout(_Slot):
 class CountingFill(_Slot):
   """Fills like CALM; counts the layers it was shown per row."""
 
-  def step(self, state, decoder, params, *, active, **layer):
+  def step(self, state, decoder, params, *, alive, **layer):
     _, cache = decoding.ProjectExitState().step(
-      None, decoder, params, active=active, **layer
+      None, decoder, params, alive=alive, **layer
     )
-    return state + 1, cache
+    return state + alive, cache
 
 
 def decode(depth_loop, steps=None, eos_id=-1, **slots):

@@ -29,6 +29,7 @@ EXCEPTIONS = {
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
+  (4, 'maximum_deferred_fill'): 'K/V that nobody reads are not made',
   **{
     (9, name): 'draws nothing; a key changes nothing'
     for name in cases.NAMES
@@ -252,14 +253,30 @@ def law_4__margin_first_exit_fill(name):
     has_kv_of(name, cases.parallel_reference(name)[0])
 
 
-def has_kv_of(name, expected):
-  """Asserts keys and values of decoded positions, and no others written."""
+def law_4__maximum_deferred_fill(name):
+  """Layers have K/V up to the last position that runs them, and no further."""
+  mask, _ = cases.layer_masks(name)
+  run = np.moveaxis(mask, 2, 1)
+  read = np.flip(np.logical_or.accumulate(np.flip(run, -1), -1), -1)
+  assert (read & ~run).any(), 'no layer was ever filled late'
+  has_kv_of(name, cases.parallel_reference(name)[0], read)
+
+
+def has_kv_of(name, expected, written=None):
+  """Asserts keys and values where `written`, and nothing anywhere else.
+
+  Args:
+    name: of the case.
+    expected: keys and values, [B, L, H, T, K] each.
+    written: bool [B, L, T]; every layer of decoded positions if None.
+  """
   _, kv = cases.decode_poisoned(name)
-  decoded = cases.decode(name).exit_layers > 0
-  where = np.broadcast_to(decoded[:, None, None, :, None], kv[0].shape)
+  if written is None:
+    written = (cases.decode(name).exit_layers > 0)[:, None]
+  where = np.broadcast_to(written[:, :, None, :, None], kv[0].shape)
   for array, reference in zip(kv, expected, strict=True):
     np.testing.assert_allclose(array[where], reference[where], atol=1e-4)
-    assert (array[~where] == 1e3).all(), 'wrote past the end of a row'
+    assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
 
 
 def law_5(name):

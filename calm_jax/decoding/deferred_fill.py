@@ -1,0 +1,134 @@
+"""Deferred state propagation: K/V of skipped layers, made when first needed.
+
+Eager propagation reads the K/V projections of all layers at every position,
+also of layers that the token never runs. But K/V of a layer, at a position that
+left below it, depend on that position's exit state alone, so they can wait
+until a later token runs the layer: then all positions it lacks are projected
+together, and its weights are read once for many of them. What no later token
+needs is never projected.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from calm_jax.array_types import Array, PyTree
+from calm_jax.exits import checks
+from calm_jax.interfaces import LayeredDecoder
+from calm_jax.pytrees import register_pytree
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class PendingStates:
+  """What K/V can still be made from, and how far each layer has them.
+
+  Attributes:
+    exit_states: [B, T, D], the state of each position when it was last seen:
+      once its layers are done, its exit state.
+    filled: int32 [B, L], 0..T, how many positions have K/V in a layer. They are
+      the row's first ones: a row that runs a layer fills all it lacks.
+  """
+
+  exit_states: Array
+  filled: Array
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class DeferredExitState:
+  """Fills a layer that is about to run, from all the exit states it lacks.
+
+  CALM's propagation, as `ProjectExitState` does it, but late: K/V that are read
+  are the same, and those that are not read are not made. Nothing is done for a
+  layer that no row runs.
+
+  Attributes:
+    block_size: P, at least 1: how many positions of each row are projected
+      together. A layer that lacks only the present position takes it alone.
+  """
+
+  block_size: int = dataclasses.field(default=16, metadata=dict(static=True))
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself; raises ValueError if the block size is not positive."""
+    del decoder, batch_size, max_length
+    checks.check_whole(self.block_size, 'block_size', low=1)
+    return self
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PendingStates:
+    """Returns no states, and no layer filled."""
+    shape = (batch_size, max_length, decoder.embed_dim)
+    return PendingStates(
+      exit_states=jnp.zeros(shape, decoder.dtype),
+      filled=jnp.zeros((batch_size, decoder.num_layers), jnp.int32),
+    )
+
+  def step(
+    self,
+    state: PendingStates,
+    decoder: LayeredDecoder,
+    params: PyTree,
+    *,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    active: Array,
+    alive: Array,
+  ) -> tuple[PendingStates, PyTree]:
+    """Returns the state and the cache, filled where active rows will read."""
+    batch_size, length, _ = state.exit_states.shape
+    # The last of these writes, for a layer left over, is of the exit state.
+    exit_states = state.exit_states.at[
+      jnp.arange(batch_size), jnp.where(alive, positions, length)
+    ].set(hidden[:, 0], mode='drop')
+    filled = state.filled[:, layer]
+
+    def lacks(carry, count):
+      first, _ = carry
+      return (active & (first + count <= positions + 1)).any()
+
+    def fill_block(carry, size):
+      """Fills positions first, first + 1, ..., as many as `size`."""
+      first, cache = carry
+      # A block that would end behind T begins earlier, and writes less.
+      start = jnp.minimum(first, length - size)
+      block = start[:, None] + jnp.arange(size)
+      where = (block >= first[:, None]) & (block <= positions[:, None])
+      cache = decoder.fill_layer(
+        params,
+        layer,
+        _slices(exit_states, start, size),
+        block,
+        cache,
+        where & active[:, None],
+      )
+      return first + size, cache
+
+    # Loops change the cache in place, and cost next to nothing where they need
+    # not run; branches may copy it. At batch 1 one position alone, the usual
+    # case in deep decodes, is a matrix-vector product, cheaper than a block.
+    carry = filled, cache
+    for size, least in ((min(self.block_size, length), 2), (1, 1)):
+      carry = lax.while_loop(
+        functools.partial(lacks, count=least),
+        functools.partial(fill_block, size=size),
+        carry,
+      )
+    _, cache = carry
+    filled = state.filled.at[:, layer].set(
+      jnp.where(active, positions + 1, filled)
+    )
+    return PendingStates(exit_states=exit_states, filled=filled), cache
+
+
+def _slices(states: Array, start: Array, size: int) -> Array:
+  """Returns `size` positions of each row from `start` [B] on: [B, P, D]."""
+  take = functools.partial(lax.dynamic_slice_in_dim, slice_size=size)
+  return jax.vmap(take)(states, start)
