@@ -1,6 +1,7 @@
 """Vocabulary pruning: the shortlist, its padding, and decodes by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -123,9 +124,10 @@ def test_all_blocks_are_the_vocabulary_for_samplers_too():
     decoding.Nucleus(0.8, temperature=3.0),
     decoding.TopK(45),
   ):
-    expected = sampling.choose(sampler, jnp.asarray(logits), keys=keys)
-    tokens, scores = sampling.choose(
-      sampler, readout.keep(logits, blocks), token_ids=token_ids, keys=keys
+    choose = jax.jit(functools.partial(sampling.choose, sampler))
+    expected = choose(jnp.asarray(logits), keys=keys)
+    tokens, scores = choose(
+      readout.keep(logits, blocks), token_ids=token_ids, keys=keys
     )
     np.testing.assert_array_equal(tokens, expected[0])
     np.testing.assert_allclose(scores, expected[1], atol=1e-5)
