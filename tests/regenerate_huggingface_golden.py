@@ -1,4 +1,4 @@
-"""Writes tests/golden/huggingface_*: what Hugging Face's T5 on PyTorch computes.
+"""Writes tests/golden/huggingface_*: what Hugging Face's T5 computes.
 
 Not part of the tests; run where transformers and torch are installed, which the
 tests do without:
