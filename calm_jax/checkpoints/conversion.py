@@ -233,7 +233,9 @@ def _passing(
     if dtype == block.dtype:
       written[name] = read[name]
       return block
-    block = block.astype(dtype)
+    # What becomes infinite is refused right below.
+    with np.errstate(over='ignore'):
+      block = block.astype(dtype)
     if not target.allow_nonfinite:
       check_finite(f'{path}, cast to {dtype.name},', name, block)
     written[name] = tensor_checksum(block)

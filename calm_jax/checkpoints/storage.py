@@ -25,7 +25,7 @@ def checked_name(path: str, name: str) -> str:
   Raises:
     ValueError: if it is absolute, a URL, or leads out of the folder.
   """
-  plain = name.strip('/') if name.endswith('/') else name
+  plain = name.rstrip('/')
   parts = plain.replace('\\', '/').split('/')
   leaves = not plain or plain.startswith('/') or ':' in parts[0]
   if leaves or '..' in parts or '\0' in plain:

@@ -139,6 +139,11 @@ def mapping_table(source, target: checkpoints.Target) -> str:
 
 def run() -> None:
   """Does what the flags say."""
+  ours = _TO.value == 'calm_jax'
+  if _VOCABULARY.value and not ours:
+    raise ValueError(
+      f'--vocabulary is for --to=calm_jax; copy the file into {_TARGET.value}'
+    )
   source = checkpoints.open_checkpoint(_SOURCE.value)
   context = vocabulary_context(
     _VOCABULARY.value,
@@ -150,11 +155,6 @@ def run() -> None:
     },
     prefix=_PREFIX.value,
   )
-  ours = _TO.value == 'calm_jax'
-  if context and not ours:
-    raise ValueError(
-      f'--vocabulary is for --to=calm_jax; copy the file into {_TARGET.value}'
-    )
   target = checkpoints.Target(
     format=_TO.value,
     dtype=_DTYPE.value,
