@@ -20,6 +20,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import pjit
 
 from calm_jax import checkpoints
@@ -132,12 +133,19 @@ def check(variant, folder, stacked):
   )
   expected = jax.tree.map(lambda values: 2 * values, target)
   forms = ('t5x', 't5x_orbax') + (() if stacked else ('calm_jax',))
-  for form in forms:
-    path = checkpoints.convert(
+  paths = {
+    form: checkpoints.convert(
       doubled,
       folder / f'ours_{form}',
       checkpoints.Target(format=form, stacked=stacked),
     ).path
+    for form in forms
+  }
+  if not stacked:
+    paths['calm_jax of training'] = save_as_training_does(
+      folder / 'run', expected, opened.config
+    )
+  for form, path in paths.items():
     for state, kind in ((inference, 'inference'), (training, 'training')):
       for reader in ('Checkpointer', 'OrbaxCheckpointManagerInterface'):
         # The legacy reader reads no Orbax; the new one reads both.
@@ -157,6 +165,21 @@ def check(variant, folder, stacked):
           expected,
           f'{what}: {reader} restores our {form} for {kind}',
         )
+
+
+def save_as_training_does(directory, params, config):
+  """Writes a checkpoint with our optimizer and random numbers in it."""
+  return checkpoints.save(
+    directory,
+    7,
+    params=params,
+    config=config,
+    train_state={
+      'step': jnp.int32(7),
+      'rng': jax.random.key_data(jax.random.key(0)),
+      'optimizer': optax.adamw(1e-3).init(params),
+    },
+  )
 
 
 def main():

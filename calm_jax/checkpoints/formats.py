@@ -104,11 +104,14 @@ def _open_orbax(folder: Folder, place: str) -> StoredCheckpoint:
 
 
 def _open_one_of(folder: Folder, names: list[str]) -> StoredCheckpoint:
-  """Opens the best or the latest checkpoint of a directory of several."""
-  if not is_url(folder.path) and directories.latest_step(
-    os.path.join(folder.path, directories.BEST)
-  ):
-    return open_checkpoint(directories.find_checkpoint(folder.path))
+  """Opens the best or the latest checkpoint of a directory of several.
+
+  Of ours, one that was never completed is passed over.
+  """
+  if not is_url(folder.path):
+    ours = (directories.best_step, directories.latest_step)
+    if any(step(folder.path) is not None for step in ours):
+      return open_checkpoint(directories.find_checkpoint(folder.path))
   steps = sorted(
     (int(match[1]) for match in map(_STEP.fullmatch, names) if match),
     reverse=True,

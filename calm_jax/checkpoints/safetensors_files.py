@@ -54,11 +54,13 @@ def read_file(folder: Folder, file: str) -> dict[str, StoredTensor]:
       for name, entry in header.items()
     }
     size = max((e['data_offsets'][1] for e in header.values()), default=0)
-  except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f'{where} has a damaged header ({error}); get it again'
-    ) from error
-  except json.JSONDecodeError as error:
+  except (
+    AttributeError,
+    KeyError,
+    TypeError,
+    UnicodeDecodeError,
+    json.JSONDecodeError,
+  ) as error:
     raise ValueError(
       f'{where} has a damaged header ({error}); get it again'
     ) from error
@@ -78,6 +80,8 @@ def _tensor(at: _Entry, name: str, entry: Mapping[str, Any]) -> StoredTensor:
     )
   dtype = DTYPES[names[entry['dtype']]]
   shape = tuple(int(size) for size in entry['shape'])
+  if len(entry['data_offsets']) != 2:
+    raise TypeError(f'{name} does not say from where to where it lies')
   start, stop = entry['data_offsets']
   if min((start, *shape)) < 0 or (
     stop - start != math.prod(shape) * dtype.itemsize

@@ -3,7 +3,8 @@
 Everything goes through tensorstore's key-value stores, so that `gs://` works
 wherever a local path does. A checkpoint names its own files (in an index, in
 specifications of arrays); such a name is used only if it is a relative path
-inside the checkpoint.
+inside the checkpoint. Links of the file system are followed: Hugging Face's
+cache is made of them.
 """
 
 import dataclasses

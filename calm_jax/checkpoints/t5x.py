@@ -75,8 +75,11 @@ def open_checkpoint(
 
 
 def _is_specification(leaf: Any) -> bool:
-  return isinstance(leaf, dict) and {'driver', 'kvstore', 'metadata'} <= set(
-    leaf
+  return (
+    isinstance(leaf, dict)
+    and isinstance(leaf.get('driver'), str)
+    and isinstance(leaf.get('kvstore'), dict)
+    and isinstance(leaf.get('metadata'), dict)
   )
 
 

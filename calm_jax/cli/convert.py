@@ -13,11 +13,12 @@ our form is a run directory that decodes and that training starts from.
 """
 
 import collections
+import dataclasses
 import os
 import shutil
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from calm_jax import checkpoints
 from calm_jax.checkpoints import classifiers, conversion
@@ -61,6 +62,13 @@ _TARGET_LENGTH = flags.DEFINE_integer(
   'target_length', 128, 'Longest output in tokens, for decoding.', 1
 )
 _PREFIX = flags.DEFINE_string('prefix', '', 'Put in front of every input.')
+_STEP = flags.DEFINE_integer(
+  'step',
+  None,
+  "Training steps taken, where the source does not say (Hugging Face's). T5X "
+  'finds no checkpoint of step 0 in a model directory.',
+  0,
+)
 _ALLOW_NONFINITE = flags.DEFINE_bool(
   'allow_nonfinite', False, 'Write NaN and infinity all the same.'
 )
@@ -145,6 +153,8 @@ def run() -> None:
       f'--vocabulary is for --to=calm_jax; copy the file into {_TARGET.value}'
     )
   source = checkpoints.open_checkpoint(_SOURCE.value)
+  if _STEP.value is not None:
+    source = dataclasses.replace(source, step=_STEP.value)
   context = vocabulary_context(
     _VOCABULARY.value,
     source.config.vocab_size,
@@ -196,6 +206,9 @@ def run() -> None:
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --source=PATH')
+  # What JAX says of backends that are not there would bury the lines below.
+  if not logging.level_debug():
+    logging.set_verbosity(logging.WARNING)
   try:
     run()
   except (OSError, ValueError) as error:

@@ -61,8 +61,14 @@ def test_there_and_back(tmp_path, run):
   )
   fingerprint = checkpoints.read_metadata(source)['parameter_fingerprint']
   assert f'read back and equal; fingerprint {fingerprint}' in printed
-  run(f'--source={tmp_path / "hf"}', f'--target={tmp_path}', '--to=t5x')
-  found = checkpoints.open_checkpoint(tmp_path / 'checkpoint_0')
+  run(
+    f'--source={tmp_path / "hf"}',
+    f'--target={tmp_path / "t5x"}',
+    '--to=t5x',
+    '--step=1000000',
+  )
+  found = checkpoints.open_checkpoint(tmp_path / 't5x')
+  assert found.step == 1_000_000
   assert_same_bits(found.tensors, arrays(SMALL))
 
 
