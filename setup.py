@@ -23,7 +23,8 @@ SEQIO = [
 ]
 METRICS = ['rouge-score>=0.1.2', 'sacrebleu>=2.4']
 REPORTS = ['jinja2>=3.1', 'matplotlib>=3.9']
-TESTS = ['pytest>=8', 'mapie>=1.0', 'ruff>=0.6']
+# safetensors checks the files that checkpoints/safetensors_files.py writes.
+TESTS = ['pytest>=8', 'mapie>=1.0', 'ruff>=0.6', 'safetensors>=0.5']
 
 GIN_PACKAGES = {
   'calm_jax.gin_configs': 'gin_configs',
@@ -52,12 +53,16 @@ setuptools.setup(
     'flax>=0.12',
     'gin-config>=0.5,<0.6',
     'jax>=0.10',
+    # Brings bfloat16 to NumPy, for checkpoints that are stored in it.
+    'ml_dtypes>=0.5',
     'numpy>=2.0',
     'optax>=0.2.5',
     # Its 1.0 moves the namespace that checkpoints/native.py uses.
     'orbax-checkpoint>=0.11,<1.0',
     'scipy>=1.14',
     'sentencepiece[protobuf]>=0.2',
+    # Reads and writes zarr and OCDBT, local and in clouds.
+    'tensorstore>=0.1.76',
     # gin checks no types; cli/binding_types.py does, with it.
     'typeguard>=4.3',
   ],

@@ -16,6 +16,7 @@ FENCES = {
   # Jobs for a laptop on which JAX is not installed.
   'calm_jax.cli.report': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.validate': (*HEAVY, 'jax', 'matplotlib'),
+  'calm_jax.cli.convert': (*HEAVY, 'matplotlib', 'safetensors'),
   'calm_jax.benchmarks': (*HEAVY, 'matplotlib'),
   'calm_jax.benchmarks.calibration_power': (*HEAVY, 'jax', 'matplotlib'),
   **{

@@ -38,6 +38,7 @@ def test_there_are_the_mains_of_the_readme():
   assert MAINS == [
     'build_vocabulary',
     'calibrate',
+    'convert',
     'evaluate',
     'generate',
     'report',
@@ -56,6 +57,7 @@ def test_help_teaches(name):
   # Those that are not configured by gin have flags of their own.
   own = {
     'build_vocabulary': '--vocab_size',
+    'convert': '--source',
     'report': '--run_dir',
     'validate': '--table',
   }

@@ -1,10 +1,19 @@
 """Files on disk <-> one parameter tree.
 
 `native` is this project's own form (Orbax arrays and a JSON description): what
-training writes, in the background, and everything else loads.
-`parameter_fingerprint` names a set of parameters in certificates.
+training writes, in the background, and everything else loads. `load` reads it
+and, without T5X or PyTorch, T5X's and Hugging Face's checkpoints; `convert`
+writes all of them. `parameter_fingerprint` names a set of parameters in
+certificates.
 """
 
+from calm_jax.checkpoints.conversion import (
+  FORMATS,
+  Converted,
+  Target,
+  convert,
+  from_params,
+)
 from calm_jax.checkpoints.directories import (
   best_step,
   checkpoint_path,
@@ -12,6 +21,8 @@ from calm_jax.checkpoints.directories import (
   latest_step,
 )
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
+from calm_jax.checkpoints.formats import open_checkpoint
+from calm_jax.checkpoints.loading import load
 from calm_jax.checkpoints.native import (
   Checkpoint,
   CheckpointWriter,
@@ -22,17 +33,26 @@ from calm_jax.checkpoints.native import (
   restore_train_state,
   save,
 )
+from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 
 __all__ = [
+  'FORMATS',
   'Checkpoint',
   'CheckpointWriter',
+  'Converted',
   'SaveError',
+  'StoredCheckpoint',
+  'Target',
   'best_step',
   'check_same_run',
   'checkpoint_path',
+  'convert',
   'find_checkpoint',
+  'from_params',
   'latest_step',
+  'load',
   'load_params',
+  'open_checkpoint',
   'parameter_fingerprint',
   'read_metadata',
   'restore_train_state',

@@ -5,9 +5,11 @@ of the model and the vocabulary that token ids belong to.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from calm_jax.array_types import PyTree
 from calm_jax.model.config import T5Config
@@ -36,6 +38,16 @@ def check_shapes(found, expected, path: str, hint: str = '') -> None:
       f'{path} does not fit the model: {"; ".join(wrong[:5])}{more}. '
       f'{hint or "Load it with the configuration it was saved with."}'
     )
+
+
+def things_of_shapes(
+  shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns what `check_shapes` takes, for shapes by name."""
+  return {
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in shapes.items()
+  }
 
 
 # Fields that may change without touching a parameter.

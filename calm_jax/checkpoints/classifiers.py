@@ -7,11 +7,13 @@ parameters it would still give numbers, and they would mean nothing.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from calm_jax.array_types import Array, Params
 from calm_jax.checkpoints import directories, native
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
+from calm_jax.model.config import T5Config
 
 DEFAULT_NAME = 'classifier'
 _BACKBONE = 'backbone_parameters'
@@ -20,6 +22,34 @@ _BACKBONE = 'backbone_parameters'
 def backbone_context(params: Params) -> dict[str, Any]:
   """Returns what the context of a classifier says of its model."""
   return {_BACKBONE: parameter_fingerprint(params)}
+
+
+def save_classifier(
+  model_dir: str | os.PathLike,
+  classifier: Mapping[str, Array],
+  config: T5Config,
+  *,
+  backbone: str,
+  step: int = 0,
+  name: str = DEFAULT_NAME,
+) -> str:
+  """Writes a classifier that was trained elsewhere, and returns its path.
+
+  Args:
+    model_dir: the run directory of its model.
+    classifier: {'kernel' [D], 'bias' []}.
+    config: the model's configuration.
+    backbone: the fingerprint of the model's parameters.
+    step: training steps taken.
+    name: of the classifier's folder.
+  """
+  return native.save(
+    os.path.join(os.path.abspath(os.fspath(model_dir)), name),
+    step,
+    params={'classifier': dict(classifier)},
+    config=config,
+    context={_BACKBONE: backbone},
+  )
 
 
 def load_classifier(

@@ -7,6 +7,7 @@ same values have the same one. It guards against mistakes, not against attack.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +37,26 @@ def parameter_fingerprint(params: Params) -> str:
     raise ValueError('a parameter tree without arrays has no fingerprint')
   # All checksums first: one wait for the device instead of one per tensor.
   sums = jax.device_get([_checksum(leaf) for leaf in leaves.values()])
+  return fingerprint_of(
+    {
+      name: f'{tuple(np.shape(leaf))} {total.tolist()}'
+      for (name, leaf), total in zip(leaves.items(), sums, strict=True)
+    }
+  )
+
+
+def tensor_checksum(values: Array) -> str:
+  """Returns what a fingerprint says of one tensor: its shape and two sums."""
+  return (
+    f'{tuple(np.shape(values))} {jax.device_get(_checksum(values)).tolist()}'
+  )
+
+
+def fingerprint_of(checksums: Mapping[str, str]) -> str:
+  """Returns the fingerprint of parameters with these checksums, by name."""
   digest = hashlib.sha256()
-  for name, total in sorted(zip(leaves, sums, strict=True)):
-    shape = tuple(np.shape(leaves[name]))
-    digest.update(f'{name} {shape} {total.tolist()}\n'.encode())
+  for name, checksum in sorted(checksums.items()):
+    digest.update(f'{name} {checksum}\n'.encode())
   return digest.hexdigest()[:32]
 
 

@@ -58,6 +58,12 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     return json.load(file)
 
 
+def parse_metadata(path: str, text: bytes) -> dict[str, Any]:
+  """Returns the description of a checkpoint that was read from elsewhere."""
+  with _naming_the_checkpoint(path):
+    return json.loads(text)
+
+
 def restore_train_state(
   path: str | os.PathLike, params: Params, train_state: Mapping[str, PyTree]
 ) -> tuple[Params, dict[str, PyTree]]:
@@ -118,7 +124,7 @@ def load_params(
   path = directories.find_checkpoint(path)
   metadata = read_metadata(path)
   agreement.check_vocabulary(path, metadata, expect_vocabulary)
-  saved = _config_of(path, metadata)
+  saved = config_of(path, metadata)
   with quiet_orbax(), ocp.PyTreeCheckpointer() as reader:
     with _naming_the_checkpoint(path):
       stored = _stored_shapes(reader, path)['target']
@@ -140,7 +146,7 @@ def check_same_run(
   Raises:
     ValueError: naming what differs from the checkpoint.
   """
-  agreement.check_config(path, _config_of(path, metadata), config)
+  agreement.check_config(path, config_of(path, metadata), config)
   agreement.check_vocabulary(
     path, metadata, context.get('vocabulary_fingerprint')
   )
@@ -189,7 +195,8 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _config_of(path: str, metadata: Mapping[str, Any]) -> T5Config:
+def config_of(path: str, metadata: Mapping[str, Any]) -> T5Config:
+  """Returns the configuration of a description that `save` wrote."""
   try:
     return T5Config(**metadata['model_config'])
   except (KeyError, TypeError) as error:

@@ -201,6 +201,23 @@ def save(directory: str | os.PathLike, step: int, **arguments) -> str:
     return writer.save(directory, step, **arguments)
 
 
+def save_state(path: str | os.PathLike, tree: PyTree) -> None:
+  """Writes one checkpoint of arrays without our description, as T5X has it.
+
+  Args:
+    path: the directory checkpoint_<step> to make.
+    tree: {'target': parameters, 'state': {...}}, dicts of NumPy arrays.
+  """
+  with (
+    quiet_orbax(),
+    ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+  ):
+    checkpointer.save(
+      os.path.abspath(os.fspath(path)),
+      args=ocp.args.Composite(state=ocp.args.StandardSave(tree)),
+    )
+
+
 def _describe(step, params, config, context, progress) -> dict[str, Any]:
   return {
     'format': 'calm_jax',

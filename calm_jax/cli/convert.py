@@ -1,0 +1,219 @@
+r"""Converts checkpoints between calm_jax, T5X and Hugging Face.
+
+  python -m calm_jax.cli.convert --source=flan-t5-small --target=runs/flan \
+    --to=calm_jax --vocabulary=flan-t5-small/spiece.model
+  python -m calm_jax.cli.convert --source=runs/flan --target=flan-out \
+    --to=huggingface --dtype=bfloat16 --dry_run
+
+The source's format is recognised: a run directory, a T5X checkpoint (legacy or
+Orbax, layers stacked or not) or a folder of Hugging Face's, local or gs://.
+--dry_run prints what becomes what and writes nothing. Whatever is written is
+read back and compared before it gets its name. With --vocabulary the result in
+our form is a run directory that decodes and that training starts from.
+"""
+
+import collections
+import dataclasses
+import os
+import shutil
+from typing import Any
+
+from absl import app, flags, logging
+
+from calm_jax import checkpoints
+from calm_jax.checkpoints import classifiers, conversion
+from calm_jax.checkpoints.stored_tensors import DTYPES
+from calm_jax.tokenizer import SentencePieceTokenizer
+
+# Beside the checkpoints, where `calm_jax.cli.train` puts it.
+VOCABULARY_NAME = 'vocabulary.model'
+
+_SOURCE = flags.DEFINE_string(
+  'source', None, 'Checkpoint or directory of several.', required=True
+)
+_TARGET = flags.DEFINE_string(
+  'target', None, 'Local directory to write into.', required=True
+)
+_TO = flags.DEFINE_enum(
+  'to', None, checkpoints.FORMATS, 'Format to write.', required=True
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype', None, sorted(DTYPES), "Cast to it; by default every tensor's own."
+)
+_STACKED = flags.DEFINE_bool(
+  'stacked', False, "Stack layers as T5X's scan_layers does (t5x, t5x_orbax)."
+)
+_MODEL_TYPE = flags.DEFINE_enum(
+  'model_type', 't5', ('t5', 'mt5'), "For Hugging Face's config.json."
+)
+_MAX_FILE_BYTES = flags.DEFINE_integer(
+  'max_file_bytes', 5 * 10**9, 'Hugging Face: files are divided above it.', 1
+)
+_VOCABULARY = flags.DEFINE_string(
+  'vocabulary', None, 'SentencePiece model of the source, copied beside it.'
+)
+_EXTRA_IDS = flags.DEFINE_integer(
+  'extra_ids', 100, 'Sentinel ids after the vocabulary; 0 for mT5.', 0
+)
+_INPUT_LENGTH = flags.DEFINE_integer(
+  'input_length', 512, 'Longest input in tokens, for decoding.', 1
+)
+_TARGET_LENGTH = flags.DEFINE_integer(
+  'target_length', 128, 'Longest output in tokens, for decoding.', 1
+)
+_PREFIX = flags.DEFINE_string('prefix', '', 'Put in front of every input.')
+_STEP = flags.DEFINE_integer(
+  'step',
+  None,
+  "Training steps taken, where the source does not say (Hugging Face's). T5X "
+  'finds no checkpoint of step 0 in a model directory.',
+  0,
+)
+_ALLOW_NONFINITE = flags.DEFINE_bool(
+  'allow_nonfinite', False, 'Write NaN and infinity all the same.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print the mapping of names and stop.'
+)
+
+
+def vocabulary_context(
+  path: str | None,
+  vocab_size: int,
+  *,
+  extra_ids: int,
+  feature_lengths: dict[str, int],
+  prefix: str,
+) -> dict[str, Any]:
+  """Returns what our own form says of a vocabulary; nothing without one.
+
+  Args:
+    path: the SentencePiece model.
+    vocab_size: V, the rows of the model's embedding table.
+    extra_ids: sentinel ids after it.
+    feature_lengths: longest 'inputs' and 'targets' in tokens.
+    prefix: put in front of every input.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if the vocabulary has more pieces than the model has rows.
+  """
+  if path is None:
+    return {}
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'there is no vocabulary {path}')
+  tokenizer = SentencePieceTokenizer(path, extra_ids)
+  if tokenizer.vocab_size > vocab_size:
+    raise ValueError(
+      f'{path} has {tokenizer.vocab_size} pieces ({extra_ids} extra ids '
+      f'included), the model only {vocab_size} rows: it is the vocabulary of '
+      'another model, or --extra_ids is too high'
+    )
+  return {
+    'vocabulary_file': VOCABULARY_NAME,
+    'vocabulary_fingerprint': tokenizer.fingerprint,
+    'extra_ids': extra_ids,
+    'feature_lengths': feature_lengths,
+    'prefix': prefix,
+  }
+
+
+def describe(source: checkpoints.StoredCheckpoint) -> str:
+  """Returns what was found, with sizes by dtype, in a few lines."""
+  sizes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+  for tensor in source.tensors.values():
+    sizes[tensor.dtype.name][0] += 1
+    sizes[tensor.dtype.name][1] += tensor.nbytes
+  lines = [
+    f'{source.path}: {source.format}, step {source.step}',
+    f'  {source.config}',
+  ]
+  lines += [
+    f'  {count} tensors of {dtype}, {size:,} bytes'
+    for dtype, (count, size) in sorted(sizes.items())
+  ]
+  return '\n'.join([*lines, *(f'  note: {note}' for note in source.notes)])
+
+
+def mapping_table(source, target: checkpoints.Target) -> str:
+  """Returns `conversion.mapping` as aligned lines."""
+  header = ('source', 'calm_jax', target.format, 'shape', 'dtype')
+  rows = [header, *conversion.mapping(source, target)]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return '\n'.join(
+    '  '.join(map(str.ljust, row, widths)).rstrip() for row in rows
+  )
+
+
+def run() -> None:
+  """Does what the flags say."""
+  ours = _TO.value == 'calm_jax'
+  if _VOCABULARY.value and not ours:
+    raise ValueError(
+      f'--vocabulary is for --to=calm_jax; copy the file into {_TARGET.value}'
+    )
+  source = checkpoints.open_checkpoint(_SOURCE.value)
+  if _STEP.value is not None:
+    source = dataclasses.replace(source, step=_STEP.value)
+  context = vocabulary_context(
+    _VOCABULARY.value,
+    source.config.vocab_size,
+    extra_ids=_EXTRA_IDS.value,
+    feature_lengths={
+      'inputs': _INPUT_LENGTH.value,
+      'targets': _TARGET_LENGTH.value,
+    },
+    prefix=_PREFIX.value,
+  )
+  target = checkpoints.Target(
+    format=_TO.value,
+    dtype=_DTYPE.value,
+    stacked=_STACKED.value,
+    model_type=_MODEL_TYPE.value,
+    max_file_bytes=_MAX_FILE_BYTES.value,
+    context=context or source.metadata.get('context', {}),
+    allow_nonfinite=_ALLOW_NONFINITE.value,
+  )
+  print(describe(source))
+  if _DRY_RUN.value:
+    print(mapping_table(source, target))
+    place = conversion.destination_of(source, _TARGET.value, target)
+    print(f'dry run: {place} would be written; nothing was')
+    return
+  written = checkpoints.convert(source, _TARGET.value, target)
+  print(
+    f'{written.path}: {target.format}, {written.num_tensors} tensors, '
+    f'{written.num_bytes:,} bytes, read back and equal; fingerprint '
+    f'{written.fingerprint}'
+  )
+  if context:
+    kept = os.path.join(_TARGET.value, VOCABULARY_NAME)
+    shutil.copyfile(_VOCABULARY.value, kept)
+    print(f'{kept}: the vocabulary')
+  if source.classifier is not None and ours:
+    path = classifiers.save_classifier(
+      _TARGET.value,
+      source.classifier,
+      source.config,
+      backbone=written.fingerprint,
+      step=source.step,
+    )
+    print(f'{path}: the early-exit classifier')
+  elif source.classifier is not None:
+    print('note: the early-exit classifier was left out; --to=calm_jax has it')
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}; use --source=PATH')
+  # What JAX says of backends that are not there would bury the lines below.
+  if not logging.level_debug():
+    logging.set_verbosity(logging.WARNING)
+  try:
+    run()
+  except (OSError, ValueError) as error:
+    raise SystemExit(f'convert: {error}') from None
+
+
+if __name__ == '__main__':
+  app.run(main)
