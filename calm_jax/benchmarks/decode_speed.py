@@ -47,7 +47,10 @@ DEPTH_LOOPS = {
   'unrolled': decoding.UnrolledDepthLoop(),
   'compacting': decoding.CompactingDepthLoop(),
 }
-FILLS = {'eager': decoding.ProjectExitState()}
+FILLS = {
+  'eager': decoding.ProjectExitState(),
+  'deferred': decoding.DeferredExitState(),
+}
 _READ = 'read'
 _START = 'start'
 _FULL, _ONE = 'full depth', 'all after layer 1'

@@ -116,6 +116,9 @@ def memory_traffic(
       config,
       exit_layers,
       source_length=source_length,
+      fill='deferred'
+      if isinstance(policy.cache_fill, decoding.DeferredExitState)
+      else 'eager',
       looks=[bool(rule.looks(layer)) for layer in layers],
       num_candidates=num_candidates,
     )
