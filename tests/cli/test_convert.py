@@ -71,7 +71,7 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   arguments = (tmp_path / 'released', tmp_path / 'run', target('calm_jax'))
   options = dict(
     vocabulary=vocabulary,
-    feature_lengths={'inputs': 9, 'targets': 5},
+    feature_lengths={'inputs': 19, 'targets': 5},
     prefix='say: ',
   )
   with pytest.raises(ValueError, match='has 330 pieces .* only 160 rows'):
@@ -81,7 +81,7 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   assert 'two logits become one' in printed
   loaded = pipeline.load_run(tmp_path / 'run')
   assert loaded.config == golden_calm.CONFIG and loaded.step == 5
-  assert loaded.feature_lengths == {'inputs': 9, 'targets': 5}
+  assert loaded.feature_lengths == {'inputs': 19, 'targets': 5}
   assert loaded.prefix == 'say: ' and loaded.tokenizer.vocab_size == size + 4
   classifier = pipeline.load_classifier(tmp_path / 'run')
   kernel = params['decoder']['meta_cls']['kernel']
