@@ -16,6 +16,7 @@ import collections
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from absl import app, flags, logging
@@ -73,7 +74,11 @@ _ALLOW_NONFINITE = flags.DEFINE_bool(
   'allow_nonfinite', False, 'Write NaN and infinity all the same.'
 )
 _DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print the mapping of names and stop.'
+  'dry_run',
+  False,
+  'Print the mapping of names and stop.',
+  # The jobs of gin have a flag of this name, and tests import both.
+  allow_override=True,
 )
 
 
@@ -82,7 +87,7 @@ def vocabulary_context(
   vocab_size: int,
   *,
   extra_ids: int,
-  feature_lengths: dict[str, int],
+  feature_lengths: Mapping[str, int],
   prefix: str,
 ) -> dict[str, Any]:
   """Returns what our own form says of a vocabulary; nothing without one.
@@ -113,7 +118,7 @@ def vocabulary_context(
     'vocabulary_file': VOCABULARY_NAME,
     'vocabulary_fingerprint': tokenizer.fingerprint,
     'extra_ids': extra_ids,
-    'feature_lengths': feature_lengths,
+    'feature_lengths': dict(feature_lengths),
     'prefix': prefix,
   }
 
@@ -145,62 +150,86 @@ def mapping_table(source, target: checkpoints.Target) -> str:
   )
 
 
-def run() -> None:
-  """Does what the flags say."""
-  ours = _TO.value == 'calm_jax'
-  if _VOCABULARY.value and not ours:
+def run(
+  source: str,
+  directory: str,
+  target: checkpoints.Target,
+  *,
+  vocabulary: str | None = None,
+  extra_ids: int = 100,
+  feature_lengths: Mapping[str, int] | None = None,
+  prefix: str = '',
+  step: int | None = None,
+  dry_run: bool = False,
+) -> None:
+  """Converts a checkpoint and prints what became of it.
+
+  Args:
+    source: the checkpoint, or a directory of several.
+    directory: local, to write into.
+    target: what to write; its context is filled in here.
+    vocabulary: the SentencePiece model, copied into the run directory.
+    extra_ids: sentinel ids after it.
+    feature_lengths: longest 'inputs' and 'targets' in tokens.
+    prefix: put in front of every input.
+    step: training steps taken, where the source does not say.
+    dry_run: print the mapping and stop.
+
+  Raises:
+    OSError, ValueError: see `open_checkpoint` and `convert`.
+  """
+  ours = target.format == 'calm_jax'
+  if vocabulary and not ours:
     raise ValueError(
-      f'--vocabulary is for --to=calm_jax; copy the file into {_TARGET.value}'
+      f'--vocabulary is for --to=calm_jax; copy the file into {directory}'
     )
-  source = checkpoints.open_checkpoint(_SOURCE.value)
-  if _STEP.value is not None:
-    source = dataclasses.replace(source, step=_STEP.value)
+  opened = checkpoints.open_checkpoint(source)
+  if step is not None:
+    opened = dataclasses.replace(opened, step=step)
   context = vocabulary_context(
-    _VOCABULARY.value,
-    source.config.vocab_size,
-    extra_ids=_EXTRA_IDS.value,
-    feature_lengths={
-      'inputs': _INPUT_LENGTH.value,
-      'targets': _TARGET_LENGTH.value,
-    },
-    prefix=_PREFIX.value,
+    vocabulary,
+    opened.config.vocab_size,
+    extra_ids=extra_ids,
+    feature_lengths=feature_lengths or {'inputs': 512, 'targets': 128},
+    prefix=prefix,
   )
-  target = checkpoints.Target(
-    format=_TO.value,
-    dtype=_DTYPE.value,
-    stacked=_STACKED.value,
-    model_type=_MODEL_TYPE.value,
-    max_file_bytes=_MAX_FILE_BYTES.value,
-    context=context or source.metadata.get('context', {}),
-    allow_nonfinite=_ALLOW_NONFINITE.value,
+  target = dataclasses.replace(
+    target, context=context or opened.metadata.get('context', {})
   )
-  print(describe(source))
-  if _DRY_RUN.value:
-    print(mapping_table(source, target))
-    place = conversion.destination_of(source, _TARGET.value, target)
+  print(describe(opened))
+  if dry_run:
+    print(mapping_table(opened, target))
+    place = conversion.destination_of(opened, directory, target)
     print(f'dry run: {place} would be written; nothing was')
     return
-  written = checkpoints.convert(source, _TARGET.value, target)
+  written = checkpoints.convert(opened, directory, target)
   print(
     f'{written.path}: {target.format}, {written.num_tensors} tensors, '
     f'{written.num_bytes:,} bytes, read back and equal; fingerprint '
     f'{written.fingerprint}'
   )
-  if context:
-    kept = os.path.join(_TARGET.value, VOCABULARY_NAME)
-    shutil.copyfile(_VOCABULARY.value, kept)
+  if vocabulary:
+    kept = os.path.join(directory, VOCABULARY_NAME)
+    shutil.copyfile(vocabulary, kept)
     print(f'{kept}: the vocabulary')
-  if source.classifier is not None and ours:
-    path = classifiers.save_classifier(
-      _TARGET.value,
-      source.classifier,
-      source.config,
-      backbone=written.fingerprint,
-      step=source.step,
-    )
-    print(f'{path}: the early-exit classifier')
-  elif source.classifier is not None:
+  _keep_classifier(opened, directory, ours, written.fingerprint)
+
+
+def _keep_classifier(opened, directory: str, ours: bool, backbone: str) -> None:
+  """Writes the release's early-exit classifier where there is one."""
+  if opened.classifier is None:
+    return
+  if not ours:
     print('note: the early-exit classifier was left out; --to=calm_jax has it')
+    return
+  path = classifiers.save_classifier(
+    directory,
+    opened.classifier,
+    opened.config,
+    backbone=backbone,
+    step=opened.step,
+  )
+  print(f'{path}: the early-exit classifier')
 
 
 def main(argv):
@@ -210,7 +239,27 @@ def main(argv):
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)
   try:
-    run()
+    run(
+      _SOURCE.value,
+      _TARGET.value,
+      checkpoints.Target(
+        format=_TO.value,
+        dtype=_DTYPE.value,
+        stacked=_STACKED.value,
+        model_type=_MODEL_TYPE.value,
+        max_file_bytes=_MAX_FILE_BYTES.value,
+        allow_nonfinite=_ALLOW_NONFINITE.value,
+      ),
+      vocabulary=_VOCABULARY.value,
+      extra_ids=_EXTRA_IDS.value,
+      feature_lengths={
+        'inputs': _INPUT_LENGTH.value,
+        'targets': _TARGET_LENGTH.value,
+      },
+      prefix=_PREFIX.value,
+      step=_STEP.value,
+      dry_run=_DRY_RUN.value,
+    )
   except (OSError, ValueError) as error:
     raise SystemExit(f'convert: {error}') from None
 
