@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from calm_jax import checkpoints
 from calm_jax.checkpoints import classifiers, conversion
 from calm_jax.checkpoints.stored_tensors import DTYPES
+from calm_jax.cli.dry_run_flag import DRY_RUN
 from calm_jax.tokenizer import SentencePieceTokenizer
 
 # Beside the checkpoints, where `calm_jax.cli.train` puts it.
@@ -73,13 +74,7 @@ _STEP = flags.DEFINE_integer(
 _ALLOW_NONFINITE = flags.DEFINE_bool(
   'allow_nonfinite', False, 'Write NaN and infinity all the same.'
 )
-_DRY_RUN = flags.DEFINE_bool(
-  'dry_run',
-  False,
-  'Print the mapping of names and stop.',
-  # The jobs of gin have a flag of this name, and tests import both.
-  allow_override=True,
-)
+flags.declare_key_flag('dry_run')
 
 
 def vocabulary_context(
@@ -258,7 +253,7 @@ def main(argv):
       },
       prefix=_PREFIX.value,
       step=_STEP.value,
-      dry_run=_DRY_RUN.value,
+      dry_run=DRY_RUN.value,
     )
   except (OSError, ValueError) as error:
     raise SystemExit(f'convert: {error}') from None

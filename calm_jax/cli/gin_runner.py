@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from calm_jax import records
 from calm_jax.checkpoints import SaveError
 from calm_jax.cli import binding_types
+from calm_jax.cli.dry_run_flag import DRY_RUN
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; may be given several times, later ones win.'
@@ -33,9 +34,7 @@ _GIN_BINDINGS = flags.DEFINE_multi_string(
 _GIN_SEARCH_PATHS = flags.DEFINE_list(
   'gin_search_paths', [], 'Folders in which gin files are looked up first.'
 )
-_DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Parse and print the configuration, then stop.'
-)
+flags.declare_key_flag('dry_run')
 
 
 # What a user can do something about: one line instead of a traceback.
@@ -194,7 +193,7 @@ def main(job: str) -> None:
       run = gin.get_configurable(f'calm_jax.cli.{job}.run')
     except (ValueError, SyntaxError, NameError, ImportError) as error:
       sys.exit(f'configuration error: {error}')
-    if _DRY_RUN.value:
+    if DRY_RUN.value:
       print(gin.config_str())
       return
     try:
