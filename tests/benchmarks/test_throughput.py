@@ -20,6 +20,7 @@ CONFIG = model.T5Config(
 )
 
 
+@pytest.mark.slow
 def test_it_reads_a_run_and_a_token_file(tmp_path, capsys):
   params = model.init_params(CONFIG, jax.random.key(3))
   checkpoints.save(tmp_path / 'run', 1, params=params, config=CONFIG)

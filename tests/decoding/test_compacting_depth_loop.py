@@ -14,7 +14,7 @@ from calm_jax.pytrees import register_pytree
 
 LOOP = decoding.CompactingDepthLoop()
 # The others take longer than they teach.
-QUICK = ('scheduled_exit', 'margin_decaying', 'skip_feed_forward')
+QUICK = ('margin_decaying', 'skip_feed_forward')
 
 
 def _decode(name, loop=LOOP):

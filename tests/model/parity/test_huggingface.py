@@ -72,6 +72,8 @@ def test_greedy_tokens_of_a_hundred_inputs(golden):
     arrays['inputs'].astype(np.int32),
     max_length=arrays['tokens'].shape[1],
     eos_id=1,
+    # One layer to compile instead of three.
+    depth_loop=decoding.WhileDepthLoop(),
   )
   assert len(arrays['tokens']) == 100
   np.testing.assert_array_equal(result.tokens, arrays['tokens'])
