@@ -19,6 +19,7 @@ import scipy
 
 from calm_jax import calibration, records
 from calm_jax.benchmarks import loss_laws
+from calm_jax.benchmarks.arguments import Arguments
 
 TOLERANCES = (0.02, 0.05, 0.1, 0.25)
 
@@ -138,17 +139,8 @@ def _in_words(number: int | None) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m calm_jax.benchmarks.calibration_power',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-
-  def add(name, default, help, **keywords):
-    parser.add_argument(
-      f'--{name}', default=default, help=f'{help} (%(default)s)', **keywords
-    )
-
+  parser = Arguments('calibration_power', __doc__)
+  add = parser.add
   add(
     'laws',
     ','.join(loss_laws.LAWS),

@@ -39,6 +39,7 @@ from calm_jax import (
   reporting,
 )
 from calm_jax.benchmarks import bandwidth, costs, forced_depths
+from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance
 
@@ -242,17 +243,8 @@ def _rows(config, medians, starts, source_length, rate):
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m calm_jax.benchmarks.decode_speed',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-
-  def add(name, default, help, **keywords):
-    parser.add_argument(
-      f'--{name}', default=default, help=f'{help} (%(default)s)', **keywords
-    )
-
+  parser = Arguments('decode_speed', __doc__)
+  add = parser.add
   add('shapes', 't5_v1_1_small', 'models, separated by commas')
   add('batch_sizes', '1', 'rows decoded together, separated by commas')
   add('source_length', 64, 'tokens of a source', type=int)
@@ -298,12 +290,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target_length=flags.target_length,
     num_repeats=flags.num_repeats,
     rows=tuple(rows),
-    context=records.RunContext(
+    context=provenance.run_context(
       device=jax.devices()[0].device_kind,
       dtype=flags.dtype,
-      versions=provenance.versions('jax', 'jaxlib', 'numpy', 'calm_jax'),
+      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
       seeds={'weights, sources and depths': flags.seed},
-      **provenance.of_this_process(),
     ),
   )
   if flags.output:

@@ -31,6 +31,7 @@ from calm_jax import (
   model,
   records,
 )
+from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance
 from calm_jax.training import token_files
@@ -227,17 +228,8 @@ def to_markdown(rows: Sequence[ThroughputRow]) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m calm_jax.benchmarks.throughput',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-
-  def add(name, default, help, **keywords):
-    parser.add_argument(
-      f'--{name}', default=default, help=f'{help} (%(default)s)', **keywords
-    )
-
+  parser = Arguments('throughput', __doc__)
+  add = parser.add
   add('run_dir', None, 'a run directory of calm_jax.cli.train', required=True)
   add('tokens', None, 'an .npz of calm_jax.cli.tokenize', required=True)
   add('num_inputs', 256, 'inputs of it that are decoded', type=int)
@@ -270,12 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(f'throughput: {error}')
   print(to_markdown(rows))
   if flags.output:
-    context = records.RunContext(
+    context = provenance.run_context(
       device=jax.devices()[0].device_kind,
       dtype=config.dtype,
-      versions=provenance.versions('jax', 'jaxlib', 'numpy', 'calm_jax'),
+      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
       details={'flags': vars(flags), 'num_inputs': len(sources)},
-      **provenance.of_this_process(),
     )
     records.write_json(flags.output, {'rows': rows, 'context': context})
 

@@ -101,12 +101,15 @@ def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
 
 def memory_traffic(
   config: model.T5Config, source_length: int
-) -> Callable[[decoding.ComputePolicy, np.ndarray], float]:
-  """Returns a function from a policy and exit layers [B, T] to bytes moved."""
+) -> evaluation.BytesOf:
+  """Returns a function from a policy and exit layers [B, T] to bytes moved.
+
+  Once per batch, and in all steps together; for `evaluation.time_decode`.
+  """
 
   def bytes_of(
     policy: decoding.ComputePolicy, exit_layers: np.ndarray
-  ) -> float:
+  ) -> tuple[float, float]:
     rule = policy.exit_rule
     layers = range(config.num_decoder_layers) if rule.needs_logits else ()
     num_candidates = None
@@ -122,7 +125,8 @@ def memory_traffic(
       looks=[bool(rule.looks(layer)) for layer in layers],
       num_candidates=num_candidates,
     )
-    return cost.total_bytes
+    stepping = cost.stepping_bytes
+    return cost.total_bytes - stepping, stepping
 
   return bytes_of
 
@@ -158,11 +162,9 @@ def versions() -> dict[str, str]:
 
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   """Returns how a result of this process was obtained."""
-  return records.RunContext(
+  return provenance.run_context(
     device=jax.devices()[0].device_kind,
     dtype=config.dtype,
-    versions=versions(),
-    seeds={},
+    libraries=_LIBRARIES,
     details={'model': dataclasses.asdict(config), **details},
-    **provenance.of_this_process(),
   )

@@ -173,12 +173,11 @@ def _statistics(
 
 def _context(seed: int) -> records.RunContext:
   """Returns how the counts were obtained."""
-  return records.RunContext(
+  return provenance.run_context(
     device='cpu',
     dtype='float64',
-    versions=provenance.versions('numpy', 'scipy', 'calm_jax'),
+    libraries=('numpy', 'scipy', 'calm_jax'),
     seeds={'draws': seed},
-    **provenance.of_this_process(),
   )
 
 

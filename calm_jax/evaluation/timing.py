@@ -21,6 +21,9 @@ from calm_jax import decoding, interfaces, records
 from calm_jax.evaluation import stopwatch
 from calm_jax.evaluation.decode_dataset import Batch
 
+_START = 'start'
+BytesOf = Callable[[decoding.ComputePolicy, np.ndarray], tuple[float, float]]
+
 
 @dataclasses.dataclass
 class _Measured:
@@ -31,6 +34,7 @@ class _Measured:
     depth_loop: the depth loop.
     params: parameters in the layout of the loop.
     seconds: one wall clock per batch and repeat.
+    start_seconds: the same of what is done once per batch, before any token.
     num_steps: steps of the token loop per batch.
     exit_layers: int [B, T] per batch, -1 where not decoded.
   """
@@ -39,6 +43,7 @@ class _Measured:
   depth_loop: interfaces.DepthLoop
   params: Any
   seconds: list[list[float]]
+  start_seconds: list[list[float]]
   num_steps: list[int]
   exit_layers: list[np.ndarray]
 
@@ -51,10 +56,19 @@ class _Measured:
     """Returns the mean over batches of the median over repeats."""
     return statistics.fmean(statistics.median(row) for row in self.seconds)
 
-  def seconds_per_step(self) -> float:
-    """Returns the time of all batches (medians) over all their steps."""
-    total = sum(statistics.median(row) for row in self.seconds)
-    return total / sum(self.num_steps)
+  def seconds_per_step(self, usual_steps: int) -> float:
+    """Returns the time of a step, with a share of what is done once.
+
+    Args:
+      usual_steps: the steps of all batches that the latter is divided by, the
+        same for everything that is compared: outputs of another length must
+        gain or lose nothing by it.
+    """
+    whole, once = (
+      sum(statistics.median(row) for row in rows)
+      for rows in (self.seconds, self.start_seconds)
+    )
+    return (whole - once) / sum(self.num_steps) + once / usual_steps
 
 
 def time_decode(
@@ -68,7 +82,7 @@ def time_decode(
   eos_id: int = 1,
   depth_loops: Mapping[str, interfaces.DepthLoop] | None = None,
   num_repeats: int = 5,
-  bytes_of: Callable[[decoding.ComputePolicy, np.ndarray], float] | None = None,
+  bytes_of: BytesOf | None = None,
   progress: Callable[[str], None] | None = None,
 ) -> tuple[records.TimingRow, ...]:
   """Times policies on batches of one shape.
@@ -76,7 +90,8 @@ def time_decode(
   The time of a batch runs from its token ids on the host to its decoded tokens
   back on the host: encoder, token loop, transfers. Each policy is reported
   under its fastest depth loop. Speed-ups compare time per step of the token
-  loop, so that a policy whose outputs are shorter gains nothing by it.
+  loop, plus what is done once per batch over the steps of the baseline: a
+  policy whose outputs are shorter or longer gains nothing by it.
 
   Args:
     decoder: the decoder.
@@ -90,8 +105,9 @@ def time_decode(
     eos_id: the id that ends a sequence.
     depth_loops: name -> depth loop to try; only the default one if None.
     num_repeats: how often each batch is timed, after one warm-up.
-    bytes_of: what a policy with these exit layers (int [B, T]) has to move, for
-      the largest speed-up that memory traffic allows; NaN without it.
+    bytes_of: what a policy with these exit layers, int [B, T], has to move once
+      per batch and in all of its steps, for the largest speed-up that memory
+      traffic allows; NaN without it.
     progress: gets a line per policy while it compiles, and when done.
 
   Returns:
@@ -105,8 +121,8 @@ def time_decode(
   say = progress if progress is not None else lambda line: None
   measured = _prepare(decoder, params, policies, depth_loops, len(inputs))
 
-  def run(entry: _Measured, index: int):
-    result = decoding.generate(
+  def call(function, entry: _Measured, index: int):
+    return function(
       decoder,
       entry.params,
       inputs[index],
@@ -115,7 +131,9 @@ def time_decode(
       eos_id=eos_id,
       depth_loop=entry.depth_loop,
     )
-    return jax.device_get(result)
+
+  def run(entry: _Measured, index: int):
+    return jax.device_get(call(decoding.generate, entry, index))
 
   for (name, loop_name), entry in measured.items():
     say(f'compiling {name} ({loop_name}) at batch {len(inputs[0])}')
@@ -126,10 +144,20 @@ def time_decode(
     for index in range(len(inputs))
     for name, entry in measured.items()
   }
-  for (name, index), seconds in stopwatch.interleaved_seconds(
-    runs, num_repeats
-  ).items():
-    measured[name].seconds[index] = seconds
+  # What is done once per batch is the same for all policies of a loop.
+  starts = {
+    (_START, loop_name, index): functools.partial(
+      call, decoding.start, entry, index
+    )
+    for (name, loop_name), entry in measured.items()
+    for index in range(len(inputs))
+    if name == baseline
+  }
+  seconds = stopwatch.interleaved_seconds({**starts, **runs}, num_repeats)
+  for (name, loop_name), entry in measured.items():
+    for index in range(len(inputs)):
+      entry.seconds.append(seconds[(name, loop_name), index])
+      entry.start_seconds.append(seconds[_START, loop_name, index])
   return _rows(measured, policies, baseline, len(inputs[0]), bytes_of)
 
 
@@ -211,7 +239,8 @@ def _prepare(decoder, params, policies, depth_loops, num_batches):
       policy=policy,
       depth_loop=loop,
       params=layouts[loop_name],
-      seconds=[[] for _ in range(num_batches)],
+      seconds=[],
+      start_seconds=[],
       num_steps=[],
       exit_layers=[],
     )
@@ -228,20 +257,26 @@ def _warm_up(entry: _Measured, run, num_batches: int) -> None:
     entry.exit_layers.append(np.asarray(result.exit_layers))
 
 
-def _ceiling(full: _Measured, entry: _Measured, bytes_of) -> float:
-  """Returns the ratio of what the two move per step."""
+def _ceiling(
+  full: _Measured, entry: _Measured, usual_steps: int, bytes_of: BytesOf | None
+) -> float:
+  """Returns the ratio of what the two move per step, as times are compared."""
   if bytes_of is None:
     return math.nan
-  whole, part = (
-    sum(bytes_of(one.policy, layers) for layers in one.exit_layers)
-    / sum(one.num_steps)
-    for one in (full, entry)
-  )
-  return whole / part
+
+  def per_step(one: _Measured) -> float:
+    moved = [bytes_of(one.policy, layers) for layers in one.exit_layers]
+    once, stepping = (sum(part) for part in zip(*moved, strict=True))
+    return stepping / sum(one.num_steps) + once / usual_steps
+
+  return per_step(full) / per_step(entry)
 
 
 def _rows(measured, policies, baseline, batch_size, bytes_of):
   """Returns one row per policy under its fastest depth loop."""
+  usual_steps = sum(
+    next(e.num_steps for (name, _), e in measured.items() if name == baseline)
+  )
   fastest = {}
   for name in policies:
     loops = {
@@ -249,18 +284,19 @@ def _rows(measured, policies, baseline, batch_size, bytes_of):
       for (policy_name, loop_name), entry in measured.items()
       if policy_name == name
     }
-    best = min(loops, key=lambda loop_name: loops[loop_name].seconds_per_step())
+    best = min(loops, key=lambda key: loops[key].seconds_per_step(usual_steps))
     fastest[name] = (best, loops[best])
   full = fastest[baseline][1]
+  full_seconds = full.seconds_per_step(usual_steps)
   return tuple(
     records.TimingRow(
       name=name,
       batch_size=batch_size,
       depth_loop=loop_name,
-      milliseconds_per_step=1e3 * entry.seconds_per_step(),
+      milliseconds_per_step=1e3 * entry.seconds_per_step(usual_steps),
       milliseconds_per_batch=1e3 * entry.seconds_per_batch(),
-      speed_up=full.seconds_per_step() / entry.seconds_per_step(),
-      ceiling=_ceiling(full, entry, bytes_of),
+      speed_up=full_seconds / entry.seconds_per_step(usual_steps),
+      ceiling=_ceiling(full, entry, usual_steps, bytes_of),
       num_batches=len(entry.seconds),
       num_repeats=len(entry.seconds[0]),
       mean_exit_layer=entry.mean_exit_layer(),

@@ -130,7 +130,8 @@ class TimingRow:
     batch_size: rows decoded together.
     depth_loop: the depth loop that was fastest for this policy.
     milliseconds_per_step: median wall clock per step of the token loop (one
-      token for each row of the batch), the encoder's share included.
+      token for each row of the batch), with the encoder's share in as many
+      steps as the baseline takes.
     milliseconds_per_batch: median wall clock per batch.
     speed_up: the baseline's milliseconds per step over this one's.
     ceiling: the speed-up that memory traffic allows for the realised exit

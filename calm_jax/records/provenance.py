@@ -7,6 +7,10 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+from calm_jax.records.evaluations import RunContext
 
 
 @functools.cache
@@ -21,13 +25,26 @@ def versions(*libraries: str) -> dict[str, str]:
   return found
 
 
-def of_this_process() -> dict[str, str]:
-  """Returns machine, command and time, as `records.RunContext` has them."""
+def run_context(
+  *, device: str, dtype: str, libraries: Sequence[str], **other: Any
+) -> RunContext:
+  """Returns how a result of this process came about.
+
+  Args:
+    device: what computed.
+    dtype: of what was computed.
+    libraries: whose versions matter.
+    **other: `seeds` and `details` of `RunContext`.
+  """
   now = datetime.datetime.now(datetime.UTC)
   spec = getattr(sys.modules['__main__'], '__spec__', None)
   start = ['python', '-m', spec.name] if spec else sys.argv[:1]
-  return {
-    'machine': f'{os.cpu_count()} cores, {platform.machine()}',
-    'command': shlex.join([*start, *sys.argv[1:]]),
-    'created': now.isoformat(timespec='seconds'),
-  }
+  return RunContext(
+    device=device,
+    dtype=dtype,
+    machine=f'{os.cpu_count()} cores, {platform.machine()}',
+    versions=versions(*libraries),
+    command=shlex.join([*start, *sys.argv[1:]]),
+    created=now.isoformat(timespec='seconds'),
+    **other,
+  )

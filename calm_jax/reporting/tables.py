@@ -119,9 +119,10 @@ def timing_table(result: records.EvaluationResult) -> Table | None:
     rows.append(tuple(cells))
   first = result.timings[0]
   notes = [
-    'ms per step: wall clock per token of the batch, encoder included, median '
-    f'of {first.num_repeats} interleaved repeats, on {result.context.device} '
-    f'in {result.context.dtype}.',
+    'ms per step: wall clock per token of the batch, with a share of the '
+    'encoder in as many steps as the full model takes, median of '
+    f'{first.num_repeats} interleaved repeats, on {result.context.device} in '
+    f'{result.context.dtype}.',
     'speed-up: against the full model decoded without any checks by its '
     'fastest depth loop.',
   ]

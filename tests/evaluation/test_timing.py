@@ -1,6 +1,7 @@
 """Timing: what is compared with what, not how fast it is."""
 
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_a_row_per_policy_with_the_full_model_as_the_measure():
     POLICIES,
     num_repeats=2,
     # A layer moves two bytes, everything else of a step four.
-    bytes_of=lambda _, layers: float((4 + 2 * layers).sum()),
+    bytes_of=lambda _, layers: (0.0, float((4 + 2 * layers).sum())),
   )
   assert [row.name for row in rows] == ['full', 'static']
   assert rows[0].speed_up == 1.0
@@ -108,3 +109,32 @@ def test_bad_arguments_are_named():
     time_decode([batch, {'encoder_input_tokens': INPUTS[:2]}], POLICIES)
   with pytest.raises(ValueError, match='a batch of 6'):
     evaluation.take_batches([batch], batch_size=6, num_batches=1)
+
+
+def test_outputs_of_another_length_gain_nothing_by_the_encoder(monkeypatch):
+  """10 s once and 1 s per step: a step takes 1 s whatever the length is."""
+  now = [0.0]
+
+  def take(seconds):
+    now[0] += seconds
+
+  def result(steps):
+    return types.SimpleNamespace(
+      lengths=np.array([steps]), exit_layers=np.full((1, steps), 3)
+    )
+
+  def generate(*_, policy, **__):
+    steps = 2 if policy == POLICIES['full'] else 20
+    take(10.0 + steps)
+    return result(steps)
+
+  monkeypatch.setattr(timing.decoding, 'generate', generate)
+  monkeypatch.setattr(timing.decoding, 'start', lambda *_, **__: take(10.0))
+  monkeypatch.setattr(timing.stopwatch.time, 'perf_counter', lambda: now[0])
+  batches = [{'encoder_input_tokens': INPUTS[:1]}]
+  full, longer = time_decode(
+    batches, POLICIES, bytes_of=lambda _, layers: (10.0, float(layers.size))
+  )
+  assert full.milliseconds_per_step == longer.milliseconds_per_step == 6e3
+  assert longer.speed_up == longer.ceiling == 1.0
+  assert longer.milliseconds_per_batch == 30e3

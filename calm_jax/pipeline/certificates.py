@@ -1,0 +1,101 @@
+"""Certificates put to use: the only bridge from statistics to decoding.
+
+A certificate holds for the parameters, tokenizer, policy and sampler that it
+was made for. Here its threshold is put into a policy, and refused otherwise.
+"""
+
+from typing import Any
+
+from calm_jax import checkpoints, decoding
+from calm_jax.array_types import Params
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.tokenizer import SentencePieceTokenizer
+
+
+def certificate_context(
+  policy: decoding.ComputePolicy,
+  *,
+  params: Params,
+  tokenizer: SentencePieceTokenizer,
+  sampler: Any,
+) -> dict[str, Any]:
+  """Returns what ties a certificate to what it was made for.
+
+  Args:
+    policy: the policy; the value of its threshold does not matter.
+    params: the parameter tree as loaded, not prepared for decoding.
+    tokenizer: the tokenizer.
+    sampler: the sampler.
+  """
+  return {
+    'parameters': checkpoints.parameter_fingerprint(params),
+    'tokenizer': tokenizer.fingerprint,
+    'policy': decoding.describe(policy),
+    'sampler': decoding.describe(sampler),
+  }
+
+
+def certificate_differences(
+  certificate: Certificate,
+  policy: decoding.ComputePolicy,
+  *,
+  params: Params,
+  tokenizer: SentencePieceTokenizer,
+  sampler: Any = None,
+) -> list[str]:
+  """Says what keeps a certificate from holding; nothing if it holds.
+
+  The arguments are those of `apply_certificate`.
+  """
+  actual = certificate_context(
+    policy,
+    params=params,
+    tokenizer=tokenizer,
+    sampler=decoding.Greedy() if sampler is None else sampler,
+  )
+  return [
+    f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'
+    for name, value in actual.items()
+    if certificate.context.get(name) != value
+  ]
+
+
+def apply_certificate(
+  certificate: Certificate,
+  policy: decoding.ComputePolicy,
+  *,
+  params: Params,
+  tokenizer: SentencePieceTokenizer,
+  sampler: Any = None,
+  allow_uncertified: bool = False,
+) -> decoding.ComputePolicy:
+  """Returns the policy at the certified threshold.
+
+  Where nothing was certified that is the full model.
+
+  Args:
+    certificate: what calibration wrote.
+    policy: the policy it was made for, at any threshold.
+    params: the parameter tree as loaded, not prepared for decoding.
+    tokenizer: the tokenizer.
+    sampler: the sampler; Greedy if None.
+    allow_uncertified: go on where the guarantee does not hold. The caller then
+      must not claim it; `certificate_differences` says whether it holds.
+
+  Raises:
+    ValueError: if the certificate was made for something else, naming what
+      differs, unless `allow_uncertified`.
+  """
+  differing = certificate_differences(
+    certificate, policy, params=params, tokenizer=tokenizer, sampler=sampler
+  )
+  if differing and not allow_uncertified:
+    raise ValueError(
+      'the certificate does not hold for this '
+      + '; '.join(differing)
+      + '. Calibrate again, or pass allow_uncertified=True to decode without '
+      'a guarantee'
+    )
+  if certificate.threshold is None or certificate.threshold >= 1.0:
+    return decoding.full_model(policy)
+  return decoding.with_threshold(policy, certificate.threshold)
