@@ -24,7 +24,13 @@ SEQIO = [
 METRICS = ['rouge-score>=0.1.2', 'sacrebleu>=2.4']
 REPORTS = ['jinja2>=3.1', 'matplotlib>=3.9']
 # safetensors checks the files that checkpoints/safetensors_files.py writes.
-TESTS = ['pytest>=8', 'mapie>=1.0', 'ruff>=0.6', 'safetensors>=0.5']
+TESTS = [
+  'pytest>=8',
+  'pytest-xdist>=3.6',
+  'mapie>=1.0',
+  'ruff>=0.6',
+  'safetensors>=0.5',
+]
 
 GIN_PACKAGES = {
   'calm_jax.gin_configs': 'gin_configs',

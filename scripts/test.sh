@@ -13,5 +13,7 @@ for argument in "$@"; do
   if [ "$argument" = --all ]; then select=(); else arguments+=("$argument"); fi
 done
 .venv/bin/ruff check .
+# One process per core, each file in one of them; `-n 0` runs all in this one.
 exec .venv/bin/python -m pytest --durations=25 \
+  --numprocesses=auto --maxprocesses=4 --dist=loadfile \
   ${select[@]+"${select[@]}"} ${arguments[@]+"${arguments[@]}"}
