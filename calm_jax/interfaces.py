@@ -53,8 +53,13 @@ class LayeredDecoder:
       its residual.
     logits: `(params, hidden [..., D], weights=None) -> [..., V] float32`. Final
       norm and shared output projection; with `weights` [B, C, D] from
-      `output_rows` and hidden [B, D], over those rows only: [B, C].
+      `output_rows` and hidden [B, D], over those rows only: [B, C]; likewise
+      with `weights` [C, D] from `output_block`.
     output_rows: `(params, token_ids [B, C]) -> weights [B, C, D]` in `dtype`.
+    output_block: `(params, first, count) -> weights [count, D]`, the output
+      rows of `count` neighbouring tokens (a Python int) from `first` on, for
+      `logits` over these alone, all rows the same: [..., count]. None if the
+      decoder has no such thing; readouts that need it then refuse it.
     take_rows: `(cache, rows [R]) -> cache`. Reorders or selects rows.
   """
 
@@ -72,6 +77,7 @@ class LayeredDecoder:
   logits: Callable[..., Array]
   output_rows: Callable[..., Array]
   take_rows: Callable[..., PyTree]
+  output_block: Callable[..., Array] | None = None
 
 
 @register_pytree
@@ -89,6 +95,7 @@ class LayerView:
       does not ask for logits.
     token_ids: int32 [B, C], the vocabulary ids of the C candidates, or None
       when C is the whole vocabulary in order.
+    log_total: float32 [B], see `Reading`, or None.
     active: bool [B], the rows that had not stopped before this layer.
   """
 
@@ -98,7 +105,25 @@ class LayerView:
   previous_hidden: Array
   logits: Array | None
   token_ids: Array | None
+  log_total: Array | None
   active: Array
+
+
+class Reading(NamedTuple):
+  """What a readout says of states [B, D].
+
+  Attributes:
+    logits: float32 [B, C], C the same at all checks.
+    token_ids: int32 [B, C], the ids of the candidates, or None when C is the
+      vocabulary in order.
+    log_total: float32 [B], the logarithm of the sum of exp(logit) that
+      probabilities are shares of, where that is more than the candidates (which
+      then must hold the two best tokens); None where it is these.
+  """
+
+  logits: Array
+  token_ids: Array | None = None
+  log_total: Array | None = None
 
 
 class LayerWork(NamedTuple):
@@ -204,11 +229,8 @@ class Readout(PolicySlot, Protocol):
     layer: Array | int,
     first: Array | bool,
     active: Array,
-  ) -> tuple[PyTree, Array, Array | None]:
-    """Returns state, logits float32 [B, C] of `hidden` [B, D], and token_ids.
-
-    `token_ids` is int32 [B, C], or None when C is the vocabulary in order; C is
-    the same at all checks.
+  ) -> tuple[PyTree, Reading]:
+    """Returns the new state and what `hidden` [B, D] reads as.
 
     Args:
       state: the slot's state.

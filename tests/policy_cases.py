@@ -101,6 +101,8 @@ _MARGIN = exits.SoftmaxMargin()
 _CLASSIFIER = exits.Classifier(
   np.random.default_rng(3).normal(size=CONFIG.embed_dim) / 12.0, 0.1
 )
+# V is no multiple of it.
+STREAMED = decoding.StreamedVocabulary(block_size=12)
 PRUNED = decoding.PrunedVocabulary(num_blocks=3, block_size=6)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 
@@ -173,6 +175,7 @@ CASES = (
     ),
     0.5,
   ),
+  Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
   Case(
     'skip_feed_forward',
     lambda rows, threshold: decoding.ComputePolicy(

@@ -35,6 +35,7 @@ from calm_jax.decoding.token_loop import (
   start,
 )
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary, Shortlist
+from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 
 __all__ = [
   'Carry',
@@ -57,6 +58,7 @@ __all__ = [
   'Rows',
   'Sampler',
   'Shortlist',
+  'StreamedVocabulary',
   'Temperature',
   'TopK',
   'UnrolledDepthLoop',

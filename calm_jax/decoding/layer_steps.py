@@ -16,7 +16,7 @@ from jax import lax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
-from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.interfaces import LayeredDecoder, LayerView, Reading
 from calm_jax.pytrees import register_pytree
 
 
@@ -34,9 +34,8 @@ class Rows:
       rule did not look there.
     rejected_confidences: float32 [B], the highest confidence at which a row
       went on; -inf if there was none.
-    logits: float32 [B, C] of the exit state, once a row has stopped; None if
-      the exit rule needs no logits.
-    token_ids: int32 [B, C], the ids of the candidates, or None.
+    reading: of the exit state, once a row has stopped; None if the exit rule
+      needs no logits.
     policy: states of the slots, but for the cache fill, whose state is in
       `Memory`.
   """
@@ -46,8 +45,7 @@ class Rows:
   exit_layers: Array
   confidences: Array
   rejected_confidences: Array
-  logits: Array | None
-  token_ids: Array | None
+  reading: Reading | None
   policy: PolicyState
 
 
@@ -97,19 +95,17 @@ class Layers:
       exit_layers=jnp.full((batch_size,), -1, jnp.int32),
       confidences=jnp.full((batch_size,), jnp.nan, jnp.float32),
       rejected_confidences=jnp.full((batch_size,), -jnp.inf, jnp.float32),
-      logits=None,
-      token_ids=None,
+      reading=None,
       policy=dataclasses.replace(policy, cache_fill=None),
     )
     if not self.policy.exit_rule.needs_logits:
       return rows
     read = functools.partial(self._read, layer=0, first=True, of=self.alive)
-    shapes = jax.eval_shape(read, rows)
-    logits, token_ids = jax.tree.map(
+    reading = jax.tree.map(
       lambda shape: jnp.zeros(shape.shape, shape.dtype),
-      (shapes.logits, shapes.token_ids),
+      jax.eval_shape(read, rows).reading,
     )
-    return dataclasses.replace(rows, logits=logits, token_ids=token_ids)
+    return dataclasses.replace(rows, reading=reading)
 
   def fill(self, layer: Array | int, rows: Rows, memory: Memory) -> Memory:
     """Writes the K/V of a layer that is about to run, or is left over."""
@@ -178,7 +174,7 @@ class Layers:
     self, rows: Rows, layer: Array | int, *, first: Array | bool, of: Array
   ) -> Rows:
     """Computes logits of the present states, for the rows in `of` [B]."""
-    state, logits, token_ids = self.policy.readout.step(
+    state, reading = self.policy.readout.step(
       rows.policy.readout,
       self.decoder,
       self.params,
@@ -189,8 +185,7 @@ class Layers:
     )
     return dataclasses.replace(
       rows,
-      logits=logits,
-      token_ids=token_ids,
+      reading=reading,
       policy=dataclasses.replace(rows.policy, readout=state),
     )
 
@@ -208,13 +203,13 @@ class Layers:
       now = when(looks | last, read, rows)
 
     def look(_):
+      reading = now.reading or Reading(None)
       view = LayerView(
         layer=layer,
         positions=self.positions,
         hidden=now.hidden[:, 0],
         previous_hidden=previous[:, 0],
-        logits=now.logits,
-        token_ids=now.token_ids,
+        **reading._asdict(),
         active=rows.active,
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)
@@ -238,8 +233,7 @@ class Layers:
       rejected_confidences=jnp.where(
         rejected, highest, rows.rejected_confidences
       ),
-      logits=_keep_rows(stops, now.logits, rows.logits),
-      token_ids=_keep_rows(stops, now.token_ids, rows.token_ids),
+      reading=_keep_rows(stops, now.reading, rows.reading),
       policy=dataclasses.replace(now.policy, exit_rule=state),
     )
 

@@ -8,7 +8,7 @@ import dataclasses
 from typing import ClassVar
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
 
@@ -40,7 +40,7 @@ class FullVocabulary:
     layer: Array | int,
     first: Array | bool,
     active: Array,
-  ) -> tuple[PyTree, Array, None]:
-    """Returns state, logits float32 [B, V] of `hidden` [B, D], and no ids."""
+  ) -> tuple[PyTree, Reading]:
+    """Returns state, and logits float32 [B, V] of `hidden` [B, D]."""
     del layer, first, active
-    return state, decoder.logits(params, hidden), None
+    return state, Reading(decoder.logits(params, hidden))

@@ -154,6 +154,7 @@ def choose(
   logits: Array,
   *,
   token_ids: Array | None = None,
+  log_total: Array | None = None,
   keys: Array | None = None,
 ) -> tuple[Array, Array]:
   """Chooses the next token of every row.
@@ -163,12 +164,22 @@ def choose(
     logits: float32 [B, C].
     token_ids: int32 [B, C], the vocabulary ids of the candidates, or None when
       they are the whole vocabulary in order.
+    log_total: float32 [B], what probabilities are shares of, where that is more
+      than the candidates (see `interfaces.Reading`).
     keys: [B] typed keys, one draw each; unused by deterministic samplers.
 
   Returns:
     The tokens, int32 [B], and the log-probability of each under the
     distribution sampled from, float32 [B].
+
+  Raises:
+    ValueError: if the sampler draws and only the best tokens are known.
   """
+  if log_total is not None and not sampler.deterministic:
+    raise ValueError(
+      f'{type(sampler).__name__} draws among all tokens, this readout gives '
+      'the best ones only; use Greedy() or the readout FullVocabulary()'
+    )
   logits = sampler.transform(logits.astype(jnp.float32))
   scores = logits
   if not sampler.deterministic:
@@ -177,11 +188,12 @@ def choose(
     scores += jax.vmap(lambda key: jax.random.gumbel(key, width))(keys)
   choice = first_best(scores)[:, None]
   chosen = jnp.take_along_axis(logits, choice, axis=-1)[:, 0]
-  log_probabilities = chosen - jax.nn.logsumexp(logits, axis=-1)
+  if log_total is None:
+    log_total = jax.nn.logsumexp(logits, axis=-1)
   tokens = choice
   if token_ids is not None:
     tokens = jnp.take_along_axis(token_ids, choice, axis=-1)
-  return tokens[:, 0].astype(jnp.int32), log_probabilities
+  return tokens[:, 0].astype(jnp.int32), chosen - log_total
 
 
 def request_keys(rng: Array, batch_size: int) -> Array:

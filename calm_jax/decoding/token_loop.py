@@ -287,7 +287,7 @@ def _decode_token(
   if keys is not None:
     keys = sampling.draw_keys(keys, layers.positions, carry.samples)
   tokens, log_probabilities = sampling.choose(
-    sampler, rows.logits, token_ids=rows.token_ids, keys=keys
+    sampler, keys=keys, **rows.reading._asdict()
   )
   tokens = jnp.where(carry.alive, tokens, 0)
   positions = carry.positions + carry.alive

@@ -14,7 +14,7 @@ from jax import lax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits import checks
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
 _FINALS = ('pruned', 'full')
@@ -122,8 +122,8 @@ class PrunedVocabulary:
     layer: Array | int,
     first: Array | bool,
     active: Array,
-  ) -> tuple[Shortlist, Array, Array | None]:
-    """Returns state, logits float32 [B, C] of `hidden` [B, D], and their ids.
+  ) -> tuple[Shortlist, Reading]:
+    """Returns state, and logits [B, C] of `hidden` [B, D] with their ids.
 
     Exit states, whose `layer` is int32 [B], are read over all V: [B, V].
     """
@@ -131,7 +131,7 @@ class PrunedVocabulary:
     # may be overwritten: masking would read and write all of the weights.
     del active
     if jnp.ndim(layer):
-      return state, decoder.logits(params, hidden), None
+      return state, Reading(decoder.logits(params, hidden))
     vocab_size = decoder.vocab_size
 
     def make(_):
@@ -151,7 +151,7 @@ class PrunedVocabulary:
     else:
       state, logits = lax.cond(first, make, use, state)
     token_ids, _ = self.candidates(state.blocks, vocab_size)
-    return state, logits, token_ids
+    return state, Reading(logits, token_ids)
 
   def best_blocks(self, logits: Array) -> Array:
     """Returns the blocks with the best logits, ascending.

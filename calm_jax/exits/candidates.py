@@ -23,3 +23,34 @@ def first_best(scores: Array) -> Array:
   is_best = scores == scores.max(axis=-1, keepdims=True)
   indices = jnp.where(is_best, jnp.arange(count, dtype=jnp.int32), count - 1)
   return indices.min(axis=-1)
+
+
+def best_two(scores: Array) -> tuple[Array, Array]:
+  """Returns the two highest scores of each row, [B] each; equal if they tie.
+
+  Args:
+    scores: float [B, C].
+  """
+  best = scores.max(axis=-1, keepdims=True)
+  is_best = scores == best
+  second = jnp.where(is_best, -jnp.inf, scores).max(axis=-1)
+  best = best[:, 0]
+  return best, jnp.where(is_best.sum(axis=-1) > 1, best, second)
+
+
+def total_over_best(
+  logits: Array, best: Array, log_total: Array | None
+) -> Array:
+  """Returns the sum of exp(logit - best) that probabilities are shares of.
+
+  Args:
+    logits: float32 [B, C].
+    best: float32 [B], their maxima.
+    log_total: see `interfaces.Reading`; None for the sum over the candidates.
+
+  Returns:
+    float32 [B], at least 1 but for rounding.
+  """
+  if log_total is None:
+    return jnp.exp(logits - best[:, None]).sum(axis=-1)
+  return jnp.exp(log_total - best)

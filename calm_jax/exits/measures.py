@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array
+from calm_jax.exits.candidates import best_two, total_over_best
 from calm_jax.exits.classifier import Classifier
 from calm_jax.interfaces import LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
@@ -49,13 +50,9 @@ class SoftmaxMargin:
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
     logits = view.logits.astype(jnp.float32)
-    best = logits.max(axis=-1, keepdims=True)
-    # Plain maxima, where top_k or argmax would cost more than the rest.
-    is_best = logits == best
-    second = jnp.where(is_best, -jnp.inf, logits).max(axis=-1)
-    second = jnp.where(is_best.sum(axis=-1) > 1, best[:, 0], second)
-    total = jnp.exp(logits - best).sum(axis=-1)
-    return (1.0 - jnp.exp(second - best[:, 0])) / total
+    best, second = best_two(logits)
+    total = total_over_best(logits, best, view.log_total)
+    return (1.0 - jnp.exp(second - best)) / total
 
 
 @register_pytree
@@ -77,8 +74,7 @@ class SoftmaxMaximum:
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
     logits = view.logits.astype(jnp.float32)
-    best = logits.max(axis=-1, keepdims=True)
-    return 1.0 / jnp.exp(logits - best).sum(axis=-1)
+    return 1.0 / total_over_best(logits, logits.max(axis=-1), view.log_total)
 
 
 @register_pytree

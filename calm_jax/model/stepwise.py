@@ -273,11 +273,11 @@ def logits(
   normed = layers.RMSNorm(config).apply({'params': params.decoder_norm}, hidden)
   if config.tied_embeddings:
     normed = normed / jnp.sqrt(config.embed_dim).astype(normed.dtype)
-  equation = '...d,vd->...v' if weights is None else '...d,...vd->...v'
+  weights = params.output if weights is None else weights
   return jnp.einsum(
-    equation,
+    '...d,vd->...v' if weights.ndim == 2 else '...d,...vd->...v',
     normed,
-    params.output if weights is None else weights,
+    weights,
     preferred_element_type=jnp.float32,
   )
 
@@ -285,6 +285,11 @@ def logits(
 def output_rows(params: DecodeParams, token_ids: Array) -> Array:
   """Gathers rows of the output matrix: [B, C] -> [B, C, D]."""
   return jnp.take(params.output, token_ids, axis=0)
+
+
+def output_block(params: DecodeParams, first: Array | int, count: int) -> Array:
+  """Returns `count` rows of the output matrix from `first` on: [count, D]."""
+  return jax.lax.dynamic_slice_in_dim(params.output, first, count)
 
 
 def take_rows(cache: cache_lib.Cache, rows: Array) -> cache_lib.Cache:
@@ -315,4 +320,5 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     logits=bind(logits, config),
     output_rows=output_rows,
     take_rows=take_rows,
+    output_block=output_block,
   )

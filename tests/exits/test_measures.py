@@ -19,6 +19,7 @@ def view(logits=None, hidden=None, previous=None):
     previous_hidden=previous,
     logits=logits,
     token_ids=None,
+    log_total=None,
     active=jnp.ones((batch_size,), bool),
   )
 

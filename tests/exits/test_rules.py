@@ -22,6 +22,7 @@ def view(layer, *, positions=(0, 1, 2), logits=None, token_ids=None):
     previous_hidden=jnp.zeros((B, 2)),
     logits=logits,
     token_ids=token_ids,
+    log_total=None,
     active=jnp.ones((B,), bool),
   )
 
