@@ -14,7 +14,6 @@ decodes the same tokens. Needs no gin, seqio or TensorFlow.
 import argparse
 import dataclasses
 import functools
-import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -31,13 +30,11 @@ from calm_jax import (
   model,
   records,
 )
+from calm_jax.benchmarks import token_inputs
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance
-from calm_jax.training import token_files
 
-# Source lengths are padded to a multiple of this.
-BUCKET = 16
 WAYS = ('static', 'sorted', 'slots')
 
 
@@ -152,7 +149,7 @@ def _check_same(name: str, tokens: list[int]) -> None:
 
 def _static(job: _Job, sources: Sequence[np.ndarray]) -> int:
   """Decodes batches in their order, all padded to the longest source."""
-  return _batches(job, sources, _bucket(max(map(len, sources))))
+  return _batches(job, sources, token_inputs.bucket(max(map(len, sources))))
 
 
 def _sorted(job: _Job, sources: Sequence[np.ndarray]) -> int:
@@ -165,7 +162,7 @@ def _batches(job, sources, length) -> int:
   num_tokens = 0
   for start in range(0, len(sources), job.batch_size):
     part = sources[start : start + job.batch_size]
-    size = length or _bucket(max(map(len, part)))
+    size = length or token_inputs.bucket(max(map(len, part)))
     inputs = np.zeros((job.batch_size, size), np.int32)
     # What is missing of the last batch is filled with its last input.
     for row in range(job.batch_size):
@@ -181,7 +178,7 @@ def _slots(job: _Job, sources: Sequence[np.ndarray]) -> int:
   """Decodes in slots, one queue per bucket of source lengths."""
   buckets: dict[int, list[np.ndarray]] = {}
   for source in sorted(sources, key=len):
-    buckets.setdefault(_bucket(len(source)), []).append(source)
+    buckets.setdefault(token_inputs.bucket(len(source)), []).append(source)
   num_tokens = 0
   for length, part in buckets.items():
     for _, result in decoding.decode_queue(
@@ -202,17 +199,6 @@ _WAYS: dict[str, Callable[..., int]] = {
   'sorted': _sorted,
   'slots': _slots,
 }
-
-
-def _read_sources(path: str, number: int) -> list[np.ndarray]:
-  """Returns the first inputs of a token file."""
-  examples = token_files.read_npz(path)
-  ends = examples['inputs_offsets'][1 : number + 1]
-  return np.split(examples['inputs_ids'][: ends[-1]], ends[:-1])
-
-
-def _bucket(length: int) -> int:
-  return BUCKET * math.ceil(length / BUCKET)
 
 
 def to_markdown(rows: Sequence[ThroughputRow]) -> str:
@@ -247,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   flags = _parse(arguments)
   try:
     params, config, _ = checkpoints.load_params(flags.run_dir)
-    sources = _read_sources(flags.tokens, flags.num_inputs)
+    sources = token_inputs.read_sources(flags.tokens, flags.num_inputs)
     rows = measure(
       model.as_layered_decoder(config),
       params,

@@ -26,6 +26,7 @@ from calm_jax import (
   records,
   reporting,
 )
+from calm_jax.benchmarks import policy_traffic
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.evaluation import corpus_metrics, text_metrics
@@ -243,7 +244,7 @@ def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
       baseline=full,
       eos_id=loaded.tokenizer.eos_id,
       depth_loops=jobs.DEPTH_LOOPS,
-      bytes_of=jobs.memory_traffic(
+      bytes_of=policy_traffic.bytes_of(
         loaded.config, loaded.feature_lengths['inputs']
       ),
       num_repeats=repeats,

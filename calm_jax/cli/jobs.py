@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import numpy as np
 
 from calm_jax import (
   checkpoints,
@@ -16,7 +15,6 @@ from calm_jax import (
   pipeline,
   records,
 )
-from calm_jax.benchmarks import costs
 from calm_jax.records import provenance
 from calm_jax.tokenizer import SentencePieceTokenizer
 
@@ -97,38 +95,6 @@ def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
   if threshold is None:
     return {}
   return {'threshold': float(getattr(threshold, 'value', threshold))}
-
-
-def memory_traffic(
-  config: model.T5Config, source_length: int
-) -> evaluation.BytesOf:
-  """Returns a function from a policy and exit layers [B, T] to bytes moved.
-
-  Once per batch, and in all steps together; for `evaluation.time_decode`.
-  """
-
-  def bytes_of(
-    policy: decoding.ComputePolicy, exit_layers: np.ndarray
-  ) -> tuple[float, float]:
-    rule = policy.exit_rule
-    layers = range(config.num_decoder_layers) if rule.needs_logits else ()
-    num_candidates = None
-    if isinstance(policy.readout, decoding.PrunedVocabulary):
-      num_candidates = policy.readout.num_blocks * policy.readout.block_size
-    cost = costs.decode_cost(
-      config,
-      exit_layers,
-      source_length=source_length,
-      fill='deferred'
-      if isinstance(policy.cache_fill, decoding.DeferredExitState)
-      else 'eager',
-      looks=[bool(rule.looks(layer)) for layer in layers],
-      num_candidates=num_candidates,
-    )
-    stepping = cost.stepping_bytes
-    return cost.total_bytes - stepping, stepping
-
-  return bytes_of
 
 
 def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:

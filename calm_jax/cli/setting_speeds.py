@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import decoding, evaluation, model, pipeline, records
+from calm_jax.benchmarks import policy_traffic
 from calm_jax.cli import jobs
 
 _REPEATS = 3
@@ -47,7 +48,7 @@ def measure(
     baseline='full model',
     eos_id=loaded.tokenizer.eos_id,
     depth_loops=jobs.DEPTH_LOOPS,
-    bytes_of=jobs.memory_traffic(
+    bytes_of=policy_traffic.bytes_of(
       loaded.config, loaded.feature_lengths['inputs']
     ),
     num_repeats=_REPEATS,

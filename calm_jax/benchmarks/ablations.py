@@ -1,0 +1,185 @@
+"""Where a decode's time goes: what leaving a part out saves.
+
+Parts of one compiled program cannot be timed one by one. So a decode that has
+been made is replayed at its own depths with a part left out: its checks, its
+cache fill, its output matrix. What is decoded then means nothing, and every
+step takes the time it took.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax import decoding, exits, interfaces
+from calm_jax.array_types import Array, PyTree
+from calm_jax.benchmarks import forced_depths
+from calm_jax.evaluation import stopwatch
+from calm_jax.interfaces import LayeredDecoder, Reading
+from calm_jax.pytrees import register_pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+  """Shares of the time of a decode without its start; together 1.
+
+  What noise makes negative stands as it was measured.
+
+  Attributes:
+    checks: logits and confidences after the layers, beyond the one reading that
+      chooses the token.
+    fill: K/V projections of self-attention and writing them.
+    head: that one reading: output matrix and choice of the token.
+    layers: everything else: attention, FFN, and the loops' own work.
+  """
+
+  checks: float
+  fill: float
+  head: float
+  layers: float
+
+
+def measure_shares(
+  decoder: LayeredDecoder,
+  params: PyTree,
+  inputs: np.ndarray,
+  exit_layers: np.ndarray,
+  *,
+  policy: decoding.ComputePolicy,
+  depth_loop: interfaces.DepthLoop,
+  num_repeats: int = 5,
+) -> Shares:
+  """Measures where the time of a decode goes.
+
+  Args:
+    decoder: the model, taken apart.
+    params: its parameters, prepared for the depth loop.
+    inputs: int [B, S].
+    exit_layers: int [B, T] of the decode, less than 1 where nothing was
+      decoded. Rows that had ended are replayed at one layer.
+    policy: what it was decoded with.
+    depth_loop: the depth loop.
+    num_repeats: turns; medians are compared.
+  """
+  depths = np.maximum(exit_layers, 1).astype(np.int32)
+  depths = depths[:, : int((exit_layers > 0).sum(axis=1).max())]
+  replay = functools.partial(
+    decoding.generate,
+    decoder,
+    params,
+    inputs,
+    max_length=depths.shape[1],
+    eos_id=-1,
+    depth_loop=depth_loop,
+  )
+  runs: dict[str, Any] = {
+    name: functools.partial(replay, policy=replayed)
+    for name, replayed in _replays(policy, depths).items()
+  }
+  runs['start'] = functools.partial(
+    decoding.start, *replay.args, policy=policy, **replay.keywords
+  )
+  for run in runs.values():
+    run()
+  seconds = stopwatch.interleaved_seconds(runs, num_repeats)
+  return _shares({k: statistics.median(turns) for k, turns in seconds.items()})
+
+
+def _replays(
+  policy: decoding.ComputePolicy, depths: np.ndarray
+) -> Mapping[str, decoding.ComputePolicy]:
+  """Returns the policy at fixed depths, whole and with parts left out."""
+  schedule = exits.ScheduledExit(depths)
+  measure = getattr(policy.exit_rule, 'measure', None)
+  # One reading of the whole vocabulary chooses the token without checks.
+  unchecked = dataclasses.replace(
+    policy, exit_rule=schedule, readout=decoding.FullVocabulary()
+  )
+  whole = unchecked
+  if measure is not None:
+    whole = dataclasses.replace(
+      policy, exit_rule=forced_depths.CheckedSchedule(measure, depths)
+    )
+  return {
+    'whole': whole,
+    'unchecked': unchecked,
+    'unfilled': dataclasses.replace(unchecked, cache_fill=NoFill()),
+    'unread': dataclasses.replace(unchecked, readout=NoReading()),
+  }
+
+
+def _shares(seconds: Mapping[str, float]) -> Shares:
+  whole = seconds['whole'] - seconds['start']
+  unchecked = seconds['unchecked']
+  checks = (seconds['whole'] - unchecked) / whole
+  fill = (unchecked - seconds['unfilled']) / whole
+  head = (unchecked - seconds['unread']) / whole
+  return Shares(checks, fill, head, 1.0 - checks - fill - head)
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class NoFill:
+  """Writes no keys and values at all: attention reads an empty cache."""
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself: there is nothing to check."""
+    del decoder, batch_size, max_length
+    return self
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns no state."""
+    del decoder, batch_size, max_length
+
+  def step(
+    self,
+    state: PyTree,
+    decoder: LayeredDecoder,
+    params: PyTree,
+    *,
+    cache: PyTree,
+    **ignored: Any,
+  ) -> tuple[PyTree, PyTree]:
+    """Returns the cache as it is."""
+    del decoder, params, ignored
+    return state, cache
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class NoReading:
+  """Reads nothing: one candidate, token 0, whose logit is a state's entry."""
+
+  reads_exit_states: ClassVar[bool] = False
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself: there is nothing to check."""
+    del decoder, batch_size, max_length
+    return self
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns no state."""
+    del decoder, batch_size, max_length
+
+  def step(
+    self,
+    state: PyTree,
+    decoder: LayeredDecoder,
+    params: PyTree,
+    *,
+    hidden: Array,
+    **ignored: Any,
+  ) -> tuple[PyTree, Reading]:
+    """Returns one candidate per row."""
+    del decoder, params, ignored
+    # What depends on the state keeps the layers in the program.
+    logits = hidden[:, :1].astype(jnp.float32)
+    return state, Reading(logits, jnp.where(jnp.isinf(logits), 1, 0))

@@ -1,0 +1,72 @@
+"""The policies that a run's certificates were made for, made again."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calm_jax import decoding, exits
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.checkpoints import classifiers
+
+
+def read_policies(
+  run_dir: str, paths: Sequence[str]
+) -> dict[str, tuple[float, decoding.ComputePolicy]]:
+  """Returns name -> threshold and policy of certificates, deferred as well.
+
+  Args:
+    run_dir: the run; its classifier is loaded where a certificate is of one.
+    paths: certificates of the run.
+
+  Raises:
+    ValueError: if a certificate is of something that cannot be made again from
+      its description, or certifies nothing.
+  """
+  made = {}
+  for path in paths:
+    certificate = Certificate.load(path)
+    if not certificate.certified:
+      raise ValueError(f'{path} certifies nothing; leave it out')
+    described = certificate.context['policy']
+    policy = _policy(described, run_dir, certificate.threshold)
+    if decoding.describe(policy) != described:
+      raise ValueError(
+        f'{path} is of the policy {described}, which cannot be made again '
+        f'from {run_dir}; found {decoding.describe(policy)}'
+      )
+    names = [described['exit_rule']['measure']['type']]
+    if described['readout']['type'] != 'FullVocabulary':
+      names.append(described['readout']['type'])
+    name = ', '.join(names)
+    made[name] = certificate.threshold, policy
+    deferred = dataclasses.replace(
+      policy, cache_fill=decoding.DeferredExitState()
+    )
+    made[f'{name}, deferred fill'] = certificate.threshold, deferred
+  return made
+
+
+def _policy(described, run_dir: str, threshold: float):
+  """Makes a policy from its description at the certified threshold."""
+  rule = described['exit_rule']
+  if rule['measure']['type'] == 'Classifier':
+    measure = exits.Classifier(**classifiers.load_classifier(run_dir))
+  else:
+    measure = _make(exits, rule['measure'])
+  schedule = {**rule['threshold'], 'value': threshold}
+  return decoding.ComputePolicy(
+    cache_fill=_make(decoding, described['cache_fill']),
+    readout=_make(decoding, described['readout']),
+    exit_rule=exits.ConfidenceExit(
+      measure,
+      _make(exits, schedule),
+      minimum_exit_layer=rule['minimum_exit_layer'],
+      interval=rule['interval'],
+    ),
+  )
+
+
+def _make(module, described: Mapping[str, Any]):
+  """Returns the object of a description whose fields are plain numbers."""
+  fields = {key: item for key, item in described.items() if key != 'type'}
+  return getattr(module, described['type'])(**fields)

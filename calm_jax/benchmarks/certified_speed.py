@@ -1,0 +1,359 @@
+"""Measures what certificates are worth on the clock, for a trained model.
+
+  python -m calm_jax.benchmarks.certified_speed --run_dir=runs/e2e_nlg \
+    --tokens=runs/e2e_nlg/tokens/test.npz --certificates=runs/e2e_nlg/measures/\
+softmax_margin/textual/certificate.json,runs/e2e_nlg/measures/classifier/\
+textual/certificate.json
+
+Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
+and at the certified threshold of each certificate, with the fill it was made
+with and with the deferred one, in turns, each by its fastest depth loop. Beside
+each speed-up stand its ceiling by memory traffic and where the time goes. With
+--peers, Hugging Face's T5 on PyTorch and CTranslate2 decode the same inputs
+with the same weights, where installed. Needs no gin, seqio or TensorFlow.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from calm_jax import (
+  checkpoints,
+  decoding,
+  evaluation,
+  interfaces,
+  model,
+  records,
+)
+from calm_jax.benchmarks import (
+  ablations,
+  bandwidth,
+  certified_policies,
+  peers,
+  policy_traffic,
+  token_inputs,
+)
+from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.evaluation import stopwatch
+from calm_jax.records import provenance
+
+FULL = 'full model'
+DEPTH_LOOPS = {
+  'while': decoding.WhileDepthLoop(),
+  'unrolled': decoding.UnrolledDepthLoop(),
+  'compacting': decoding.CompactingDepthLoop(),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifiedRow:
+  """One way of decoding at one batch size.
+
+  Attributes:
+    name: measure, readout and fill; or a peer.
+    threshold: the certified one; NaN where there is none.
+    batch_size: B.
+    depth_loop: the fastest one, '-' for peers.
+    mean_exit_layer: layers per token.
+    milliseconds_per_step: wall clock of a step of the token loop with its share
+      of what is done once per batch.
+    speed_up: over our fastest full decode.
+    ceiling: the most that memory traffic allows; NaN for peers.
+    of_bound: the time without its start over what its memory traffic alone
+      takes at the bandwidth measured in the same run; NaN for peers.
+    shares: where the time goes; None for peers.
+    same_tokens: share of tokens that the full model decodes too.
+  """
+
+  name: str
+  threshold: float
+  batch_size: int
+  depth_loop: str
+  mean_exit_layer: float
+  milliseconds_per_step: float
+  speed_up: float
+  ceiling: float
+  of_bound: float
+  shares: ablations.Shares | None
+  same_tokens: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+  """What is decoded with."""
+
+  decoder: interfaces.LayeredDecoder
+  params: Any
+  config: model.T5Config
+  max_length: int
+
+
+def measure(
+  run: _Model,
+  chosen: Mapping[str, tuple[float, decoding.ComputePolicy]],
+  batches: Sequence[np.ndarray],
+  *,
+  num_repeats: int = 3,
+  decode_peers: Mapping[str, peers.Decode] | None = None,
+) -> list[CertifiedRow]:
+  """Measures the full model, all policies and the peers at one batch size.
+
+  Args:
+    run: the model.
+    chosen: name -> threshold and policy.
+    batches: inputs [B, S], all of one shape.
+    num_repeats: turns; medians are compared.
+    decode_peers: see `peers.installed_peers`.
+  """
+  named = {FULL: decoding.ComputePolicy()}
+  named |= {name: policy for name, (_, policy) in chosen.items()}
+  batch_size, source_length = batches[0].shape
+  timings = evaluation.time_decode(
+    run.decoder,
+    run.params,
+    [{'encoder_input_tokens': batch} for batch in batches],
+    named,
+    max_length=run.max_length,
+    baseline=FULL,
+    depth_loops=DEPTH_LOOPS
+    if batch_size > 1
+    else {k: v for k, v in DEPTH_LOOPS.items() if k != 'compacting'},
+    num_repeats=num_repeats,
+    bytes_of=policy_traffic.bytes_of(run.config, source_length),
+    progress=lambda line: print(line, file=sys.stderr, flush=True),
+  )
+  rate = 1e9 * bandwidth.measure()
+  rows, references = [], []
+  for timing in timings:
+    policy = named[timing.name]
+    details = _Details(run, policy, DEPTH_LOOPS[timing.depth_loop], num_repeats)
+    tokens = [details.tokens(batch) for batch in batches]
+    references = references or tokens
+    rows.append(
+      CertifiedRow(
+        name=timing.name,
+        threshold=chosen.get(timing.name, (math.nan,))[0],
+        batch_size=batch_size,
+        depth_loop=timing.depth_loop,
+        mean_exit_layer=timing.mean_exit_layer,
+        milliseconds_per_step=timing.milliseconds_per_step,
+        speed_up=timing.speed_up,
+        ceiling=timing.ceiling,
+        of_bound=details.of_bound(batches[0], rate),
+        shares=details.shares(batches[0]),
+        same_tokens=_agreement(references, tokens),
+      )
+    )
+  full = timings[0]
+  for name, decode in (decode_peers or {}).items():
+    rows.append(_peer_row(name, decode, batches, references, full, num_repeats))
+  return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Details:
+  """What is asked of one policy besides its speed-up."""
+
+  run: _Model
+  policy: decoding.ComputePolicy
+  depth_loop: interfaces.DepthLoop
+  num_repeats: int
+
+  @functools.cached_property
+  def params(self):
+    """The parameters in the layout of the depth loop."""
+    return self.run.decoder.prepare(
+      self.run.params, traced_layers=self.depth_loop.traced_layers
+    )
+
+  def _call(self, function, batch):
+    return function(
+      self.run.decoder,
+      self.params,
+      batch,
+      policy=self.policy,
+      max_length=self.run.max_length,
+      depth_loop=self.depth_loop,
+    )
+
+  def tokens(self, batch: np.ndarray) -> np.ndarray:
+    """Returns the tokens [B, T] of a batch."""
+    return np.asarray(self._call(decoding.generate, batch).tokens)
+
+  def of_bound(self, batch: np.ndarray, rate: float) -> float:
+    """Returns the time without its start over what its bytes take."""
+    result = self._call(decoding.generate, batch)
+    seconds = stopwatch.interleaved_seconds(
+      {
+        'whole': functools.partial(self._call, decoding.generate, batch),
+        'start': functools.partial(self._call, decoding.start, batch),
+      },
+      self.num_repeats,
+    )
+    whole, start = (statistics.median(turns) for turns in seconds.values())
+    _, moved = policy_traffic.bytes_of(self.run.config, batch.shape[1])(
+      self.policy, np.asarray(result.exit_layers)
+    )
+    return (whole - start) / (moved / rate)
+
+  def shares(self, batch: np.ndarray) -> ablations.Shares:
+    """Returns where the time of a batch goes."""
+    result = self._call(decoding.generate, batch)
+    return ablations.measure_shares(
+      self.run.decoder,
+      self.params,
+      batch,
+      np.asarray(result.exit_layers),
+      policy=self.policy,
+      depth_loop=self.depth_loop,
+      num_repeats=self.num_repeats,
+    )
+
+
+def _peer_row(name, decode, batches, references, full, num_repeats):
+  """Measures a peer against the full model's time per step."""
+  tokens = [decode(batch) for batch in batches]
+  seconds = stopwatch.interleaved_seconds(
+    {
+      index: functools.partial(decode, batch)
+      for index, batch in enumerate(batches)
+    },
+    num_repeats,
+  )
+  whole = sum(statistics.median(turns) for turns in seconds.values())
+  steps = sum(int((batch != 0).sum(axis=1).max()) for batch in tokens)
+  milliseconds = 1e3 * whole / steps
+  return CertifiedRow(
+    name=name,
+    threshold=math.nan,
+    batch_size=len(batches[0]),
+    depth_loop='-',
+    mean_exit_layer=full.mean_exit_layer,
+    milliseconds_per_step=milliseconds,
+    speed_up=full.milliseconds_per_step / milliseconds,
+    ceiling=math.nan,
+    of_bound=math.nan,
+    shares=None,
+    same_tokens=_agreement(references, tokens),
+  )
+
+
+def _agreement(references, tokens) -> float:
+  """Returns the share of the reference's tokens that are the same."""
+  pairs = zip(references, tokens, strict=True)
+  same = sum(int(((a == b) & (a != 0)).sum()) for a, b in pairs)
+  return same / sum(int((a != 0).sum()) for a in references)
+
+
+def to_markdown(rows: Sequence[CertifiedRow]) -> str:
+  """Returns the table."""
+  lines = [
+    '| decoding | threshold | batch | depth loop | mean layers | ms per step | '
+    'speed-up | ceiling | of it | of the bound | layers, head, checks, fill % '
+    '| same tokens % |',
+    '|---|--:|--:|---|--:|--:|--:|--:|--:|--:|---|--:|',
+  ]
+  for row in rows:
+    shares = '-'
+    if row.shares is not None:
+      parts = ('layers', 'head', 'checks', 'fill')
+      shares = ' '.join(
+        f'{100 * getattr(row.shares, part):.0f}' for part in parts
+      )
+    cells = (
+      row.name,
+      _number(row.threshold, 'g'),
+      str(row.batch_size),
+      row.depth_loop,
+      f'{row.mean_exit_layer:.2f}',
+      f'{row.milliseconds_per_step:.2f}',
+      f'{row.speed_up:.2f}x',
+      _number(row.ceiling, '.2f', 'x'),
+      _number(row.speed_up / row.ceiling, '.2f'),
+      _number(row.of_bound, '.2f'),
+      shares,
+      f'{100 * row.same_tokens:.1f}',
+    )
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def _number(value: float, form: str, unit: str = '') -> str:
+  return '-' if math.isnan(value) else f'{value:{form}}{unit}'
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = Arguments('certified_speed', __doc__)
+  add = parser.add
+  add('run_dir', None, 'a run directory of calm_jax.cli.train', required=True)
+  add('tokens', None, 'an .npz of calm_jax.cli.tokenize', required=True)
+  add('certificates', '', 'certificates of the run, separated by commas')
+  add('batch_sizes', '1,16', 'rows decoded together, separated by commas')
+  add('num_inputs', 16, 'inputs decoded at each batch size', type=int)
+  add('max_length', 64, 'most tokens of an output', type=int)
+  add('num_repeats', 3, 'turns; medians are compared', type=int)
+  parser.add_argument(
+    '--peers', action='store_true', help='other programs too, if installed'
+  )
+  add('output', None, 'a JSON file to write')
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Measures, writes and prints."""
+  flags = _parse(arguments)
+  sizes = [int(size) for size in flags.batch_sizes.split(',')]
+  try:
+    params, config, _ = checkpoints.load_params(flags.run_dir)
+    run = _Model(
+      model.as_layered_decoder(config), params, config, flags.max_length
+    )
+    chosen = certified_policies.read_policies(
+      flags.run_dir, [*filter(None, flags.certificates.split(','))]
+    )
+    sources = token_inputs.read_sources(flags.tokens, flags.num_inputs)
+    with tempfile.TemporaryDirectory() as folder:
+      decode_peers = None
+      if flags.peers:
+        decode_peers = peers.installed_peers(
+          params,
+          config,
+          os.path.join(folder, 'huggingface'),
+          max_length=flags.max_length,
+        )
+      rows = [
+        row
+        for size in sizes
+        for row in measure(
+          run,
+          chosen,
+          token_inputs.whole_batches(sources, size),
+          num_repeats=flags.num_repeats,
+          decode_peers=decode_peers,
+        )
+      ]
+  except (OSError, ValueError) as error:
+    sys.exit(f'certified_speed: {error}')
+  print(to_markdown(rows))
+  if flags.output:
+    context = provenance.run_context(
+      device=jax.devices()[0].device_kind,
+      dtype=config.dtype,
+      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
+      details={'flags': vars(flags)},
+    )
+    records.write_json(flags.output, {'rows': rows, 'context': context})
+
+
+if __name__ == '__main__':
+  main()
