@@ -14,7 +14,7 @@ import pytest
 import toy_decoder as toy
 
 from calm_jax import decoding, exits
-from calm_jax.interfaces import LayerWork
+from calm_jax.interfaces import LayerWork, Reading
 from calm_jax.pytrees import register_pytree
 
 LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
@@ -69,7 +69,7 @@ class CountingReadout(_Slot):
   def step(self, state, decoder, params, *, hidden, layer, first, active):
     ids = jnp.broadcast_to(jnp.array([9, 3, 1, 0]), (hidden.shape[0], 4))
     weights = decoder.output_rows(params, ids)
-    return state + active, decoder.logits(params, hidden, weights), ids
+    return state + active, Reading(decoder.logits(params, hidden, weights), ids)
 
 
 @register_pytree
