@@ -118,6 +118,11 @@ def measure(
   named = {FULL: decoding.ComputePolicy()}
   named |= {name: policy for name, (_, policy) in chosen.items()}
   batch_size, source_length = batches[0].shape
+  # First, so that a peer that fails does so before anything is measured.
+  peer_tokens = {
+    name: [decode(batch) for batch in batches]
+    for name, decode in (decode_peers or {}).items()
+  }
   timings = evaluation.time_decode(
     run.decoder,
     run.params,
@@ -156,7 +161,10 @@ def measure(
     )
   full = timings[0]
   for name, decode in (decode_peers or {}).items():
-    rows.append(_peer_row(name, decode, batches, references, full, num_repeats))
+    tokens = peer_tokens[name]
+    rows.append(
+      _peer_row(name, decode, batches, tokens, references, full, num_repeats)
+    )
   return rows
 
 
@@ -220,9 +228,8 @@ class _Details:
     )
 
 
-def _peer_row(name, decode, batches, references, full, num_repeats):
+def _peer_row(name, decode, batches, tokens, references, full, num_repeats):
   """Measures a peer against the full model's time per step."""
-  tokens = [decode(batch) for batch in batches]
   seconds = stopwatch.interleaved_seconds(
     {
       index: functools.partial(decode, batch)

@@ -76,6 +76,10 @@ def _huggingface(folder, config, max_length, min_length) -> Decode:
         num_beams=1,
         max_new_tokens=max_length,
         min_new_tokens=min_length,
+        # Its own would have as many layers as the encoder.
+        past_key_values=transformers.EncoderDecoderCache(
+          transformers.DynamicCache(), transformers.DynamicCache()
+        ),
       )
     # The first token is the start of the decoder.
     return _padded(output[:, 1:].numpy(), max_length)
