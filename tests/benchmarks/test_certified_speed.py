@@ -1,0 +1,176 @@
+"""Certificates on the clock: the policies are the certificates' own."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from calm_jax import checkpoints, decoding, exits, model, training
+from calm_jax.benchmarks import (
+  ablations,
+  certified_policies,
+  certified_speed,
+  token_inputs,
+)
+from calm_jax.calibration import calibrate
+
+CONFIG = model.T5Config(
+  vocab_size=32,
+  embed_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=16,
+  num_encoder_layers=1,
+  num_decoder_layers=4,
+)
+MARGIN = exits.ConfidenceExit(
+  exits.SoftmaxMargin(),
+  exits.DecayingThreshold(1.0, temperature=4.0, max_length=6),
+  minimum_exit_layer=2,
+)
+
+
+def certify(path, policy, *, losses=0.0):
+  """Writes a certificate of threshold 0.5 for a policy."""
+  certificate = calibrate(
+    np.full((200, 1), losses),
+    [0.5],
+    tolerance=0.1,
+    error_rate=0.05,
+    context={'policy': decoding.describe(policy)},
+  )
+  certificate.save(path)
+  return str(path)
+
+
+@pytest.mark.parametrize(
+  'policy',
+  [
+    decoding.ComputePolicy(exit_rule=MARGIN),
+    decoding.ComputePolicy(
+      exit_rule=exits.ConfidenceExit(
+        exits.StateSimilarity(), exits.ConstantThreshold(1.0), interval=2
+      ),
+      readout=decoding.PrunedVocabulary(num_blocks=3, final='full'),
+      cache_fill=decoding.ProjectFirstExitState(),
+    ),
+  ],
+)
+def test_policies_are_made_again_from_certificates(tmp_path, policy):
+  path = certify(tmp_path / 'certificate.json', policy)
+  made = certified_policies.read_policies('nowhere', [path])
+  (threshold, one), (_, deferred) = made.values()
+  assert threshold == 0.5
+  assert decoding.describe(one) == decoding.describe(policy)
+  assert one == decoding.with_threshold(policy, 0.5)
+  assert isinstance(deferred.cache_fill, decoding.DeferredExitState)
+
+
+def test_what_cannot_be_made_again_is_refused(tmp_path):
+  policy = decoding.ComputePolicy(exit_rule=MARGIN)
+  nothing = certify(tmp_path / 'nothing.json', policy, losses=0.9)
+  with pytest.raises(ValueError, match='certifies nothing; leave it out'):
+    certified_policies.read_policies('nowhere', [nothing])
+  rule = dataclasses.replace(
+    MARGIN, measure=exits.Classifier(np.ones(16, np.float32), 0.0)
+  )
+  other = certify(
+    tmp_path / 'other.json', decoding.ComputePolicy(exit_rule=rule)
+  )
+  with pytest.raises(FileNotFoundError):
+    certified_policies.read_policies(str(tmp_path), [other])
+
+
+def test_shares_are_of_a_whole_and_parts_are_left_out():
+  decoder = model.as_layered_decoder(CONFIG)
+  params = decoder.prepare(
+    model.init_params(CONFIG, jax.random.key(0)), traced_layers=True
+  )
+  inputs = np.random.default_rng(0).integers(2, 32, (2, 5))
+  policy = decoding.with_threshold(
+    decoding.ComputePolicy(exit_rule=MARGIN), 0.1
+  )
+  result = decoding.generate(
+    decoder, params, inputs, policy=policy, max_length=6
+  )
+  exit_layers = np.asarray(result.exit_layers)
+  shares = ablations.measure_shares(
+    decoder,
+    params,
+    inputs,
+    exit_layers,
+    policy=policy,
+    depth_loop=decoding.WhileDepthLoop(),
+    num_repeats=1,
+  )
+  assert math.isclose(sum(dataclasses.astuple(shares)), 1.0, abs_tol=1e-6)
+  depths = np.maximum(exit_layers, 1)
+  replays = ablations._replays(policy, depths)
+  decodes = {
+    name: decoding.generate(
+      decoder, params, inputs, policy=replay, max_length=6, eos_id=-1
+    )
+    for name, replay in replays.items()
+  }
+  for name, decode in decodes.items():
+    np.testing.assert_array_equal(decode.exit_layers, depths, err_msg=name)
+  # Only the whole looks at confidences, and only it says what was said.
+  assert np.isfinite(decodes['whole'].confidences).all()
+  assert np.isnan(decodes['unchecked'].confidences).all()
+  tokens = np.asarray(result.tokens)
+  for name in ('whole', 'unchecked'):
+    alike = np.asarray(decodes[name].tokens) == tokens
+    assert alike[exit_layers > 0].all()
+  assert (np.asarray(decodes['unread'].tokens) == 0).all()
+
+
+def test_batches_are_whole_and_of_one_length():
+  sources = [np.arange(1, size + 1) for size in (3, 17, 5, 9, 2)]
+  batches = token_inputs.whole_batches(sources, 2)
+  assert [batch.shape for batch in batches] == [(2, 32), (2, 32)]
+  rows = np.concatenate(batches)
+  for row, source in zip(rows, sources, strict=False):
+    assert row[row > 0].tolist() == source.tolist()
+  with pytest.raises(ValueError, match='5 inputs do not fill a batch of 6'):
+    token_inputs.whole_batches(sources, 6)
+
+
+@pytest.mark.slow
+def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
+  params = model.init_params(CONFIG, jax.random.key(3))
+  checkpoints.save(tmp_path / 'run', 1, params=params, config=CONFIG)
+  path = certify(
+    tmp_path / 'certificate.json', decoding.ComputePolicy(exit_rule=MARGIN)
+  )
+  rng = np.random.default_rng(0)
+  tokens = str(tmp_path / 'test.npz')
+  training.write_npz(
+    tokens,
+    [
+      {'inputs': [*rng.integers(2, 32, 6), 1], 'targets': [2, 1]}
+      for _ in range(3)
+    ],
+  )
+  output = tmp_path / 'rows.json'
+  arguments = [f'--run_dir={tmp_path / "run"}', f'--tokens={tokens}']
+  arguments += [f'--certificates={path}', f'--output={output}']
+  arguments += ['--num_inputs=3', '--max_length=6', '--num_repeats=1']
+  certified_speed.main([*arguments, '--batch_sizes=1,2'])
+  table = capsys.readouterr().out
+  rows = json.loads(output.read_text())['rows']
+  names = ['full model', 'SoftmaxMargin', 'SoftmaxMargin, deferred fill']
+  assert [row['name'] for row in rows] == names * 2
+  for row in rows:
+    assert f'| {row["milliseconds_per_step"]:.2f} |' in table
+    assert 1.0 <= row['mean_exit_layer'] <= 4.0
+    assert row['ceiling'] > 0.0
+  assert rows[0]['same_tokens'] == rows[0]['speed_up'] == 1.0
+  # Deferring changes no token.
+  assert rows[1]['same_tokens'] == rows[2]['same_tokens']
+  with pytest.raises(SystemExit, match='do not fill a batch of 4'):
+    certified_speed.main([*arguments, '--batch_sizes=4'])
+  with pytest.raises(SystemExit, match='There is no file'):
+    certified_speed.main([arguments[0], '--tokens=none.npz'])
