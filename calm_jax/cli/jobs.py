@@ -18,7 +18,6 @@ from calm_jax import (
 )
 from calm_jax.benchmarks import costs
 from calm_jax.records import provenance
-from calm_jax.tokenizer import SentencePieceTokenizer
 
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
 
@@ -139,12 +138,11 @@ def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
   """
   run = pipeline.load_run(model_dir)
   vocabulary = data.as_task(task).output_features['inputs'].vocabulary
-  path = vocabulary.sentencepiece_model_file
-  found = SentencePieceTokenizer(path, vocabulary.extra_ids)
+  found = data.tokenizer_of(vocabulary)
   if found.fingerprint != run.tokenizer.fingerprint:
     raise ValueError(
-      f'the task reads {path}, which is not the vocabulary that this model was '
-      f'trained with; give it {run.tokenizer.path}'
+      f'the task reads {found.name}, which is not the vocabulary that this '
+      f'model was trained with; give it {run.tokenizer.name}'
     )
   prefix = data.prefix_of(task)
   expected = run.prefixes.get(data.as_task(task).name, run.prefix)

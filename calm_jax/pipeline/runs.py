@@ -6,7 +6,7 @@ import os
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.tokenizer import Tokenizer, find_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LoadedRun:
 
   params: Params
   config: model.T5Config
-  tokenizer: SentencePieceTokenizer
+  tokenizer: Tokenizer
   step: int
   feature_lengths: dict[str, int]
   prefix: str
@@ -54,27 +54,10 @@ def load_run(path: str | os.PathLike) -> LoadedRun:
       'training.train takes it as `context`; checkpoints.load_params loads the '
       'parameters alone'
     )
-  folder = os.path.abspath(os.fspath(path))
-  while not os.path.exists(os.path.join(folder, context['vocabulary_file'])):
-    # A checkpoint inside a run directory: the vocabulary lies further up.
-    folder, last = os.path.split(folder)
-    if not last:
-      raise FileNotFoundError(
-        f'no {context["vocabulary_file"]} in {os.fspath(path)} or above; copy '
-        'the vocabulary of the training run there'
-      )
-  vocabulary = os.path.join(folder, context['vocabulary_file'])
-  tokenizer = SentencePieceTokenizer(vocabulary, context['extra_ids'])
-  if tokenizer.fingerprint != context['vocabulary_fingerprint']:
-    raise ValueError(
-      f'{vocabulary} is not the vocabulary of this checkpoint: its fingerprint '
-      f'is {tokenizer.fingerprint}, the checkpoint was trained with '
-      f'{context["vocabulary_fingerprint"]}'
-    )
   return LoadedRun(
     params=params,
     config=config,
-    tokenizer=tokenizer,
+    tokenizer=find_tokenizer(context, path),
     step=metadata['step'],
     feature_lengths=context['feature_lengths'],
     prefix=context.get('prefix', ''),

@@ -16,7 +16,7 @@ from calm_jax.pipeline.certificates import (
   certificate_differences,
 )
 from calm_jax.pipeline.runs import load_run
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TextGenerator:
 
   decoder: interfaces.LayeredDecoder
   params: Any
-  tokenizer: SentencePieceTokenizer
+  tokenizer: Tokenizer
   policy: decoding.ComputePolicy
   sampler: Any
   input_length: int
