@@ -1,12 +1,20 @@
-"""Run directories: parameters, configuration, tokenizer and classifier."""
+"""Models from disk: parameters, configuration, tokenizer and classifier.
+
+A run directory holds all of it; of other checkpoints the caller says what they
+leave open.
+"""
 
 import dataclasses
 import os
+from collections.abc import Mapping
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
-from calm_jax.tokenizer import Tokenizer, find_tokenizer
+from calm_jax.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+
+# Of checkpoints that do not say.
+_LENGTHS = {'inputs': 512, 'targets': 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,64 @@ def load_run(path: str | os.PathLike) -> LoadedRun:
     feature_lengths=context['feature_lengths'],
     prefix=context.get('prefix', ''),
     prefixes=context.get('prefixes', {}),
+  )
+
+
+def load_with_vocabulary(
+  path: str | os.PathLike,
+  vocabulary: str | os.PathLike,
+  *,
+  extra_ids: int = 100,
+  feature_lengths: Mapping[str, int] | None = None,
+  prefix: str = '',
+) -> LoadedRun:
+  """Loads a checkpoint of any form, whose vocabulary lies elsewhere.
+
+  Args:
+    path: whatever `checkpoints.load` reads.
+    vocabulary: a SentencePiece model, or 'bytes'.
+    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125.
+    feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
+      what the checkpoint says, or 512 and 128.
+    prefix: put in front of every input.
+
+  Raises:
+    FileNotFoundError: if the checkpoint or the vocabulary is missing.
+    ValueError: if they do not go together, or as `checkpoints.load`.
+  """
+  tokenizer = load_tokenizer(vocabulary, extra_ids)
+  params, config, about = checkpoints.load(path)
+  context = about.get('context', {})
+  if tokenizer.vocab_size > config.vocab_size:
+    raise ValueError(
+      f'{tokenizer.name} has {tokenizer.vocab_size} ids ({extra_ids} extra ids '
+      f'included), the model only {config.vocab_size} rows: it is the '
+      'vocabulary of another model, or extra_ids is too high'
+    )
+  known = context.get('vocabulary_fingerprint', tokenizer.fingerprint)
+  if known != tokenizer.fingerprint:
+    raise ValueError(
+      f'{tokenizer.name} with {extra_ids} extra ids is not the vocabulary that '
+      f'{os.fspath(path)} was trained with: its fingerprint is '
+      f'{tokenizer.fingerprint}, not {known}'
+    )
+  lengths = {
+    **_LENGTHS,
+    **context.get('feature_lengths', {}),
+    **(feature_lengths or {}),
+  }
+  if set(lengths) != set(_LENGTHS) or min(lengths.values()) < 1:
+    raise ValueError(
+      f"feature_lengths is {feature_lengths}; give positive 'inputs' and "
+      "'targets'"
+    )
+  return LoadedRun(
+    params=params,
+    config=config,
+    tokenizer=tokenizer,
+    step=about['step'],
+    feature_lengths=lengths,
+    prefix=prefix or context.get('prefix', ''),
   )
 
 
