@@ -19,7 +19,7 @@ from calm_jax import (
 from calm_jax.benchmarks import costs
 from calm_jax.records import provenance
 
-_LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
+LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
 
 
 def say(line: str) -> None:
@@ -155,7 +155,7 @@ def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
 
 def versions() -> dict[str, str]:
   """Returns the versions of what computes."""
-  return provenance.versions(*_LIBRARIES)
+  return provenance.versions(*LIBRARIES)
 
 
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
@@ -163,6 +163,6 @@ def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   return provenance.run_context(
     device=jax.devices()[0].device_kind,
     dtype=config.dtype,
-    libraries=_LIBRARIES,
+    libraries=LIBRARIES,
     details={'model': dataclasses.asdict(config), **details},
   )

@@ -1,52 +1,19 @@
 """Texts through a tiny random model: alignment, batches, streams, samples."""
 
 import pytest
+import text_cases
+from text_cases import POLICY, L
 
-from calm_jax import checkpoints, decoding, exits, model, pipeline
+from calm_jax import checkpoints, decoding, pipeline
 from calm_jax.pipeline import requests
-from calm_jax.tokenizer import ByteTokenizer, vocabulary_context
+from calm_jax.pipeline.streaming import stream_tokens
 
-L = 3
-TEXTS = [
-  'one',
-  'a longer text of forty characters or so',
-  'Ä 日本',
-  'x',
-  'zwei',
-]
-CONFIG = model.T5Config(
-  vocab_size=264,
-  embed_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=32,
-  num_encoder_layers=1,
-  num_decoder_layers=L,
-)
-POLICY = decoding.ComputePolicy(
-  exit_rule=exits.ConfidenceExit(
-    measure=exits.SoftmaxMargin(), threshold=exits.ConstantThreshold(0.004)
-  )
-)
+TEXTS = ['one', 'a longer text of 30 characters', 'Ä 日本', 'x', 'zwei']
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A run directory of random parameters that speaks bytes."""
-  import jax
-
-  folder = tmp_path_factory.mktemp('bytes')
-  checkpoints.save(
-    folder,
-    1,
-    params=model.init_params(CONFIG, jax.random.key(0)),
-    config=CONFIG,
-    context={
-      **vocabulary_context(ByteTokenizer(5)),
-      'feature_lengths': {'inputs': 48, 'targets': 10},
-    },
-  )
-  return folder
+  return text_cases.save_run(tmp_path_factory.mktemp('bytes'))
 
 
 @pytest.fixture(scope='module')
@@ -121,7 +88,6 @@ def test_a_stream_says_what_generate_says(generator, drawing, outputs):
 
 def test_streamed_characters_come_whole(run):
   """Whatever tokens a model says, its text only ever grows."""
-  from calm_jax.pipeline.streaming import stream_tokens
 
   class Spelling:
     """Reads each of the first ids as bytes of a fixed text."""
@@ -149,12 +115,12 @@ def test_streamed_characters_come_whole(run):
 
 def test_too_long_texts_are_refused_or_cut(generator):
   long = 'abc ' * 30
-  with pytest.raises(ValueError, match='input 1 has 121 tokens .* for 48'):
+  with pytest.raises(ValueError, match='input 1 has 121 tokens .* for 32'):
     generator.generate(['a', long])
   output, cut = generator.generate(['a', long], too_long='truncate')
   assert output.warnings == ()
-  assert cut.warnings == ('cut to 48 of 121 tokens (end of sequence included)',)
-  (same,) = generator.generate([long[:47]])
+  assert cut.warnings == ('cut to 32 of 121 tokens (end of sequence included)',)
+  (same,) = generator.generate([long[:31]])
   assert same.tokens == cut.tokens
   with pytest.raises(ValueError, match="too_long is 'crop'"):
     generator.generate(['a'], too_long='crop')
@@ -198,10 +164,10 @@ def test_every_request_is_in_one_batch_of_few_shapes(window):
 
 def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
   target = checkpoints.Target(format='huggingface')
-  opened = checkpoints.open_checkpoint(str(run))
+  opened = checkpoints.open_checkpoint(run)
   path = checkpoints.convert(opened, tmp_path / 'hf', target).path
   load = pipeline.TextGenerator.from_checkpoint
-  lengths = {'inputs': 48, 'targets': 10}
+  lengths = {'inputs': 32, 'targets': 8}
   generator = load(
     path,
     policy=POLICY,
