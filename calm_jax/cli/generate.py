@@ -23,9 +23,9 @@ typed into a terminal, each line is answered token by token:
 The certified threshold is used if the run directory holds a certificate for
 this policy; a threshold given by hand decodes without a guarantee. To draw
 several outputs a text: --gin.SAMPLER=@decoding.Temperature()
---gin.NUM_SAMPLES=4 --gin.ALLOW_UNCERTIFIED=True. Any other checkpoint decodes
-with --gin.VOCABULARY=spiece.model and --gin.generate.run.threshold=1.0 (T5X's,
-Hugging Face's; calm_jax.cli.convert says which).
+--gin.NUM_SAMPLES=4 --gin.ALLOW_UNCERTIFIED=True. Whatever checkpoint
+calm_jax.cli.convert reads decodes too, given its vocabulary:
+--gin.generate.run.vocabulary=spiece.model, or bytes for ByT5's.
 """
 
 import os
@@ -98,11 +98,7 @@ def run(
   """
   if not isinstance(inputs, (list, tuple)):
     inputs = [str(inputs)]
-  if bool(inputs) == (input_file is not None):
-    raise ValueError(
-      'give either INPUTS, a text, or INPUT_FILE, a file of them (- reads '
-      f'standard input); got {list(inputs)!r} and {input_file!r}'
-    )
+  _check_source(inputs, input_file, input_format)
   options = line_decoding.LineOptions(
     bad_lines=bad_lines,
     too_long=too_long,
@@ -110,11 +106,6 @@ def run(
     num_samples=num_samples,
     seed=seed,
   )
-  input_lines.check_format(input_format)
-  if input_file not in (None, STANDARD_INPUT) and not os.path.exists(
-    input_file
-  ):
-    raise FileNotFoundError(f'there is no input file {input_file}')
   policy, certificate = _policy(policy, model_dir, threshold, certificate)
   about = {}
   if vocabulary is not None:
@@ -135,12 +126,28 @@ def run(
     _tell(_UNCERTIFIED)
   if input_file is None and output_file is None:
     return _show(generator, inputs, options, uncertified)
-  if input_file == STANDARD_INPUT and output_file is None:
-    if sys.stdin.isatty():
-      _talk(generator, options, input_format)
-      return []
-  _write(generator, inputs, input_file, input_format, output_file, options)
+  typed = input_file == STANDARD_INPUT and sys.stdin.isatty()
+  if typed and output_file is None:
+    _talk(generator, options, input_format)
+  else:
+    _write(generator, inputs, input_file, input_format, output_file, options)
   return []
+
+
+def _check_source(
+  inputs: Sequence[str], input_file: str | None, input_format: str
+) -> None:
+  """Checks that there is one source of texts, before a model is loaded."""
+  if bool(inputs) == (input_file is not None):
+    raise ValueError(
+      'give either INPUTS, a text, or INPUT_FILE, a file of them (- reads '
+      f'standard input); got {list(inputs)!r} and {input_file!r}'
+    )
+  input_lines.check_format(input_format)
+  if input_file not in (None, STANDARD_INPUT) and not os.path.exists(
+    input_file
+  ):
+    raise FileNotFoundError(f'there is no input file {input_file}')
 
 
 def _policy(

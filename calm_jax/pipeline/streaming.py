@@ -20,7 +20,14 @@ def stream_tokens(
   Args:
     state: from `decoding.start`; it is used up.
     tokenizer: the tokenizer.
+
+  Raises:
+    ValueError: if the decode has several rows.
   """
+  if (num_rows := state.carry.alive.shape[0]) != 1:
+    raise ValueError(
+      f'a stream shows one output, this decode makes {num_rows}; use generate'
+    )
   tokens: list[int] = []
   shown, alive = '', True
   while alive:
