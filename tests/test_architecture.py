@@ -64,7 +64,7 @@ ONLY_IN = {
   'tensorflow': {'data'},
   'seqio': {'data'},
   'orbax': {'checkpoints'},
-  'sentencepiece': {'tokenizer.py'},
+  'sentencepiece': {'tokenizer'},
 }
 
 

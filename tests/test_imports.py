@@ -17,6 +17,8 @@ FENCES = {
   'calm_jax.cli.report': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.validate': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.convert': (*HEAVY, 'matplotlib', 'safetensors'),
+  # Decoding needs gin here, and no data set.
+  'calm_jax.cli.generate': (*set(HEAVY) - {'gin'}, 'matplotlib'),
   'calm_jax.benchmarks': (*HEAVY, 'matplotlib'),
   'calm_jax.benchmarks.calibration_power': (*HEAVY, 'jax', 'matplotlib'),
   **{

@@ -508,6 +508,32 @@ def test_generation_uses_the_certificate(calibrated, capsys):
   assert set(full.exit_layers) == {3}
 
 
+def test_a_file_of_texts_is_generated(calibrated, tmp_path, capsys):
+  lines = ['{"text": "one two", "id": 7}', '{"text": "\u65e5\u672c"}', '{}']
+  source, output = tmp_path / 'texts.jsonl', tmp_path / 'rows.jsonl'
+  source.write_text('\n'.join(lines), encoding='utf-8')
+  outputs = call(
+    'generate',
+    ['runs/generate.gin', 'policies/softmax_margin.gin'],
+    MODEL_DIR=calibrated['MODEL_DIR'],
+    INPUT_FILE=str(source),
+    OUTPUT_FILE=str(output),
+    BAD_LINES='skip',
+  )
+  assert outputs == []
+  first, unknown = records.read_jsonl(output)
+  assert (first['line'], first['inputs'], first['id']) == (1, 'one two', 7)
+  assert first['certified'] and 'warnings' not in first
+  for piece, (start, end) in zip(first['pieces'], first['spans'], strict=True):
+    said = first['text'][start:end].strip()
+    assert said == ('' if piece == '</s>' else piece.strip('\u2581'))
+  assert unknown['warnings'] == ['nothing of it is in the vocabulary']
+  printed = capsys.readouterr()
+  assert printed.out == ''
+  assert 'line 3 has no text under' in printed.err
+  assert 'line 2: nothing of it is in the vocabulary' in printed.err
+
+
 @pytest.fixture(scope='module')
 def with_classifier(trained):
   evaluation = call(

@@ -1,10 +1,25 @@
-"""The tokenizer against seqio's vocabulary, and its errors."""
+"""The tokenizers against seqio's vocabularies, and their errors."""
 
+import gzip
+import json
+import pathlib
 import random
 
 import pytest
 
-from calm_jax.tokenizer import SentencePieceTokenizer, train_sentencepiece
+from calm_jax.tokenizer import (
+  ByteTokenizer,
+  SentencePieceTokenizer,
+  find_tokenizer,
+  keep_vocabulary,
+  load_tokenizer,
+  train_sentencepiece,
+  vocabulary_context,
+)
+
+DATA = pathlib.Path('/work/shared/data')
+if not DATA.is_dir():
+  DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 
 TEXTS = (
   '',
@@ -58,6 +73,156 @@ def test_equals_seqio(model_path, extra_ids):
     # Padding, EOS and ids of padding rows at random places included.
     ids = [rng.randrange(ours.vocab_size + 30) for _ in range(12)]
     assert ours.decode(ids) == theirs.decode(ids), ids
+
+
+@pytest.mark.parametrize('extra_ids', (0, 125))
+def test_bytes_equal_seqio(extra_ids):
+  seqio = pytest.importorskip('seqio')
+  ours = ByteTokenizer(extra_ids)
+  theirs = seqio.ByteVocabulary(extra_ids=extra_ids)
+  assert ours.vocab_size == theirs.vocab_size == 259 + extra_ids
+  assert (ours.pad_id, ours.eos_id) == (theirs.pad_id, theirs.eos_id)
+  for text in (*TEXTS, *sentences(20), *random_texts()):
+    ids = ours.encode(text)
+    assert ids == list(theirs.encode(text)), text
+    assert ours.decode(ids) == theirs.decode(ids) == text
+  rng = random.Random(2)
+  for _ in range(500):
+    # Halves of characters, special ids and padding rows at random places.
+    ids = ours.encode('é日🙂 a') + [0, 2, ours.vocab_size, 258, 259]
+    ids = rng.choices(ids, k=12) + rng.choices([1, 5], k=2)
+    assert ours.decode(ids) == theirs.decode(ids), ids
+
+
+def shared_lines(step):
+  """Yields every step-th text of every file, and the texts of the first."""
+  for path in sorted(DATA.glob('*.jsonl.gz')):
+    with gzip.open(path, 'rt', encoding='utf-8') as file:
+      for number, line in enumerate(file):
+        if number % step == 0:
+          row = json.loads(line)
+          yield from {row['inputs'], row['targets'], *row.get('references', ())}
+
+
+def compare_on_shared_lines(directory, step, vocab_size):
+  """Compares both kinds with seqio's; returns the number of texts."""
+  seqio = pytest.importorskip('seqio')
+  if not any(DATA.glob('*.jsonl.gz')):
+    pytest.skip(f'the shared data sets are not in {DATA}')
+  pairs = [(ByteTokenizer(), seqio.ByteVocabulary())]
+  for byte_fallback in (False, True):
+    path = directory / f'{byte_fallback}.model'
+    train_sentencepiece(
+      shared_lines(max(step, 20)),
+      path,
+      vocab_size=vocab_size,
+      byte_fallback=byte_fallback,
+      character_coverage=0.999,
+    )
+    theirs = seqio.SentencePieceVocabulary(str(path), extra_ids=100)
+    pairs.append((SentencePieceTokenizer(path, 100), theirs))
+  count = 0
+  for text in shared_lines(step):
+    count += 1
+    for ours, theirs in pairs:
+      ids = ours.encode(text)
+      assert ids == list(theirs.encode(text)), text
+      assert ours.decode(ids) == theirs.decode(ids), text
+  return count
+
+
+def test_equals_seqio_on_some_lines_of_the_shared_data(tmp_path):
+  assert compare_on_shared_lines(tmp_path, 400, 700) > 1000
+
+
+@pytest.mark.slow
+def test_equals_seqio_on_every_line_of_the_shared_data(tmp_path):
+  assert compare_on_shared_lines(tmp_path, 1, 8000) > 400_000
+
+
+def odd_ids(tokenizer, count):
+  """Yields ids that no text has: shuffled, cut, with special ones between."""
+  rng = random.Random(3)
+  text = 'Äpfel 12 日本語 🙂 <extra_id_0> and  naïve'
+  whole = [*tokenizer.encode(text), 0, 2, tokenizer.vocab_size]
+  for _ in range(count):
+    start = rng.randrange(len(whole))
+    yield whole[start : start + rng.randint(1, 12)]
+    yield rng.choices(whole, k=rng.randint(1, 12))
+    yield [*rng.choices(whole, k=8), 1, *whole[:2]]
+
+
+@pytest.fixture(scope='module', params=['pieces', 'byte_fallback', 'bytes'])
+def any_tokenizer(request, model_path):
+  if request.param == 'bytes':
+    return ByteTokenizer(5)
+  if request.param == 'pieces':
+    return SentencePieceTokenizer(model_path, 5)
+  path = pathlib.Path(model_path).with_name('fallback.model')
+  train_sentencepiece(sentences(), path, vocab_size=330, byte_fallback=True)
+  return SentencePieceTokenizer(path, 5)
+
+
+def test_spans_cover_the_text_in_order(any_tokenizer):
+  for ids in odd_ids(any_tokenizer, 100):
+    text, spans = any_tokenizer.decode(ids), any_tokenizer.spans(ids)
+    assert len(spans) == len(ids)
+    covered, before = 0, (0, 0)
+    for start, end in spans:
+      # Either the next part of the text, or the same character again.
+      assert start == covered or (start, end) == before
+      assert start <= end
+      covered, before = max(covered, end), (start, end)
+    assert covered == len(text), (ids, text, spans)
+
+
+def test_spans_are_what_sentencepiece_says(any_tokenizer):
+  """The last byte of a character is the one that SentencePiece gives it to."""
+  if isinstance(any_tokenizer, ByteTokenizer):
+    pytest.skip('not of SentencePiece')
+  processor = any_tokenizer._processor
+  for ids in odd_ids(any_tokenizer, 60):
+    ids = [
+      token for token in ids if token > 1 and token < processor.vocab_size()
+    ]
+    proto = processor.DecodeIds(ids, return_type='proto')
+    text, spans = any_tokenizer.decode(ids), any_tokenizer.spans(ids)
+    for piece, span in zip(proto.pieces, spans, strict=True):
+      if piece.surface:
+        assert text[slice(*span)] == piece.surface
+
+
+def test_every_byte_of_a_character_stands_for_all_of_it():
+  tokenizer = ByteTokenizer()
+  ids = [*tokenizer.encode('é'), 2, *tokenizer.encode('a🙂')[:-1], 1, 100]
+  assert tokenizer.decode(ids) == 'éa'
+  assert tokenizer.spans(ids) == [(0, 1), (0, 1), (1, 1), (1, 2), *[(2, 2)] * 5]
+
+
+def test_bytes_are_written_so_that_a_terminal_can_show_them():
+  pieces = ByteTokenizer(2).pieces([0, 1, 2, 100, 35, 198, 13, 259, 260, 261])
+  assert pieces == (
+    '<pad> </s> <unk> a ▁ <0xC3> <0x0A> <extra_id_1> <extra_id_0> <261>'.split()
+  )
+  with pytest.raises(ValueError, match='extra_ids is -1'):
+    ByteTokenizer(-1)
+  with pytest.raises(ValueError, match='-7 is negative'):
+    ByteTokenizer().decode([-7])
+
+
+@pytest.mark.parametrize('kind', ['bytes', 'model'])
+def test_a_run_directory_names_its_vocabulary(kind, model_path, tmp_path):
+  tokenizer = load_tokenizer('bytes' if kind == 'bytes' else model_path, 4)
+  keep_vocabulary(tokenizer, tmp_path)
+  assert len(list(tmp_path.iterdir())) == (kind == 'model')
+  context = vocabulary_context(tokenizer)
+  checkpoint = tmp_path / 'checkpoint_3'
+  checkpoint.mkdir()
+  found = find_tokenizer(context, checkpoint)
+  assert found.fingerprint == tokenizer.fingerprint
+  assert type(found) is type(tokenizer)
+  with pytest.raises(ValueError, match='not the vocabulary of this checkpoint'):
+    find_tokenizer({**context, 'extra_ids': 3}, checkpoint)
 
 
 def test_decode_stops_at_eos_and_drops_padding(model_path):

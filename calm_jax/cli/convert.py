@@ -15,7 +15,6 @@ our form is a run directory that decodes and that training starts from.
 import collections
 import dataclasses
 import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +24,13 @@ from calm_jax import checkpoints
 from calm_jax.checkpoints import classifiers, conversion
 from calm_jax.checkpoints.stored_tensors import DTYPES
 from calm_jax.cli.dry_run_flag import DRY_RUN
-from calm_jax.tokenizer import SentencePieceTokenizer
-
-# Beside the checkpoints, where `calm_jax.cli.train` puts it.
-VOCABULARY_NAME = 'vocabulary.model'
+from calm_jax.tokenizer import (
+  BYTES,
+  VOCABULARY_NAME,
+  keep_vocabulary,
+  load_tokenizer,
+)
+from calm_jax.tokenizer import vocabulary_context as tokenizer_context
 
 _SOURCE = flags.DEFINE_string(
   'source', None, 'Checkpoint or directory of several.', required=True
@@ -52,10 +54,15 @@ _MAX_FILE_BYTES = flags.DEFINE_integer(
   'max_file_bytes', 5 * 10**9, 'Hugging Face: files are divided above it.', 1
 )
 _VOCABULARY = flags.DEFINE_string(
-  'vocabulary', None, 'SentencePiece model of the source, copied beside it.'
+  'vocabulary',
+  None,
+  "SentencePiece model of the source, copied beside it; 'bytes' for ByT5's.",
 )
 _EXTRA_IDS = flags.DEFINE_integer(
-  'extra_ids', 100, 'Sentinel ids after the vocabulary; 0 for mT5.', 0
+  'extra_ids',
+  100,
+  'Sentinel ids after the vocabulary; 0 for mT5, 125 for ByT5.',
+  0,
 )
 _INPUT_LENGTH = flags.DEFINE_integer(
   'input_length', 512, 'Longest input in tokens, for decoding.', 1
@@ -88,7 +95,7 @@ def vocabulary_context(
   """Returns what our own form says of a vocabulary; nothing without one.
 
   Args:
-    path: the SentencePiece model.
+    path: the SentencePiece model, or 'bytes'.
     vocab_size: V, the rows of the model's embedding table.
     extra_ids: sentinel ids after it.
     feature_lengths: longest 'inputs' and 'targets' in tokens.
@@ -100,9 +107,9 @@ def vocabulary_context(
   """
   if path is None:
     return {}
-  if not os.path.isfile(path):
+  if path != BYTES and not os.path.isfile(path):
     raise FileNotFoundError(f'there is no vocabulary {path}')
-  tokenizer = SentencePieceTokenizer(path, extra_ids)
+  tokenizer = load_tokenizer(path, extra_ids)
   if tokenizer.vocab_size > vocab_size:
     raise ValueError(
       f'{path} has {tokenizer.vocab_size} pieces ({extra_ids} extra ids '
@@ -110,9 +117,7 @@ def vocabulary_context(
       'another model, or --extra_ids is too high'
     )
   return {
-    'vocabulary_file': VOCABULARY_NAME,
-    'vocabulary_fingerprint': tokenizer.fingerprint,
-    'extra_ids': extra_ids,
+    **tokenizer_context(tokenizer),
     'feature_lengths': dict(feature_lengths),
     'prefix': prefix,
   }
@@ -163,7 +168,8 @@ def run(
     source: the checkpoint, or a directory of several.
     directory: local, to write into.
     target: what to write; its context is filled in here.
-    vocabulary: the SentencePiece model, copied into the run directory.
+    vocabulary: the SentencePiece model, copied into the run directory, or
+      'bytes'.
     extra_ids: sentinel ids after it.
     feature_lengths: longest 'inputs' and 'targets' in tokens.
     prefix: put in front of every input.
@@ -203,10 +209,9 @@ def run(
     f'{written.num_bytes:,} bytes, read back and equal; fingerprint '
     f'{written.fingerprint}'
   )
-  if vocabulary:
-    kept = os.path.join(directory, VOCABULARY_NAME)
-    shutil.copyfile(vocabulary, kept)
-    print(f'{kept}: the vocabulary')
+  if vocabulary and vocabulary != BYTES:
+    keep_vocabulary(load_tokenizer(vocabulary, extra_ids), directory)
+    print(f'{os.path.join(directory, VOCABULARY_NAME)}: the vocabulary')
   _keep_classifier(opened, directory, ours, written.fingerprint)
 
 

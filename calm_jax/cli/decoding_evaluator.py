@@ -12,7 +12,7 @@ from typing import Any
 
 from calm_jax import decoding, evaluation, model
 from calm_jax.evaluation import corpus_metrics
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.tokenizer import Tokenizer
 from calm_jax.training.evaluators import Evaluator
 
 
@@ -20,7 +20,7 @@ def decoding_evaluator(
   config: model.T5Config,
   batches_fn: Callable[[], Iterable[Mapping[str, Any]]],
   *,
-  tokenizer: SentencePieceTokenizer,
+  tokenizer: Tokenizer,
   policies: Mapping[str, decoding.ComputePolicy],
   metrics: Sequence[str],
   max_length: int,

@@ -1,72 +1,295 @@
-"""Decodes sentences with a trained model, each token coloured by its depth.
+r"""Turns texts into texts with a trained model, each token at its own depth.
+
+One sentence, its tokens coloured by the layer they left at:
 
   python -m calm_jax.cli.generate --gin_file=runs/generate.gin \
     --gin_file=policies/softmax_margin.gin --gin.MODEL_DIR=runs/e2e_nlg \
     --gin.INPUTS='name[Aromi], food[Italian], area[riverside]'
 
+A file, one text or JSON object {"inputs": "...", "id": ...} a line, into a file
+with one JSON object a line: output, tokens, pieces, where in the output each of
+them stands, exit layers, confidences, and whatever the input held besides.
+Progress goes to stderr. Started again after whatever happened, it goes on:
+
+  ... --gin.INPUT_FILE=inputs.jsonl --gin.OUTPUT_FILE=predictions.jsonl
+
+Lines that cannot be used (empty, not UTF-8, not JSON, too long) are named and
+end the job before anything is decoded; --gin.BAD_LINES=skip leaves them out,
+--gin.TOO_LONG=truncate cuts long ones with a warning. Standard input is '-';
+typed into a terminal, each line is answered token by token:
+
+  ... --gin.INPUT_FILE=-
+
 The certified threshold is used if the run directory holds a certificate for
-this policy; a threshold given by hand decodes without a guarantee.
+this policy; a threshold given by hand decodes without a guarantee. To draw
+several outputs a text: --gin.SAMPLER=@decoding.Temperature()
+--gin.NUM_SAMPLES=4 --gin.ALLOW_UNCERTIFIED=True. Whatever checkpoint
+calm_jax.cli.convert reads decodes too, given its vocabulary:
+--gin.generate.run.vocabulary=spiece.model, or bytes for ByT5's.
 """
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
 
 from calm_jax import calibration, decoding, pipeline, records, reporting
-from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli import gin_runner, input_lines, jobs, line_decoding
+from calm_jax.cli.input_lines import STANDARD_INPUT, BadLine, InputLine
+from calm_jax.cli.row_files import RowFile
+from calm_jax.records import provenance
+
+_UNCERTIFIED = 'UNCERTIFIED: the certificate is of something else'
 
 
 def run(
   *,
   model_dir: str,
-  inputs: Sequence[str] | str | float,
   policy: decoding.ComputePolicy,
+  inputs: Sequence[str] | str | float = (),
+  input_file: str | None = None,
+  input_format: str = 'auto',
+  output_file: str | None = None,
+  bad_lines: str = 'fail',
+  too_long: str = 'refuse',
+  batch_size: int = 16,
   threshold: float | None = None,
+  certificate: str | None = None,
   allow_uncertified: bool = False,
+  sampler: Any = None,
+  num_samples: int = 1,
+  seed: int = 0,
+  vocabulary: str | None = None,
+  extra_ids: int = 100,
+  feature_lengths: Mapping[str, int] | None = None,
+  prefix: str = '',
 ) -> list[pipeline.GeneratedText]:
-  """Decodes texts and prints them.
+  """Decodes texts and shows them, or writes them to a file.
 
   Args:
-    model_dir: a run directory of `calm_jax.cli.train`.
-    inputs: texts, or one text (which gin may have read as a number).
+    model_dir: a run directory of `calm_jax.cli.train`; with `vocabulary`, any
+      checkpoint.
     policy: the policy that the certificate was made for.
+    inputs: texts, or one text (which gin may have read as a number).
+    input_file: instead, a file with one a line; '-' is standard input.
+    input_format: see `input_lines.read_file`.
+    output_file: where rows go; for `input_file`, standard output if None.
+    bad_lines: see `line_decoding.LineOptions`.
+    too_long: see `line_decoding.LineOptions`.
+    batch_size: texts decoded together, at most.
     threshold: decode at this threshold in [0, 1] instead of the certified one;
       1.0 is the full model.
+    certificate: its path; that of `model_dir` if None.
     allow_uncertified: use a certificate of another checkpoint, vocabulary or
       policy too; outputs are then marked as uncertified.
+    sampler: how tokens are chosen; the most probable if None.
+    num_samples: outputs per text, for samplers that draw.
+    seed: of what they draw.
+    vocabulary: for checkpoints that are no run directory, a SentencePiece model
+      or 'bytes'.
+    extra_ids: with `vocabulary`, the sentinels after it.
+    feature_lengths: with `vocabulary`, longest 'inputs' and 'targets'.
+    prefix: with `vocabulary`, put in front of every input.
+
+  Returns:
+    The outputs that were shown; none where they went to a file.
   """
   if not isinstance(inputs, (list, tuple)):
     inputs = [str(inputs)]
-  certificate = None
-  if threshold is not None:
-    calibration.check_settings([threshold])
-    jobs.say(f'threshold {threshold:g}, given by hand: no guarantee')
-    policy = decoding.with_threshold(policy, threshold)
-  else:
-    certificate = os.path.join(model_dir, 'calibration', 'certificate.json')
-    if not os.path.exists(certificate):
-      jobs.say(f'no certificate at {certificate}: decoding with the full model')
-      certificate, policy = None, decoding.full_model(policy)
+  _check_source(inputs, input_file, input_format)
+  options = line_decoding.LineOptions(
+    bad_lines=bad_lines,
+    too_long=too_long,
+    batch_size=batch_size,
+    num_samples=num_samples,
+    seed=seed,
+  )
+  policy, certificate = _policy(policy, model_dir, threshold, certificate)
+  about = {}
+  if vocabulary is not None:
+    about = dict(
+      extra_ids=extra_ids, feature_lengths=feature_lengths, prefix=prefix
+    )
   generator = pipeline.TextGenerator.from_checkpoint(
     model_dir,
     policy=policy,
     certificate=certificate,
+    sampler=sampler,
     allow_uncertified=allow_uncertified,
+    vocabulary=vocabulary,
+    **about,
   )
-  outputs = generator.generate(inputs)
-  for source, output in zip(inputs, outputs, strict=True):
-    decoded = records.DecodedText(
-      text=output.text,
-      tokens=output.tokens,
-      pieces=output.pieces,
-      exit_layers=output.exit_layers,
-      confidences=output.confidences,
+  uncertified = certificate is not None and generator.certificate is None
+  if uncertified:
+    _tell(_UNCERTIFIED)
+  if input_file is None and output_file is None:
+    return _show(generator, inputs, options, uncertified)
+  typed = input_file == STANDARD_INPUT and sys.stdin.isatty()
+  if typed and output_file is None:
+    _talk(generator, options, input_format)
+  else:
+    _write(generator, inputs, input_file, input_format, output_file, options)
+  return []
+
+
+def _check_source(
+  inputs: Sequence[str], input_file: str | None, input_format: str
+) -> None:
+  """Checks that there is one source of texts, before a model is loaded."""
+  if bool(inputs) == (input_file is not None):
+    raise ValueError(
+      'give either INPUTS, a text, or INPUT_FILE, a file of them (- reads '
+      f'standard input); got {list(inputs)!r} and {input_file!r}'
     )
-    num_layers = generator.decoder.num_layers
-    jobs.say(f'input:  {source}\noutput: {output.text}')
-    jobs.say(reporting.render_output(decoded, num_layers=num_layers))
-    if certificate is not None and not output.certified:
-      jobs.say('UNCERTIFIED: the certificate is of something else')
+  input_lines.check_format(input_format)
+  if input_file not in (None, STANDARD_INPUT) and not os.path.exists(
+    input_file
+  ):
+    raise FileNotFoundError(f'there is no input file {input_file}')
+
+
+def _policy(
+  policy: decoding.ComputePolicy,
+  model_dir: str,
+  threshold: float | None,
+  certificate: str | None,
+) -> tuple[decoding.ComputePolicy, str | None]:
+  """Returns the policy to decode with and the certificate to apply, if any."""
+  if threshold is not None:
+    calibration.check_settings([threshold])
+    _tell(f'threshold {threshold:g}, given by hand: no guarantee')
+    return decoding.with_threshold(policy, threshold), None
+  if certificate is None:
+    certificate = os.path.join(model_dir, 'calibration', 'certificate.json')
+    if not os.path.exists(certificate):
+      _tell(f'no certificate at {certificate}: decoding with the full model')
+      return decoding.full_model(policy), None
+  return policy, certificate
+
+
+def _show(
+  generator: pipeline.TextGenerator,
+  inputs: Sequence[str],
+  options: line_decoding.LineOptions,
+  uncertified: bool,
+) -> list[pipeline.GeneratedText]:
+  """Decodes texts and prints them in colours."""
+  outputs = generator.generate(
+    inputs,
+    too_long=options.too_long,
+    batch_size=options.batch_size,
+    num_samples=options.num_samples,
+    seed=options.seed,
+  )
+  for source, samples in zip(inputs, outputs, strict=True):
+    jobs.say(f'input:  {source}')
+    for output in samples if isinstance(samples, list) else [samples]:
+      for warning in output.warnings:
+        _tell(f'warning: {warning}')
+      decoded = records.DecodedText(
+        text=output.text,
+        tokens=output.tokens,
+        pieces=output.pieces,
+        exit_layers=output.exit_layers,
+        confidences=output.confidences,
+      )
+      jobs.say(f'output: {output.text}')
+      jobs.say(
+        reporting.render_output(
+          decoded, num_layers=generator.decoder.num_layers
+        )
+      )
+      if uncertified:
+        jobs.say(_UNCERTIFIED)
   return outputs
+
+
+def _talk(
+  generator: pipeline.TextGenerator,
+  options: line_decoding.LineOptions,
+  input_format: str,
+) -> None:
+  """Answers every line of a terminal, token by token."""
+  num_layers = generator.decoder.num_layers
+  colour = reporting.supports_colour()
+  _tell('one text a line, Ctrl-D to end')
+  jobs.say(reporting.legend(num_layers, colour=colour))
+  lines = input_lines.read_file(STANDARD_INPUT, input_format)
+  for found in line_decoding.usable_lines(generator, lines, options.too_long):
+    if isinstance(found, BadLine):
+      _tell(f'line {found.number} {found.reason}')
+      continue
+    line, request = found
+    for warning in request.warnings:
+      _tell(f'warning: {warning}')
+    tokens = generator.stream(
+      line.text,
+      too_long=options.too_long,
+      seed=options.seed,
+      number=request.number,
+    )
+    for place, token in enumerate(tokens):
+      shown = reporting.colour_token(
+        token.piece,
+        token.exit_layer,
+        num_layers=num_layers,
+        colour=colour,
+        first=place == 0,
+      )
+      print(shown, end='', flush=True)
+    print(flush=True)
+
+
+def _write(
+  generator: pipeline.TextGenerator,
+  inputs: Sequence[str],
+  input_file: str | None,
+  input_format: str,
+  output_file: str | None,
+  options: line_decoding.LineOptions,
+) -> None:
+  """Decodes all lines of an input into rows."""
+
+  def lines():
+    if input_file is None:
+      return [InputLine(number, text) for number, text in enumerate(inputs, 1)]
+    return input_lines.read_file(input_file, input_format)
+
+  rows = RowFile(
+    output_file,
+    {
+      **generator.describe(),
+      'too_long': options.too_long,
+      'batch_size': options.batch_size,
+      'num_samples': options.num_samples,
+      'seed': options.seed,
+    },
+    context=provenance.run_context(
+      device=jax.devices()[0].device_kind,
+      dtype=str(generator.source.get('dtype', '')),
+      libraries=jobs.LIBRARIES,
+      details={},
+    ),
+    stream=sys.stdout,
+  )
+  source = {None: 'INPUTS', STANDARD_INPUT: 'standard input'}.get(
+    input_file, input_file
+  )
+  total = None
+  if input_file != STANDARD_INPUT:
+    total = line_decoding.survey(
+      generator, lines(), rows, options, source=source
+    )
+  line_decoding.decode_lines(
+    generator, lines(), rows, options, source=source, say=_tell, total=total
+  )
+
+
+def _tell(line: str) -> None:
+  """Prints a line beside the output."""
+  print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

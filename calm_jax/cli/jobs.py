@@ -16,9 +16,8 @@ from calm_jax import (
   records,
 )
 from calm_jax.records import provenance
-from calm_jax.tokenizer import SentencePieceTokenizer
 
-_LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
+LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
 
 
 def say(line: str) -> None:
@@ -105,12 +104,11 @@ def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
   """
   run = pipeline.load_run(model_dir)
   vocabulary = data.as_task(task).output_features['inputs'].vocabulary
-  path = vocabulary.sentencepiece_model_file
-  found = SentencePieceTokenizer(path, vocabulary.extra_ids)
+  found = data.tokenizer_of(vocabulary)
   if found.fingerprint != run.tokenizer.fingerprint:
     raise ValueError(
-      f'the task reads {path}, which is not the vocabulary that this model was '
-      f'trained with; give it {run.tokenizer.path}'
+      f'the task reads {found.name}, which is not the vocabulary that this '
+      f'model was trained with; give it {run.tokenizer.name}'
     )
   prefix = data.prefix_of(task)
   expected = run.prefixes.get(data.as_task(task).name, run.prefix)
@@ -123,7 +121,7 @@ def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
 
 def versions() -> dict[str, str]:
   """Returns the versions of what computes."""
-  return provenance.versions(*_LIBRARIES)
+  return provenance.versions(*LIBRARIES)
 
 
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
@@ -131,6 +129,6 @@ def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   return provenance.run_context(
     device=jax.devices()[0].device_kind,
     dtype=config.dtype,
-    libraries=_LIBRARIES,
+    libraries=LIBRARIES,
     details={'model': dataclasses.asdict(config), **details},
   )

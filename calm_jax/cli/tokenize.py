@@ -9,15 +9,12 @@ configuration. `calm_jax.training.npz_batches` makes batches of such a file.
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import data, training
 from calm_jax.cli import gin_runner
-from calm_jax.tokenizer import SentencePieceTokenizer
-
-VOCABULARY_NAME = 'vocabulary.model'
+from calm_jax.tokenizer import keep_vocabulary, vocabulary_context
 
 
 def run(
@@ -40,15 +37,12 @@ def run(
     The path of each split's file.
   """
   seqio_task = data.as_task(task)
-  vocabulary = seqio_task.output_features['targets'].vocabulary
-  path = vocabulary.sentencepiece_model_file
-  tokenizer = SentencePieceTokenizer(path, vocabulary.extra_ids)
+  tokenizer = data.tokenizer_of(
+    seqio_task.output_features['targets'].vocabulary
+  )
   os.makedirs(output_dir, exist_ok=True)
   gin_runner.write_operative_config(output_dir, 'tokenize.gin')
-  kept = os.path.join(output_dir, VOCABULARY_NAME)
-  if os.path.abspath(kept) != os.path.abspath(path):
-    shutil.copyfile(path, f'{kept}.tmp')
-    os.replace(f'{kept}.tmp', kept)
+  keep_vocabulary(tokenizer, output_dir)
   paths = {}
   for split in splits or seqio_task.splits:
     paths[split] = os.path.join(output_dir, f'{split}.npz')
@@ -59,10 +53,8 @@ def run(
         'task': seqio_task.name,
         'split': split,
         'prefix': data.prefix_of(task),
-        'vocabulary_file': VOCABULARY_NAME,
-        'vocabulary_fingerprint': tokenizer.fingerprint,
+        **vocabulary_context(tokenizer),
         'vocab_size': tokenizer.vocab_size,
-        'extra_ids': vocabulary.extra_ids,
       },
     )
     print(f'{paths[split]}: {count} examples', flush=True)

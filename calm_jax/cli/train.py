@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,10 +34,8 @@ from calm_jax import (
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.cli.decoding_evaluator import DecodingPlan
 from calm_jax.cli.tensorboard_logger import TensorBoardLogger
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.tokenizer import keep_vocabulary, vocabulary_context
 from calm_jax.training.run_directory import LOG_NAME
-
-VOCABULARY_NAME = 'vocabulary.model'
 
 
 def run(
@@ -111,9 +108,9 @@ def run(
     seed: of parameters, data order and dropout.
   """
   seqio_task = data.as_task(task)
-  vocabulary = seqio_task.output_features['targets'].vocabulary
-  vocabulary_path = vocabulary.sentencepiece_model_file
-  tokenizer = SentencePieceTokenizer(vocabulary_path, vocabulary.extra_ids)
+  tokenizer = data.tokenizer_of(
+    seqio_task.output_features['targets'].vocabulary
+  )
   if tokenizer.vocab_size > config.vocab_size:
     raise ValueError(
       f'the vocabulary of {seqio_task.name} has {tokenizer.vocab_size} pieces, '
@@ -122,9 +119,7 @@ def run(
     )
   context = {
     'task': seqio_task.name,
-    'vocabulary_file': VOCABULARY_NAME,
-    'vocabulary_fingerprint': tokenizer.fingerprint,
-    'extra_ids': vocabulary.extra_ids,
+    **vocabulary_context(tokenizer),
     'prefix': data.prefix_of(task),
     'feature_lengths': dict(feature_lengths),
     'batch_size': batch_size,
@@ -148,7 +143,8 @@ def run(
   _check_resumable(model_dir, config, context)
   os.makedirs(model_dir, exist_ok=True)
   gin_runner.write_operative_config(model_dir, 'train.gin')
-  _keep_vocabulary(model_dir, vocabulary_path)
+  if sharding.is_main_process():
+    keep_vocabulary(tokenizer, model_dir)
   _write_training_rows(
     model_dir,
     task,
@@ -250,7 +246,7 @@ def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
   if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
     raise ValueError(
       f'{model_dir} was trained with another vocabulary than this task reads; '
-      f'give the task {loaded.tokenizer.path}'
+      f'give the task {loaded.tokenizer.name}'
     )
   changed = _changed_shape(loaded.config, config)
   if changed:
@@ -319,16 +315,6 @@ def _check_resumable(model_dir: str, config, context) -> None:
     path = checkpoints.checkpoint_path(model_dir, latest)
     metadata = checkpoints.read_metadata(path)
     checkpoints.check_same_run(path, metadata, config, context)
-
-
-def _keep_vocabulary(model_dir: str, path: str) -> None:
-  """Copies the vocabulary beside the checkpoints, whole or not at all."""
-  kept = os.path.join(model_dir, VOCABULARY_NAME)
-  if sharding.is_main_process() and os.path.abspath(kept) != os.path.abspath(
-    path
-  ):
-    shutil.copyfile(path, f'{kept}.tmp')
-    os.replace(f'{kept}.tmp', kept)
 
 
 if __name__ == '__main__':

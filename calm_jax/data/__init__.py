@@ -29,6 +29,7 @@ _HOMES = {
   'run_calibration_task': 'calibration_task',
   'subtasks_of': 'tasks',
   'tokenised_examples': 'token_datasets',
+  'tokenizer_of': 'vocabularies',
   'train_batches': 'batches',
 }
 

@@ -14,7 +14,8 @@ from calm_jax.data import preprocessors, task_metrics
 from calm_jax.data.jsonl_files import TextExample, read_examples, resolve_path
 from calm_jax.data.splits import SPLITS, SplitPlan
 from calm_jax.data.tensorflow_setup import seqio
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.data.vocabularies import seqio_vocabulary
+from calm_jax.tokenizer import BYTES
 
 # Definitions registered in this process, by task name.
 _REGISTERED: dict[str, Any] = {}
@@ -29,7 +30,7 @@ class JsonlTask:
     paths: split name ('train', 'validation', 'test', 'calibration') to file;
       'train' is required. Where there is no calibration file, `SplitPlan`
       carves the split out of the test rows.
-    vocabulary: path of the SentencePiece model.
+    vocabulary: path of the SentencePiece model, or 'bytes' (ByT5's).
     directory: where relative `paths` start; `~` and `$VARIABLES` are expanded.
     prefix: put in front of every input, for example 'summarize: '.
     extra_ids: sentinels at the end of the vocabulary, as for seqio.
@@ -121,7 +122,7 @@ def register_once(
       name before.
     make_source: called if the Task is new; returns a seqio source of `inputs`,
       `targets` and `references`, as `rows_source` does.
-    vocabulary: path of the SentencePiece model.
+    vocabulary: path of the SentencePiece model, or 'bytes'.
     extra_ids: sentinels of the vocabulary.
     prefix: put in front of every input.
     metrics: names in `task_metrics.METRICS`.
@@ -134,12 +135,8 @@ def register_once(
   """
 
   def make():
-    path = resolve_path(vocabulary)
-    # seqio opens it much later and says less when it is missing or damaged.
-    SentencePieceTokenizer(path, extra_ids)
-    feature = seqio.Feature(
-      seqio.SentencePieceVocabulary(path, extra_ids=extra_ids), add_eos=True
-    )
+    name = vocabulary if vocabulary == BYTES else resolve_path(vocabulary)
+    feature = seqio.Feature(seqio_vocabulary(name, extra_ids), add_eos=True)
     source = make_source()
     return seqio.TaskRegistry.add(
       definition.name,

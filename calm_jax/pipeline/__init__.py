@@ -9,16 +9,27 @@ from calm_jax.pipeline.certificates import (
   certificate_context,
   certificate_differences,
 )
-from calm_jax.pipeline.runs import LoadedRun, load_classifier, load_run
-from calm_jax.pipeline.text_generator import GeneratedText, TextGenerator
+from calm_jax.pipeline.generated_text import GeneratedText, StreamedToken
+from calm_jax.pipeline.requests import Request, RequestBatch
+from calm_jax.pipeline.runs import (
+  LoadedRun,
+  load_classifier,
+  load_run,
+  load_with_vocabulary,
+)
+from calm_jax.pipeline.text_generator import TextGenerator
 
 __all__ = [
   'GeneratedText',
   'LoadedRun',
+  'Request',
+  'RequestBatch',
+  'StreamedToken',
   'TextGenerator',
   'apply_certificate',
   'certificate_context',
   'certificate_differences',
   'load_classifier',
   'load_run',
+  'load_with_vocabulary',
 ]

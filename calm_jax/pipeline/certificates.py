@@ -9,14 +9,14 @@ from typing import Any
 from calm_jax import checkpoints, decoding
 from calm_jax.array_types import Params
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.tokenizer import Tokenizer
 
 
 def certificate_context(
   policy: decoding.ComputePolicy,
   *,
   params: Params,
-  tokenizer: SentencePieceTokenizer,
+  tokenizer: Tokenizer,
   sampler: Any,
 ) -> dict[str, Any]:
   """Returns what ties a certificate to what it was made for.
@@ -40,7 +40,7 @@ def certificate_differences(
   policy: decoding.ComputePolicy,
   *,
   params: Params,
-  tokenizer: SentencePieceTokenizer,
+  tokenizer: Tokenizer,
   sampler: Any = None,
 ) -> list[str]:
   """Says what keeps a certificate from holding; nothing if it holds.
@@ -65,7 +65,7 @@ def apply_certificate(
   policy: decoding.ComputePolicy,
   *,
   params: Params,
-  tokenizer: SentencePieceTokenizer,
+  tokenizer: Tokenizer,
   sampler: Any = None,
   allow_uncertified: bool = False,
 ) -> decoding.ComputePolicy:

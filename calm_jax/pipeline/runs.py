@@ -1,12 +1,20 @@
-"""Run directories: parameters, configuration, tokenizer and classifier."""
+"""Models from disk: parameters, configuration, tokenizer and classifier.
+
+A run directory holds all of it; of other checkpoints the caller says what they
+leave open.
+"""
 
 import dataclasses
 import os
+from collections.abc import Mapping
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
-from calm_jax.tokenizer import SentencePieceTokenizer
+from calm_jax.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+
+# Of checkpoints that do not say.
+_LENGTHS = {'inputs': 512, 'targets': 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +33,7 @@ class LoadedRun:
 
   params: Params
   config: model.T5Config
-  tokenizer: SentencePieceTokenizer
+  tokenizer: Tokenizer
   step: int
   feature_lengths: dict[str, int]
   prefix: str
@@ -54,31 +62,72 @@ def load_run(path: str | os.PathLike) -> LoadedRun:
       'training.train takes it as `context`; checkpoints.load_params loads the '
       'parameters alone'
     )
-  folder = os.path.abspath(os.fspath(path))
-  while not os.path.exists(os.path.join(folder, context['vocabulary_file'])):
-    # A checkpoint inside a run directory: the vocabulary lies further up.
-    folder, last = os.path.split(folder)
-    if not last:
-      raise FileNotFoundError(
-        f'no {context["vocabulary_file"]} in {os.fspath(path)} or above; copy '
-        'the vocabulary of the training run there'
-      )
-  vocabulary = os.path.join(folder, context['vocabulary_file'])
-  tokenizer = SentencePieceTokenizer(vocabulary, context['extra_ids'])
-  if tokenizer.fingerprint != context['vocabulary_fingerprint']:
+  return LoadedRun(
+    params=params,
+    config=config,
+    tokenizer=find_tokenizer(context, path),
+    step=metadata['step'],
+    feature_lengths=context['feature_lengths'],
+    prefix=context.get('prefix', ''),
+    prefixes=context.get('prefixes', {}),
+  )
+
+
+def load_with_vocabulary(
+  path: str | os.PathLike,
+  vocabulary: str | os.PathLike,
+  *,
+  extra_ids: int = 100,
+  feature_lengths: Mapping[str, int] | None = None,
+  prefix: str = '',
+) -> LoadedRun:
+  """Loads a checkpoint of any form, whose vocabulary lies elsewhere.
+
+  Args:
+    path: whatever `checkpoints.load` reads.
+    vocabulary: a SentencePiece model, or 'bytes'.
+    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125.
+    feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
+      what the checkpoint says, or 512 and 128.
+    prefix: put in front of every input.
+
+  Raises:
+    FileNotFoundError: if the checkpoint or the vocabulary is missing.
+    ValueError: if they do not go together, or as `checkpoints.load`.
+  """
+  tokenizer = load_tokenizer(vocabulary, extra_ids)
+  params, config, about = checkpoints.load(path)
+  context = about.get('context', {})
+  if tokenizer.vocab_size > config.vocab_size:
     raise ValueError(
-      f'{vocabulary} is not the vocabulary of this checkpoint: its fingerprint '
-      f'is {tokenizer.fingerprint}, the checkpoint was trained with '
-      f'{context["vocabulary_fingerprint"]}'
+      f'{tokenizer.name} has {tokenizer.vocab_size} ids ({extra_ids} extra ids '
+      f'included), the model only {config.vocab_size} rows: it is the '
+      'vocabulary of another model, or extra_ids is too high'
+    )
+  known = context.get('vocabulary_fingerprint', tokenizer.fingerprint)
+  if known != tokenizer.fingerprint:
+    raise ValueError(
+      f'{tokenizer.name} with {extra_ids} extra ids is not the vocabulary that '
+      f'{os.fspath(path)} was trained with: its fingerprint is '
+      f'{tokenizer.fingerprint}, not {known}'
+    )
+  lengths = {
+    **_LENGTHS,
+    **context.get('feature_lengths', {}),
+    **(feature_lengths or {}),
+  }
+  if set(lengths) != set(_LENGTHS) or min(lengths.values()) < 1:
+    raise ValueError(
+      f"feature_lengths is {feature_lengths}; give positive 'inputs' and "
+      "'targets'"
     )
   return LoadedRun(
     params=params,
     config=config,
     tokenizer=tokenizer,
-    step=metadata['step'],
-    feature_lengths=context['feature_lengths'],
-    prefix=context.get('prefix', ''),
-    prefixes=context.get('prefixes', {}),
+    step=about['step'],
+    feature_lengths=lengths,
+    prefix=prefix or context.get('prefix', ''),
   )
 
 

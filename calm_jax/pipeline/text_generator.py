@@ -1,46 +1,28 @@
-"""Strings in, strings out: a trained run with its policy and certificate."""
+"""Strings in, strings out: a trained model with its policy and certificate.
+
+Texts are decoded in batches of similar length (`requests`), or one of them
+token by token. What is drawn for a text depends on the seed and on its number,
+never on the texts it shares a batch with.
+"""
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
-import numpy as np
 
-from calm_jax import decoding, interfaces, model
-from calm_jax.array_types import Array
+from calm_jax import checkpoints, decoding, interfaces, model
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.pipeline import requests
 from calm_jax.pipeline.certificates import (
   apply_certificate,
   certificate_differences,
 )
-from calm_jax.pipeline.runs import load_run
-from calm_jax.tokenizer import SentencePieceTokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneratedText:
-  """One output.
-
-  Attributes:
-    text: the output.
-    tokens: its vocabulary ids, EOS included.
-    pieces: the same as the tokenizer writes them.
-    exit_layers: layers used by each token, 1..L.
-    confidences: confidence of each token at its exit, NaN where not looked at.
-    score: sum of the tokens' log-probabilities.
-    certified: whether a certificate covers how this was decoded (by the full
-      model, where it certified nothing).
-  """
-
-  text: str
-  tokens: tuple[int, ...]
-  pieces: tuple[str, ...]
-  exit_layers: tuple[int, ...]
-  confidences: tuple[float, ...]
-  score: float
-  certified: bool
+from calm_jax.pipeline.generated_text import GeneratedText, StreamedToken
+from calm_jax.pipeline.runs import LoadedRun, load_run, load_with_vocabulary
+from calm_jax.pipeline.streaming import stream_tokens
+from calm_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +39,19 @@ class TextGenerator:
     max_length: T, the most tokens of an output, EOS included.
     prefix: put in front of every input.
     certificate: the certificate that covers all this, None if none does.
+    source: what names the parameters: fingerprint, step and dtype.
   """
 
   decoder: interfaces.LayeredDecoder
   params: Any
-  tokenizer: SentencePieceTokenizer
+  tokenizer: Tokenizer
   policy: decoding.ComputePolicy
   sampler: Any
   input_length: int
   max_length: int
   prefix: str = ''
   certificate: Certificate | None = None
+  source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def from_checkpoint(
@@ -78,18 +62,52 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
+    vocabulary: str | os.PathLike | None = None,
+    **about_the_checkpoint: Any,
   ) -> Self:
-    """Loads a run directory that `calm_jax.cli.train` wrote.
+    """Loads a run directory, or any checkpoint and its vocabulary.
 
     Args:
-      path: the run directory, or one of its checkpoints.
+      path: a run directory that `calm_jax.cli.train` wrote or one of its
+        checkpoints; with `vocabulary`, whatever `checkpoints.load` reads.
       policy: the full model if None.
       certificate: its threshold is put into `policy`, see `apply_certificate`.
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
+      vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
+        which has its own.
+      **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
+        and `prefix` as for `load_with_vocabulary`.
     """
-    loaded = load_run(path)
+    if vocabulary is not None:
+      loaded = load_with_vocabulary(path, vocabulary, **about_the_checkpoint)
+    elif about_the_checkpoint:
+      raise TypeError(
+        f'{sorted(about_the_checkpoint)} go with `vocabulary`; a run directory '
+        'says all of it'
+      )
+    else:
+      loaded = load_run(path)
+    return cls.from_run(
+      loaded,
+      policy=policy,
+      certificate=certificate,
+      sampler=sampler,
+      allow_uncertified=allow_uncertified,
+    )
+
+  @classmethod
+  def from_run(
+    cls,
+    loaded: LoadedRun,
+    *,
+    policy: decoding.ComputePolicy | None = None,
+    certificate: Certificate | str | os.PathLike | None = None,
+    sampler: Any = None,
+    allow_uncertified: bool = False,
+  ) -> Self:
+    """Makes a generator of what was loaded; see `from_checkpoint`."""
     policy = decoding.ComputePolicy() if policy is None else policy
     sampler = decoding.Greedy() if sampler is None else sampler
     if certificate is not None:
@@ -115,54 +133,183 @@ class TextGenerator:
       max_length=loaded.feature_lengths['targets'],
       prefix=loaded.prefix,
       certificate=certificate,
+      source={
+        'parameters': checkpoints.parameter_fingerprint(loaded.params),
+        'step': loaded.step,
+        'dtype': loaded.config.dtype,
+      },
     )
 
   def generate(
-    self, texts: Sequence[str], *, rng: Array | None = None
-  ) -> list[GeneratedText]:
-    """Decodes texts as one batch.
+    self,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    too_long: str = 'refuse',
+    num_samples: int = 1,
+    seed: int = 0,
+  ) -> list[GeneratedText] | list[list[GeneratedText]]:
+    """Decodes texts, in batches of similar length.
+
+    Args:
+      texts: the inputs, without prefix.
+      batch_size: texts decoded together, at most.
+      too_long: what to do with texts of more than `input_length` tokens,
+        'refuse' or 'truncate' (with a warning in the output).
+      num_samples: outputs per text, for samplers that draw.
+      seed: of what samplers draw. Text r always draws the same with it,
+        however texts are batched.
+
+    Returns:
+      One output per text, in their order; a list of them per text where there
+      are several.
 
     Raises:
-      ValueError: for an empty text, or one longer than `input_length` tokens.
+      ValueError: for an empty text, or one that is too long and refused,
+        naming it; for options that make no sense.
     """
-    inputs = np.zeros((len(texts), self.input_length), np.int32)
-    for row, text in enumerate(texts):
-      tokens = self._encode(row, text)
-      inputs[row, : len(tokens)] = tokens
+    encoded = [
+      self.encode(number, text, too_long=too_long)
+      for number, text in enumerate(texts)
+    ]
+    outputs: dict[int, list[GeneratedText]] = {}
+    for batch in self.batches(encoded, batch_size):
+      decoded = self.decode(batch, num_samples=num_samples, seed=seed)
+      for request, samples in zip(batch.requests, decoded, strict=True):
+        outputs[request.number] = samples
+    in_order = [outputs[number] for number in range(len(encoded))]
+    if all(len(samples) == 1 for samples in in_order):
+      return [samples[0] for samples in in_order]
+    return in_order
+
+  def stream(
+    self, text: str, *, too_long: str = 'refuse', seed: int = 0, number: int = 0
+  ) -> Iterator[StreamedToken]:
+    """Decodes one text and yields each token as soon as it is there.
+
+    The tokens are those of `generate`, of its text `number`.
+    """
+    request = self.encode(number, text, too_long=too_long)
+    (batch,) = self.batches([request], 1)
+    state = decoding.start(
+      self.decoder, self.params, batch.inputs(), **self._options(batch, seed)
+    )
+    yield from stream_tokens(state, self.tokenizer)
+
+  def encode(
+    self,
+    number: int,
+    text: str,
+    *,
+    too_long: str = 'refuse',
+    name: str | None = None,
+  ) -> requests.Request:
+    """Returns a text as a request; see `requests.encode`."""
+    return requests.encode(
+      number,
+      text,
+      self.tokenizer,
+      name=f'input {number}' if name is None else name,
+      prefix=self.prefix,
+      input_length=self.input_length,
+      too_long=too_long,
+    )
+
+  def batches(
+    self,
+    encoded: Iterable[requests.Request],
+    batch_size: int,
+    *,
+    window: int | None = None,
+  ) -> Iterator[requests.RequestBatch]:
+    """Yields batches of similar length; see `requests.batches`."""
+    buckets = requests.length_buckets(self.input_length)
+    return requests.batches(encoded, batch_size, buckets, window=window)
+
+  def decode(
+    self, batch: requests.RequestBatch, *, num_samples: int = 1, seed: int = 0
+  ) -> list[list[GeneratedText]]:
+    """Decodes one batch; returns the outputs of each of its requests."""
+    if num_samples > 1 and self.sampler.deterministic:
+      raise ValueError(
+        f'num_samples is {num_samples}, and {type(self.sampler).__name__} '
+        'would give the same output each time; use a sampler that draws, such '
+        'as decoding.Temperature()'
+      )
     result = jax.device_get(
       decoding.generate(
         self.decoder,
         self.params,
-        inputs,
-        policy=self.policy,
-        sampler=self.sampler,
-        max_length=self.max_length,
-        eos_id=self.tokenizer.eos_id,
-        rng=rng,
+        batch.inputs(),
+        num_samples=num_samples,
+        **self._options(batch, seed),
       )
     )
-    return [self._output(result, row) for row in range(len(texts))]
+    return [
+      self._outputs(result, row, request.warnings)
+      for row, request in enumerate(batch.requests)
+    ]
 
-  def _encode(self, row: int, text: str) -> list[int]:
-    if not text.strip():
-      raise ValueError(f'input {row} is empty; give a text')
-    tokens = self.tokenizer.encode(self.prefix + text) + [self.tokenizer.eos_id]
-    if len(tokens) > self.input_length:
-      raise ValueError(
-        f'input {row} has {len(tokens)} tokens (end of sequence included), '
-        f'this model was trained for {self.input_length}; shorten it'
-      )
-    return tokens
+  def _outputs(
+    self, result: decoding.DecodeResult, row: int, warnings: tuple[str, ...]
+  ) -> list[GeneratedText]:
+    """Returns all outputs of one request."""
+    # There is an axis of samples only where there are several.
+    rows = jax.tree.map(
+      lambda leaf: leaf[row] if result.lengths.ndim == 2 else leaf[row, None],
+      result,
+    )
+    return [
+      self._output(rows, sample, warnings)
+      for sample in range(len(rows.lengths))
+    ]
 
-  def _output(self, result: decoding.DecodeResult, row: int) -> GeneratedText:
+  def _output(
+    self, result: decoding.DecodeResult, row: int, warnings: tuple[str, ...]
+  ) -> GeneratedText:
     length = int(result.lengths[row])
     tokens = [int(token) for token in result.tokens[row, :length]]
     return GeneratedText(
       text=self.tokenizer.decode(tokens),
       tokens=tuple(tokens),
       pieces=tuple(self.tokenizer.pieces(tokens)),
+      spans=tuple(self.tokenizer.spans(tokens)),
       exit_layers=tuple(int(x) for x in result.exit_layers[row, :length]),
       confidences=tuple(float(x) for x in result.confidences[row, :length]),
       score=float(result.scores[row]),
       certified=self.certificate is not None,
+      warnings=warnings,
+    )
+
+  def describe(self) -> dict[str, Any]:
+    """Returns everything that outputs depend on but input, seed and batch."""
+    threshold = getattr(self.policy.exit_rule, 'threshold', None)
+    return {
+      **self.source,
+      'tokenizer': self.tokenizer.fingerprint,
+      'policy': decoding.describe(self.policy),
+      'threshold': decoding.describe(getattr(threshold, 'value', threshold)),
+      'sampler': decoding.describe(self.sampler),
+      'input_length': self.input_length,
+      'max_length': self.max_length,
+      'prefix': self.prefix,
+      'certified': self.certificate is not None,
+      'backend': jax.default_backend(),
+    }
+
+  def _options(
+    self, batch: requests.RequestBatch, seed: int
+  ) -> Mapping[str, Any]:
+    """Returns what `decoding.generate` and `start` are told besides inputs."""
+    keys = None
+    if not self.sampler.deterministic:
+      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.key(seed), batch.numbers()
+      )
+    return dict(
+      policy=self.policy,
+      sampler=self.sampler,
+      max_length=self.max_length,
+      eos_id=self.tokenizer.eos_id,
+      rng=keys,
     )

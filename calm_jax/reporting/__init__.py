@@ -25,6 +25,7 @@ from calm_jax.reporting.tables import (
   timing_table,
 )
 from calm_jax.reporting.terminal import (
+  colour_token,
   colour_tokens,
   legend,
   render_output,
@@ -46,6 +47,7 @@ from calm_jax.reporting.validation_tables import (
 __all__ = [
   'as_svg',
   'classifier_table',
+  'colour_token',
   'colour_tokens',
   'comparison_table',
   'depth_figure',

@@ -54,16 +54,34 @@ def colour_tokens(
     raise ValueError(
       f'{len(pieces)} pieces do not go with {len(exit_layers)} exit layers.'
     )
-  written = []
-  for piece, exit_layer in zip(pieces, exit_layers, strict=True):
-    shown = _printable(piece)
-    if colour:
-      background, text = palette.ansi_colours(exit_layer, num_layers)
-      gap = ' ' if _opens_word(piece) and written else ''
-      written.append(f'{gap}\x1b[48;5;{background};38;5;{text}m{shown}{_RESET}')
-    else:
-      written.append(f'{shown}/{exit_layer}')
-  return ''.join(written) if colour else ' '.join(written)
+  return ''.join(
+    colour_token(
+      piece, exit_layer, num_layers=num_layers, colour=colour, first=not place
+    )
+    for place, (piece, exit_layer) in enumerate(
+      zip(pieces, exit_layers, strict=True)
+    )
+  )
+
+
+def colour_token(
+  piece: str, exit_layer: int, *, num_layers: int, colour: bool, first: bool
+) -> str:
+  """Writes one token of a line, and what sets it off from the one before.
+
+  Args:
+    piece: the tokenizer's piece.
+    exit_layer: layers used, 1..L.
+    num_layers: L.
+    colour: whether to colour it; otherwise its layer follows it.
+    first: whether it opens the line.
+  """
+  shown = _printable(piece)
+  if not colour:
+    return f'{"" if first else " "}{shown}/{exit_layer}'
+  background, text = palette.ansi_colours(exit_layer, num_layers)
+  gap = ' ' if _opens_word(piece) and not first else ''
+  return f'{gap}\x1b[48;5;{background};38;5;{text}m{shown}{_RESET}'
 
 
 def legend(num_layers: int, *, colour: bool) -> str:

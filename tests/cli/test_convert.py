@@ -6,12 +6,13 @@ import sys
 import golden_calm
 import numpy as np
 import pytest
+import text_cases
 from checkpoint_cases import SMALL, V1_1, arrays, assert_same_bits, write
 from flax import serialization
 
 from calm_jax import checkpoints, pipeline
 from calm_jax.cli import convert
-from calm_jax.tokenizer import train_sentencepiece
+from calm_jax.tokenizer import ByteTokenizer, train_sentencepiece
 
 
 def target(form, **options):
@@ -93,6 +94,29 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   assert set(output.exit_layers) == {golden_calm.CONFIG.num_decoder_layers}
   # The classifier is told apart from the run it lies in.
   assert checkpoints.open_checkpoint(tmp_path / 'run').step == 5
+
+
+def test_bytes_need_no_vocabulary_file(tmp_path):
+  source = text_cases.save_run(tmp_path / 'run')
+  convert.run(source, tmp_path / 'hf', target('huggingface'))
+  convert.run(
+    tmp_path / 'hf',
+    tmp_path / 'back',
+    target('calm_jax'),
+    vocabulary='bytes',
+    extra_ids=5,
+  )
+  loaded = pipeline.load_run(tmp_path / 'back')
+  assert loaded.tokenizer.fingerprint == ByteTokenizer(5).fingerprint
+  assert not (tmp_path / 'back' / 'vocabulary.model').exists()
+  with pytest.raises(ValueError, match='bytes has 384 pieces .* only 264 rows'):
+    convert.run(
+      tmp_path / 'hf',
+      tmp_path / 'again',
+      target('calm_jax'),
+      vocabulary='bytes',
+      extra_ids=125,
+    )
 
 
 def test_a_vocabulary_is_for_our_own_form(tmp_path):

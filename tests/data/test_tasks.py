@@ -8,7 +8,12 @@ import pytest
 
 seqio = pytest.importorskip('seqio')
 
-from calm_jax.data import preprocessors, task_metrics, tasks  # noqa: E402
+from calm_jax.data import (  # noqa: E402
+  preprocessors,
+  task_metrics,
+  tasks,
+  vocabularies,
+)
 from calm_jax.evaluation import corpus_metrics  # noqa: E402
 
 
@@ -81,6 +86,22 @@ def test_registering_again(definition):
     dataclasses.replace(definition, prefix='other: ').register()
   with pytest.raises(ValueError, match="'nobody_knows'"):
     tasks.as_task('nobody_knows')
+
+
+def test_a_task_of_bytes(jsonl_files):
+  paths, _ = jsonl_files
+  task = tasks.JsonlTask(
+    name='tasks_bytes', paths=paths, vocabulary='bytes', extra_ids=5
+  ).register()
+  example = next(task.get_dataset(None, 'test').as_numpy_iterator())
+  tokenizer = vocabularies.tokenizer_of(
+    task.output_features['inputs'].vocabulary
+  )
+  assert tokenizer.vocab_size == 264
+  text = example['inputs_pretokenized'].decode()
+  assert example['inputs'].tolist() == [*tokenizer.encode(text), 1]
+  with pytest.raises(ValueError, match='PassThroughVocabulary; use'):
+    vocabularies.tokenizer_of(seqio.PassThroughVocabulary(7))
 
 
 def test_factory_function(jsonl_files):

@@ -1,0 +1,167 @@
+"""Texts on their way into the decoder: encoded, grouped by length, batched.
+
+Compiled shapes are few: sources are padded to the next of a few lengths, and
+batches that are not full to a power of two. Which requests share a batch is
+settled by the requests alone, so that an interrupted job meets the same batches
+when it is started again.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from calm_jax.tokenizer import UNKNOWN_ID, Tokenizer
+
+TOO_LONG = ('refuse', 'truncate')
+_SHORTEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One text, ready to be decoded.
+
+  Attributes:
+    number: which request it is, from 0; its noise depends on it.
+    tokens: its ids, EOS included.
+    warnings: what is wrong with it, in words.
+  """
+
+  number: int
+  tokens: tuple[int, ...]
+  warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestBatch:
+  """Requests that are decoded together.
+
+  Attributes:
+    requests: at most `num_rows`.
+    num_rows: B, rows of the compiled shape; those left over repeat the first.
+    length: S, what sources are padded to.
+  """
+
+  requests: tuple[Request, ...]
+  num_rows: int
+  length: int
+
+  def _filled(self) -> list[Request]:
+    missing = self.num_rows - len(self.requests)
+    return [*self.requests, *[self.requests[0]] * missing]
+
+  def inputs(self) -> np.ndarray:
+    """Returns the padded sources, int32 [B, S]."""
+    inputs = np.zeros((self.num_rows, self.length), np.int32)
+    for row, request in enumerate(self._filled()):
+      inputs[row, : len(request.tokens)] = request.tokens
+    return inputs
+
+  def numbers(self) -> np.ndarray:
+    """Returns the number of each row's request, uint32 [B]."""
+    return np.array([row.number for row in self._filled()], np.uint32)
+
+
+def encode(
+  number: int,
+  text: str,
+  tokenizer: Tokenizer,
+  *,
+  name: str,
+  prefix: str = '',
+  input_length: int,
+  too_long: str = 'refuse',
+) -> Request:
+  """Encodes a text.
+
+  Args:
+    number: of the request.
+    text: the text.
+    tokenizer: the tokenizer.
+    name: how errors call the text.
+    prefix: put in front of the text.
+    input_length: S, the most tokens, EOS included.
+    too_long: 'truncate' cuts what does not fit and warns (EOS stays), 'refuse'
+      raises.
+
+  Raises:
+    ValueError: if the text is empty, or too long and refused.
+  """
+  if too_long not in TOO_LONG:
+    raise ValueError(f'too_long is {too_long!r}; use one of {TOO_LONG}')
+  if not text.strip():
+    raise ValueError(f'{name} is empty; give a text')
+  tokens, warnings = tokenizer.encode(prefix + text), []
+  if all(
+    token == UNKNOWN_ID or not tokenizer.piece(token).strip('▁')
+    for token in tokenizer.encode(text)
+  ):
+    warnings.append('nothing of it is in the vocabulary')
+  if len(tokens) + 1 > input_length:
+    found = f'{len(tokens) + 1} tokens (end of sequence included)'
+    if too_long == 'refuse':
+      raise ValueError(
+        f'{name} has {found}, this model was trained for '
+        f"{input_length}; shorten it, or cut it with too_long='truncate'"
+      )
+    tokens = tokens[: input_length - 1]
+    warnings.append(f'cut to {input_length} of {found}')
+  return Request(number, (*tokens, tokenizer.eos_id), tuple(warnings))
+
+
+def length_buckets(input_length: int) -> tuple[int, ...]:
+  """Returns the lengths that sources are padded to, growing.
+
+  >>> length_buckets(100)
+  (16, 32, 64, 100)
+  """
+  buckets, length = [], _SHORTEST
+  while length < input_length:
+    buckets.append(length)
+    length *= 2
+  return (*buckets, input_length)
+
+
+def batches(
+  requests: Iterable[Request],
+  batch_size: int,
+  buckets: Sequence[int],
+  *,
+  window: int | None = None,
+) -> Iterator[RequestBatch]:
+  """Groups requests of similar length, reading them as needed.
+
+  Args:
+    requests: the requests; none is longer than the last bucket.
+    batch_size: rows of a full batch.
+    buckets: lengths, growing.
+    window: no request waits while more than so many come after it, so that
+      results can be put in order without holding all of them; None to wait for
+      full batches.
+
+  Yields:
+    Batches; every request is in one.
+
+  Raises:
+    ValueError: if `batch_size` is not positive.
+  """
+  if batch_size < 1:
+    raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+  waiting: dict[int, list[tuple[int, Request]]] = {}
+
+  def pop(length):
+    taken = tuple(request for _, request in waiting.pop(length))
+    num_rows = min(batch_size, 1 << (len(taken) - 1).bit_length())
+    return RequestBatch(taken, num_rows, length)
+
+  for place, request in enumerate(requests):
+    length = next(size for size in buckets if len(request.tokens) <= size)
+    waiting.setdefault(length, []).append((place, request))
+    if len(waiting[length]) == batch_size:
+      yield pop(length)
+    if window is not None:
+      for length in sorted(waiting):
+        if waiting[length][0][0] <= place - window:
+          yield pop(length)
+  for length in sorted(waiting):
+    yield pop(length)

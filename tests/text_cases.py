@@ -1,0 +1,39 @@
+"""A tiny random model that speaks bytes, for what turns texts into texts."""
+
+import jax
+
+from calm_jax import checkpoints, decoding, exits, model
+from calm_jax.tokenizer import ByteTokenizer, vocabulary_context
+
+L = 3
+INPUT_LENGTH, MAX_LENGTH = 32, 8
+CONFIG = model.T5Config(
+  vocab_size=264,
+  embed_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  num_encoder_layers=1,
+  num_decoder_layers=L,
+)
+# A threshold that the random model passes now and then.
+POLICY = decoding.ComputePolicy(
+  exit_rule=exits.ConfidenceExit(
+    measure=exits.SoftmaxMargin(), threshold=exits.ConstantThreshold(0.004)
+  )
+)
+
+
+def save_run(folder, *, key=0, input_length=INPUT_LENGTH):
+  """Saves a run directory of random parameters; returns its path."""
+  checkpoints.save(
+    folder,
+    1,
+    params=model.init_params(CONFIG, jax.random.key(key)),
+    config=CONFIG,
+    context={
+      **vocabulary_context(ByteTokenizer(5)),
+      'feature_lengths': {'inputs': input_length, 'targets': MAX_LENGTH},
+    },
+  )
+  return str(folder)
