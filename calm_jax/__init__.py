@@ -18,6 +18,7 @@ _SUBPACKAGES = (
   'checkpoints',
   'data',
   'decoding',
+  'deployment',
   'evaluation',
   'exits',
   'interfaces',

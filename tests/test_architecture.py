@@ -54,6 +54,7 @@ ALLOWED = {
     'tokenizer',
     'calibration',
   },
+  'deployment': {*BASE, 'decoding', 'exits', 'checkpoints', 'records'},
   'cli': None,
 }
 # Third-party module -> the only places that import it.
