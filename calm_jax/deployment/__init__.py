@@ -6,7 +6,11 @@ batch size, its parameters and a manifest; `load_artifact` reads it back as an
 configuration. Any `LayeredDecoder` can be exported.
 """
 
-from calm_jax.deployment.artifacts import export_artifact, load_artifact
+from calm_jax.deployment.artifacts import (
+  check_free,
+  export_artifact,
+  load_artifact,
+)
 from calm_jax.deployment.comparison import Comparison, compare_with_decoder
 from calm_jax.deployment.exported_decoder import ExportedDecoder
 from calm_jax.deployment.programs import (
@@ -21,6 +25,7 @@ __all__ = [
   'Comparison',
   'ExportedDecoder',
   'ProgramSpec',
+  'check_free',
   'compare_with_decoder',
   'export_artifact',
   'load_artifact',
