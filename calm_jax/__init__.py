@@ -20,6 +20,7 @@ _SUBPACKAGES = (
   'decoding',
   'deployment',
   'evaluation',
+  'examples',
   'exits',
   'interfaces',
   'model',

@@ -55,6 +55,7 @@ ALLOWED = {
     'calibration',
   },
   'deployment': {*BASE, 'decoding', 'exits', 'checkpoints', 'records'},
+  'examples': {*BASE, 'decoding', 'exits', 'model'},
   'cli': None,
 }
 # Third-party module -> the only places that import it.
