@@ -54,6 +54,8 @@ ALLOWED = {
     'tokenizer',
     'calibration',
   },
+  'deployment': {*BASE, 'decoding', 'exits', 'checkpoints', 'records'},
+  'examples': {*BASE, 'decoding', 'exits', 'model'},
   'cli': None,
 }
 # Third-party module -> the only places that import it.

@@ -25,7 +25,7 @@ FENCES = {
     f'calm_jax.{name}': (*HEAVY, 'matplotlib')
     for name in (
       'interfaces exits decoding model training evaluation checkpoints'
-      ' pipeline tokenizer'
+      ' pipeline tokenizer deployment'
     ).split()
   },
 }

@@ -40,6 +40,7 @@ def test_there_are_the_mains_of_the_readme():
     'calibrate',
     'convert',
     'evaluate',
+    'export',
     'generate',
     'report',
     'tokenize',

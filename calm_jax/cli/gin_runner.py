@@ -38,7 +38,13 @@ flags.declare_key_flag('dry_run')
 
 
 # What a user can do something about: one line instead of a traceback.
-_EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, SaveError)
+_EXPECTED = (
+  ValueError,
+  FileExistsError,
+  FileNotFoundError,
+  FloatingPointError,
+  SaveError,
+)
 
 
 def shipped_configs() -> pathlib.Path:
@@ -171,11 +177,13 @@ def write_operative_config(directory: str, name: str) -> None:
   records.write_text(os.path.join(directory, name), gin.config_str())
 
 
-def main(job: str) -> None:
+def main(job: str, *, takes_dry_run: bool = False) -> None:
   """Parses flags, assembles `calm_jax.cli.<job>.run` and calls it.
 
   Args:
     job: name of the module below calm_jax.cli, whose `run` gin configures.
+    takes_dry_run: whether `run(dry_run=True)` says what it would do and does
+      nothing; with --dry_run it is then called so.
   """
 
   def call(arguments: Sequence[str]) -> None:
@@ -195,9 +203,10 @@ def main(job: str) -> None:
       sys.exit(f'configuration error: {error}')
     if DRY_RUN.value:
       print(gin.config_str())
-      return
+      if not takes_dry_run:
+        return
     try:
-      run()
+      run(**({'dry_run': True} if DRY_RUN.value else {}))
     except _EXPECTED as error:
       if logging.level_debug():
         raise

@@ -13,6 +13,7 @@ from calm_jax.decoding.cache_fills import (
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.deferred_fill import DeferredExitState, PendingStates
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
+from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
@@ -64,6 +65,7 @@ __all__ = [
   'UnrolledDepthLoop',
   'WhileDepthLoop',
   'advance',
+  'check_inputs',
   'decode_queue',
   'default_depth_loop',
   'describe',

@@ -12,11 +12,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import sampling
+from calm_jax.decoding import input_checks, sampling
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.layer_steps import Layers, Memory
 from calm_jax.decoding.policy import ComputePolicy
@@ -93,7 +92,7 @@ def start(
   sampler = Greedy() if sampler is None else sampler
   if depth_loop is None:
     depth_loop = default_depth_loop(params)
-  inputs = _checked_inputs(inputs, decoder.vocab_size)
+  inputs = input_checks.check_inputs(inputs, decoder.vocab_size)
   checks.check_whole(max_length, 'max_length', low=1)
   checks.check_whole(num_samples, 'num_samples', low=1)
   checks.check_whole(eos_id, 'eos_id', low=-1, high=decoder.vocab_size - 1)
@@ -312,32 +311,3 @@ def _decode_token(
     ),
     scores=carry.scores + jnp.where(carry.alive, log_probabilities, 0.0),
   )
-
-
-def _checked_inputs(inputs: Array, vocab_size: int) -> Array:
-  """Returns inputs as int32 [B, S], after looking at them on the host."""
-  if not hasattr(inputs, 'dtype'):
-    inputs = np.asarray(inputs)
-  if inputs.ndim != 2 or 0 in inputs.shape:
-    raise ValueError(
-      f'inputs have shape {list(inputs.shape)}; give at least one row of at '
-      'least one token, [B, S]'
-    )
-  if not jnp.issubdtype(inputs.dtype, jnp.integer):
-    raise ValueError(
-      f'inputs have dtype {inputs.dtype}; give integer token ids [B, S]'
-    )
-  if checks.is_concrete(inputs):
-    tokens = np.asarray(inputs)
-    if (bad := (tokens < 0) | (tokens >= vocab_size)).any():
-      row, column = np.argwhere(bad)[0]
-      raise ValueError(
-        f'token id {tokens[row, column]} in row {row} of the inputs is outside '
-        f"[0, {vocab_size}); use this model's tokenizer"
-      )
-    if (empty := (tokens == 0).all(axis=1)).any():
-      raise ValueError(
-        f'row {np.flatnonzero(empty)[0]} of the inputs is all padding; leave '
-        'it out or give it at least one token'
-      )
-  return jnp.asarray(inputs, jnp.int32)

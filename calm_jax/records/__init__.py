@@ -21,6 +21,15 @@ from calm_jax.records.evaluations import (
   SampleOutput,
   TimingRow,
 )
+from calm_jax.records.export_manifests import (
+  MANIFEST_NAME,
+  ArraySpec,
+  ArtifactFile,
+  ExportManifest,
+  describe_file,
+  read_export_manifest,
+  write_export_manifest,
+)
 from calm_jax.records.json_files import (
   FORMAT_VERSION,
   append_jsonl,
@@ -62,14 +71,18 @@ from calm_jax.records.validations import (
 )
 
 __all__ = [
+  'ArraySpec',
+  'ArtifactFile',
   'CalibrationCost',
   'CertificateSummary',
   'ClassifierEvaluation',
   'ClassifierLayer',
   'DecodedText',
   'EvaluationResult',
+  'ExportManifest',
   'FORMAT_VERSION',
   'LossTable',
+  'MANIFEST_NAME',
   'PolicyRow',
   'RunContext',
   'SETTING_SPEEDS_NAME',
@@ -87,14 +100,17 @@ __all__ = [
   'Validation',
   'ViolationCount',
   'append_jsonl',
+  'describe_file',
   'find_setting_speeds',
   'from_jsonable',
+  'read_export_manifest',
   'read_json',
   'read_jsonl',
   'read_loss_table',
   'read_record',
   'read_training_rows',
   'to_jsonable',
+  'write_export_manifest',
   'write_json',
   'write_jsonl',
   'write_loss_table',

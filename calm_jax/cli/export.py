@@ -1,0 +1,212 @@
+r"""Exports a trained run as one program for cpu, cuda and tpu.
+
+  python -m calm_jax.cli.export --gin_file=runs/export.gin \
+    --gin_file=policies/softmax_margin.gin --gin.MODEL_DIR=runs/e2e_nlg \
+    --gin.OUTPUT_DIR=exported/e2e_nlg
+
+OUTPUT_DIR becomes a directory of three files: the program (StableHLO by
+jax.export, any batch size, the threshold an input), its parameters
+(safetensors) and manifest.json, which says what they are, by hashes, and which
+certificate holds. What was written is read back and decodes some inputs as the
+run itself does. --dry_run prints what would be exported and writes nothing.
+calm_jax.deployment.load_artifact reads it; python -m
+calm_jax.examples.numpy_client shows a client that needs no calm_jax.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from calm_jax import decoding, deployment, interfaces, model, pipeline, records
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.cli import gin_runner
+
+
+def run(
+  *,
+  model_dir: str,
+  output_dir: str,
+  policy: decoding.ComputePolicy,
+  sampler: decoding.Sampler | None = None,
+  certificate: str | None = None,
+  allow_uncertified: bool = False,
+  source_length: int | None = None,
+  max_length: int | None = None,
+  platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
+  depth_loop: interfaces.DepthLoop | None = None,
+  dry_run: bool = False,
+) -> records.ExportManifest | None:
+  """Exports a run, reads the artifact back and compares.
+
+  Args:
+    model_dir: a run directory of `calm_jax.cli.train`.
+    output_dir: the artifact's directory; must not be there yet.
+    policy: the policy that the certificate was made for.
+    sampler: Greedy if None; one that draws makes a program that takes a seed.
+    certificate: MODEL_DIR/calibration/certificate.json if None and there.
+    allow_uncertified: export without a certificate where it does not hold.
+    source_length: tokens of an input; as trained if None.
+    max_length: the most tokens of an output; as trained if None.
+    platforms: out of cpu, cuda, rocm and tpu.
+    depth_loop: how the program walks the layers; `WhileDepthLoop` if None.
+    dry_run: print what would be exported and stop.
+
+  Raises:
+    FileNotFoundError, FileExistsError, ValueError: naming what is in the way.
+  """
+  deployment.check_free(output_dir)
+  loaded = pipeline.load_run(model_dir)
+  lengths = loaded.feature_lengths
+  spec = deployment.ProgramSpec(
+    source_length=lengths['inputs'] if source_length is None else source_length,
+    max_length=lengths['targets'] if max_length is None else max_length,
+    policy=policy,
+    sampler=decoding.Greedy() if sampler is None else sampler,
+    eos_id=loaded.tokenizer.eos_id,
+    platforms=tuple(platforms),
+    depth_loop=decoding.WhileDepthLoop() if depth_loop is None else depth_loop,
+  )
+  spec.check()
+  holding = _find_certificate(
+    certificate, model_dir, loaded, spec, allow_uncertified
+  )
+  decoder = model.as_layered_decoder(loaded.config)
+  if dry_run:
+    _say_what_would_be(output_dir, decoder, loaded, spec)
+    return None
+  manifest = deployment.export_artifact(
+    output_dir,
+    decoder,
+    loaded.params,
+    spec,
+    tokenizer_fingerprint=loaded.tokenizer.fingerprint,
+    certificate=holding,
+    context={
+      'model': dataclasses.asdict(loaded.config),
+      'step': loaded.step,
+      'prefix': loaded.prefix,
+      'extra_ids': loaded.tokenizer.extra_ids,
+    },
+  )
+  for file in (manifest.program, manifest.parameters):
+    print(f'{file.name}: {file.num_bytes:,} bytes')
+  _compare(output_dir, decoder, loaded, spec)
+  return manifest
+
+
+def _find_certificate(
+  path: str | None,
+  model_dir: str,
+  loaded: pipeline.LoadedRun,
+  spec: deployment.ProgramSpec,
+  allow_uncertified: bool,
+) -> dict[str, Any] | None:
+  """Returns what a manifest says of the certificate that holds, if one does."""
+  default = os.path.join(model_dir, 'calibration', 'certificate.json')
+  if path is None and not os.path.exists(default):
+    print(f'no certificate at {default}: every call must give a threshold')
+    return None
+  path = default if path is None else path
+  certificate = Certificate.load(path)
+  differing = pipeline.certificate_differences(
+    certificate,
+    spec.policy,
+    params=loaded.params,
+    tokenizer=loaded.tokenizer,
+    sampler=spec.sampler,
+  )
+  trained = loaded.feature_lengths['targets']
+  if spec.max_length != trained:
+    differing.append(
+      f'max_length: certified for {trained}, got {spec.max_length}'
+    )
+  if certificate.threshold is None or not spec.has_threshold:
+    differing.append('threshold: the certified setting has none')
+  if not differing:
+    print(f'{path} holds: {certificate.describe()}')
+    return {
+      'threshold': certificate.threshold,
+      'certified': certificate.certified,
+      'tolerance': certificate.tolerance,
+      'error_rate': certificate.error_rate,
+      'statement': certificate.describe(),
+      'context': certificate.context,
+    }
+  reasons = f'{path} does not hold for this {"; ".join(differing)}'
+  if not allow_uncertified:
+    raise ValueError(
+      f'{reasons}. Calibrate again, or export without a guarantee: '
+      '--gin.ALLOW_UNCERTIFIED=True'
+    )
+  print(f'UNCERTIFIED: {reasons}')
+  return None
+
+
+def _say_what_would_be(
+  output_dir: str,
+  decoder: interfaces.LayeredDecoder,
+  loaded: pipeline.LoadedRun,
+  spec: deployment.ProgramSpec,
+) -> None:
+  """Prints signature, sizes and platforms."""
+  prepared = jax.eval_shape(
+    lambda params: decoder.prepare(
+      params, traced_layers=spec.depth_loop.traced_layers
+    ),
+    loaded.params,
+  )
+  leaves = deployment.named_leaves(prepared)
+  size = sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
+  )
+  print(f'parameters: {len(leaves)} arrays, {size:,} bytes')
+  for name, array in spec.input_shapes('b').items():
+    shape = ', '.join(map(str, array.shape))
+    print(f'input {name}: {array.dtype.name}[{shape}]')
+  print(
+    f'outputs: of up to {spec.max_length} tokens, for any batch size b\n'
+    f'platforms: {", ".join(spec.platforms)}; '
+    f'{type(spec.depth_loop).__name__}\n'
+    f'policy: {decoding.describe(spec.policy)}\n'
+    f'sampler: {decoding.describe(spec.sampler)}\n'
+    f'dry run: {output_dir} would be written; nothing was'
+  )
+
+
+def _compare(
+  output_dir: str,
+  decoder: interfaces.LayeredDecoder,
+  loaded: pipeline.LoadedRun,
+  spec: deployment.ProgramSpec,
+) -> None:
+  """Reads the artifact back and decodes some inputs both ways.
+
+  Raises:
+    ValueError: if they differ in float32, where they should not.
+  """
+  platform = jax.export.default_export_platform()
+  if platform not in spec.platforms:
+    print(f'{output_dir}: not tried, it is not for {platform}')
+    return
+  compared = deployment.compare_with_decoder(
+    deployment.load_artifact(output_dir), decoder, loaded.params, spec
+  )
+  if not compared.equal and loaded.config.dtype == 'float32':
+    raise ValueError(
+      f'{output_dir} does not decode as the run does: of {compared.num_tokens} '
+      f'tokens {compared.different_tokens} differ, and '
+      f'{compared.different_exit_layers} exits. Do not use it'
+    )
+  print(
+    f'{output_dir}: read back; of {compared.num_tokens} tokens on {platform} '
+    f'{compared.different_tokens} differ from the run, and '
+    f'{compared.different_exit_layers} exits'
+  )
+
+
+if __name__ == '__main__':
+  gin_runner.main('export', takes_dry_run=True)

@@ -1,0 +1,156 @@
+"""The export job: a run directory in, an artifact that decodes like it out."""
+
+import dataclasses
+
+import checkpoint_cases
+import jax
+import numpy as np
+import pytest
+
+gin = pytest.importorskip('gin')
+
+from calm_jax import (  # noqa: E402
+  calibration,
+  checkpoints,
+  decoding,
+  deployment,
+  model,
+  pipeline,
+)
+from calm_jax.checkpoints import parameter_names  # noqa: E402
+from calm_jax.cli import convert, gin_runner  # noqa: E402
+from calm_jax.tokenizer import (  # noqa: E402
+  SentencePieceTokenizer,
+  train_sentencepiece,
+)
+
+CONFIG = dataclasses.replace(checkpoint_cases.V1_1, vocab_size=40)
+FILES = ['runs/export.gin', 'policies/softmax_margin.gin']
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory):
+  """A run directory with a certificate for policies/softmax_margin.gin."""
+  folder = tmp_path_factory.mktemp('run')
+  vocabulary = folder / convert.VOCABULARY_NAME
+  texts = [f'word {n} apple {n * 7}' for n in range(200)]
+  train_sentencepiece(texts, vocabulary, vocab_size=30)
+  params = parameter_names.nested(checkpoint_cases.arrays(CONFIG))
+  checkpoints.save(
+    folder,
+    3,
+    params=params,
+    config=CONFIG,
+    context=convert.vocabulary_context(
+      str(vocabulary),
+      CONFIG.vocab_size,
+      extra_ids=4,
+      feature_lengths={'inputs': 19, 'targets': 5},
+      prefix='say: ',
+    ),
+  )
+  gin_runner.parse(FILES[1:])
+  policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+  certificate = calibration.calibrate(
+    np.zeros((100, 2)),
+    (0.9, 0.7),
+    tolerance=0.1,
+    error_rate=0.05,
+    context=pipeline.certificate_context(
+      policy,
+      params=params,
+      tokenizer=SentencePieceTokenizer(vocabulary, 4),
+      sampler=decoding.Greedy(),
+    ),
+  )
+  (folder / 'calibration').mkdir()
+  certificate.save(folder / 'calibration' / 'certificate.json')
+  return folder
+
+
+def export(files=FILES, *, dry_run=False, **bindings):
+  """Runs the job in this process, as its main would."""
+  gin_runner.parse(
+    files, [f'{name} = {value!r}' for name, value in bindings.items()]
+  )
+  run = gin.get_configurable('calm_jax.cli.export.run')
+  return run(**({'dry_run': True} if dry_run else {}))
+
+
+@pytest.fixture(scope='module')
+def exported(run_dir, tmp_path_factory):
+  path = tmp_path_factory.mktemp('exported') / 'artifact'
+  export(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(path))
+  return deployment.load_artifact(path)
+
+
+def test_the_artifact_decodes_as_the_run_does(run_dir, exported):
+  """At the certified threshold, without being told."""
+  gin_runner.parse(FILES[1:])
+  generator = pipeline.TextGenerator.from_checkpoint(
+    run_dir,
+    policy=gin.config.query_parameter('%POLICY').scoped_configurable_fn(),
+    certificate=run_dir / 'calibration' / 'certificate.json',
+  )
+  tokenizer = generator.tokenizer
+  left_early = 0
+  for text in ('apple', 'word 3'):
+    (wanted,) = generator.generate([text])
+    prefix = exported.manifest.context['prefix']
+    tokens = [*tokenizer.encode(prefix + text), tokenizer.eos_id]
+    found = exported([tokens])
+    length = found['lengths'][0]
+    assert tuple(found['tokens'][0, :length]) == wanted.tokens
+    assert tuple(found['exit_layers'][0, :length]) == wanted.exit_layers
+    left_early += sum(layers < 3 for layers in wanted.exit_layers)
+  # So that the threshold matters.
+  assert left_early
+
+
+def test_the_manifest_says_what_it_is_of(run_dir, exported):
+  manifest = exported.manifest
+  loaded = pipeline.load_run(run_dir)
+  fingerprint = checkpoints.parameter_fingerprint(loaded.params)
+  assert manifest.parameter_fingerprint == fingerprint
+  assert manifest.tokenizer_fingerprint == loaded.tokenizer.fingerprint
+  assert manifest.certificate['threshold'] == 0.7
+  assert 'P(E[loss] <= 0.1) >= 0.95' in manifest.certificate['statement']
+  assert (manifest.source_length, manifest.max_length) == (19, 5)
+  assert manifest.platforms == ('cpu', 'cuda', 'tpu')
+  assert manifest.versions['jax'] == jax.__version__
+  assert model.T5Config(**manifest.context['model']) == CONFIG
+
+
+def test_dry_run_says_what_would_be_and_writes_nothing(
+  run_dir, tmp_path, capsys
+):
+  path = tmp_path / 'artifact'
+  arguments = dict(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(path))
+  assert export(dry_run=True, **arguments) is None
+  printed = capsys.readouterr().out
+  size = sum(a.nbytes for a in checkpoint_cases.arrays(CONFIG).values())
+  assert f'{size:,} bytes' in printed
+  assert 'input tokens: int32[b, 19]' in printed
+  assert 'input threshold: float32[]' in printed
+  assert 'platforms: cpu, cuda, tpu' in printed and 'holds' in printed
+  assert printed.rstrip().endswith('would be written; nothing was')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_certificate_of_something_else_is_not_claimed(
+  run_dir, tmp_path, capsys
+):
+  other = [FILES[0], 'policies/state_similarity.gin']
+  arguments = dict(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path / 'a'))
+  with pytest.raises(ValueError, match='policy: certified for .*UNCERTIFIED'):
+    export(other, dry_run=True, **arguments)
+  longer = {**arguments, 'export.run.max_length': 6}
+  with pytest.raises(ValueError, match='max_length: certified for 5, got 6'):
+    export(dry_run=True, **longer)
+  export(dry_run=True, **longer, ALLOW_UNCERTIFIED=True)
+  assert 'UNCERTIFIED: ' in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_overwritten(run_dir, tmp_path):
+  with pytest.raises(FileExistsError, match='is there already'):
+    export(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path))
