@@ -55,6 +55,7 @@ ALLOWED = {
     'calibration',
   },
   'cli': None,
+  'interop': None,
 }
 # Third-party module -> the only places that import it.
 ONLY_IN = {
@@ -65,6 +66,7 @@ ONLY_IN = {
   'seqio': {'data'},
   'orbax': {'checkpoints'},
   'sentencepiece': {'tokenizer.py'},
+  't5x': {'interop/t5x.py'},
 }
 
 

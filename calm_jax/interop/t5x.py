@@ -19,7 +19,7 @@ from t5x import models as t5x_models
 
 from calm_jax import decoding, model, sharding, training
 from calm_jax.array_types import Array, PyTree
-from calm_jax.data import tasks
+from calm_jax.data import exit_metrics, tasks
 from calm_jax.interfaces import DepthLoop
 from calm_jax.training import layer_weights as layer_weights_lib
 from calm_jax.training import losses, packing, step
@@ -326,14 +326,12 @@ def _segments(batch: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def task_name(task: Any) -> str:
-  """Returns the name under which a Task of ours is registered with seqio.
-
-  T5X takes names; this lets its run files use our task files.
+  """Returns the name, for T5X's run files, of a Task that reports its exits.
 
   Args:
     task: a definition with `register()`, a seqio Task or its name.
   """
-  return tasks.as_task(task).name
+  return exit_metrics.with_exit_metrics(task).name
 
 
 def task_vocabulary(task: Any) -> Any:
