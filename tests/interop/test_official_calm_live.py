@@ -35,21 +35,21 @@ SIZES = {
     num_encoder_layers=1,
     num_decoder_layers=4,
   ),
-  'seven_layers': dict(
-    vocab_size=200,
-    emb_dim=48,
+  'six_layers': dict(
+    vocab_size=150,
+    emb_dim=24,
     num_heads=2,
     head_dim=16,
     mlp_dim=64,
     num_encoder_layers=3,
-    num_decoder_layers=7,
+    num_decoder_layers=6,
   ),
 }
 METHODS = {
-  'softmax_diff': (0.1, 0.3, 0.6, 0.9),
-  'softmax_max': (0.15, 0.35, 0.6, 0.9),
-  'state': (0.7, 0.8, 0.9, 0.95),
-  'meta': (0.3, 0.5, 0.7, 0.9),
+  'softmax_diff': (0.1, 0.35, 0.7),
+  'softmax_max': (0.2, 0.4, 0.7),
+  'state': (0.7, 0.8, 0.9),
+  'meta': (0.3, 0.6, 0.9),
 }
 
 
@@ -104,7 +104,9 @@ def model_of(size):
   variables = jax.jit(
     lambda key: model.get_initial_variables(key, shapes, types_of)
   )(jax.random.key(len(size)))
-  params = jax.tree.map(np.asarray, variables['params'])
+  params = jax.tree.map(np.array, _unfrozen(variables['params']))
+  # Fresh logits are nearly flat: sharper ones make confidences differ.
+  params['decoder']['logits_dense']['kernel'] *= 4
   inputs = np.random.default_rng(7).integers(
     2, sizes['vocab_size'], (4, 9), dtype=np.int32
   )
@@ -143,8 +145,9 @@ def official_decoder(size, method, module, params):
 
 def our_decoder(size, method, params):
   """Returns the same of ours, for the whole batch."""
-  params = jax.tree.map(np.asarray, _unfrozen(params))
-  classifier = params['decoder'].pop('meta_cls')
+  decoder = dict(params['decoder'])
+  classifier = decoder.pop('meta_cls')
+  params = {**params, 'decoder': decoder}
   kernel, bias = classifier['kernel'], classifier['bias']
   measure = {
     'softmax_diff': exits.SoftmaxMargin(),
@@ -203,4 +206,4 @@ def test_tokens_and_exit_layers_equal_the_release(method, size):
         depths |= set(layers[decoded].tolist())
   print(f'{size} {method}: depths {sorted(depths)}, tie at {closest:.1e}')
   assert closest > 1e-5
-  assert len(depths) > 1
+  assert len(depths) > 2
