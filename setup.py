@@ -36,7 +36,7 @@ GIN_PACKAGES = {
   'calm_jax.gin_configs': 'gin_configs',
   **{
     f'calm_jax.gin_configs.{folder}': f'gin_configs/{folder}'
-    for folder in ('models', 'tasks', 'policies', 'runs')
+    for folder in ('models', 'tasks', 'policies', 'runs', 't5x')
   },
 }
 

@@ -57,6 +57,7 @@ ALLOWED = {
   'deployment': {*BASE, 'decoding', 'exits', 'checkpoints', 'records'},
   'examples': {*BASE, 'decoding', 'exits', 'model'},
   'cli': None,
+  'interop': None,
 }
 # Third-party module -> the only places that import it.
 ONLY_IN = {
@@ -67,6 +68,8 @@ ONLY_IN = {
   'seqio': {'data'},
   'orbax': {'checkpoints'},
   'sentencepiece': {'tokenizer'},
+  'sentencepiece': {'tokenizer.py'},
+  't5x': {'interop/t5x.py'},
 }
 
 

@@ -1,5 +1,6 @@
 """Every shipped gin file parses and binds, alone and with every other kind."""
 
+import importlib.util
 import itertools
 import re
 import shlex
@@ -33,6 +34,23 @@ def _clean_gin():
 
 def test_there_are_files_of_every_kind():
   assert all(BY_KIND.values())
+
+
+def test_every_folder_is_of_a_kind_or_of_t5x():
+  """What is in t5x/ needs T5X to parse: tests/interop/test_t5x_jobs.py."""
+  folders = {path.parent.name for path in CONFIGS.rglob('*.gin')}
+  assert folders == {*BY_KIND, 't5x'}
+  for path in (CONFIGS / 't5x').glob('*.gin'):
+    text = path.read_text(encoding='utf-8')
+    assert 'from calm_jax.interop import t5x as calm_t5x' in text, path
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('t5x') is not None, reason='T5X is there'
+)
+def test_without_t5x_its_files_say_what_is_missing():
+  with pytest.raises(ImportError, match='t5x'):
+    gin_runner.parse(['t5x/early_exit.gin'])
 
 
 def parse(files):
