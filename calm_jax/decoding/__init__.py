@@ -6,6 +6,7 @@ chosen, and a depth loop how the program walks the layers. The fourth slot, when
 to stop, is `calm_jax.exits`.
 """
 
+from calm_jax.decoding.beam_search import BeamSearch
 from calm_jax.decoding.cache_fills import (
   ProjectExitState,
   ProjectFirstExitState,
@@ -26,7 +27,12 @@ from calm_jax.decoding.sampling import (
   TopK,
 )
 from calm_jax.decoding.settings import describe, full_model, with_threshold
-from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
+from calm_jax.decoding.states import (
+  Carry,
+  DecodeResult,
+  DecodeState,
+  Search,
+)
 from calm_jax.decoding.token_loop import (
   advance,
   default_depth_loop,
@@ -37,6 +43,7 @@ from calm_jax.decoding.token_loop import (
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary, Shortlist
 
 __all__ = [
+  'BeamSearch',
   'Carry',
   'CompactingDepthLoop',
   'ComputePolicy',
@@ -56,6 +63,7 @@ __all__ = [
   'PrunedVocabulary',
   'Rows',
   'Sampler',
+  'Search',
   'Shortlist',
   'Temperature',
   'TopK',

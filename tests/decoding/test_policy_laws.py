@@ -351,6 +351,7 @@ def output_matmuls(state):
     decoder=state.decoder,
     depth_loop=state.depth_loop,
     eos_id=state.eos_id,
+    num_samples=state.num_samples,
   ).as_text()
   bodies = dict(
     re.findall(r'func\.func \w+ @([\w.]+)\((.*?)\n  }', text, re.DOTALL)
