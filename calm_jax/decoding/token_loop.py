@@ -127,7 +127,10 @@ def start(
     eos_id=eos_id,
   )
   policy = policy.check(decoder, batch_size, max_length)
-  sampler = sampler.check(decoder.vocab_size)
+  wanted, sampler = sampler, sampler.check(decoder.vocab_size)
+  num_rows = num_samples
+  if isinstance(wanted, Search):
+    num_rows = wanted.num_rows(num_samples)
   keys = None
   if not sampler.deterministic:
     if rng is None:
@@ -136,9 +139,6 @@ def start(
         'pass rng=jax.random.key(seed)'
       )
     keys = sampling.request_keys(rng, batch_size)
-  num_rows = num_samples
-  if isinstance(sampler, Search):
-    num_rows = sampler.num_rows(num_samples)
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   sizes = dict(decoder=decoder, max_length=max_length, num_rows=num_rows)
   cache = _encode(params, inputs, **sizes)
