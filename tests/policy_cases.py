@@ -68,12 +68,14 @@ class Case:
       policy.
     threshold: where to look for a threshold, or None if it has none.
     sampler: the sampler.
+    options: from the rows of the batch to further arguments of `generate`.
   """
 
   name: str
   policy: Callable[[np.ndarray, Any], decoding.ComputePolicy]
   threshold: float | None = None
   sampler: Any = decoding.Greedy()
+  options: Callable[[np.ndarray], dict[str, Any]] = lambda rows: {}
 
 
 def _exits(rule, **slots):
@@ -104,6 +106,8 @@ _CLASSIFIER = exits.Classifier(
 # V is no multiple of it.
 STREAMED = decoding.StreamedVocabulary(block_size=12)
 PRUNED = decoding.PrunedVocabulary(num_blocks=3, block_size=6)
+PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
+SUPPRESSED = (13, 27, 18)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 
 CASES = (
@@ -176,6 +180,25 @@ CASES = (
     0.5,
   ),
   Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
+  Case(
+    'beams_margin_per_row',
+    _exits(
+      lambda rows, threshold: exits.ConfidenceExit(
+        _MARGIN,
+        threshold + np.array([0.0, 0.1, -0.1, 0.15])[rows] * (threshold < 1.0),
+      )
+    ),
+    0.4,
+    decoding.BeamSearch(3),
+  ),
+  Case(
+    'margin_prefix_suppressed',
+    _exits(_confident(_MARGIN)),
+    0.3,
+    options=lambda rows: dict(
+      forced_prefix=PREFIXES[rows], suppressed_tokens=SUPPRESSED
+    ),
+  ),
   Case(
     'skip_feed_forward',
     lambda rows, threshold: decoding.ComputePolicy(
@@ -270,6 +293,7 @@ def start(case, *, source=None, rows=None, rng=KEY, **options):
     eos_id=EOS_ID,
     rng=rng,
     depth_loop=decoding.WhileDepthLoop(),
+    **case.options(rows),
     **options,
   )
 
@@ -286,19 +310,24 @@ def decode(name):
 
 
 def start_alone(name, row):
-  """Starts one row of a case in the second program, [1, LONGER_S] inputs."""
-  one = case(name)
+  """Starts one row of a case in the second program, [1, LONGER_S] inputs.
+
+  For a search T is no mere buffer: what has not ended by then never will.
+  """
+  one, rows = case(name), np.array([row])
+  searches = isinstance(one.sampler, decoding.Search)
   source = np.pad(inputs()[row : row + 1], ((0, 0), (0, LONGER_S - S)))
   return decoding.start(
     decoder(),
     prepared(False),
     source,
-    policy=one.policy(np.array([row]), one.threshold),
+    policy=one.policy(rows, one.threshold),
     sampler=one.sampler,
-    max_length=LONGER_T,
+    max_length=T if searches else LONGER_T,
     eos_id=EOS_ID,
     rng=request_keys()[row : row + 1],
     depth_loop=decoding.UnrolledDepthLoop(),
+    **one.options(rows),
   )
 
 
@@ -379,6 +408,23 @@ def _fill_in_parallel(source, tokens, mask, ffn_mask, *, first_exit):
   return (cache.self_key, cache.self_value), seam.logits(weights, hidden)
 
 
+def live_reference(name):
+  """Returns K/V of a search's live rows, [R, L, H, T, K], and expected ones.
+
+  Also which positions they were decoded at, bool [R, T].
+  """
+  state = decoding.advance(poison(start(case(name))))
+  carry, cache = host(state.carry), state.carry.cache
+  tokens = np.pad(carry.tokens, ((0, 0), (1, 0)))[:, :-1]
+  mask = np.arange(L) < carry.exit_layers[..., None]
+  source = np.repeat(inputs(), state.rows_per_request, axis=0)
+  expected, _ = _fill_in_parallel(
+    source, tokens, mask, np.ones_like(mask), first_exit=False
+  )
+  kv = cache.self_key, cache.self_value
+  return host(kv), host(expected), carry.exit_layers > 0
+
+
 @functools.cache
 def parallel_reference(name, first_exit=False):
   """Returns (keys, values) [B, L, H, T, K] and logits [B, T, V] of a decode.
@@ -403,15 +449,23 @@ def parallel_reference(name, first_exit=False):
 def masked_reference(name, exit_layer=None):
   """Returns the model's own masked logits [B, T, V] for a decode.
 
-  After the layers that it used, or after `exit_layer` layers everywhere.
+  After the layers that it used, or after `exit_layer` layers everywhere; with
+  suppressed tokens at -inf and forced ones certain.
   """
   mask, ffn_mask = layer_masks(name)
   if exit_layer is not None:
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
   run_masked = _masked_decode()
-  return np.asarray(
+  logits = np.array(
     run_masked(params(), inputs(), decoder_input_tokens(name), mask, ffn_mask)
   )
+  options = case(name).options(np.arange(B))
+  logits[..., list(options.get('suppressed_tokens', ()))] = -np.inf
+  forced = options.get('forced_prefix', np.zeros((B, 0), int))
+  for row, position in np.argwhere(forced):
+    logits[row, position] = -np.inf
+    logits[row, position, forced[row, position]] = 0.0
+  return logits
 
 
 @functools.cache

@@ -68,7 +68,6 @@ ONLY_IN = {
   'seqio': {'data'},
   'orbax': {'checkpoints'},
   'sentencepiece': {'tokenizer'},
-  'sentencepiece': {'tokenizer.py'},
   't5x': {'interop/t5x.py'},
 }
 

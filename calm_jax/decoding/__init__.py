@@ -6,6 +6,7 @@ chosen, and a depth loop how the program walks the layers. The fourth slot, when
 to stop, is `calm_jax.exits`.
 """
 
+from calm_jax.decoding.beam_search import BeamSearch
 from calm_jax.decoding.cache_fills import (
   ProjectExitState,
   ProjectFirstExitState,
@@ -27,7 +28,12 @@ from calm_jax.decoding.sampling import (
   TopK,
 )
 from calm_jax.decoding.settings import describe, full_model, with_threshold
-from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
+from calm_jax.decoding.states import (
+  Carry,
+  DecodeResult,
+  DecodeState,
+  Search,
+)
 from calm_jax.decoding.token_loop import (
   advance,
   default_depth_loop,
@@ -39,6 +45,7 @@ from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary, Shortlist
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 
 __all__ = [
+  'BeamSearch',
   'Carry',
   'CompactingDepthLoop',
   'ComputePolicy',
@@ -58,6 +65,7 @@ __all__ = [
   'PrunedVocabulary',
   'Rows',
   'Sampler',
+  'Search',
   'Shortlist',
   'StreamedVocabulary',
   'Temperature',

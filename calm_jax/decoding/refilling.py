@@ -27,9 +27,10 @@ def refill(state: DecodeState, slots: Array, new: DecodeState) -> DecodeState:
 
   Args:
     state: a decode under way; its carry is donated.
-    slots: int [n], the rows to give away, all different.
+    slots: int [n], the requests (a row each, or as many as there are samples
+      or beams) to give away, all different.
     new: a decode of n requests, started with the same decoder, policy, sampler,
-      lengths and depth loop.
+      lengths and depth loop; with a forced prefix if the other has one.
 
   Raises:
     ValueError: if the two decodes do not go together.
@@ -38,6 +39,15 @@ def refill(state: DecodeState, slots: Array, new: DecodeState) -> DecodeState:
     if getattr(state, name) != getattr(new, name):
       raise ValueError(
         f'the decodes differ in {name}; start both with the same arguments'
+      )
+  for name in ('sampler', 'policy'):
+    here, there = (
+      jax.tree.structure(getattr(one, name)) for one in (state, new)
+    )
+    if here != there:
+      raise ValueError(
+        f'the decodes differ in {name} (forced prefixes and suppressed tokens '
+        'count as such); start both with the same arguments'
       )
   here, there = (
     [leaf.shape[1:] for leaf in jax.tree.leaves(one.carry)]
@@ -48,15 +58,26 @@ def refill(state: DecodeState, slots: Array, new: DecodeState) -> DecodeState:
       'the decodes differ in the lengths of sources or outputs; pad sources to '
       'one length and give one max_length'
     )
-  carry = _put_rows(state.carry, jnp.asarray(slots, jnp.int32), new.carry)
+  rows = jnp.asarray(_rows_of(slots, state), jnp.int32)
+  carry = _put_rows(state.carry, rows, new.carry)
   return dataclasses.replace(state, carry=carry)
 
 
 @functools.partial(jax.jit, donate_argnames=('carry',))
-def _put_rows(carry: Carry, slots: Array, new: Carry) -> Carry:
+def _put_rows(carry: Carry, rows: Array, new: Carry) -> Carry:
   return jax.tree.map(
-    lambda leaf, rows: leaf.at[slots].set(rows, unique_indices=True), carry, new
+    lambda leaf, values: leaf.at[rows].set(values, unique_indices=True),
+    carry,
+    new,
   )
+
+
+def _rows_of(requests: Array, state: DecodeState) -> Array:
+  """Returns the rows of requests [n], int [n * rows per request]."""
+  if not isinstance(requests, jax.Array):
+    requests = np.asarray(requests)
+  first = requests[:, None] * state.rows_per_request
+  return (first + np.arange(state.rows_per_request)).reshape(-1)
 
 
 def decode_queue(
@@ -81,24 +102,30 @@ def decode_queue(
     decoder: the model, taken apart.
     params: its parameters, prepared or not.
     requests: source token ids, at most `source_length` each; read as needed.
-    num_slots: B, rows decoded together.
+    num_slots: B, requests decoded together.
     source_length: S, what sources are padded to.
     steps: tokens between two looks for rows that have ended. Fewer keep slots
       full, more look less often.
     refill_at: how many slots must be free before new requests are started;
       a quarter of them if None. Fewer keep slots full, more encode together.
     rng: one key, for samplers that draw: request r gets fold_in(rng, r).
-    **options: `policy`, `sampler`, `max_length`, `eos_id` and `depth_loop` as
-      for `generate`. Numbers of the policy must not differ by row.
+    **options: `policy`, `sampler`, `max_length`, `eos_id`, `num_samples`,
+      `suppressed_tokens` and `depth_loop` as for `generate`. Numbers of the
+      policy must not differ by row.
 
   Yields:
     The number of the request and its result, without a batch axis, as they are
     ready.
 
   Raises:
-    ValueError: for a request that is empty or too long, naming it, or as
-      `generate`.
+    ValueError: for a request that is empty or too long, naming it, for a
+      forced prefix, or as `generate`.
   """
+  if options.get('forced_prefix') is not None:
+    raise ValueError(
+      'forced_prefix has a row for each input of a batch, and a queue makes up '
+      'batches as slots come free; use start and refill, or generate'
+    )
   checks.check_whole(num_slots, 'num_slots', low=1)
   checks.check_whole(steps, 'steps', low=1)
   if refill_at is None:
@@ -157,6 +184,7 @@ class _Slots:
   def harvest(self, state: DecodeState) -> Iterator[tuple[int, DecodeResult]]:
     """Yields what has ended and frees its slots."""
     alive = np.asarray(state.carry.alive)
+    alive = alive.reshape(-1, state.rows_per_request).any(axis=1)
     ended = [slot for slot in self.occupied() if not alive[slot]]
     if not ended:
       return
@@ -204,9 +232,11 @@ def _spread(
   started: DecodeState, num_slots: int, taken: Sequence[int]
 ) -> DecodeState:
   """Returns a decode of all slots with what was started in the taken ones."""
-  rows = np.zeros(num_slots, np.int32)
-  rows[list(taken)] = np.arange(len(taken))
+  requests = np.zeros(num_slots, np.int32)
+  requests[list(taken)] = np.arange(len(taken))
+  rows = _rows_of(requests, started)
   held = np.isin(np.arange(num_slots), list(taken))
+  held = np.repeat(held, started.rows_per_request)
   carry = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), started.carry)
   # The others are copies of a request, and have ended.
   carry = dataclasses.replace(carry, alive=carry.alive & held)

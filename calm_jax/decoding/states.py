@@ -5,18 +5,23 @@ its `carry` is the part that changes from token to token.
 """
 
 import dataclasses
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
+from calm_jax.decoding.layer_steps import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.sampling import Sampler
-from calm_jax.interfaces import DepthLoop, LayeredDecoder
+from calm_jax.interfaces import DepthLoop, LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class Carry:
-  """What changes from token to token. R = B * num_samples rows.
+  """What changes from token to token. R rows, as many for each of B requests.
 
   Attributes:
     cache: the decoder's cache.
@@ -32,6 +37,9 @@ class Carry:
     scores: float32 [R], sum of the tokens' log-probabilities.
     keys: [R] typed keys, one per request; None if the sampler draws nothing.
     samples: int32 [R], which sample of its request a row is.
+    forced: int32 [R, T], the tokens of a forced prefix, 0 behind it; None if
+      nothing is forced.
+    search: what a `Search` keeps besides the rows; None for other samplers.
   """
 
   cache: PyTree
@@ -46,6 +54,102 @@ class Carry:
   scores: Array
   keys: Array | None
   samples: Array
+  forced: Array | None = None
+  search: PyTree = None
+
+  def record(self, rows: Rows, memory: Memory) -> 'Carry':
+    """Returns the carry with how the present token was computed in it."""
+    return dataclasses.replace(
+      self,
+      cache=memory.cache,
+      policy=dataclasses.replace(rows.policy, cache_fill=memory.cache_fill),
+      exit_layers=self._write(self.exit_layers, rows.exit_layers),
+      confidences=self._write(self.confidences, rows.confidences),
+      rejected_confidences=self._write(
+        self.rejected_confidences, rows.rejected_confidences
+      ),
+    )
+
+  def append(self, tokens: Array, scores: Array, eos_id: int) -> 'Carry':
+    """Returns the carry with tokens [R] appended to the rows that are alive.
+
+    Args:
+      tokens: int32 [R].
+      scores: float32 [R], the scores with them.
+      eos_id: the token that ends a row.
+    """
+    tokens = jnp.where(self.alive, tokens, 0)
+    positions = self.positions + self.alive
+    max_length = self.tokens.shape[1]
+    return dataclasses.replace(
+      self,
+      positions=positions,
+      alive=self.alive & (tokens != eos_id) & (positions < max_length),
+      previous_tokens=tokens,
+      tokens=self._write(self.tokens, tokens),
+      scores=scores,
+    )
+
+  def take_rows(self, rows: Array, decoder: LayeredDecoder) -> 'Carry':
+    """Returns the carry with all that belongs to a row reordered, int32 [R].
+
+    What a search keeps is no row's and stays.
+    """
+    taken = jax.tree.map(
+      lambda leaf: leaf[rows],
+      dataclasses.replace(self, cache=None, search=None),
+    )
+    cache = decoder.take_rows(self.cache, rows)
+    return dataclasses.replace(taken, cache=cache, search=self.search)
+
+  def result(self) -> 'DecodeResult':
+    """Returns what the rows hold, [R, ...]."""
+    prefix_lengths = jnp.zeros_like(self.positions)
+    if self.forced is not None:
+      prefix_lengths = (self.forced != 0).sum(axis=1, dtype=jnp.int32)
+    return DecodeResult(
+      tokens=self.tokens,
+      exit_layers=self.exit_layers,
+      confidences=self.confidences,
+      rejected_confidences=self.rejected_confidences,
+      scores=self.scores,
+      lengths=self.positions,
+      prefix_lengths=prefix_lengths,
+    )
+
+  def _write(self, array: Array, values: Array) -> Array:
+    """Writes values [R] at the present position of the rows that are alive."""
+    here = jnp.arange(array.shape[1]) == self.positions[:, None]
+    return jnp.where(here & self.alive[:, None], values[:, None], array)
+
+
+@runtime_checkable
+class Search(Sampler, Protocol):
+  """A sampler that also chooses which rows of a request go on.
+
+  Other samplers choose a token for each row, and rows know nothing of each
+  other.
+  """
+
+  def num_rows(self, num_samples: int) -> int:
+    """Returns the rows of a request; raises ValueError if they are too few."""
+
+  def start(self, carry: Carry) -> Carry:
+    """Returns the carry before the first token."""
+
+  def extend(
+    self,
+    carry: Carry,
+    reading: Reading,
+    *,
+    decoder: LayeredDecoder,
+    eos_id: int,
+    num_samples: int,
+  ) -> Carry:
+    """Returns the carry after a token, its rows reordered."""
+
+  def results(self, carry: Carry, *, num_samples: int) -> 'DecodeResult':
+    """Returns `num_samples` outputs of each request, [B * num_samples, ...]."""
 
 
 @register_pytree
@@ -61,7 +165,7 @@ class DecodeState:
     decoder: the decoder.
     depth_loop: the depth loop.
     eos_id: the token that ends a row.
-    num_samples: rows per request.
+    num_samples: outputs per request, and rows but for a `Search`.
   """
 
   params: PyTree
@@ -73,11 +177,21 @@ class DecodeState:
   eos_id: int = dataclasses.field(metadata=dict(static=True))
   num_samples: int = dataclasses.field(metadata=dict(static=True))
 
+  @property
+  def rows_per_request(self) -> int:
+    """Rows per request: its samples or beams."""
+    if isinstance(self.sampler, Search):
+      return self.sampler.num_rows(self.num_samples)
+    return self.num_samples
+
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeResult:
   """What was decoded, and how. With n > 1 samples, [B, ...] reads [B, n, ...].
+
+  Those of a beam search are its n best, best first; `BeamSearch` says in what
+  order.
 
   Attributes:
     tokens: int32 [B, T], EOS included, 0 after it.
@@ -87,8 +201,10 @@ class DecodeResult:
     rejected_confidences: float32 [B, T], the highest confidence that the exit
       rule saw and went on at; -inf where there was none.
     scores: float32 [B], sum of the log-probabilities of the emitted tokens
-      under the distribution sampled from, EOS included.
-    lengths: int32 [B], emitted tokens, EOS included.
+      under the distribution sampled from, EOS included; a forced token adds 0,
+      no length penalty is in it.
+    lengths: int32 [B], emitted tokens, forced ones and EOS included.
+    prefix_lengths: int32 [B], how many of them were forced: the first ones.
   """
 
   tokens: Array
@@ -97,3 +213,15 @@ class DecodeResult:
   rejected_confidences: Array
   scores: Array
   lengths: Array
+  prefix_lengths: Array
+
+  @property
+  def is_chosen(self) -> Array:
+    """Bool [B, T], tokens that the model chose: what means are taken over.
+
+    That leaves out a forced prefix, which runs all layers by decree.
+    """
+    positions = jnp.arange(self.exit_layers.shape[-1])
+    return (self.exit_layers > 0) & (
+      positions >= self.prefix_lengths[..., None]
+    )

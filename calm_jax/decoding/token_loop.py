@@ -9,18 +9,25 @@ nothing. All of it also runs inside another jitted program.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import input_checks, sampling
+from calm_jax.decoding import constraints, input_checks, sampling
+from calm_jax.decoding import forced_prefix as prefixes
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.layer_steps import Layers, Memory
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Greedy, Sampler
-from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
+from calm_jax.decoding.states import (
+  Carry,
+  DecodeResult,
+  DecodeState,
+  Search,
+)
 from calm_jax.exits import checks
 from calm_jax.interfaces import DepthLoop, LayeredDecoder
 
@@ -36,6 +43,8 @@ def generate(
   eos_id: int = 1,
   rng: Array | None = None,
   num_samples: int = 1,
+  forced_prefix: Array | None = None,
+  suppressed_tokens: Sequence[int] | Array | None = None,
   depth_loop: DepthLoop | None = None,
 ) -> DecodeResult:
   """Decodes inputs, stopping the layers of each token where the policy says.
@@ -46,11 +55,17 @@ def generate(
       many batches, or they are laid out anew for each.
     inputs: int [B, S] source tokens, 0 = padding.
     policy: what is computed for each token; the full model by default.
-    sampler: how tokens are chosen; `Greedy()` by default.
+    sampler: how tokens are chosen, `Greedy()` by default; or a `BeamSearch`.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the token that ends a row; -1 if none does.
     rng: for samplers that draw: one key, or [B] keys, one per request.
-    num_samples: outputs per input; the encoder runs once for all.
+    num_samples: n, outputs per input; the encoder runs once for all. A beam
+      search returns its n best, at most as many as it has beams.
+    forced_prefix: int [B, P], what outputs begin with, 0 behind the tokens of
+      shorter ones. It is part of the outputs, runs all L layers and has
+      confidence NaN and log-probability 0.
+    suppressed_tokens: int [N], ids that are never said; confidences and
+      probabilities are those of a model that lacks them.
     depth_loop: how layers are looped over; `default_depth_loop()` if None.
 
   Raises:
@@ -66,6 +81,8 @@ def generate(
     eos_id=eos_id,
     rng=rng,
     num_samples=num_samples,
+    forced_prefix=forced_prefix,
+    suppressed_tokens=suppressed_tokens,
     depth_loop=depth_loop,
   )
   return finish(advance(state))
@@ -82,6 +99,8 @@ def start(
   eos_id: int = 1,
   rng: Array | None = None,
   num_samples: int = 1,
+  forced_prefix: Array | None = None,
+  suppressed_tokens: Sequence[int] | Array | None = None,
   depth_loop: DepthLoop | None = None,
 ) -> DecodeState:
   """Checks everything, runs the encoder and returns a decode to advance.
@@ -97,8 +116,20 @@ def start(
   checks.check_whole(num_samples, 'num_samples', low=1)
   checks.check_whole(eos_id, 'eos_id', low=-1, high=decoder.vocab_size - 1)
   batch_size = inputs.shape[0]
+  policy, forced = constraints.constrain(
+    policy,
+    forced_prefix,
+    suppressed_tokens,
+    batch_size=batch_size,
+    max_length=max_length,
+    vocab_size=decoder.vocab_size,
+    eos_id=eos_id,
+  )
   policy = policy.check(decoder, batch_size, max_length)
-  sampler = sampler.check(decoder.vocab_size)
+  wanted, sampler = sampler, sampler.check(decoder.vocab_size)
+  num_rows = num_samples
+  if isinstance(wanted, Search):
+    num_rows = wanted.num_rows(num_samples)
   keys = None
   if not sampler.deterministic:
     if rng is None:
@@ -108,9 +139,11 @@ def start(
       )
     keys = sampling.request_keys(rng, batch_size)
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
-  sizes = dict(decoder=decoder, max_length=max_length, num_samples=num_samples)
+  sizes = dict(decoder=decoder, max_length=max_length, num_rows=num_rows)
   cache = _encode(params, inputs, **sizes)
-  carry = _first_carry(cache, policy, keys, batch_size=batch_size, **sizes)
+  carry = _first_carry(
+    cache, policy, sampler, keys, forced, batch_size=batch_size, **sizes
+  )
   return DecodeState(
     params=params,
     policy=policy,
@@ -143,28 +176,22 @@ def advance(
     decoder=state.decoder,
     depth_loop=state.depth_loop,
     eos_id=state.eos_id,
+    num_samples=state.num_samples,
   )
   return dataclasses.replace(state, carry=carry)
 
 
 def finish(state: DecodeState) -> DecodeResult:
   """Returns what has been decoded so far; `state` may be advanced further."""
-  carry = state.carry
-
-  def per_request(array):
-    if state.num_samples > 1:
-      return array.reshape(-1, state.num_samples, *array.shape[1:])
-    # A copy, because advancing the state would take the carry's buffers.
-    return jnp.copy(array)
-
-  return DecodeResult(
-    tokens=per_request(carry.tokens),
-    exit_layers=per_request(carry.exit_layers),
-    confidences=per_request(carry.confidences),
-    rejected_confidences=per_request(carry.rejected_confidences),
-    scores=per_request(carry.scores),
-    lengths=per_request(carry.positions),
-  )
+  n = state.num_samples
+  if isinstance(state.sampler, Search):
+    result = state.sampler.results(state.carry, num_samples=n)
+  else:
+    # Copies, because advancing the state would take the carry's buffers.
+    result = jax.tree.map(jnp.copy, state.carry.result())
+  if n == 1:
+    return result
+  return jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), result)
 
 
 def default_depth_loop(params: PyTree = None) -> DepthLoop:
@@ -183,60 +210,68 @@ def default_depth_loop(params: PyTree = None) -> DepthLoop:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('decoder', 'max_length', 'num_samples')
+  jax.jit, static_argnames=('decoder', 'max_length', 'num_rows')
 )
-def _encode(params, inputs, *, decoder, max_length, num_samples) -> PyTree:
-  """Runs the encoder and returns the cache of all rows."""
+def _encode(params, inputs, *, decoder, max_length, num_rows) -> PyTree:
+  """Runs the encoder and returns the cache of all rows, so many per request."""
   encoded = decoder.encode(params, inputs)
   cache = decoder.start(params, encoded, max_length)
-  if num_samples == 1:
+  if num_rows == 1:
     return cache
-  rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_samples)
+  rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
   return decoder.take_rows(cache, rows)
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('decoder', 'batch_size', 'max_length', 'num_samples'),
+  static_argnames=('decoder', 'batch_size', 'max_length', 'num_rows'),
   donate_argnames=('cache',),
 )
 def _first_carry(
-  cache, policy, keys, *, decoder, batch_size, max_length, num_samples
+  cache,
+  policy,
+  sampler,
+  keys,
+  forced,
+  *,
+  decoder,
+  batch_size,
+  max_length,
+  num_rows,
 ) -> Carry:
-  """Returns the carry before the first token."""
-  num_rows = batch_size * num_samples
+  """Returns the carry before the first token, `num_rows` rows per request."""
   # `repeat` also makes copies: a state that were the policy's own array would
   # be donated together with the carry.
-  policy_state, keys = jax.tree.map(
-    lambda leaf: jnp.copy(jnp.repeat(leaf, num_samples, axis=0)),
-    (policy.init(decoder, batch_size, max_length), keys),
+  policy_state, keys, forced = jax.tree.map(
+    lambda leaf: jnp.copy(jnp.repeat(leaf, num_rows, axis=0)),
+    (policy.init(decoder, batch_size, max_length), keys, forced),
   )
-  return Carry(
+  size = batch_size * num_rows
+  shape = (size, max_length)
+  carry = Carry(
     cache=cache,
     policy=policy_state,
-    positions=jnp.zeros((num_rows,), jnp.int32),
-    alive=jnp.ones((num_rows,), bool),
-    previous_tokens=jnp.zeros((num_rows,), jnp.int32),
-    tokens=jnp.zeros((num_rows, max_length), jnp.int32),
-    exit_layers=jnp.full((num_rows, max_length), -1, jnp.int32),
-    confidences=jnp.full((num_rows, max_length), jnp.nan, jnp.float32),
-    rejected_confidences=jnp.full(
-      (num_rows, max_length), -jnp.inf, jnp.float32
-    ),
-    scores=jnp.zeros((num_rows,), jnp.float32),
+    positions=jnp.zeros((size,), jnp.int32),
+    alive=jnp.ones((size,), bool),
+    previous_tokens=jnp.zeros((size,), jnp.int32),
+    tokens=jnp.zeros(shape, jnp.int32),
+    exit_layers=jnp.full(shape, -1, jnp.int32),
+    confidences=jnp.full(shape, jnp.nan, jnp.float32),
+    rejected_confidences=jnp.full(shape, -jnp.inf, jnp.float32),
+    scores=jnp.zeros((size,), jnp.float32),
     keys=keys,
-    samples=jnp.tile(jnp.arange(num_samples, dtype=jnp.int32), batch_size),
+    samples=jnp.tile(jnp.arange(num_rows, dtype=jnp.int32), batch_size),
+    forced=forced,
   )
+  return sampler.start(carry) if isinstance(sampler, Search) else carry
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('decoder', 'depth_loop', 'eos_id'),
+  static_argnames=('decoder', 'depth_loop', 'eos_id', 'num_samples'),
   donate_argnames=('carry',),
 )
-def _advance(
-  carry, params, policy, sampler, steps, *, decoder, depth_loop, eos_id
-) -> Carry:
+def _advance(carry, params, policy, sampler, steps, **static) -> Carry:
   """Decodes up to `steps` tokens of every row that is alive."""
 
   def unfinished(loop):
@@ -245,32 +280,30 @@ def _advance(
 
   def decode_token(loop):
     step, carry = loop
-    carry = _decode_token(
-      carry,
-      params,
-      policy,
-      sampler,
-      decoder=decoder,
-      depth_loop=depth_loop,
-      eos_id=eos_id,
-    )
-    return step + 1, carry
+    return step + 1, _decode_token(carry, params, policy, sampler, **static)
 
   _, carry = lax.while_loop(unfinished, decode_token, (jnp.int32(0), carry))
   return carry
 
 
 def _decode_token(
-  carry: Carry, params, policy, sampler, *, decoder, depth_loop, eos_id
+  carry: Carry,
+  params,
+  policy,
+  sampler,
+  *,
+  decoder,
+  depth_loop,
+  eos_id,
+  num_samples,
 ) -> Carry:
   """Decodes one token of every row that is alive."""
-  max_length = carry.tokens.shape[1]
   layers = Layers(
     decoder=decoder,
     params=params,
     policy=policy,
     # Rows that are full stay where they are; nothing of theirs is written.
-    positions=jnp.minimum(carry.positions, max_length - 1),
+    positions=jnp.minimum(carry.positions, carry.tokens.shape[1] - 1),
     alive=carry.alive,
   )
   hidden = decoder.embed(
@@ -282,32 +315,24 @@ def _decode_token(
     Memory(cache=carry.cache, cache_fill=carry.policy.cache_fill),
   )
   rows = layers.read(rows)
+  reading = rows.reading
+  if carry.forced is not None:
+    forced = carry.forced[jnp.arange(len(carry.alive)), layers.positions]
+    reading = prefixes.force(reading, forced)
+  carry = carry.record(rows, memory)
+  if isinstance(sampler, Search):
+    return sampler.extend(
+      carry,
+      reading,
+      decoder=decoder,
+      eos_id=eos_id,
+      num_samples=num_samples,
+    )
   keys = carry.keys
   if keys is not None:
     keys = sampling.draw_keys(keys, layers.positions, carry.samples)
   tokens, log_probabilities = sampling.choose(
-    sampler, keys=keys, **rows.reading._asdict()
+    sampler, keys=keys, **reading._asdict()
   )
-  tokens = jnp.where(carry.alive, tokens, 0)
-  positions = carry.positions + carry.alive
-  here = jnp.arange(max_length) == layers.positions[:, None]
-  here &= carry.alive[:, None]
-
-  def write(array, values):
-    return jnp.where(here, values[:, None], array)
-
-  return dataclasses.replace(
-    carry,
-    cache=memory.cache,
-    policy=dataclasses.replace(rows.policy, cache_fill=memory.cache_fill),
-    positions=positions,
-    alive=carry.alive & (tokens != eos_id) & (positions < max_length),
-    previous_tokens=tokens,
-    tokens=write(carry.tokens, tokens),
-    exit_layers=write(carry.exit_layers, rows.exit_layers),
-    confidences=write(carry.confidences, rows.confidences),
-    rejected_confidences=write(
-      carry.rejected_confidences, rows.rejected_confidences
-    ),
-    scores=carry.scores + jnp.where(carry.alive, log_probabilities, 0.0),
-  )
+  scores = carry.scores + jnp.where(carry.alive, log_probabilities, 0.0)
+  return carry.append(tokens, scores, eos_id)

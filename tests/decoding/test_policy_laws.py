@@ -29,6 +29,7 @@ EXCEPTIONS = {
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
+  (4, 'beams_margin_per_row'): 'its cache is that of the live hypotheses',
   (4, 'maximum_deferred_fill'): 'K/V that nobody reads are not made',
   **{
     (9, name): 'draws nothing; a key changes nothing'
@@ -93,7 +94,9 @@ def law_2(name):
   """A threshold of 1 never exits and says the full model's tokens."""
   case = dataclasses.replace(cases.case(name), threshold=1.0)
   result = cases.run(case)
-  full = dataclasses.replace(cases.case('full'), sampler=case.sampler)
+  full = dataclasses.replace(
+    cases.case('full'), sampler=case.sampler, options=case.options
+  )
   expected = cases.run(full)
   np.testing.assert_array_equal(result.tokens, expected.tokens)
   np.testing.assert_array_equal(result.exit_layers, expected.exit_layers)
@@ -219,7 +222,7 @@ def agrees_with_logits(name, logits, *, seen=None):
   """
   result, case = cases.decode(name), cases.case(name)
   decoded = result.exit_layers > 0
-  if case.sampler.deterministic:
+  if isinstance(case.sampler, decoding.Greedy):
     best = logits.argmax(axis=-1)
     np.testing.assert_array_equal(best[decoded], result.tokens[decoded])
   sampled = jax.vmap(case.sampler.check(cases.V).transform)(logits)
@@ -238,8 +241,9 @@ def agrees_with_logits(name, logits, *, seen=None):
     confidences = top[..., 1]
   else:
     return
+  chosen = result.is_chosen
   np.testing.assert_allclose(
-    result.confidences[decoded], confidences[decoded], atol=1e-5
+    result.confidences[chosen], confidences[chosen], atol=1e-5
   )
 
 
@@ -252,6 +256,14 @@ def law_4__margin_first_exit_fill(name):
   has_kv_of(name, cases.parallel_reference(name, first_exit=True)[0])
   with pytest.raises(AssertionError):
     has_kv_of(name, cases.parallel_reference(name)[0])
+
+
+def law_4__beams_margin_per_row(name):
+  kv, expected, decoded = cases.live_reference(name)
+  where = np.broadcast_to(decoded[:, None, None, :, None], kv[0].shape)
+  for array, reference in zip(kv, expected, strict=True):
+    np.testing.assert_allclose(array[where], reference[where], atol=1e-4)
+    assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
 
 
 def law_4__maximum_deferred_fill(name):
@@ -362,6 +374,7 @@ def output_matmuls(state, *, width=cases.V):
     decoder=state.decoder,
     depth_loop=state.depth_loop,
     eos_id=state.eos_id,
+    num_samples=state.num_samples,
   ).as_text()
   bodies = dict(
     re.findall(r'func\.func \w+ @([\w.]+)\((.*?)\n  }', text, re.DOTALL)
@@ -400,6 +413,7 @@ def law_8(name):
   seen = result.confidences[decoded]
   seen = seen[~np.isnan(seen)]
   assert ((seen >= 0.0) & (seen <= 1.0)).all()
+  assert (layers[decoded & ~result.is_chosen] == cases.L).all()
   is_eos = result.tokens == cases.EOS_ID
   for row, length in enumerate(result.lengths):
     assert length == cases.T or is_eos[row, length - 1]

@@ -15,7 +15,7 @@ EOS_ID = 4
 RULE = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.6)
 
 
-def _alone(request, *, rng=None, sampler=None, eos_id=EOS_ID):
+def _alone(request, *, rng=None, sampler=None, eos_id=EOS_ID, **options):
   source = np.pad(request, (0, S - len(request)))[None]
   result = decoding.generate(
     toy.toy_decoder(),
@@ -26,6 +26,7 @@ def _alone(request, *, rng=None, sampler=None, eos_id=EOS_ID):
     max_length=T,
     eos_id=eos_id,
     rng=rng,
+    **options,
   )
   return jax.tree.map(lambda leaf: np.asarray(leaf)[0], result)
 
@@ -80,6 +81,49 @@ def test_noise_follows_the_request():
     np.testing.assert_array_equal(few[number].tokens, alone.tokens)
 
 
+@pytest.mark.slow
+def test_a_slot_holds_all_beams_of_a_request():
+  options = dict(
+    sampler=decoding.BeamSearch(3), num_samples=2, suppressed_tokens=[8]
+  )
+  results = dict(_queue(num_slots=2, steps=2, **options))
+  for number, request in enumerate(REQUESTS):
+    jax.tree.map(
+      lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6),
+      results[number],
+      _alone(request, **options),
+    )
+
+
+def test_a_refilled_slot_brings_its_own_prefix():
+  def start(sources, prefix, **options):
+    return decoding.start(
+      toy.toy_decoder(),
+      toy.toy_params(),
+      np.array(sources),
+      max_length=T,
+      eos_id=-1,
+      forced_prefix=np.array(prefix),
+      **options,
+    )
+
+  state = decoding.advance(start([[1, 2], [2, 1]], [[5], [6]]), 2)
+  new = start([[3, 1]], [[7, 2, 9]])
+  state = decoding.refill(state, [1], new)
+  result = decoding.finish(decoding.advance(state))
+  np.testing.assert_array_equal(result.prefix_lengths, [1, 3])
+  np.testing.assert_array_equal(result.tokens[1, :3], [7, 2, 9])
+  with pytest.raises(ValueError, match='differ in policy'):
+    state = decoding.start(
+      toy.toy_decoder(),
+      toy.toy_params(),
+      np.ones((2, 2), int),
+      max_length=T,
+      eos_id=-1,
+    )
+    decoding.refill(state, [1], new)
+
+
 def test_requests_are_read_as_they_are_needed():
   read = []
 
@@ -122,6 +166,7 @@ def test_few_shapes_are_compiled():
     ([[1], []], {}, r'request 1 has shape \[0\]; give 1 to 4'),
     ([[1] * 5], {}, r'request 0 has shape \[5\]'),
     ([[1]], {'num_slots': 0}, 'num_slots'),
+    ([[1]], {'forced_prefix': [[2]]}, 'forced_prefix .* start and refill'),
     ([[1]], {'steps': 0}, 'steps'),
     ([[1]], {'refill_at': 4}, 'refill_at'),
   ],

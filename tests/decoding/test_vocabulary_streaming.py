@@ -104,6 +104,18 @@ def test_decodes_are_those_of_the_full_vocabulary():
       )
 
 
+def test_a_forced_prefix_is_forced():
+  prefix = np.array([[5, 9], [6, 0], [0, 0], [7, 8]])
+  one, other = (
+    cases.run(cases.case(name), forced_prefix=prefix)
+    for name in ('margin_streamed', 'softmax_margin')
+  )
+  np.testing.assert_array_equal(one.tokens, other.tokens)
+  np.testing.assert_array_equal(one.exit_layers, other.exit_layers)
+  np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+  assert (one.tokens[:, :2] == prefix)[prefix > 0].all()
+
+
 def test_logits_of_the_whole_vocabulary_are_never_held():
   config = dataclasses.replace(cases.CONFIG, vocab_size=40_000)
   seam = model.as_layered_decoder(config)
@@ -136,6 +148,13 @@ def test_what_it_cannot_do_is_refused():
       cases.case('margin_streamed'), sampler=decoding.Nucleus(0.9)
     )
     cases.run(case)
+  streamed = dataclasses.replace(
+    cases.case('margin_streamed'), sampler=decoding.BeamSearch(num_beams=2)
+  )
+  with pytest.raises(ValueError, match=r'beam search looks at many tokens'):
+    cases.run(streamed)
+  with pytest.raises(ValueError, match=r'gives the best tokens only'):
+    cases.run(cases.case('margin_streamed'), suppressed_tokens=[7])
   with pytest.raises(ValueError, match=r'no output_block'):
     decoding.generate(
       toy_decoder(),
