@@ -257,7 +257,7 @@ def test_a_terminal_is_answered_token_by_token(model_dir, monkeypatch, capsys):
   printed = capsys.readouterr()
   # Not a terminal on this side, so layers are numbers.
   legend, *answers = printed.out.splitlines()
-  assert legend == 'token/exit layer, 1 to 3'
+  assert legend == 'token/exit layer, 1 to 2'
   assert len(answers) == 2
   assert all(len(line.split()) == 8 for line in answers)
   assert 'line 2 is empty' in printed.err
