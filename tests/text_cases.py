@@ -5,7 +5,7 @@ import jax
 from calm_jax import checkpoints, decoding, exits, model
 from calm_jax.tokenizer import ByteTokenizer, vocabulary_context
 
-L = 3
+L = 2
 INPUT_LENGTH, MAX_LENGTH = 32, 8
 CONFIG = model.T5Config(
   vocab_size=264,
