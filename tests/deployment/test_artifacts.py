@@ -62,7 +62,10 @@ def tiny(tmp_path_factory):
   return deployment.load_artifact(path), decoder, prepared, spec
 
 
-@pytest.mark.parametrize('batch_size', [1, 3])
+# Batches of 1 and 2 are also those of tests/cli/test_export.py.
+@pytest.mark.parametrize(
+  'batch_size', [3, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_the_program_says_what_generate_says(tiny, batch_size):
   exported, decoder, params, spec = tiny
   random = np.random.default_rng(batch_size)
