@@ -94,7 +94,7 @@ def test_eval_reports_the_depth(trained):
   )
   (path,) = (trained / 'eval').glob('inference_eval/*-metrics.jsonl')
   metrics = json.loads(path.read_text(encoding='utf-8'))
-  assert {'exact_match', 'rouge_l', 'bleu'} < metrics.keys()
+  assert {'exact_match', 'rouge_l'} < metrics.keys()
   assert 2 < metrics['mean_exit_layer'] < 4
 
 
