@@ -25,11 +25,13 @@ class Request:
     number: which request it is, from 0; its noise depends on it.
     tokens: its ids, EOS included.
     warnings: what is wrong with it, in words.
+    forced_prefix: ids that its output begins with.
   """
 
   number: int
   tokens: tuple[int, ...]
   warnings: tuple[str, ...] = ()
+  forced_prefix: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,17 @@ class RequestBatch:
       inputs[row, : len(request.tokens)] = request.tokens
     return inputs
 
+  def forced_prefixes(self) -> np.ndarray | None:
+    """Returns what outputs begin with, int32 [B, P]; None if none does."""
+    rows = self._filled()
+    width = max(len(row.forced_prefix) for row in rows)
+    if not width:
+      return None
+    prefixes = np.zeros((self.num_rows, width), np.int32)
+    for row, request in enumerate(rows):
+      prefixes[row, : len(request.forced_prefix)] = request.forced_prefix
+    return prefixes
+
   def numbers(self) -> np.ndarray:
     """Returns the number of each row's request, uint32 [B]."""
     return np.array([row.number for row in self._filled()], np.uint32)
@@ -71,6 +84,7 @@ def encode(
   prefix: str = '',
   input_length: int,
   too_long: str = 'refuse',
+  forced_prefix: str = '',
 ) -> Request:
   """Encodes a text.
 
@@ -83,6 +97,7 @@ def encode(
     input_length: S, the most tokens, EOS included.
     too_long: 'truncate' cuts what does not fit and warns (EOS stays), 'refuse'
       raises.
+    forced_prefix: text that the output begins with.
 
   Raises:
     ValueError: if the text is empty, or too long and refused.
@@ -106,7 +121,12 @@ def encode(
       )
     tokens = tokens[: input_length - 1]
     warnings.append(f'cut to {input_length} of {found}')
-  return Request(number, (*tokens, tokenizer.eos_id), tuple(warnings))
+  return Request(
+    number,
+    (*tokens, tokenizer.eos_id),
+    tuple(warnings),
+    tuple(tokenizer.encode(forced_prefix)),
+  )
 
 
 def length_buckets(input_length: int) -> tuple[int, ...]:

@@ -40,6 +40,7 @@ class TextGenerator:
     prefix: put in front of every input.
     certificate: the certificate that covers all this, None if none does.
     source: what names the parameters: fingerprint, step and dtype.
+    suppressed_tokens: ids that are never said.
   """
 
   decoder: interfaces.LayeredDecoder
@@ -52,6 +53,7 @@ class TextGenerator:
   prefix: str = ''
   certificate: Certificate | None = None
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  suppressed_tokens: tuple[int, ...] = ()
 
   @classmethod
   def from_checkpoint(
@@ -62,6 +64,7 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
+    suppressed_tokens: Sequence[int] = (),
     vocabulary: str | os.PathLike | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
@@ -75,6 +78,7 @@ class TextGenerator:
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
+      suppressed_tokens: ids that are never said. No certificate covers that.
       vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
         which has its own.
       **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
@@ -95,6 +99,7 @@ class TextGenerator:
       certificate=certificate,
       sampler=sampler,
       allow_uncertified=allow_uncertified,
+      suppressed_tokens=suppressed_tokens,
     )
 
   @classmethod
@@ -106,6 +111,7 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
+    suppressed_tokens: Sequence[int] = (),
   ) -> Self:
     """Makes a generator of what was loaded; see `from_checkpoint`."""
     policy = decoding.ComputePolicy() if policy is None else policy
@@ -117,6 +123,13 @@ class TextGenerator:
         params=loaded.params, tokenizer=loaded.tokenizer, sampler=sampler
       )
       holds = not certificate_differences(certificate, policy, **made_for)
+      if suppressed_tokens and not allow_uncertified:
+        raise ValueError(
+          'the certificate does not hold where tokens are suppressed; leave '
+          'suppressed_tokens out, or pass allow_uncertified=True to decode '
+          'without a guarantee'
+        )
+      holds = holds and not suppressed_tokens
       policy = apply_certificate(
         certificate, policy, allow_uncertified=allow_uncertified, **made_for
       )
@@ -138,6 +151,7 @@ class TextGenerator:
         'step': loaded.step,
         'dtype': loaded.config.dtype,
       },
+      suppressed_tokens=tuple(suppressed_tokens),
     )
 
   def generate(
@@ -148,6 +162,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     num_samples: int = 1,
     seed: int = 0,
+    forced_prefixes: Sequence[str] | None = None,
   ) -> list[GeneratedText] | list[list[GeneratedText]]:
     """Decodes texts, in batches of similar length.
 
@@ -156,9 +171,11 @@ class TextGenerator:
       batch_size: texts decoded together, at most.
       too_long: what to do with texts of more than `input_length` tokens,
         'refuse' or 'truncate' (with a warning in the output).
-      num_samples: outputs per text, for samplers that draw.
+      num_samples: outputs per text, for samplers that draw and for beams.
       seed: of what samplers draw. Text r always draws the same with it,
         however texts are batched.
+      forced_prefixes: what the output of each text begins with, '' for nothing;
+        no certificate covers such outputs.
 
     Returns:
       One output per text, in their order; a list of them per text where there
@@ -168,9 +185,18 @@ class TextGenerator:
       ValueError: for an empty text, or one that is too long and refused,
         naming it; for options that make no sense.
     """
+    if forced_prefixes is None:
+      forced_prefixes = [''] * len(texts)
+    if len(forced_prefixes) != len(texts):
+      raise ValueError(
+        f'there are {len(forced_prefixes)} forced_prefixes for {len(texts)} '
+        "texts; give one for each, '' for nothing"
+      )
     encoded = [
-      self.encode(number, text, too_long=too_long)
-      for number, text in enumerate(texts)
+      self.encode(number, text, too_long=too_long, forced_prefix=forced)
+      for number, (text, forced) in enumerate(
+        zip(texts, forced_prefixes, strict=True)
+      )
     ]
     outputs: dict[int, list[GeneratedText]] = {}
     for batch in self.batches(encoded, batch_size):
@@ -203,6 +229,7 @@ class TextGenerator:
     *,
     too_long: str = 'refuse',
     name: str | None = None,
+    forced_prefix: str = '',
   ) -> requests.Request:
     """Returns a text as a request; see `requests.encode`."""
     return requests.encode(
@@ -213,6 +240,7 @@ class TextGenerator:
       prefix=self.prefix,
       input_length=self.input_length,
       too_long=too_long,
+      forced_prefix=forced_prefix,
     )
 
   def batches(
@@ -230,11 +258,12 @@ class TextGenerator:
     self, batch: requests.RequestBatch, *, num_samples: int = 1, seed: int = 0
   ) -> list[list[GeneratedText]]:
     """Decodes one batch; returns the outputs of each of its requests."""
-    if num_samples > 1 and self.sampler.deterministic:
+    searches = isinstance(self.sampler, decoding.Search)
+    if num_samples > 1 and self.sampler.deterministic and not searches:
       raise ValueError(
         f'num_samples is {num_samples}, and {type(self.sampler).__name__} '
         'would give the same output each time; use a sampler that draws, such '
-        'as decoding.Temperature()'
+        'as decoding.Temperature(), or decoding.BeamSearch()'
       )
     result = jax.device_get(
       decoding.generate(
@@ -246,12 +275,12 @@ class TextGenerator:
       )
     )
     return [
-      self._outputs(result, row, request.warnings)
+      self._outputs(result, row, request)
       for row, request in enumerate(batch.requests)
     ]
 
   def _outputs(
-    self, result: decoding.DecodeResult, row: int, warnings: tuple[str, ...]
+    self, result: decoding.DecodeResult, row: int, request: requests.Request
   ) -> list[GeneratedText]:
     """Returns all outputs of one request."""
     # There is an axis of samples only where there are several.
@@ -260,12 +289,11 @@ class TextGenerator:
       result,
     )
     return [
-      self._output(rows, sample, warnings)
-      for sample in range(len(rows.lengths))
+      self._output(rows, sample, request) for sample in range(len(rows.lengths))
     ]
 
   def _output(
-    self, result: decoding.DecodeResult, row: int, warnings: tuple[str, ...]
+    self, result: decoding.DecodeResult, row: int, request: requests.Request
   ) -> GeneratedText:
     length = int(result.lengths[row])
     tokens = [int(token) for token in result.tokens[row, :length]]
@@ -277,8 +305,8 @@ class TextGenerator:
       exit_layers=tuple(int(x) for x in result.exit_layers[row, :length]),
       confidences=tuple(float(x) for x in result.confidences[row, :length]),
       score=float(result.scores[row]),
-      certified=self.certificate is not None,
-      warnings=warnings,
+      certified=self.certificate is not None and not request.forced_prefix,
+      warnings=request.warnings,
     )
 
   def describe(self) -> dict[str, Any]:
@@ -294,6 +322,7 @@ class TextGenerator:
       'max_length': self.max_length,
       'prefix': self.prefix,
       'certified': self.certificate is not None,
+      'suppressed_tokens': list(self.suppressed_tokens),
       'backend': jax.default_backend(),
     }
 
@@ -312,4 +341,6 @@ class TextGenerator:
       max_length=self.max_length,
       eos_id=self.tokenizer.eos_id,
       rng=keys,
+      forced_prefix=batch.forced_prefixes(),
+      suppressed_tokens=self.suppressed_tokens or None,
     )

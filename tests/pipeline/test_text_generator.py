@@ -185,3 +185,23 @@ def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
     load(path, vocabulary='bytes', extra_ids=5, feature_lengths={'inputs': 0})
   with pytest.raises(TypeError, match='prefix.* go with `vocabulary`'):
     load(run, prefix='say: ')
+
+
+def test_beams_prefixes_and_suppressed_tokens_reach_the_decoder(run, outputs):
+  say = dict(policy=POLICY, sampler=decoding.BeamSearch(num_beams=3))
+  generator = pipeline.TextGenerator.from_checkpoint(run, **say)
+  best = generator.generate(TEXTS[:2], num_samples=2)
+  for one, other in best:
+    assert one.tokens != other.tokens
+    assert one.score >= other.score or len(one.tokens) > len(other.tokens)
+  said = set(outputs[0].tokens) - {1}
+  generator = pipeline.TextGenerator.from_checkpoint(
+    run, policy=POLICY, suppressed_tokens=sorted(said)
+  )
+  first, second = generator.generate(TEXTS[:2], forced_prefixes=['', 'né'])
+  assert not said & set(first.tokens)
+  assert second.text.startswith('né')
+  assert second.exit_layers[:3] == (L, L, L)
+  assert not second.certified
+  with pytest.raises(ValueError, match='1 forced_prefixes for 2 texts'):
+    generator.generate(TEXTS[:2], forced_prefixes=['a'])
