@@ -106,8 +106,8 @@ class Decoder(nn.Module):
     cross_mask = encoded.mask[:, None, None, :]
     if segment_ids is not None:
       source, target = segment_ids
-      self_mask &= relative_positions.same_segment(target, target)
-      cross_mask &= relative_positions.same_segment(target, source)
+      self_mask = self_mask & relative_positions.same_segment(target, target)
+      cross_mask = cross_mask & relative_positions.same_segment(target, source)
     self_bias = self.relpos_bias(
       length, length
     ) + relative_positions.mask_to_bias(self_mask)
@@ -171,7 +171,9 @@ class Transformer(nn.Module):
     mask = inputs > 0
     visible = mask[:, None, None, :]
     if segment_ids is not None:
-      visible &= relative_positions.same_segment(segment_ids, segment_ids)
+      visible = visible & relative_positions.same_segment(
+        segment_ids, segment_ids
+      )
     hidden = self.encoder(
       sharding.share_rows(self.token_embedder(inputs)),
       visible,

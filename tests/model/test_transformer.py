@@ -239,3 +239,20 @@ def test_take_rows_and_output_rows(variant):
     rtol=1e-5,
     atol=1e-5,
   )
+
+
+def test_packed_rows_may_come_as_numpy_arrays():
+  params = init_params(SMALL, jax.random.key(0))
+  ids = np.where(INPUTS > 0, 1, 0), np.where(TOKENS > 0, 1, 0)
+  states, traced = (
+    run(
+      SMALL,
+      params,
+      INPUTS,
+      TOKENS,
+      encoder_segment_ids=ids[0],
+      decoder_segment_ids=ids[1],
+    )
+    for run in (model.layer_states, layer_states)
+  )
+  np.testing.assert_allclose(states, traced, atol=1e-5)
