@@ -39,6 +39,7 @@ from calm_jax.benchmarks import (
   ablations,
   bandwidth,
   certified_policies,
+  certified_table,
   peers,
   policy_traffic,
   token_inputs,
@@ -53,39 +54,6 @@ DEPTH_LOOPS = {
   'unrolled': decoding.UnrolledDepthLoop(),
   'compacting': decoding.CompactingDepthLoop(),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class CertifiedRow:
-  """One way of decoding at one batch size.
-
-  Attributes:
-    name: measure, readout and fill; or a peer.
-    threshold: the certified one; NaN where there is none.
-    batch_size: B.
-    depth_loop: the fastest one, '-' for peers.
-    mean_exit_layer: layers per token.
-    milliseconds_per_step: wall clock of a step of the token loop with its share
-      of what is done once per batch.
-    speed_up: over our fastest full decode.
-    ceiling: the most that memory traffic allows; NaN for peers.
-    of_bound: the time without its start over what its memory traffic alone
-      takes at the bandwidth measured in the same run; NaN for peers.
-    shares: where the time goes; None for peers.
-    same_tokens: share of tokens that the full model decodes too.
-  """
-
-  name: str
-  threshold: float
-  batch_size: int
-  depth_loop: str
-  mean_exit_layer: float
-  milliseconds_per_step: float
-  speed_up: float
-  ceiling: float
-  of_bound: float
-  shares: ablations.Shares | None
-  same_tokens: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +73,7 @@ def measure(
   *,
   num_repeats: int = 3,
   decode_peers: Mapping[str, peers.Decode] | None = None,
-) -> list[CertifiedRow]:
+) -> list[certified_table.CertifiedRow]:
   """Measures the full model, all policies and the peers at one batch size.
 
   Args:
@@ -145,7 +113,7 @@ def measure(
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(
-      CertifiedRow(
+      certified_table.CertifiedRow(
         name=timing.name,
         threshold=chosen.get(timing.name, (math.nan,))[0],
         batch_size=batch_size,
@@ -240,7 +208,7 @@ def _peer_row(name, decode, batches, tokens, references, full, num_repeats):
   whole = sum(statistics.median(turns) for turns in seconds.values())
   steps = sum(int((batch != 0).sum(axis=1).max()) for batch in tokens)
   milliseconds = 1e3 * whole / steps
-  return CertifiedRow(
+  return certified_table.CertifiedRow(
     name=name,
     threshold=math.nan,
     batch_size=len(batches[0]),
@@ -260,43 +228,6 @@ def _agreement(references, tokens) -> float:
   pairs = zip(references, tokens, strict=True)
   same = sum(int(((a == b) & (a != 0)).sum()) for a, b in pairs)
   return same / sum(int((a != 0).sum()) for a in references)
-
-
-def to_markdown(rows: Sequence[CertifiedRow]) -> str:
-  """Returns the table."""
-  lines = [
-    '| decoding | threshold | batch | depth loop | mean layers | ms per step | '
-    'speed-up | ceiling | of it | of the bound | layers, head, checks, fill % '
-    '| same tokens % |',
-    '|---|--:|--:|---|--:|--:|--:|--:|--:|--:|---|--:|',
-  ]
-  for row in rows:
-    shares = '-'
-    if row.shares is not None:
-      parts = ('layers', 'head', 'checks', 'fill')
-      shares = ' '.join(
-        f'{100 * getattr(row.shares, part):.0f}' for part in parts
-      )
-    cells = (
-      row.name,
-      _number(row.threshold, 'g'),
-      str(row.batch_size),
-      row.depth_loop,
-      f'{row.mean_exit_layer:.2f}',
-      f'{row.milliseconds_per_step:.2f}',
-      f'{row.speed_up:.2f}x',
-      _number(row.ceiling, '.2f', 'x'),
-      _number(row.speed_up / row.ceiling, '.2f'),
-      _number(row.of_bound, '.2f'),
-      shares,
-      f'{100 * row.same_tokens:.1f}',
-    )
-    lines.append(f'| {" | ".join(cells)} |')
-  return '\n'.join(lines)
-
-
-def _number(value: float, form: str, unit: str = '') -> str:
-  return '-' if math.isnan(value) else f'{value:{form}}{unit}'
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -351,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       ]
   except (OSError, ValueError) as error:
     sys.exit(f'certified_speed: {error}')
-  print(to_markdown(rows))
+  print(certified_table.to_markdown(rows))
   if flags.output:
     context = provenance.run_context(
       device=jax.devices()[0].device_kind,
