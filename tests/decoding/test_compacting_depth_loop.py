@@ -29,6 +29,7 @@ def _decode(name, loop=LOOP):
     eos_id=cases.EOS_ID,
     rng=cases.KEY,
     depth_loop=loop,
+    **case.options(np.arange(cases.B)),
   )
   return cases.host(decoding.finish(decoding.advance(state)))
 
