@@ -156,6 +156,21 @@ class PolicySlot(Protocol):
     """Returns the slot's state; per-row numbers are copied into it."""
 
 
+class StatelessSlot:
+  """What a slot with nothing to check and no state inherits."""
+
+  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+    """Returns itself: there is nothing to check."""
+    del decoder, batch_size, max_length
+    return self
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns no state."""
+    del decoder, batch_size, max_length
+
+
 class LayerPlan(PolicySlot, Protocol):
   """Decides, before a layer, which of its sub-layers run for which rows."""
 

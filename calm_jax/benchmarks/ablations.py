@@ -19,7 +19,7 @@ from calm_jax import decoding, exits, interfaces
 from calm_jax.array_types import Array, PyTree
 from calm_jax.benchmarks import forced_depths
 from calm_jax.evaluation import stopwatch
-from calm_jax.interfaces import LayeredDecoder, Reading
+from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
@@ -123,19 +123,8 @@ def _shares(seconds: Mapping[str, float]) -> Shares:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class NoFill:
+class NoFill(StatelessSlot):
   """Writes no keys and values at all: attention reads an empty cache."""
-
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself: there is nothing to check."""
-    del decoder, batch_size, max_length
-    return self
-
-  def init(
-    self, decoder: LayeredDecoder, batch_size: int, max_length: int
-  ) -> PyTree:
-    """Returns no state."""
-    del decoder, batch_size, max_length
 
   def step(
     self,
@@ -153,21 +142,10 @@ class NoFill:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class NoReading:
+class NoReading(StatelessSlot):
   """Reads nothing: one candidate, token 0, whose logit is a state's entry."""
 
   reads_exit_states: ClassVar[bool] = False
-
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself: there is nothing to check."""
-    del decoder, batch_size, max_length
-    return self
-
-  def init(
-    self, decoder: LayeredDecoder, batch_size: int, max_length: int
-  ) -> PyTree:
-    """Returns no state."""
-    del decoder, batch_size, max_length
 
   def step(
     self,

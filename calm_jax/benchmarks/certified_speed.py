@@ -49,11 +49,6 @@ from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance
 
 FULL = 'full model'
-DEPTH_LOOPS = {
-  'while': decoding.WhileDepthLoop(),
-  'unrolled': decoding.UnrolledDepthLoop(),
-  'compacting': decoding.CompactingDepthLoop(),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +93,9 @@ def measure(
     named,
     max_length=run.max_length,
     baseline=FULL,
-    depth_loops=DEPTH_LOOPS
+    depth_loops=decoding.DEPTH_LOOPS
     if batch_size > 1
-    else {k: v for k, v in DEPTH_LOOPS.items() if k != 'compacting'},
+    else {k: v for k, v in decoding.DEPTH_LOOPS.items() if k != 'compacting'},
     num_repeats=num_repeats,
     bytes_of=policy_traffic.bytes_of(run.config, source_length),
     progress=lambda line: print(line, file=sys.stderr, flush=True),
@@ -109,7 +104,9 @@ def measure(
   rows, references = [], []
   for timing in timings:
     policy = named[timing.name]
-    details = _Details(run, policy, DEPTH_LOOPS[timing.depth_loop], num_repeats)
+    details = _Details(
+      run, policy, decoding.DEPTH_LOOPS[timing.depth_loop], num_repeats
+    )
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(

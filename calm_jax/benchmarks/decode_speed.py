@@ -43,11 +43,6 @@ from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance
 
-DEPTH_LOOPS = {
-  'while': decoding.WhileDepthLoop(),
-  'unrolled': decoding.UnrolledDepthLoop(),
-  'compacting': decoding.CompactingDepthLoop(),
-}
 FILLS = {
   'eager': decoding.ProjectExitState(),
   'deferred': decoding.DeferredExitState(),
@@ -126,7 +121,7 @@ def measure(
   target_length: int,
   dtype: str = 'float32',
   num_repeats: int = 5,
-  depth_loops: Sequence[str] = tuple(DEPTH_LOOPS),
+  depth_loops: Sequence[str] = tuple(decoding.DEPTH_LOOPS),
   seed: int = 0,
   config: model.T5Config | None = None,
 ) -> tuple[float, list[records.SpeedRow]]:
@@ -139,7 +134,7 @@ def measure(
     target_length: T.
     dtype: of activations and matrices.
     num_repeats: turns.
-    depth_loops: keys of `DEPTH_LOOPS`.
+    depth_loops: keys of `decoding.DEPTH_LOOPS`.
     seed: of weights, sources and depths.
     config: another model than the named one.
 
@@ -148,9 +143,9 @@ def measure(
     decoding and depth loop.
   """
   for loop in depth_loops:
-    if loop not in DEPTH_LOOPS:
+    if loop not in decoding.DEPTH_LOOPS:
       raise ValueError(
-        f'depth loop {loop!r} is none of {", ".join(DEPTH_LOOPS)}'
+        f'depth loop {loop!r} is none of {", ".join(decoding.DEPTH_LOOPS)}'
       )
   config = config or model.T5Config.named(shape, dtype=dtype)
   compared = list(ways(config, batch_size, target_length, seed=seed))
@@ -162,7 +157,7 @@ def measure(
   decoder = model.as_layered_decoder(config)
   params = model.init_params(config, jax.random.key(seed))
   for loop in depth_loops:
-    depth_loop = DEPTH_LOOPS[loop]
+    depth_loop = decoding.DEPTH_LOOPS[loop]
     prepared = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
     request = functools.partial(
       decoding.generate, decoder, prepared, inputs, eos_id=-1
@@ -250,7 +245,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('source_length', 64, 'tokens of a source', type=int)
   add('target_length', 64, 'tokens decoded', type=int)
   add('dtype', 'float32', 'float32 or bfloat16')
-  add('depth_loops', ','.join(DEPTH_LOOPS), 'depth loops, by commas')
+  add('depth_loops', ','.join(decoding.DEPTH_LOOPS), 'depth loops, by commas')
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('seed', 0, 'of weights, sources and depths', type=int)
   add('output', None, 'a JSON file to write')

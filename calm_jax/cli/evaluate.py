@@ -74,9 +74,7 @@ def run(
     )
   if sweep_thresholds:
     calibration.check_settings(sweep_thresholds)
-  path = certificate or os.path.join(
-    model_dir, 'calibration', 'certificate.json'
-  )
+  path = certificate or jobs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   os.makedirs(output_dir, exist_ok=True)

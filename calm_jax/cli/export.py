@@ -23,7 +23,7 @@ import jax
 
 from calm_jax import decoding, deployment, interfaces, model, pipeline, records
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.cli import gin_runner
+from calm_jax.cli import gin_runner, jobs
 
 
 def run(
@@ -106,7 +106,7 @@ def _find_certificate(
   allow_uncertified: bool,
 ) -> dict[str, Any] | None:
   """Returns what a manifest says of the certificate that holds, if one does."""
-  default = os.path.join(model_dir, 'calibration', 'certificate.json')
+  default = jobs.certificate_path(model_dir)
   if path is None and not os.path.exists(default):
     print(f'no certificate at {default}: every call must give a threshold')
     return None

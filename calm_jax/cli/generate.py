@@ -85,7 +85,7 @@ def run(
     allow_uncertified: use a certificate of another checkpoint, vocabulary or
       policy too; outputs are then marked as uncertified.
     sampler: how tokens are chosen; the most probable if None.
-    num_samples: outputs per text, for samplers that draw.
+    num_samples: outputs per text, for samplers that draw and for beams.
     seed: of what they draw.
     vocabulary: for checkpoints that are no run directory, a SentencePiece model
       or 'bytes'.
@@ -162,7 +162,7 @@ def _policy(
     _tell(f'threshold {threshold:g}, given by hand: no guarantee')
     return decoding.with_threshold(policy, threshold), None
   if certificate is None:
-    certificate = os.path.join(model_dir, 'calibration', 'certificate.json')
+    certificate = jobs.certificate_path(model_dir)
     if not os.path.exists(certificate):
       _tell(f'no certificate at {certificate}: decoding with the full model')
       return decoding.full_model(policy), None

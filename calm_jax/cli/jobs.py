@@ -1,6 +1,7 @@
 """What the decoding jobs share: loading a run, decoding a split, saying so."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,13 +28,17 @@ def say(line: str) -> None:
 
 # What timings choose from.
 DEPTH_LOOPS = {
-  'while': decoding.WhileDepthLoop(),
-  'unrolled': decoding.UnrolledDepthLoop(),
+  name: decoding.DEPTH_LOOPS[name] for name in ('while', 'unrolled')
 }
 
 # The folder in MODEL_DIR where decoded rows are kept, for whichever job needs
 # them next. It may be deleted at any time.
 DECODES = 'decodes'
+
+
+def certificate_path(model_dir: str) -> str:
+  """Returns where `calibrate` writes a run's certificate by default."""
+  return os.path.join(model_dir, 'calibration', 'certificate.json')
 
 
 def make_decode(

@@ -33,7 +33,7 @@ class LineOptions:
     too_long: 'refuse' makes bad lines of texts that are too long, 'truncate'
       cuts them with a warning.
     batch_size: texts decoded together, at most.
-    num_samples: outputs per text, for samplers that draw.
+    num_samples: outputs per text, for samplers that draw and for beams.
     seed: of what they draw.
   """
 

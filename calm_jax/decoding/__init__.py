@@ -28,23 +28,26 @@ from calm_jax.decoding.sampling import (
   TopK,
 )
 from calm_jax.decoding.settings import describe, full_model, with_threshold
+from calm_jax.decoding.starting import default_depth_loop, start
 from calm_jax.decoding.states import (
   Carry,
   DecodeResult,
   DecodeState,
   Search,
 )
-from calm_jax.decoding.token_loop import (
-  advance,
-  default_depth_loop,
-  finish,
-  generate,
-  start,
-)
+from calm_jax.decoding.token_loop import advance, finish, generate
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary, Shortlist
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 
+# What command lines and tables call them.
+DEPTH_LOOPS = {
+  'while': WhileDepthLoop(),
+  'unrolled': UnrolledDepthLoop(),
+  'compacting': CompactingDepthLoop(),
+}
+
 __all__ = [
+  'DEPTH_LOOPS',
   'BeamSearch',
   'Carry',
   'CompactingDepthLoop',

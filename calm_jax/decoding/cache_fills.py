@@ -11,28 +11,17 @@ import dataclasses
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import LayeredDecoder, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class ProjectExitState:
+class ProjectExitState(StatelessSlot):
   """Fills every layer from the row's state, frozen at its exit: CALM.
 
   A skipped layer projects the copied exit state by its own weights.
   """
-
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself: there is nothing to check."""
-    del decoder, batch_size, max_length
-    return self
-
-  def init(
-    self, decoder: LayeredDecoder, batch_size: int, max_length: int
-  ) -> PyTree:
-    """Returns no state."""
-    del decoder, batch_size, max_length
 
   def step(
     self,

@@ -8,27 +8,16 @@ import dataclasses
 from typing import ClassVar
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder, Reading
+from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class FullVocabulary:
+class FullVocabulary(StatelessSlot):
   """Reads every state out over the whole vocabulary. The null object."""
 
   reads_exit_states: ClassVar[bool] = False
-
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself: there is nothing to check."""
-    del decoder, batch_size, max_length
-    return self
-
-  def init(
-    self, decoder: LayeredDecoder, batch_size: int, max_length: int
-  ) -> PyTree:
-    """Returns no state."""
-    del decoder, batch_size, max_length
 
   def step(
     self,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import token_loop
+from calm_jax.decoding import starting, token_loop
 from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
 from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder
@@ -131,9 +131,7 @@ def decode_queue(
   if refill_at is None:
     refill_at = max(1, num_slots // 4)
   checks.check_whole(refill_at, 'refill_at', low=1, high=num_slots)
-  depth_loop = options.get('depth_loop') or token_loop.default_depth_loop(
-    params
-  )
+  depth_loop = options.get('depth_loop') or starting.default_depth_loop(params)
   options['depth_loop'] = depth_loop
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
 
@@ -142,7 +140,7 @@ def decode_queue(
     if rng is not None:
       keys = jnp.stack([jax.random.fold_in(rng, number) for number, _ in rows])
     sources = np.stack([source for _, source in rows])
-    return token_loop.start(decoder, params, sources, rng=keys, **options)
+    return starting.start(decoder, params, sources, rng=keys, **options)
 
   queue = _padded(requests, source_length)
   slots = _Slots(num_slots)

@@ -16,7 +16,7 @@ from jax import lax
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits import checks
 from calm_jax.exits.candidates import best_two, first_best
-from calm_jax.interfaces import LayeredDecoder, Reading
+from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
@@ -38,7 +38,7 @@ class _Best(NamedTuple):
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class StreamedVocabulary:
+class StreamedVocabulary(StatelessSlot):
   """Reads states out over the whole vocabulary, one block after the other.
 
   Tokens, margins and maxima are those of `FullVocabulary` but for rounding; for
@@ -68,12 +68,6 @@ class StreamedVocabulary:
         'use FullVocabulary()'
       )
     return StreamedVocabulary(min(self.block_size, decoder.vocab_size))
-
-  def init(
-    self, decoder: LayeredDecoder, batch_size: int, max_length: int
-  ) -> PyTree:
-    """Returns no state."""
-    del decoder, batch_size, max_length
 
   def step(
     self,

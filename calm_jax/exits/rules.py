@@ -16,27 +16,16 @@ import jax.numpy as jnp
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits import checks, thresholds
 from calm_jax.exits.measures import Measure
-from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.interfaces import LayeredDecoder, LayerView, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class NeverExit:
+class NeverExit(StatelessSlot):
   """Never fires: every token takes every layer. The null object."""
 
   needs_logits: ClassVar[bool] = False
-
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself: there is nothing to check."""
-    del decoder, batch_size, max_length
-    return self
-
-  def init(
-    self, decoder: LayeredDecoder, batch_size: int, max_length: int
-  ) -> PyTree:
-    """Returns no state."""
-    del decoder, batch_size, max_length
 
   def looks(self, layer: Array | int) -> bool:
     """Returns False: no layer is looked at."""

@@ -17,25 +17,13 @@ import numpy as np
 from t5x import losses as t5x_losses
 from t5x import models as t5x_models
 
-from calm_jax import decoding, model, sharding, training
+from calm_jax import decoding, model, training
 from calm_jax.array_types import Array, PyTree
 from calm_jax.data import exit_metrics, tasks
 from calm_jax.interfaces import DepthLoop
+from calm_jax.interop import t5x_networks
 from calm_jax.training import layer_weights as layer_weights_lib
 from calm_jax.training import losses, packing, step
-
-# What of a name in T5X's network configuration is called otherwise in ours.
-_FIELDS = {
-  'embed_dim': 'emb_dim',
-  'tied_embeddings': 'logits_via_embedding',
-  **{
-    name: name
-    for name in (
-      'vocab_size num_heads head_dim mlp_dim num_encoder_layers'
-      ' num_decoder_layers mlp_activations dropout_rate'
-    ).split()
-  },
-}
 
 
 class EarlyExitModel(t5x_models.EncoderDecoderModel):
@@ -82,7 +70,7 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     super().__init__(
       module, input_vocabulary, output_vocabulary, optimizer_def, **options
     )
-    self._config = config_of(module)
+    self._config = t5x_networks.config_of(module)
     self._policy = policy
     self._sampler = sampler or decoding.Greedy()
     self._depth_loop = depth_loop
@@ -102,7 +90,7 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
       ValueError: if the network's parameters are not those of our T5.
     """
     variables = super().get_initial_variables(rng, input_shapes, input_types)
-    _check_same_parameters(variables['params'], self._config)
+    t5x_networks.check_same_parameters(variables['params'], self._config)
     return variables
 
   def loss_fn(
@@ -267,48 +255,6 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     if rng is not None and decode_rng is not None:
       raise ValueError('a key was given twice, as rng and in decoder_params')
     return eos_id, rng if decode_rng is None else decode_rng
-
-
-def config_of(module: Any) -> model.T5Config:
-  """Returns our configuration of T5X's network.
-
-  Args:
-    module: `t5x.examples.t5.network.Transformer` or one like it.
-
-  Raises:
-    ValueError: if it is another kind of network.
-  """
-  config = getattr(module, 'config', None)
-  lacking = [name for name in _FIELDS.values() if not hasattr(config, name)]
-  if lacking or getattr(config, 'scan_layers', False):
-    why = f'its config lacks {lacking}' if lacking else 'its layers are scanned'
-    raise ValueError(
-      f'{type(module).__module__}.{type(module).__name__} is no network that '
-      f'can exit early ({why}): give t5x.examples.t5.network.Transformer '
-      '(python -m calm_jax.cli.convert unstacks checkpoints of scanned layers)'
-    )
-  return model.T5Config(
-    dtype=jnp.dtype(config.dtype).name,
-    **{ours: getattr(config, theirs) for ours, theirs in _FIELDS.items()},
-  )
-
-
-def _check_same_parameters(params: PyTree, config: model.T5Config) -> None:
-  """Raises a ValueError that names the first parameter that differs."""
-  ours = jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
-  expected, found = (
-    {
-      sharding.path_name(path): leaf.shape
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (ours, flax.core.unfreeze(params))
-  )
-  for name in sorted(expected.keys() | found.keys()):
-    if expected.get(name) != found.get(name):
-      raise ValueError(
-        f'the network has {name} of shape {found.get(name)} and calm_jax '
-        f'expects {expected.get(name)}: give t5x.examples.t5.network'
-      )
 
 
 def _segments(batch: Mapping[str, Array]) -> dict[str, Array]:

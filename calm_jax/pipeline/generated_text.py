@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from calm_jax.decoding import DecodeResult
+from calm_jax.tokenizer import Tokenizer
+
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedText:
@@ -51,3 +54,37 @@ class StreamedToken:
   text: str
   exit_layer: int
   confidence: float
+
+
+def generated_texts(
+  result: DecodeResult,
+  tokenizer: Tokenizer,
+  *,
+  certified: bool,
+  warnings: tuple[str, ...] = (),
+) -> list[GeneratedText]:
+  """Returns the outputs of one request.
+
+  Args:
+    result: its n outputs, on the host: [n, T] and [n].
+    tokenizer: the tokenizer.
+    certified: whether a certificate covers them.
+    warnings: what is to be said of the input.
+  """
+  texts = []
+  for row, length in enumerate(result.lengths):
+    tokens = [int(token) for token in result.tokens[row, :length]]
+    texts.append(
+      GeneratedText(
+        text=tokenizer.decode(tokens),
+        tokens=tuple(tokens),
+        pieces=tuple(tokenizer.pieces(tokens)),
+        spans=tuple(tokenizer.spans(tokens)),
+        exit_layers=tuple(int(x) for x in result.exit_layers[row, :length]),
+        confidences=tuple(float(x) for x in result.confidences[row, :length]),
+        score=float(result.scores[row]),
+        certified=certified,
+        warnings=warnings,
+      )
+    )
+  return texts

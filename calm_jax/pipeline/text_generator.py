@@ -19,7 +19,11 @@ from calm_jax.pipeline.certificates import (
   apply_certificate,
   certificate_differences,
 )
-from calm_jax.pipeline.generated_text import GeneratedText, StreamedToken
+from calm_jax.pipeline.generated_text import (
+  GeneratedText,
+  StreamedToken,
+  generated_texts,
+)
 from calm_jax.pipeline.runs import LoadedRun, load_run, load_with_vocabulary
 from calm_jax.pipeline.streaming import stream_tokens
 from calm_jax.tokenizer import Tokenizer
@@ -275,39 +279,20 @@ class TextGenerator:
       )
     )
     return [
-      self._outputs(result, row, request)
+      generated_texts(
+        # There is an axis of samples only where there are several.
+        jax.tree.map(
+          lambda leaf, row=row: (
+            leaf[row] if result.lengths.ndim == 2 else leaf[row, None]
+          ),
+          result,
+        ),
+        self.tokenizer,
+        certified=self.certificate is not None and not request.forced_prefix,
+        warnings=request.warnings,
+      )
       for row, request in enumerate(batch.requests)
     ]
-
-  def _outputs(
-    self, result: decoding.DecodeResult, row: int, request: requests.Request
-  ) -> list[GeneratedText]:
-    """Returns all outputs of one request."""
-    # There is an axis of samples only where there are several.
-    rows = jax.tree.map(
-      lambda leaf: leaf[row] if result.lengths.ndim == 2 else leaf[row, None],
-      result,
-    )
-    return [
-      self._output(rows, sample, request) for sample in range(len(rows.lengths))
-    ]
-
-  def _output(
-    self, result: decoding.DecodeResult, row: int, request: requests.Request
-  ) -> GeneratedText:
-    length = int(result.lengths[row])
-    tokens = [int(token) for token in result.tokens[row, :length]]
-    return GeneratedText(
-      text=self.tokenizer.decode(tokens),
-      tokens=tuple(tokens),
-      pieces=tuple(self.tokenizer.pieces(tokens)),
-      spans=tuple(self.tokenizer.spans(tokens)),
-      exit_layers=tuple(int(x) for x in result.exit_layers[row, :length]),
-      confidences=tuple(float(x) for x in result.confidences[row, :length]),
-      score=float(result.scores[row]),
-      certified=self.certificate is not None and not request.forced_prefix,
-      warnings=request.warnings,
-    )
 
   def describe(self) -> dict[str, Any]:
     """Returns everything that outputs depend on but input, seed and batch."""

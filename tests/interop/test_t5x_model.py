@@ -17,6 +17,7 @@ from t5x.examples.t5 import network  # noqa: E402
 
 from calm_jax import decoding, exits, model, training  # noqa: E402
 from calm_jax.interop import t5x as calm_t5x  # noqa: E402
+from calm_jax.interop import t5x_networks  # noqa: E402
 
 VOCABULARY = types.SimpleNamespace(eos_id=1)
 SIZES = dict(
@@ -230,7 +231,7 @@ def test_auxiliary_outputs_are_rectangular_and_of_the_policy():
   batch = batch_of()
   tokens, aux = ours.predict_batch_with_aux(params, batch)
   expected = decoding.generate(
-    model.as_layered_decoder(calm_t5x.config_of(module_of())),
+    model.as_layered_decoder(t5x_networks.config_of(module_of())),
     params,
     batch['encoder_input_tokens'],
     policy=policy,
@@ -288,8 +289,8 @@ def test_other_networks_are_refused():
 
   module = stacked.Transformer(stacked.T5Config(**SIZES, **VARIANTS['v1_1']))
   with pytest.raises(ValueError, match='scanned.*convert'):
-    calm_t5x.config_of(module)
+    t5x_networks.config_of(module)
   with pytest.raises(ValueError, match='lacks'):
-    calm_t5x.config_of(object())
+    t5x_networks.config_of(object())
   with pytest.raises(ValueError, match='decode_fn'):
     theirs_and_ours(decode_fn=print)
