@@ -1,9 +1,30 @@
 """Settings of the whole suite, made before anything loads JAX."""
 
+import gc
 import os
+import pathlib
+import sys
+
+import pytest
 
 # Tiny programs that run once: compiling them is what takes time, and a third of
 # that is optimisation by LLVM. A flag set by the caller wins.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 # Quiet, and the same on a machine that has an accelerator.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+# Linux gives a process 65,530 of them; where one more is asked for while XLA
+# compiles, the process dies of a segmentation fault.
+_MOST_MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_programs():
+  """Lets go of compiled programs, some mappings each, when there are many."""
+  yield
+  mappings = pathlib.Path('/proc/self/maps')
+  if 'jax' not in sys.modules or not mappings.exists():
+    return
+  if mappings.read_bytes().count(b'\n') > _MOST_MAPPINGS:
+    sys.modules['jax'].clear_caches()
+    gc.collect()
