@@ -18,7 +18,7 @@ ALLOWED = {
   'sharding': {'array_types'},
   'model': {*BASE, 'sharding'},
   'exits': {*BASE, 'sharding'},
-  'decoding': {*BASE, 'exits'},
+  'decoding': {*BASE, 'exits', 'sharding'},
   'checkpoints': {'array_types', 'model', 'records', 'sharding'},
   'calibration': {'records'},
   'reporting': {'records'},
@@ -66,7 +66,7 @@ ONLY_IN = {
   'jinja2': {'reporting'},
   'tensorflow': {'data'},
   'seqio': {'data'},
-  'orbax': {'checkpoints'},
+  'orbax': {'checkpoints', 'sharding/processes.py'},
   'sentencepiece': {'tokenizer'},
   't5x': {'interop/t5x.py'},
 }

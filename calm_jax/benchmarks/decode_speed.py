@@ -10,7 +10,7 @@ are forced (a mean of L/4 at batch 1, L/3 in batches), since random weights exit
 nowhere in particular; 'margin checks' are the same depths with the softmax
 margin computed after every layer, 'checks of candidates' prunes the vocabulary
 to 512 candidates at the first of them. What happens once per request (encoder,
-keys and values of the source) is measured by itself and taken off. Needs JAX
+keys and values of the source) is measured by itself and not counted. Needs JAX
 and nothing else. On two CPU cores some minutes for T5-small at batch 1.
 
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
@@ -160,18 +160,20 @@ def measure(
     depth_loop = decoding.DEPTH_LOOPS[loop]
     prepared = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
     request = functools.partial(
-      decoding.generate, decoder, prepared, inputs, eos_id=-1
+      decoding.start,
+      decoder,
+      prepared,
+      inputs,
+      eos_id=-1,
+      max_length=target_length,
+      depth_loop=depth_loop,
     )
     for way in compared:
-      chosen = dict(
-        policy=way.policy, max_length=target_length, depth_loop=depth_loop
-      )
-      run = functools.partial(request, **chosen)
+      start = functools.partial(request, policy=way.policy)
+      run = stopwatch.AfterStart(start, _decode_all)
       compile_seconds[way, loop] = _warm_up(run, way)
       runs[way, loop] = run
-    runs[_START, loop] = functools.partial(
-      decoding.start, decoder, prepared, inputs, **chosen
-    )
+    runs[_START, loop] = start
   seconds = stopwatch.interleaved_seconds(runs, num_repeats)
   medians = {key: statistics.median(turns) for key, turns in seconds.items()}
   rate = bandwidth.read_bytes() / medians.pop(_READ)
@@ -188,6 +190,10 @@ def measure(
   ]
 
 
+def _decode_all(state: decoding.DecodeState) -> decoding.DecodeResult:
+  return decoding.finish(decoding.advance(state))
+
+
 def _warm_up(run, way: Way) -> float:
   """Compiles, checks the depths, and returns the seconds of compiling."""
   before = evaluation.compile_seconds()
@@ -197,9 +203,8 @@ def _warm_up(run, way: Way) -> float:
   return evaluation.compile_seconds() - before
 
 
-def _rows(config, medians, starts, source_length, rate):
+def _rows(config, stepping, starts, source_length, rate):
   """Yields the numbers of a row for every way and loop."""
-  stepping = {key: medians[key] - starts[key[1]] for key in medians}
   spent = {
     way: costs.decode_cost(
       config,
@@ -209,7 +214,7 @@ def _rows(config, medians, starts, source_length, rate):
       looks=way.looks,
       num_candidates=way.num_candidates,
     )
-    for way in dict.fromkeys(way for way, _ in medians)
+    for way in dict.fromkeys(way for way, _ in stepping)
   }
   full, one = (
     min((k for k in stepping if k[0].name == name), key=stepping.get)

@@ -178,7 +178,7 @@ def _restore(reader, path: str, expected: PyTree) -> PyTree:
 def _stored_shapes(reader, path: str) -> PyTree:
   """Returns what is in a checkpoint as ShapeDtypeStructs, on this device."""
   metadata = reader.metadata(os.path.join(path, 'state'))
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  sharding = _here()
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -191,8 +191,13 @@ def _stored_shapes(reader, path: str) -> PyTree:
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   sharding = getattr(leaf, 'sharding', None)
   if sharding is None:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = _here()
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _here() -> jax.sharding.Sharding:
+  """Where arrays go that nobody placed: each process restores all of them."""
+  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def config_of(path: str, metadata: Mapping[str, Any]) -> T5Config:

@@ -8,7 +8,8 @@ Decodes the calibration split with the full model once, then at one threshold
 after the other, from conservative to aggressive, until testing stops
 (--gin.FULL_GRID=True goes on to the end, for studies; the certificate is the
 same). Decoded rows are kept in MODEL_DIR/decodes, so that an interrupted run,
-or one with another loss or tolerance, decodes nothing twice.
+or one with another loss or tolerance, decodes nothing twice. Of several
+processes each decodes its share.
 """
 
 import functools
@@ -27,6 +28,7 @@ from calm_jax import (
   evaluation,
   pipeline,
   records,
+  sharding,
 )
 from calm_jax.cli import gin_runner, jobs, setting_speeds
 from calm_jax.cli.calibration_cost import CostMeter
@@ -52,6 +54,7 @@ def run(
   max_examples: int | None = None,
   full_grid: bool = False,
   timed_inputs: int = 0,
+  model_parallel: int = 1,
   output_dir: str | None = None,
 ) -> calibration.Certificate:
   """Calibrates the threshold of a policy (Learn then Test).
@@ -78,6 +81,7 @@ def run(
     timed_inputs: measure the wall clock of every threshold of the grid on so
       many inputs, one by one, and keep it beside the loss table for
       `calm_jax.cli.validate`.
+    model_parallel: devices of a process that share every row.
     output_dir: MODEL_DIR/calibration if None.
   """
   checks.check_whole(timed_inputs, 'timed_inputs', low=0)
@@ -89,8 +93,7 @@ def run(
       "that chose nothing: use 'calibration'"
     )
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
-  os.makedirs(output_dir, exist_ok=True)
-  gin_runner.write_operative_config(output_dir, 'calibrate.gin')
+  jobs.open_output(output_dir, 'calibrate.gin')
   loaded = jobs.load_run(model_dir, task)
   job = _Calibration(
     loaded=loaded,
@@ -115,6 +118,7 @@ def run(
       **_context(loaded, policy, batch_size),
     },
     full_grid=full_grid,
+    model_parallel=model_parallel,
   )
   data.run_calibration_task(
     task,
@@ -122,13 +126,14 @@ def run(
     metric=job.certify,
     batch_size=batch_size,
     feature_lengths=loaded.feature_lengths,
-    log_dir=output_dir,
+    log_dir=output_dir if sharding.is_main_process() else None,
     split=split,
     max_examples=max_examples,
   )
   certificate = job.save()
-  if timed_inputs:
+  if timed_inputs and sharding.is_main_process():
     job.time_settings(timed_inputs)
+  sharding.wait_for_all('the end of the calibration')
   return certificate
 
 
@@ -147,7 +152,9 @@ class _Calibration:
     statistics: dict[str, Any],
     context: dict[str, Any],
     full_grid: bool,
+    model_parallel: int,
   ):
+    self._model_parallel = model_parallel
     self._loaded = loaded
     self._model_dir = model_dir
     self._output_dir = output_dir
@@ -175,7 +182,9 @@ class _Calibration:
       [texts for b in batches for texts in b['references'][: b['num_valid']]]
     )
     keep_in = os.path.join(self._model_dir, jobs.DECODES)
-    decode = jobs.make_decode(self._loaded, keep_in=keep_in)
+    decode = jobs.make_decode(
+      self._loaded, keep_in=keep_in, model_parallel=self._model_parallel
+    )
     grid = _Grid(functools.partial(decode, batches), self._policy, self._meter)
     jobs.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
     full = grid.full()
@@ -191,7 +200,7 @@ class _Calibration:
         functools.partial(calibration.next_column, **self._statistics),
       ),
       full_grid=self._full_grid,
-      path=os.path.join(self._output_dir, 'loss_table.npz'),
+      path=self._place('loss_table.npz'),
       fingerprint={**self._context, 'loss_range': self._loss.loss_range},
       progress=jobs.say,
     )
@@ -214,14 +223,21 @@ class _Calibration:
 
   def save(self) -> calibration.Certificate:
     """Writes certificate and cost, and says what they are."""
-    path = os.path.join(self._output_dir, 'certificate.json')
-    self._certificate.save(path)
+    path = self._place('certificate.json')
     cost = self._meter.result()
-    records.write_json(os.path.join(self._output_dir, 'cost.json'), cost)
+    if path is not None:
+      self._certificate.save(path)
+      records.write_json(self._place('cost.json'), cost)
     jobs.say(
       f'{self._certificate.describe()}\n{cost.describe()}\nwritten to {path}'
     )
     return self._certificate
+
+  def _place(self, name: str) -> str | None:
+    """Returns where a file goes; None on processes that write none."""
+    if not sharding.is_main_process():
+      return None
+    return os.path.join(self._output_dir, name)
 
   def time_settings(self, num_inputs: int) -> None:
     """Measures how fast every threshold decodes, and writes it down."""

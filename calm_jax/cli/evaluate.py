@@ -6,7 +6,9 @@
 
 Decodes a split that was neither trained on, selected on nor calibrated on with
 the full model, the certified early exit, static exits and the oracle, and
-measures wall clock against the fastest full-depth decode there is.
+measures wall clock against the fastest full-depth decode there is. Of several
+processes each decodes its share and writes what it predicts; killed and started
+again it goes on where it was.
 """
 
 import dataclasses
@@ -25,10 +27,11 @@ from calm_jax import (
   pipeline,
   records,
   reporting,
+  sharding,
 )
 from calm_jax.benchmarks import policy_traffic
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli import gin_runner, jobs, predictions
 from calm_jax.evaluation import corpus_metrics, text_metrics
 
 
@@ -46,6 +49,7 @@ def run(
   timing_batches: int = 8,
   timing_repeats: int = 3,
   certificate: str | None = None,
+  model_parallel: int = 1,
   output_dir: str | None = None,
 ) -> records.EvaluationResult:
   """Compares ways of decoding one split.
@@ -64,6 +68,8 @@ def run(
     timing_batches: different batches timed at each size.
     timing_repeats: how often each is timed.
     certificate: path; MODEL_DIR/calibration/certificate.json if None.
+    model_parallel: devices of a process that share every row; 'batch_size' rows
+      are shared out over the others.
     output_dir: MODEL_DIR/evaluation if None.
   """
   unknown = [m for m in metrics if m not in corpus_metrics.CORPUS_METRICS]
@@ -77,8 +83,7 @@ def run(
   path = certificate or jobs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
-  os.makedirs(output_dir, exist_ok=True)
-  gin_runner.write_operative_config(output_dir, 'evaluate.gin')
+  jobs.open_output(output_dir, 'evaluate.gin')
   loaded = jobs.load_run(model_dir, task)
   early_policy = pipeline.apply_certificate(
     certified, policy, params=loaded.params, tokenizer=loaded.tokenizer
@@ -100,7 +105,11 @@ def run(
     for size in timing_batch_sizes
   ]
   decode = functools.partial(
-    jobs.make_decode(loaded, keep_in=os.path.join(model_dir, jobs.DECODES)),
+    jobs.make_decode(
+      loaded,
+      keep_in=os.path.join(model_dir, jobs.DECODES),
+      model_parallel=model_parallel,
+    ),
     batches,
   )
   metric = text_metrics.get_metric(certified.context['metric'])
@@ -121,6 +130,7 @@ def run(
   )
   full, early = compared[0].decoded, compared[1].decoded
   _check_not_calibrated_on(path, full)
+  predictions.write(output_dir, {'full': full, 'early': early})
   samples, selection = evaluation.sample_outputs(
     early,
     full,
@@ -149,7 +159,9 @@ def run(
     sample_selection=selection,
     consistency_metric=certified.context['metric'],
   )
-  _write(output_dir, result)
+  if sharding.is_main_process():
+    _write(output_dir, result)
+  sharding.wait_for_all('the end of the evaluation')
   return result
 
 
@@ -229,7 +241,12 @@ def _sweep(decode, policy, thresholds, compared, scoring):
 
 
 def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
-  """Times full depth and early exit under both depth loops."""
+  """Times full depth and early exit under both depth loops, on one process.
+
+  On one of its devices: batches of this size are what a request is.
+  """
+  if not sharding.is_main_process():
+    return ()
   full, early = compared[0].name, compared[1].name
   timings = ()
   for batches in timed_batches:

@@ -15,15 +15,40 @@ from calm_jax import (
   model,
   pipeline,
   records,
+  sharding,
 )
+from calm_jax.cli import gin_runner
 from calm_jax.records import provenance
 
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
 
 
 def say(line: str) -> None:
-  """Prints a line of progress at once, also into a file."""
-  print(line, flush=True)
+  """Prints a line of progress at once, also into a file; on one process."""
+  if sharding.is_main_process():
+    print(line, flush=True)
+
+
+def open_output(directory: str, config_name: str) -> None:
+  """Makes a job's folder and writes the configuration in force into it."""
+  if sharding.is_main_process():
+    os.makedirs(directory, exist_ok=True)
+    gin_runner.write_operative_config(directory, config_name)
+
+
+def local_mesh(model_parallel: int = 1) -> jax.sharding.Mesh | None:
+  """Returns a mesh of this process's devices to decode on; None for one.
+
+  Processes decode their shares of the data by themselves: no host waits for
+  another.
+
+  Args:
+    model_parallel: devices that share every row, and the parameters.
+  """
+  devices = jax.local_devices()
+  if len(devices) == 1 and model_parallel == 1:
+    return None
+  return sharding.make_mesh(model=model_parallel, devices=devices)
 
 
 # What timings choose from.
@@ -42,7 +67,10 @@ def certificate_path(model_dir: str) -> str:
 
 
 def make_decode(
-  run: pipeline.LoadedRun, keep_in: str | None = None
+  run: pipeline.LoadedRun,
+  keep_in: str | None = None,
+  *,
+  model_parallel: int = 1,
 ) -> Callable[..., evaluation.DecodedDataset]:
   """Returns a function that decodes batches with a run's model.
 
@@ -50,6 +78,7 @@ def make_decode(
     run: the run.
     keep_in: a folder; decoded rows are kept there and looked up, so that an
       interrupted job goes on where it was. None decodes everything anew.
+    model_parallel: devices of this process that share every row.
 
   Returns:
     `decode(batches, *, policy, policy_for_batch, earlier)`, where `earlier` is
@@ -59,6 +88,9 @@ def make_decode(
   decoder = model.as_layered_decoder(run.config)
   loop = decoding.default_depth_loop()
   params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
+  mesh, share = local_mesh(model_parallel), sharding.Share.here()
+  if mesh is not None:
+    params = sharding.place_params(params, mesh)
   about = {
     'parameters': checkpoints.parameter_fingerprint(run.params),
     'tokenizer': run.tokenizer.fingerprint,
@@ -67,6 +99,8 @@ def make_decode(
     'backend': jax.default_backend(),
     'depth_loop': type(loop).__name__,
     'versions': versions(),
+    # Rows that lie otherwise may round otherwise.
+    **({} if mesh is None else {'mesh': dict(mesh.shape)}),
   }
 
   def decode(batches: Iterable, *, policy=None, earlier=None, **other):
@@ -75,7 +109,7 @@ def make_decode(
       setting = {'policy': decoding.describe(policy), **_threshold(policy)}
       store = evaluation.DecodeStore(keep_in, {**about, **setting})
     if earlier is not None:
-      evaluation.take_over(store, earlier, policy)
+      evaluation.take_over(store, earlier, policy, share=share)
     return evaluation.decode_dataset(
       decoder,
       params,
@@ -85,6 +119,8 @@ def make_decode(
       eos_id=run.tokenizer.eos_id,
       depth_loop=loop,
       policy=policy,
+      mesh=mesh,
+      share=share,
       store=store,
       progress=say,
       **other,

@@ -141,8 +141,7 @@ def run(
   if decode is not None:
     decode.check(eval_every=eval_every, best_metric=best_metric)
   _check_resumable(model_dir, config, context)
-  os.makedirs(model_dir, exist_ok=True)
-  gin_runner.write_operative_config(model_dir, 'train.gin')
+  jobs.open_output(model_dir, 'train.gin')
   if sharding.is_main_process():
     keep_vocabulary(tokenizer, model_dir)
   _write_training_rows(

@@ -29,7 +29,7 @@ def run_calibration_task(
   metric: Metric,
   batch_size: int,
   feature_lengths: Mapping[str, int],
-  log_dir: str,
+  log_dir: str | None,
   split: str = 'calibration',
   max_examples: int | None = None,
 ) -> dict[str, float]:
@@ -43,7 +43,7 @@ def run_calibration_task(
     metric: what to make of the losses of all examples.
     batch_size: rows of a batch.
     feature_lengths: longest inputs and targets in tokens.
-    log_dir: where seqio writes its log.
+    log_dir: where seqio writes its log; None for no log.
     split: the split to read.
     max_examples: use only the first so many examples; None for all.
 
@@ -77,8 +77,8 @@ def run_calibration_task(
     eval_split=split,
     sequence_length=dict(feature_lengths),
     num_examples=max_examples,
-    logger_cls=[seqio.JSONLogger],
-    log_dir=os.path.abspath(log_dir),
+    logger_cls=[] if log_dir is None else [seqio.JSONLogger],
+    log_dir=None if log_dir is None else os.path.abspath(log_dir),
     # In this thread, so that an error in the metric is raised here.
     async_compute_metrics=False,
   )

@@ -35,7 +35,7 @@ def refill(state: DecodeState, slots: Array, new: DecodeState) -> DecodeState:
   Raises:
     ValueError: if the two decodes do not go together.
   """
-  for name in ('decoder', 'depth_loop', 'eos_id', 'num_samples'):
+  for name in ('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh'):
     if getattr(state, name) != getattr(new, name):
       raise ValueError(
         f'the decodes differ in {name}; start both with the same arguments'

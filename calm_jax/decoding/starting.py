@@ -10,8 +10,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from calm_jax import sharding
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import constraints, input_checks, sampling
+from calm_jax.decoding import (
+  constraints,
+  input_checks,
+  mesh_layout,
+  sampling,
+)
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Greedy, Sampler
@@ -34,6 +40,7 @@ def start(
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
   depth_loop: DepthLoop | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeState:
   """Checks everything, runs the encoder and returns a decode to advance.
 
@@ -71,8 +78,13 @@ def start(
       )
     keys = sampling.request_keys(rng, batch_size)
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
-  sizes = dict(decoder=decoder, max_length=max_length, num_rows=num_rows)
-  cache = _encode(params, inputs, **sizes)
+  inputs, params, policy, sampler = mesh_layout.place(
+    mesh, inputs, params, policy, sampler
+  )
+  sizes = dict(
+    decoder=decoder, max_length=max_length, num_rows=num_rows, mesh=mesh
+  )
+  cache = encode(params, inputs, **sizes)
   carry = _first_carry(
     cache, policy, sampler, keys, forced, batch_size=batch_size, **sizes
   )
@@ -85,6 +97,7 @@ def start(
     depth_loop=depth_loop,
     eos_id=eos_id,
     num_samples=num_samples,
+    mesh=mesh,
   )
 
 
@@ -104,21 +117,25 @@ def default_depth_loop(params: PyTree = None) -> DepthLoop:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('decoder', 'max_length', 'num_rows')
+  jax.jit, static_argnames=('decoder', 'max_length', 'num_rows', 'mesh')
 )
-def _encode(params, inputs, *, decoder, max_length, num_rows) -> PyTree:
+def encode(params, inputs, *, decoder, max_length, num_rows, mesh) -> PyTree:
   """Runs the encoder and returns the cache of all rows, so many per request."""
-  encoded = decoder.encode(params, inputs)
-  cache = decoder.start(params, encoded, max_length)
-  if num_rows == 1:
-    return cache
-  rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
-  return decoder.take_rows(cache, rows)
+
+  def encode_rows(inputs, params):
+    encoded = decoder.encode(params, inputs)
+    cache = decoder.start(params, encoded, max_length)
+    if num_rows == 1:
+      return cache
+    rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
+    return decoder.take_rows(cache, rows)
+
+  return sharding.map_rows(encode_rows, mesh)(inputs, params)
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('decoder', 'batch_size', 'max_length', 'num_rows'),
+  static_argnames=('decoder', 'batch_size', 'max_length', 'num_rows', 'mesh'),
   donate_argnames=('cache',),
 )
 def _first_carry(
@@ -132,6 +149,7 @@ def _first_carry(
   batch_size,
   max_length,
   num_rows,
+  mesh,
 ) -> Carry:
   """Returns the carry before the first token, `num_rows` rows per request."""
   # `repeat` also makes copies: a state that were the policy's own array would
@@ -157,4 +175,6 @@ def _first_carry(
     samples=jnp.tile(jnp.arange(num_rows, dtype=jnp.int32), batch_size),
     forced=forced,
   )
-  return sampler.start(carry) if isinstance(sampler, Search) else carry
+  if isinstance(sampler, Search):
+    carry = sampler.start(carry)
+  return mesh_layout.share_carry(carry, mesh)

@@ -166,6 +166,7 @@ class DecodeState:
     depth_loop: the depth loop.
     eos_id: the token that ends a row.
     num_samples: outputs per request, and rows but for a `Search`.
+    mesh: the mesh that rows are shared out over, if any.
   """
 
   params: PyTree
@@ -176,6 +177,9 @@ class DecodeState:
   depth_loop: DepthLoop = dataclasses.field(metadata=dict(static=True))
   eos_id: int = dataclasses.field(metadata=dict(static=True))
   num_samples: int = dataclasses.field(metadata=dict(static=True))
+  mesh: jax.sharding.Mesh | None = dataclasses.field(
+    default=None, metadata=dict(static=True)
+  )
 
   @property
   def rows_per_request(self) -> int:

@@ -10,11 +10,13 @@ nothing. All of it also runs inside another jitted program.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import sharding
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import forced_prefix as prefixes
 from calm_jax.decoding import sampling
@@ -46,6 +48,7 @@ def generate(
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
   depth_loop: DepthLoop | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeResult:
   """Decodes inputs, stopping the layers of each token where the policy says.
 
@@ -67,6 +70,11 @@ def generate(
     suppressed_tokens: int [N], ids that are never said; confidences and
       probabilities are those of a model that lacks them.
     depth_loop: how layers are looped over; `default_depth_loop()` if None.
+    mesh: from `sharding.make_mesh`: B is shared out over its axis 'data', whose
+      parts decode without talking to each other and stop by themselves, and
+      parameters over 'model'. Lay out prepared parameters with
+      `sharding.place_params` when decoding many batches. With several
+      processes, each gives the whole batch.
 
   Raises:
     ValueError: naming the bad value, if something cannot be decoded.
@@ -84,6 +92,7 @@ def generate(
     forced_prefix=forced_prefix,
     suppressed_tokens=suppressed_tokens,
     depth_loop=depth_loop,
+    mesh=mesh,
   )
   return finish(advance(state))
 
@@ -99,18 +108,24 @@ def advance(
     steps = state.carry.tokens.shape[1]
   elif not hasattr(steps, 'dtype'):
     checks.check_whole(steps, 'steps', low=0)
-  carry = _advance(
-    state.carry,
-    state.params,
-    state.policy,
-    state.sampler,
-    jnp.asarray(steps, jnp.int32),
-    decoder=state.decoder,
-    depth_loop=state.depth_loop,
-    eos_id=state.eos_id,
-    num_samples=state.num_samples,
-  )
+  steps = jnp.asarray(steps, jnp.int32)
+  carry = _advance(*_traced(state), steps, **_static(state))
   return dataclasses.replace(state, carry=carry)
+
+
+def lower_advance(state: DecodeState) -> jax.stages.Lowered:
+  """Lowers `advance`, for a state of arrays or of their shapes."""
+  steps = jax.ShapeDtypeStruct((), jnp.int32)
+  return _advance.lower(*_traced(state), steps, **_static(state))
+
+
+def _traced(state: DecodeState) -> tuple[PyTree, ...]:
+  return state.carry, state.params, state.policy, state.sampler
+
+
+def _static(state: DecodeState) -> dict[str, Any]:
+  names = ('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh')
+  return {name: getattr(state, name) for name in names}
 
 
 def finish(state: DecodeState) -> DecodeResult:
@@ -128,11 +143,19 @@ def finish(state: DecodeState) -> DecodeResult:
 
 @functools.partial(
   jax.jit,
-  static_argnames=('decoder', 'depth_loop', 'eos_id', 'num_samples'),
+  static_argnames=('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh'),
   donate_argnames=('carry',),
 )
-def _advance(carry, params, policy, sampler, steps, **static) -> Carry:
+def _advance(carry, params, policy, sampler, steps, *, mesh, **static) -> Carry:
   """Decodes up to `steps` tokens of every row that is alive."""
+  advance_rows = functools.partial(_advance_rows, **static)
+  return sharding.map_rows(advance_rows, mesh)(
+    carry, params, policy, sampler, steps
+  )
+
+
+def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
+  """The token loop, of all rows or those of one part of a mesh."""
 
   def unfinished(loop):
     step, carry = loop

@@ -3,8 +3,9 @@
 The batches are plain NumPy dictionaries, so nothing here knows where they come
 from. Their rows are decoded in batches of the same shapes, made up anew of the
 rows that no store holds yet; places left over in the last one are filled with a
-harmless input and dropped. Every policy of one structure uses the same compiled
-decoder: only numbers (thresholds) change between them.
+harmless input and dropped. Of several processes each decodes its share, on its
+own devices, and all get the whole result. Every policy of one structure uses
+the same compiled decoder: only numbers (thresholds) change between them.
 """
 
 import dataclasses
@@ -15,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import decoding, exits, interfaces
+from calm_jax import decoding, exits, interfaces, sharding
 from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.decode_progress import DecodeProgress
 from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
 from calm_jax.evaluation.decoded_dataset import (
   CollectedRows,
@@ -42,6 +44,8 @@ def decode_dataset(
   eos_id: int = 1,
   rng: jax.Array | None = None,
   depth_loop: interfaces.DepthLoop | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  share: sharding.Share | None = None,
   store: DecodeStore | None = None,
   progress: Callable[[str], None] | None = None,
   progress_seconds: float = 10.0,
@@ -66,6 +70,10 @@ def decode_dataset(
     rng: a key, for samplers that draw; input r of the data draws from
       fold_in(rng, r), however the data are cut into batches.
     depth_loop: as in `decoding.generate`.
+    mesh: as in `decoding.generate`; of this process's devices, if there are
+      several processes.
+    share: the inputs that this process decodes, `sharding.Share.here()` where
+      several processes decode the same batches; all if None.
     store: rows that it holds are not decoded, the others are added to it. It
       must be of this very way of decoding.
     progress: gets a line to print now and then.
@@ -91,6 +99,9 @@ def decode_dataset(
     depth_loop = decoding.default_depth_loop(params)
   # Laid out once here, or `generate` would do it for every batch.
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
+  if mesh is not None:
+    params = sharding.place_params(params, mesh)
+  share = sharding.Share() if share is None else share
 
   def decode(inputs, rows):
     result = decoding.generate(
@@ -103,28 +114,32 @@ def decode_dataset(
       eos_id=eos_id,
       rng=_request_keys(rng, rows),
       depth_loop=depth_loop,
+      mesh=mesh,
     )
     return jax.device_get(result)
 
-  collected = CollectedRows(detokenize, eos_id, decoder.num_layers)
-  line = _ProgressLine(progress, progress_seconds)
+  collected = CollectedRows(detokenize, eos_id, decoder.num_layers, share)
+  line = DecodeProgress(
+    progress, _num_inputs(batches, share), seconds_between=progress_seconds
+  )
   pending: dict[tuple[int, int], list[Input]] = {}
   for batch in batches:
     for row in _valid_rows(batch, collected.num_inputs):
       collected.expect(row)
+      if not share.holds(row.place):
+        continue
       if store is not None and row.key in store:
         collected.add([row], store[row.key])
+        line.found_one()
         continue
       waiting = pending.setdefault(row.batch_shape, [])
       waiting.append(row)
       if len(waiting) == row.batch_shape[0]:
-        _decode_rows(decode, waiting, collected, store)
+        line.update(_decode_rows(decode, waiting, collected, store))
         waiting.clear()
-        line.update(collected)
   for waiting in pending.values():
     if waiting:
-      _decode_rows(decode, waiting, collected, store)
-      line.update(collected)
+      line.update(_decode_rows(decode, waiting, collected, store))
   if not collected.num_inputs:
     raise ValueError('there is nothing to decode: the batches hold no inputs.')
   return collected.finish()
@@ -182,8 +197,19 @@ def _valid_rows(batch: Batch, num_before: int) -> list[Input]:
   ]
 
 
-def _decode_rows(decode, rows: list[Input], collected, store) -> None:
-  """Decodes up to B inputs as one batch and keeps what came out.
+def _num_inputs(batches: Iterable[Batch], share: sharding.Share) -> int | None:
+  """Returns how many inputs are this process's, where that is known."""
+  if not isinstance(batches, Sequence):
+    return None
+  total = sum(
+    int(batch.get('num_valid', len(batch['encoder_input_tokens'])))
+    for batch in batches
+  )
+  return sum(map(share.holds, range(total)))
+
+
+def _decode_rows(decode, rows: list[Input], collected, store) -> np.ndarray:
+  """Decodes up to B inputs as one batch and returns their exit layers.
 
   Places that are left over hold the first input again: an empty one would be an
   error everywhere else, and what the model makes of nothing a waste.
@@ -205,6 +231,7 @@ def _decode_rows(decode, rows: list[Input], collected, store) -> None:
   if store is not None:
     store.add([row.key for row in rows], arrays)
   collected.add(rows, arrays)
+  return arrays['exit_layers']
 
 
 def _request_keys(rng: jax.Array | None, rows: np.ndarray) -> jax.Array | None:
@@ -221,25 +248,3 @@ def _references(batch: Batch, num_valid: int) -> list[tuple[str, ...]]:
   if 'targets_text' in batch:
     return [(text,) for text in batch['targets_text'][:num_valid]]
   return [()] * num_valid
-
-
-class _ProgressLine:
-  """Says now and then how far a decode is."""
-
-  def __init__(self, progress: Callable[[str], None] | None, seconds: float):
-    self._progress = progress
-    self._seconds = seconds
-    self._start = self._last = time.perf_counter()
-
-  def update(self, collected: CollectedRows) -> None:
-    """Prints a line if the last one is old enough."""
-    now = time.perf_counter()
-    if self._progress is None or now - self._last < self._seconds:
-      return
-    self._last = now
-    num_tokens, mean_exit_layer = collected.depth()
-    self._progress(
-      f'decoded {collected.num_decoded} inputs in {now - self._start:.0f} s, '
-      f'{1e3 * (now - self._start) / max(num_tokens, 1):.2f} ms per token, '
-      f'mean exit layer {mean_exit_layer:.2f}'
-    )

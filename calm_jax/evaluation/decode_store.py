@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from calm_jax import records
@@ -61,8 +62,9 @@ class DecodeStore:
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     self._folder = pathlib.Path(directory) / name
     self._folder.mkdir(parents=True, exist_ok=True)
-    if not (self._folder / 'about.json').exists():
-      records.write_json(self._folder / 'about.json', dict(about))
+    about_file = self._folder / 'about.json'
+    if jax.process_index() == 0 and not about_file.exists():
+      records.write_json(about_file, dict(about))
     for path in sorted(self._folder.glob('rows-*.npz')):
       self._remember(*_read(path))
 
@@ -102,7 +104,9 @@ class DecodeStore:
     """Returns a path that neither this process nor another has written."""
     number = sum(1 for _ in self._folder.glob('rows-*.npz'))
     while True:
-      path = self._folder / f'rows-{number:06d}-{os.getpid()}.npz'
+      # Processes of two hosts may have the same number there.
+      writer = f'{jax.process_index()}-{os.getpid()}'
+      path = self._folder / f'rows-{number:06d}-{writer}.npz'
       if not path.exists():
         return path
       number += 1

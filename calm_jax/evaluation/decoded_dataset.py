@@ -1,15 +1,17 @@
 """What one policy made of N inputs, and how its rows come together.
 
-Rows may come in any order, some decoded, some found in a store; they are put
-back into the order of the inputs.
+Rows may come in any order, some decoded, some found in a store, some by other
+processes; they are put back into the order of the inputs.
 """
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
 
+from calm_jax import sharding
 from calm_jax.evaluation.decode_store import FIELDS, row_key
 
 
@@ -101,24 +103,21 @@ class Input:
 class CollectedRows:
   """Gathers rows as they come, and puts them in the order of the inputs."""
 
-  def __init__(self, detokenize, eos_id: int, num_layers: int):
+  def __init__(
+    self, detokenize, eos_id: int, num_layers: int, share: sharding.Share
+  ):
+    self._share = share
     self._detokenize = detokenize
     self._eos_id = eos_id
     self._num_layers = num_layers
     self._inputs: list[Input] = []
     self._places: list[int] = []
     self._arrays = {name: [] for name in FIELDS}
-    self._num_tokens = self._num_layers_used = 0
 
   @property
   def num_inputs(self) -> int:
     """Inputs seen so far, decoded or waiting."""
     return len(self._inputs)
-
-  @property
-  def num_decoded(self) -> int:
-    """Rows that are known."""
-    return len(self._places)
 
   def expect(self, row: Input) -> None:
     """Notes an input that is to be decoded."""
@@ -129,22 +128,12 @@ class CollectedRows:
     self._places.extend(row.place for row in rows)
     for name, parts in self._arrays.items():
       parts.append(arrays[name])
-    used = arrays['exit_layers'][arrays['exit_layers'] > 0]
-    self._num_tokens += used.size
-    self._num_layers_used += int(used.sum())
-
-  def depth(self) -> tuple[int, float]:
-    """Returns the tokens decoded so far and their mean exit layer."""
-    if not self._num_tokens:
-      return 0, float('nan')
-    return self._num_tokens, self._num_layers_used / self._num_tokens
 
   def finish(self) -> DecodedDataset:
-    """Joins the rows."""
-    order = np.argsort(self._places)
-    arrays = {
-      name: np.concatenate(parts)[order] for name, parts in self._arrays.items()
-    }
+    """Joins the rows, those of other processes included."""
+    arrays = self._gathered()
+    order = np.argsort(arrays.pop('places'))
+    arrays = {name: array[order] for name, array in arrays.items()}
     return DecodedDataset(
       **arrays,
       texts=tuple(map(self._text, arrays['tokens'], arrays['lengths'])),
@@ -154,6 +143,26 @@ class CollectedRows:
       batch_shapes=tuple(row.batch_shape for row in self._inputs),
       num_layers=self._num_layers,
     )
+
+  def _gathered(self) -> dict[str, np.ndarray]:
+    """Returns the arrays of all processes, one after the other."""
+    arrays = {name: parts for name, parts in self._arrays.items() if parts}
+    mine = {name: np.concatenate(parts) for name, parts in arrays.items()}
+    mine['places'] = np.array(self._places, np.int64)
+    if self._share.count == 1:
+      return mine
+    file = io.BytesIO()
+    np.savez(file, **mine)
+    everybody = []
+    for payload in self._share.gather(file.getvalue()):
+      with np.load(io.BytesIO(payload), allow_pickle=False) as theirs:
+        # One that had nothing to do has places alone.
+        if theirs['places'].size:
+          everybody.append(dict(theirs))
+    return {
+      name: np.concatenate([arrays[name] for arrays in everybody])
+      for name in ('places', *FIELDS)
+    }
 
   def _text(self, tokens: np.ndarray, length: int) -> str:
     ids = tokens[:length].tolist()

@@ -5,17 +5,34 @@ that are compared run one after the other, again and again, and medians of the
 same turns stand side by side.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 Key = TypeVar('Key')
 
 
+class AfterStart(NamedTuple):
+  """Something to time after something that is not timed.
+
+  Attributes:
+    start: called before each turn, and waited for.
+    run: called with what `start` returned; this is timed.
+  """
+
+  start: Callable[[], Any]
+  run: Callable[[Any], object]
+
+  def __call__(self) -> object:
+    """Does both."""
+    return self.run(self.start())
+
+
 def interleaved_seconds(
-  runs: Mapping[Key, Callable[[], object]], num_repeats: int
+  runs: Mapping[Key, Callable[[], object] | AfterStart], num_repeats: int
 ) -> dict[Key, list[float]]:
   """Returns how long each run took, in turns: name -> `num_repeats` seconds.
 
@@ -32,6 +49,8 @@ def interleaved_seconds(
   seconds: dict[Key, list[float]] = {name: [] for name in runs}
   for _ in range(num_repeats):
     for name, run in runs.items():
+      if isinstance(run, AfterStart):
+        run = functools.partial(run.run, jax.block_until_ready(run.start()))
       start = time.perf_counter()
       jax.block_until_ready(run())
       seconds[name].append(time.perf_counter() - start)

@@ -10,7 +10,7 @@ again only where something between two settings was seen.
 import jax
 import numpy as np
 
-from calm_jax import decoding
+from calm_jax import decoding, sharding
 from calm_jax.evaluation.decode_store import FIELDS, DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
@@ -49,6 +49,8 @@ def take_over(
   store: DecodeStore,
   earlier: DecodedDataset,
   policy: decoding.ComputePolicy,
+  *,
+  share: sharding.Share | None = None,
 ) -> int:
   """Puts the rows of an earlier decode that stay the same into a store.
 
@@ -56,11 +58,14 @@ def take_over(
     store: of decodes under `policy`.
     earlier: see `changed_rows`.
     policy: see `changed_rows`.
+    share: the rows to take, of several processes; all if None.
 
   Returns:
-    How many rows stay the same.
+    How many of them rows stay the same.
   """
-  same = np.flatnonzero(~changed_rows(earlier, policy))
+  share = sharding.Share() if share is None else share
+  unchanged = ~changed_rows(earlier, policy)
+  same = np.flatnonzero(unchanged & share.holds(np.arange(len(unchanged))))
   rows = {
     name: np.asarray(getattr(earlier, name))[same]
     for name in FIELDS

@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from calm_jax import interfaces
+from calm_jax import interfaces, sharding
 from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.model import cache as cache_lib
 from calm_jax.model import (
@@ -62,12 +62,17 @@ def start(
       (batch_size, config.num_decoder_layers, *shape[1:]),
       config.activation_dtype,
     )
-  return cache_lib.Cache(
+  keys_and_values = dict(
     self_key=empty,
     # Distinct buffers, so that both can be donated.
     self_value=jax.tree.map(jnp.copy, empty),
     cross_key=cross_key,
     cross_value=cross_value,
+  )
+  return cache_lib.Cache(
+    **jax.tree.map(
+      functools.partial(sharding.share_heads, axis=-3), keys_and_values
+    ),
     cross_bias=relative_positions.mask_to_bias(encoded.mask[:, None, None, :]),
   )
 

@@ -63,15 +63,10 @@ class OnMesh:
   def __init__(self, mesh: jax.sharding.Mesh, strategy: str):
     """Checks the arguments; they are those of `train`."""
     sharding.rules_of(strategy)
-    if not isinstance(mesh, jax.sharding.Mesh):
-      raise ValueError(f'mesh must come from sharding.make_mesh, got {mesh!r}')
-    explicit = any(
-      kind != jax.sharding.AxisType.Auto for kind in mesh.axis_types
-    )
-    if mesh.axis_names != (sharding.DATA, sharding.MODEL) or explicit:
+    if not sharding.is_row_mesh(mesh):
       raise ValueError(
-        f'the mesh must have the axes data and model of type Auto, got {mesh}: '
-        'make it with sharding.make_mesh'
+        'the mesh must have the axes data and model of type Auto: make it with '
+        f'sharding.make_mesh; got {mesh!r}'
       )
     if mesh.shape[sharding.DATA] % jax.process_count():
       raise ValueError(

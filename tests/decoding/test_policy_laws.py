@@ -365,17 +365,7 @@ def law_6__margin_streamed(name):
 
 def output_matmuls(state, *, width=cases.V):
   """Counts matmuls with `width` output rows in the lowered token loop."""
-  text = token_loop._advance.lower(
-    state.carry,
-    state.params,
-    state.policy,
-    state.sampler,
-    jnp.int32(1),
-    decoder=state.decoder,
-    depth_loop=state.depth_loop,
-    eos_id=state.eos_id,
-    num_samples=state.num_samples,
-  ).as_text()
+  text = token_loop.lower_advance(state).as_text()
   bodies = dict(
     re.findall(r'func\.func \w+ @([\w.]+)\((.*?)\n  }', text, re.DOTALL)
   )

@@ -162,7 +162,8 @@ def test_progress_lines_say_how_far_it_is():
   lines = []
   decode(progress=lines.append, progress_seconds=0.0)
   assert len(lines) == 3
-  assert 'decoded 5 inputs' in lines[-1]
+  assert 'decoded 5 of 5 inputs' in lines[-1]
+  assert 'tokens/s' in lines[-1] and 'about 0 s left' in lines[-1]
   assert 'mean exit layer 3.00' in lines[-1]
 
 

@@ -1,0 +1,81 @@
+"""Where a decode lies on a mesh: rows over 'data', parameters over 'model'.
+
+Every part of 'data' then decodes its own rows by itself (`sharding.map_rows`).
+Here is what comes before: inputs, parameters and the numbers of policies are
+laid out, and the first carry says where its rows are.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from calm_jax import sharding
+from calm_jax.array_types import Array, PyTree
+from calm_jax.decoding.states import Carry
+from calm_jax.exits import checks
+
+
+def place(
+  mesh: Mesh | None, inputs: Array, params: PyTree, *numbers: PyTree
+) -> tuple[Any, ...]:
+  """Returns everything laid out over a mesh, or as it is without one.
+
+  What is being traced stays as it is.
+
+  Args:
+    mesh: from `sharding.make_mesh`, or None.
+    inputs: int [B, S].
+    params: prepared parameters.
+    *numbers: trees that every device holds whole: policy, sampler.
+
+  Raises:
+    ValueError: for another kind of mesh, or a B that it cannot share evenly.
+  """
+  if mesh is None:
+    return inputs, params, *numbers
+  if not sharding.is_row_mesh(mesh):
+    raise ValueError(
+      f'mesh must come from sharding.make_mesh, got {mesh!r}: its axes are '
+      'data and model'
+    )
+  parts = mesh.shape[sharding.DATA]
+  if inputs.shape[0] % parts:
+    raise ValueError(
+      f'{inputs.shape[0]} inputs cannot be shared evenly by data={parts} of '
+      f'the mesh: fill the batch up to a multiple of {parts}'
+    )
+  rows = NamedSharding(mesh, PartitionSpec(sharding.DATA))
+  whole = sharding.replicated(mesh)
+  placed = [_put(inputs, lambda leaf: rows)]
+  if all(map(checks.is_concrete, jax.tree.leaves(params))):
+    params = sharding.place_params(params, mesh)
+  placed.append(params)
+  placed += [_put(tree, lambda leaf: whole) for tree in numbers]
+  return tuple(placed)
+
+
+def share_carry(carry: Carry, mesh: Mesh | None) -> Carry:
+  """Says inside a jitted function that the rows of a carry are shared out.
+
+  The cache lies as it was made.
+  """
+  if mesh is None:
+    return carry
+  rows = NamedSharding(mesh, PartitionSpec(sharding.DATA))
+  shared = jax.lax.with_sharding_constraint(
+    dataclasses.replace(carry, cache=None), rows
+  )
+  return dataclasses.replace(shared, cache=carry.cache)
+
+
+def _put(tree: PyTree, sharding_of) -> PyTree:
+  """Lays out the leaves that are no tracers."""
+
+  def put(leaf):
+    if not checks.is_concrete(leaf):
+      return leaf
+    return sharding.put(leaf, sharding_of(leaf))
+
+  return jax.tree.map(put, tree)

@@ -1,0 +1,97 @@
+"""Decoding over meshes of four forced devices, in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import policy_cases as cases
+import pytest
+
+from calm_jax import decoding, sharding
+
+SCRIPT = pathlib.Path(__file__).parents[1] / 'mesh_decoding.py'
+
+
+def run_script(*arguments):
+  flags = '--xla_force_host_platform_device_count=4'
+  result = subprocess.run(
+    [sys.executable, str(SCRIPT), *arguments],
+    env={
+      **os.environ,
+      'PYTHONPATH': os.pathsep.join(sys.path),
+      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}',
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr[-3000:]
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def check(found):
+  """What holds for every case, loop and mesh."""
+  assert found
+  for name, entry in found.items():
+    assert entry['equal'], name
+    assert entry['rows'] == "P('data',)", name
+    if entry['mesh'] == [4, 1]:
+      assert not entry['collectives'], name
+    else:
+      # Devices 0 and 1 share rows, and so do 2 and 3; no pair says anything to
+      # the other.
+      assert entry['collectives'] == ['all-reduce'], name
+      assert entry['groups'] == [[[0, 1], [2, 3]]], name
+      assert entry['heads'] == 'model', name
+
+
+def test_rows_decode_by_themselves_and_equal_one_device():
+  found = run_script('while', 'maximum_release_decay')
+  check(found)
+  # The 2 x 2 mesh is worth its name: one group has decoded more than the other.
+  entry = next(e for e in found.values() if e['mesh'] == [2, 2])
+  assert entry['trips'][0] != entry['trips'][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', cases.NAMES)
+def test_every_policy_decodes_on_meshes(name):
+  check(run_script('while,unrolled,compacting', name))
+
+
+def mesh_of(data):
+  return sharding.make_mesh(data=data, devices=jax.devices()[:data])
+
+
+def start(mesh, inputs=None):
+  return decoding.start(
+    cases.decoder(),
+    cases.prepared(False),
+    cases.inputs() if inputs is None else inputs,
+    max_length=cases.T,
+    eos_id=cases.EOS_ID,
+    mesh=mesh,
+  )
+
+
+def test_a_mesh_of_one_device_changes_nothing():
+  result = cases.host(decoding.finish(decoding.advance(start(mesh_of(1)))))
+  expected = cases.decode('full')
+  np.testing.assert_array_equal(result.tokens, expected.tokens)
+
+
+def test_meshes_that_do_not_fit_are_refused():
+  explicit = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+  with pytest.raises(ValueError, match='sharding.make_mesh'):
+    start(explicit)
+  with pytest.raises(ValueError, match='got 4'):
+    start(4)
+
+
+def test_a_decode_on_a_mesh_takes_no_rows_of_one_that_is_not():
+  state, new = start(mesh_of(1)), start(None)
+  with pytest.raises(ValueError, match='differ in mesh'):
+    decoding.refill(state, np.array([0]), new)
