@@ -12,6 +12,7 @@ from calm_jax.decoding.cache_fills import (
   ProjectFirstExitState,
 )
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
+from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState, PendingStates
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.input_checks import check_inputs
@@ -51,6 +52,7 @@ __all__ = [
   'BeamSearch',
   'Carry',
   'CompactingDepthLoop',
+  'CompiledDecode',
   'ComputePolicy',
   'DecodeResult',
   'DecodeState',
@@ -77,6 +79,7 @@ __all__ = [
   'WhileDepthLoop',
   'advance',
   'check_inputs',
+  'compile_decode',
   'decode_queue',
   'default_depth_loop',
   'describe',

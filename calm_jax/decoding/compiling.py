@@ -7,6 +7,7 @@ will need.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from calm_jax import sharding
 from calm_jax.array_types import PyTree
 from calm_jax.decoding import starting, token_loop
+from calm_jax.decoding.states import DecodeState
 from calm_jax.interfaces import LayeredDecoder
 
 
@@ -26,16 +28,24 @@ class CompiledDecode:
   Attributes:
     encode: the encoder, and the keys and values of the sources.
     advance: the token loop.
+    state: what `advance` takes: shapes with shardings.
   """
 
   encode: jax.stages.Compiled
   advance: jax.stages.Compiled
+  state: DecodeState
 
-  @property
-  def device_bytes(self) -> int:
-    """What the token loop takes on each device: arguments and temporaries."""
+  def device_bytes(self) -> dict[str, int]:
+    """Returns what each device holds while tokens are decoded.
+
+    That is 'params', 'carry' (caches and results) and 'temporaries'.
+    """
     memory = self.advance.memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return {
+      'params': _device_bytes(self.state.params),
+      'carry': _device_bytes(self.state.carry),
+      'temporaries': memory.temp_size_in_bytes,
+    }
 
 
 def compile_decode(
@@ -96,7 +106,16 @@ def compile_decode(
     policy=_laid_out_alike(state.policy, whole),
     sampler=_laid_out_alike(state.sampler, whole),
   )
-  return CompiledDecode(encode, token_loop.lower_advance(state).compile())
+  advance = token_loop.lower_advance(state).compile()
+  return CompiledDecode(encode, advance, state)
+
+
+def _device_bytes(shapes: PyTree) -> int:
+  """Returns the bytes of the largest part that a device gets of each leaf."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(shapes)
+  )
 
 
 def _laid_out(shapes: PyTree, shardings: PyTree) -> PyTree:
