@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import counting_task
 import pytest
 import training_cases
+from counting_task import bindings_of
 
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
@@ -22,7 +24,6 @@ MAINS = sorted(
   for path in pathlib.Path(gin_runner.__file__).parent.glob('*.py')
   if "if __name__ == '__main__'" in path.read_text(encoding='utf-8')
 )
-WORDS = 'one two three four five six seven eight nine ten'.split()
 
 
 def run_main(name, *arguments):
@@ -102,75 +103,9 @@ def call(job, files, **bindings):
   return gin.get_configurable(f'calm_jax.cli.{job}.run')()
 
 
-TASK = """
-from __gin__ import dynamic_registration
-from calm_jax import model
-from calm_jax import training
-from calm_jax.cli import calibrate
-from calm_jax.cli import evaluate
-from calm_jax.cli import train
-from calm_jax.data import tasks
-
-DATA_DIR = %gin.REQUIRED
-MODEL_DIR = %gin.REQUIRED
-TASK = @tasks.JsonlTask()
-tasks.JsonlTask.name = 'counting'
-tasks.JsonlTask.directory = %DATA_DIR
-tasks.JsonlTask.paths = {
-  'train': 'train.jsonl', 'validation': 'validation.jsonl',
-  'test': 'test.jsonl'}
-tasks.JsonlTask.vocabulary = %VOCABULARY
-tasks.JsonlTask.metrics = ('rouge_l',)
-METRICS = ('rouge_l',)
-LOSS_METRIC = 'rouge_l'
-FEATURE_LENGTHS = {'inputs': 12, 'targets': 12}
-LENGTH_BUCKETS = ()
-CONFIG = @model.T5Config()
-model.T5Config.vocab_size = 64
-model.T5Config.embed_dim = 32
-model.T5Config.num_heads = 2
-model.T5Config.head_dim = 16
-model.T5Config.mlp_dim = 32
-model.T5Config.num_encoder_layers = 1
-model.T5Config.num_decoder_layers = 3
-"""
-
-
-def sentence(number):
-  digits = f'{number:03d}'
-  return ' '.join(WORDS[int(digit)] for digit in digits)
-
-
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('counting')
-  numbers = [(7 * n) % 1000 for n in range(1000)]
-  for split, part in (
-    ('train', numbers[:700]),
-    ('validation', numbers[700:740]),
-    ('test', numbers[740:]),
-  ):
-    rows = [{'inputs': sentence(n), 'targets': sentence(n)} for n in part]
-    records.write_jsonl(folder / f'{split}.jsonl', rows)
-  vocabulary = folder / 'vocabulary.model'
-  result = run_main(
-    'build_vocabulary',
-    f'--input={folder / "train.jsonl"}',
-    f'--output={vocabulary}',
-    '--vocab_size=28',
-  )
-  assert result.returncode == 0, result.stderr
-  (folder / 'counting.gin').write_text(TASK, encoding='utf-8')
-  return dict(
-    DATA_DIR=str(folder),
-    MODEL_DIR=str(folder / 'run'),
-    VOCABULARY=str(vocabulary),
-    task=str(folder / 'counting.gin'),
-  )
-
-
-def bindings_of(files):
-  return {name: value for name, value in files.items() if name != 'task'}
+  return counting_task.write(tmp_path_factory.mktemp('counting'))
 
 
 @pytest.fixture(scope='module')
