@@ -165,7 +165,7 @@ def _policy(
     certificate = jobs.certificate_path(model_dir)
     if not os.path.exists(certificate):
       _tell(f'no certificate at {certificate}: decoding with the full model')
-      return decoding.full_model(policy), None
+      return decoding.full_within_budget(policy), None
   return policy, certificate
 
 
