@@ -5,8 +5,9 @@
     --per_request=200 --per_token=7
 
 Decodes inputs of a token file (see calm_jax.cli.tokenize), and inputs made of
-them whose tokens are random, shuffled, or searched for in the manner of SAME
-(`evaluation.delayed_inputs`; the search decodes without the budget). The policy
+them whose tokens are shuffled, random, or searched for in the manner of SAME
+(`evaluation.delayed_inputs`, without the budget): once for the most layers per
+token, which destroys the saving, once for the most per output. The policy
 is early exit at the given threshold of the softmax margin, or a certificate's;
 with the budget it is `exits.LayerBudget` around that. The program fails if any
 output exceeds the budget. Needs no gin, seqio or TensorFlow.
@@ -31,42 +32,10 @@ from calm_jax import (
   records,
 )
 from calm_jax.benchmarks import certified_policies, token_inputs
+from calm_jax.benchmarks.abuse_table import AbuseRow, to_markdown
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.records import provenance
 from calm_jax.training import token_files
-
-
-@dataclasses.dataclass(frozen=True)
-class AbuseRow:
-  """What inputs of one kind cost under one policy.
-
-  Attributes:
-    inputs: 'real', 'random', 'shuffled' or 'adversarial'.
-    budget: whether the policy has the budget.
-    num_tokens: emitted tokens, EOS included.
-    mean_exit_layer: layers per token, 1..L.
-    saving: 1 - mean_exit_layer / L, in [0, 1).
-    saving_lost: the share of the saving on real inputs without the budget that
-      is not there; below 0 where more is saved.
-    mean_request: layers per output.
-    largest_request: the most layers that an output took.
-    largest_token: the most layers that a token took.
-    same_outputs: share in [0, 1] of the outputs that are the same without the
-      budget.
-    use: how far the budget was used, None without one.
-  """
-
-  inputs: str
-  budget: bool
-  num_tokens: int
-  mean_exit_layer: float
-  saving: float
-  saving_lost: float
-  mean_request: float
-  largest_request: int
-  largest_token: int
-  same_outputs: float
-  use: records.BudgetUse | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,41 +51,6 @@ class Search:
   num_rounds: int
   variants: int
   seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-  """What every decode needs."""
-
-  decoder: interfaces.LayeredDecoder
-  params: Any
-  batch_size: int
-  source_length: int
-  max_length: int
-  depth_loop: interfaces.DepthLoop
-
-  def decode(
-    self, sources: Sequence[np.ndarray], rule: exits.LayerBudget | Any
-  ) -> decoding.DecodeResult:
-    """Decodes inputs in batches; what lacks of the last one is made up."""
-    parts = []
-    for start in range(0, len(sources), self.batch_size):
-      part = sources[start : start + self.batch_size]
-      inputs = np.zeros((self.batch_size, self.source_length), np.int32)
-      for row in range(self.batch_size):
-        source = part[min(row, len(part) - 1)]
-        inputs[row, : len(source)] = source
-      result = decoding.generate(
-        self.decoder,
-        self.params,
-        inputs,
-        policy=decoding.ComputePolicy(exit_rule=rule),
-        max_length=self.max_length,
-        depth_loop=self.depth_loop,
-      )
-      result = jax.device_get(result)
-      parts.append(jax.tree.map(lambda leaf, n=len(part): leaf[:n], result))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def measure(
@@ -149,35 +83,41 @@ def measure(
       budget.
   """
   depth_loop = depth_loop or decoding.default_depth_loop()
-  job = _Job(
-    decoder=decoder,
-    params=decoder.prepare(params, traced_layers=depth_loop.traced_layers),
-    batch_size=batch_size,
-    source_length=token_inputs.bucket(max(map(len, sources))),
-    max_length=max_length,
-    depth_loop=depth_loop,
-  )
+  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
+  source_length = token_inputs.bucket(max(map(len, sources)))
 
-  def layers_per_token(trials):
-    layers = job.decode(trials, rule.rule).exit_layers
-    return np.nanmean(np.where(layers > 0, layers, np.nan), axis=1)
+  def decode(inputs, rule):
+    return evaluation.decode_dataset(
+      decoder,
+      params,
+      _batches(inputs, batch_size, source_length),
+      detokenize=lambda ids: '',
+      max_length=max_length,
+      policy=decoding.ComputePolicy(exit_rule=rule),
+      depth_loop=depth_loop,
+    )
+
+  def searched(cost):
+    return evaluation.delayed_inputs(
+      sources,
+      token_ids,
+      lambda trials: cost(decode(trials, rule.rule)),
+      **dataclasses.asdict(search),
+    )
 
   kinds = {
     'real': list(sources),
-    'random': evaluation.random_inputs(sources, token_ids, seed=search.seed),
     'shuffled': evaluation.shuffled_inputs(sources, seed=search.seed),
-    'adversarial': evaluation.delayed_inputs(
-      sources, token_ids, layers_per_token, **dataclasses.asdict(search)
-    ),
+    'random': evaluation.random_inputs(sources, token_ids, seed=search.seed),
+    'searched, per token': searched(_layers_per_token),
+    'searched, per output': searched(_layers),
   }
   rows = []
   for kind, inputs in kinds.items():
-    without = job.decode(inputs, rule.rule)
+    without = decode(inputs, rule.rule)
     for wrapped in (None, rule):
-      result = without if wrapped is None else job.decode(inputs, rule)
-      rows.append(
-        _row(kind, result, without, rule=wrapped, num_layers=decoder.num_layers)
-      )
+      result = without if wrapped is None else decode(inputs, rule)
+      rows.append(_row(kind, result, without, rule=wrapped))
   whole = rows[0].saving
   return [
     dataclasses.replace(
@@ -187,51 +127,50 @@ def measure(
   ]
 
 
-def _row(kind, result, without, *, rule, num_layers) -> AbuseRow:
+def _batches(inputs, batch_size: int, source_length: int):
+  """Yields padded batches of inputs, as `evaluation.decode_dataset` wants."""
+  for start in range(0, len(inputs), batch_size):
+    part = inputs[start : start + batch_size]
+    tokens = np.zeros((batch_size, source_length), np.int32)
+    for row, source in enumerate(part):
+      tokens[row, : len(source)] = source
+    yield {'encoder_input_tokens': tokens, 'num_valid': len(part)}
+
+
+def _layers(decoded: evaluation.DecodedDataset) -> np.ndarray:
+  """Returns the layers of each output, [N]."""
+  return np.maximum(decoded.exit_layers, 0).sum(axis=1)
+
+
+def _layers_per_token(decoded: evaluation.DecodedDataset) -> np.ndarray:
+  """Returns their mean over the tokens of each output, [N]."""
+  return _layers(decoded) / decoded.lengths
+
+
+def _row(kind, result, without, *, rule) -> AbuseRow:
   """Returns a row whose `saving_lost` is not yet known."""
-  layers = np.maximum(result.exit_layers, 0)
-  mean = float(layers.sum() / result.lengths.sum())
+  layers, mean = _layers(result), result.mean_exit_layer
   use = None
   if rule is not None:
     use = evaluation.budget_use(
-      rule, result.exit_layers, result.confidences, num_layers=num_layers
+      rule,
+      result.exit_layers,
+      result.confidences,
+      num_layers=result.num_layers,
     )
   return AbuseRow(
     inputs=kind,
     budget=rule is not None,
-    num_tokens=int(result.lengths.sum()),
+    num_tokens=result.num_tokens,
     mean_exit_layer=mean,
-    saving=1 - mean / num_layers,
+    saving=1 - mean / result.num_layers,
     saving_lost=float('nan'),
-    mean_request=float(layers.sum(axis=1).mean()),
-    largest_request=int(layers.sum(axis=1).max()),
-    largest_token=int(layers.max()),
+    mean_request=float(layers.mean()),
+    largest_request=int(layers.max()),
+    largest_token=int(result.exit_layers.max()),
     same_outputs=float((result.tokens == without.tokens).all(axis=1).mean()),
     use=use,
   )
-
-
-def to_markdown(rows: Sequence[AbuseRow]) -> str:
-  """Returns the table."""
-  lines = [
-    '| inputs | budget | layers per token | saving | of it lost | layers per '
-    'output | at most | outputs stopped | same outputs |',
-    '|---|---|--:|--:|--:|--:|--:|--:|--:|',
-  ]
-  for row in rows:
-    use = row.use
-    at_most, stopped = f'{row.largest_request}', '-'
-    if use is not None:
-      stopped = f'{use.capped_requests:.0%}'
-      if use.per_request is not None:
-        at_most += f' of {use.per_request}'
-    lines.append(
-      f'| {row.inputs} | {"yes" if row.budget else "no"} | '
-      f'{row.mean_exit_layer:.2f} | {row.saving:.0%} | {row.saving_lost:.0%} | '
-      f'{row.mean_request:.0f} | {at_most} | {stopped} | '
-      f'{row.same_outputs:.0%} |'
-    )
-  return '\n'.join(lines)
 
 
 def read_token_ids(path: str) -> np.ndarray:
