@@ -76,7 +76,9 @@ def assert_same(one, other):
   assert one.example_ids == other.example_ids
 
 
-@pytest.mark.parametrize('kind', ['margin', 'decaying', 'state', 'pruned', 'budget'])
+@pytest.mark.parametrize(
+  'kind', ['margin', 'decaying', 'state', 'pruned', 'budget']
+)
 def test_a_walk_down_the_grid_equals_decoding_everything(decode, kind):
   """To the bit, whichever rows share a batch."""
   policy_at = policy_of(kind)
