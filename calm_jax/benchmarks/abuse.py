@@ -2,7 +2,7 @@
 
   python -m calm_jax.benchmarks.abuse --run_dir=runs/e2e_nlg \
     --tokens=runs/e2e_nlg/tokens/test.npz --threshold=0.6 \
-    --per_request=200 --per_token=7
+    --per_request=256
 
 Decodes inputs of a token file (see calm_jax.cli.tokenize), and inputs made of
 them whose tokens are shuffled, random, or searched for in the manner of SAME

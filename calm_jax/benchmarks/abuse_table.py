@@ -49,6 +49,8 @@ def to_markdown(rows: Sequence[AbuseRow]) -> str:
   ]
   for row in rows:
     use = row.use
+    # No minus sign before a zero.
+    lost = round(row.saving_lost, 2) + 0.0
     at_most, stopped = f'{row.largest_request}', '-'
     if use is not None:
       stopped = f'{use.capped_requests:.0%}'
@@ -56,7 +58,7 @@ def to_markdown(rows: Sequence[AbuseRow]) -> str:
         at_most += f' of {use.per_request}'
     lines.append(
       f'| {row.inputs} | {"yes" if row.budget else "no"} | '
-      f'{row.mean_exit_layer:.2f} | {row.saving:.0%} | {row.saving_lost:.0%} | '
+      f'{row.mean_exit_layer:.2f} | {row.saving:.0%} | {lost:.0%} | '
       f'{row.mean_request:.0f} | {at_most} | {stopped} | '
       f'{row.same_outputs:.0%} |'
     )

@@ -1,4 +1,4 @@
-"""Inputs made to delay exits: what they keep, what they reach, and from what."""
+"""Inputs made to delay exits: what they keep and what they reach."""
 
 import numpy as np
 import pytest
