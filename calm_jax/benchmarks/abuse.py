@@ -34,6 +34,7 @@ from calm_jax import (
 from calm_jax.benchmarks import certified_policies, token_inputs
 from calm_jax.benchmarks.abuse_table import AbuseRow, to_markdown
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.exits import checks
 from calm_jax.records import provenance
 from calm_jax.training import token_files
 
@@ -82,6 +83,7 @@ def measure(
     ValueError: naming a number that makes no sense, or if layers exceed the
       budget.
   """
+  checks.check_whole(batch_size, 'batch_size', low=1)
   depth_loop = depth_loop or decoding.default_depth_loop()
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   source_length = token_inputs.bucket(max(map(len, sources)))
@@ -241,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       per_request=flags.per_request,
       per_token=flags.per_token,
     )
+    checks.check_whole(flags.num_inputs, 'num_inputs', low=1)
     params, config, _ = checkpoints.load_params(flags.run_dir)
     rows = measure(
       model.as_layered_decoder(config),

@@ -72,6 +72,10 @@ def test_it_reads_a_run_and_a_token_file(arguments, tmp_path, capsys):
     abuse.main([*arguments, '--threshold=0.1', '--per_request=5'])
   with pytest.raises(SystemExit, match='neither per_request nor per_token'):
     abuse.main([*arguments, '--threshold=0.1'])
+  with pytest.raises(SystemExit, match='num_inputs 0 must be'):
+    abuse.main([*arguments, *flags, '--num_inputs=0'])
+  with pytest.raises(SystemExit, match='batch_size 0 must be'):
+    abuse.main([*arguments, *flags, '--batch_size=0'])
   with pytest.raises(SystemExit, match='either --threshold or --certificate'):
     abuse.main(arguments)
 

@@ -6,7 +6,7 @@ import math
 import example_result
 import pytest
 
-from calm_jax import reporting
+from calm_jax import records, reporting
 from calm_jax.reporting import tables
 
 
