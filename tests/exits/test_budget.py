@@ -1,57 +1,17 @@
 """Layer budgets: the cap is hard, whatever rule, model, input or loop."""
 
 import dataclasses
-import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import policy_cases as cases
 import pytest
+from budget_cases import MARGIN, RULES, SIZE, B, L, T, decode, used
 
-from calm_jax import decoding, evaluation, exits, pipeline
-from calm_jax.calibration import calibrate
-from calm_jax.decoding.layer_steps import LayerView
+from calm_jax import decoding, evaluation, exits
+from calm_jax.interfaces import LayerView
 from calm_jax.pytrees import register_pytree
-
-B, T, L = cases.B, cases.T, cases.L
-SIZE = (cases.decoder(), B, T)
-MARGIN = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.5)
-
-
-def decode(rule, *, source=None, params=None, loop='while', **options):
-  options = {'max_length': T, 'eos_id': -1, **options}
-  source = cases.inputs() if source is None else source
-  depth_loop = decoding.DEPTH_LOOPS[loop]
-  if params is None:
-    params = cases.prepared(depth_loop.traced_layers)
-  return cases.host(
-    decoding.generate(
-      cases.decoder(),
-      params,
-      source,
-      policy=decoding.ComputePolicy(exit_rule=rule),
-      depth_loop=depth_loop,
-      **options,
-    )
-  )
-
-
-def used(result):
-  return np.maximum(result.exit_layers, 0).sum(axis=-1)
-
-
-RULES = {
-  'margin': lambda threshold: exits.ConfidenceExit(MARGIN.measure, threshold),
-  'margin, every other layer': lambda threshold: exits.ConfidenceExit(
-    MARGIN.measure, threshold, minimum_exit_layer=2, interval=2
-  ),
-  'similarity': lambda threshold: exits.ConfidenceExit(
-    exits.StateSimilarity(), threshold
-  ),
-  'never': lambda threshold: exits.NeverExit(),
-}
 
 
 @pytest.mark.parametrize(
@@ -198,50 +158,6 @@ def test_a_budget_adds_no_check_of_logits():
   assert (decode(free).exit_layers == 3).all()
 
 
-def test_beams_and_samples_have_a_budget_each():
-  per_request = np.array([11, 14, 19, 24])
-  rule = exits.LayerBudget(MARGIN, per_request)
-  for options in (
-    dict(sampler=decoding.BeamSearch(3)),
-    dict(sampler=decoding.Temperature(), rng=jax.random.key(2)),
-  ):
-    result = decode(rule, num_samples=2, **options)
-    assert used(result).shape == (B, 2)
-    assert (used(result) <= per_request[:, None]).all()
-
-
-def test_a_forced_prefix_is_full_and_not_counted():
-  per_request = np.array([9, 12, 17, 20])
-  result = decode(
-    exits.LayerBudget(exits.NeverExit(), per_request),
-    forced_prefix=cases.PREFIXES,
-  )
-  forced = np.arange(T) < result.prefix_lengths[:, None]
-  assert forced.any() and (result.exit_layers[forced] == L).all()
-  chosen = np.where(result.is_chosen, result.exit_layers, 0).sum(axis=1)
-  assert (chosen <= per_request).all()
-  # What is kept for the forced positions is the only thing not spent.
-  np.testing.assert_array_equal(chosen, per_request - result.prefix_lengths)
-
-
-def test_a_refilled_slot_has_its_budget_anew():
-  rule = exits.LayerBudget(exits.NeverExit(), per_request=13)
-  requests = [row[row > 0] for row in cases.inputs()] * 2
-  results = decoding.decode_queue(
-    cases.decoder(),
-    cases.prepared(True),
-    requests,
-    num_slots=2,
-    source_length=cases.S,
-    policy=decoding.ComputePolicy(exit_rule=rule),
-    max_length=T,
-    eos_id=-1,
-    depth_loop=decoding.WhileDepthLoop(),
-  )
-  layers = [result.exit_layers.tolist() for _, result in results]
-  assert layers == [[4, 3, 1, 1, 1, 1, 1, 1]] * 8
-
-
 @pytest.mark.parametrize(
   ('budget', 'message'),
   [
@@ -293,82 +209,6 @@ def test_traced_budgets_decode_as_concrete_ones():
   np.testing.assert_array_equal(
     layers(15, 3), decode(exits.LayerBudget(MARGIN, 15, 3)).exit_layers
   )
-
-
-def test_the_setting_is_that_of_the_rule_inside():
-  policy = decoding.ComputePolicy(exit_rule=exits.LayerBudget(MARGIN, 20, 3))
-  changed = decoding.with_threshold(policy, 0.25)
-  assert changed.exit_rule.threshold == 0.25
-  assert changed.exit_rule.per_request == 20
-  assert changed.exit_rule.measure == exits.SoftmaxMargin()
-  assert decoding.describe(changed) == decoding.describe(policy)
-  for other in (
-    exits.LayerBudget(MARGIN, 21, 3),
-    exits.LayerBudget(MARGIN, 20),
-    exits.LayerBudget(MARGIN, 20, 3, 9),
-    MARGIN,
-  ):
-    other = dataclasses.replace(policy, exit_rule=other)
-    assert decoding.describe(other) != decoding.describe(policy)
-  assert decoding.full_model(policy) == decoding.ComputePolicy()
-  within = decoding.full_within_budget(policy).exit_rule
-  assert within == exits.LayerBudget(exits.NeverExit(), 20, 3)
-  fixed = dataclasses.replace(
-    policy, exit_rule=exits.LayerBudget(exits.FixedExit(2), 20)
-  )
-  assert not hasattr(fixed.exit_rule, 'threshold')
-  with pytest.raises(ValueError, match='FixedExit has no threshold to set'):
-    decoding.with_threshold(fixed, 0.5)
-  per_row = exits.LayerBudget(MARGIN, np.full(B, 20))
-  with pytest.raises(ValueError, match='a number per row'):
-    per_row.thresholds(T)
-
-
-def certify(policy, *, losses, setting=0.5):
-  made_for = dict(
-    params=cases.params(),
-    tokenizer=types.SimpleNamespace(fingerprint='none'),
-    sampler=decoding.Greedy(),
-  )
-  certificate = calibrate(
-    np.full((200, 1), losses),
-    [setting],
-    tolerance=0.1,
-    error_rate=0.05,
-    context=pipeline.certificate_context(policy, **made_for),
-  )
-  return functools.partial(pipeline.apply_certificate, certificate, **made_for)
-
-
-def test_a_certificate_holds_for_its_budget_alone():
-  policy, other, without = (
-    decoding.ComputePolicy(exit_rule=rule)
-    for rule in (
-      exits.LayerBudget(MARGIN, 20),
-      exits.LayerBudget(MARGIN, 24),
-      MARGIN,
-    )
-  )
-  apply = certify(policy, losses=0.0)
-  assert apply(policy) == policy
-  for refused in (other, without):
-    with pytest.raises(ValueError, match='policy: certified for'):
-      apply(refused)
-  # A budget stays where the threshold is 1, which without one is full depth.
-  assert certify(policy, losses=0.0, setting=1.0)(policy) == (
-    decoding.with_threshold(policy, 1.0)
-  )
-  full = certify(without, losses=0.0, setting=1.0)(without)
-  assert full == decoding.full_model(without)
-
-
-def test_nothing_certified_does_not_lift_a_budget():
-  policy = decoding.ComputePolicy(exit_rule=exits.LayerBudget(MARGIN, 20))
-  apply = certify(policy, losses=0.9)
-  with pytest.raises(ValueError, match='full model.*would exceed it'):
-    apply(policy)
-  allowed = apply(policy, allow_uncertified=True)
-  assert allowed == decoding.full_within_budget(policy)
 
 
 def test_use_is_told_from_what_was_recorded():
