@@ -200,6 +200,30 @@ CASES = (
     ),
   ),
   Case(
+    'budget_margin_per_row',
+    _exits(
+      lambda rows, threshold: exits.LayerBudget(
+        exits.ConfidenceExit(_MARGIN, threshold),
+        per_request=np.array([12, 14, 20, 16])[rows],
+        per_token=np.array([3, 4, 2, 4])[rows],
+        max_length=LONGER_T,
+      )
+    ),
+    0.6,
+  ),
+  Case(
+    # It may stop at layer 1, where the rule does not look.
+    'budget_similarity',
+    _exits(
+      lambda rows, threshold: exits.LayerBudget(
+        exits.ConfidenceExit(exits.StateSimilarity(), threshold),
+        per_request=18,
+        max_length=LONGER_T,
+      )
+    ),
+    0.8,
+  ),
+  Case(
     'skip_feed_forward',
     lambda rows, threshold: decoding.ComputePolicy(
       layer_plan=SkipFeedForward()

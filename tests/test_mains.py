@@ -305,15 +305,13 @@ def test_calibration_writes_a_certificate_for_this_run(calibrated):
   assert logged['threshold'] == certificate.threshold
 
 
-def calibrate_again(trained, folder, **bindings):
+def calibrate_again(
+  trained, folder, policy='policies/softmax_margin.gin', **bindings
+):
   """Calibrates the same run into another folder."""
   return call(
     'calibrate',
-    [
-      'runs/calibrate.gin',
-      'policies/softmax_margin.gin',
-      trained['task'],
-    ],
+    ['runs/calibrate.gin', policy, trained['task']],
     **bindings_of(trained),
     OUTPUT_DIR=str(folder),
     **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
@@ -393,6 +391,49 @@ def test_a_killed_calibration_decodes_nothing_twice(
   uninterrupted = calibrate_again(files, tmp_path / 'anew', **arguments)
   assert uninterrupted.p_values == resumed.p_values
   assert len(calls) - again == again, 'as many decodes in two goes as in one'
+
+
+def test_a_budget_is_calibrated_and_evaluated_with(calibrated, tmp_path):
+  """Its decodes are capped, its certificate is its own, its use is told."""
+  policy = 'policies/softmax_margin_budget.gin'
+  caps = dict(LAYERS_PER_REQUEST=24, LAYERS_PER_TOKEN=2, MAX_LENGTH=12)
+  certificate = calibrate_again(
+    calibrated,
+    tmp_path,
+    policy=policy,
+    TOLERANCE=0.9,
+    FULL_GRID=True,
+    **caps,
+  )
+  assert certificate.certified
+  rule = certificate.context['policy']['exit_rule']
+  assert (rule['type'], rule['per_request'], rule['per_token']) == (
+    'LayerBudget',
+    24,
+    2,
+  )
+  table = records.read_loss_table(tmp_path / 'loss_table.npz')
+  assert (table.mean_exit_layers <= 2).all()
+  files = ['runs/evaluate.gin', policy, calibrated['task']]
+  bindings = dict(
+    **bindings_of(calibrated),
+    **caps,
+    CERTIFICATE=str(tmp_path / 'certificate.json'),
+    OUTPUT_DIR=str(tmp_path / 'evaluation'),
+  )
+  options = {
+    'evaluate.run.batch_size': 26,
+    'evaluate.run.sweep_thresholds': (),
+    'evaluate.run.timing_batch_sizes': (),
+  }
+  result = call('evaluate', files, **bindings, **options)
+  assert result.budget.largest_token <= 2
+  assert result.budget.largest_request <= 24
+  page = tmp_path / 'evaluation' / 'report.html'
+  assert result.budget.describe() in page.read_text(encoding='utf-8')
+  bindings['LAYERS_PER_REQUEST'] = 25
+  with pytest.raises(ValueError, match='policy: certified for'):
+    call('evaluate', files, **bindings, **options)
 
 
 def test_evaluation_writes_table_and_page(calibrated, capsys):

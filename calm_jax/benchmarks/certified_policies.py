@@ -34,7 +34,10 @@ def read_policies(
         f'{path} is of the policy {described}, which cannot be made again '
         f'from {run_dir}; found {decoding.describe(policy)}'
       )
-    names = [described['exit_rule']['measure']['type']]
+    rule = described['exit_rule']
+    names = [rule.get('rule', rule)['measure']['type']]
+    if 'rule' in rule:
+      names.append(rule['type'])
     if described['readout']['type'] != 'FullVocabulary':
       names.append(described['readout']['type'])
     name = ', '.join(names)
@@ -48,21 +51,28 @@ def read_policies(
 
 def _policy(described, run_dir: str, threshold: float):
   """Makes a policy from its description at the certified threshold."""
-  rule = described['exit_rule']
-  if rule['measure']['type'] == 'Classifier':
-    measure = exits.Classifier(**classifiers.load_classifier(run_dir))
-  else:
-    measure = _make(exits, rule['measure'])
-  schedule = {**rule['threshold'], 'value': threshold}
   return decoding.ComputePolicy(
     cache_fill=_make(decoding, described['cache_fill']),
     readout=_make(decoding, described['readout']),
-    exit_rule=exits.ConfidenceExit(
-      measure,
-      _make(exits, schedule),
-      minimum_exit_layer=rule['minimum_exit_layer'],
-      interval=rule['interval'],
-    ),
+    exit_rule=_rule(described['exit_rule'], run_dir, threshold),
+  )
+
+
+def _rule(described, run_dir: str, threshold: float):
+  """Makes a rule, and the budget around it if there is one."""
+  if described['type'] == 'LayerBudget':
+    rule = _rule(described['rule'], run_dir, threshold)
+    return _make(exits, {**described, 'rule': rule})
+  if described['measure']['type'] == 'Classifier':
+    measure = exits.Classifier(**classifiers.load_classifier(run_dir))
+  else:
+    measure = _make(exits, described['measure'])
+  schedule = {**described['threshold'], 'value': threshold}
+  return exits.ConfidenceExit(
+    measure,
+    _make(exits, schedule),
+    minimum_exit_layer=described['minimum_exit_layer'],
+    interval=described['interval'],
   )
 
 

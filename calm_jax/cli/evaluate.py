@@ -158,6 +158,7 @@ def run(
     samples=samples,
     sample_selection=selection,
     consistency_metric=certified.context['metric'],
+    budget=_budget_use(early_policy, early),
   )
   if sharding.is_main_process():
     _write(output_dir, result)
@@ -182,6 +183,18 @@ def _summary(certified: Certificate, policy) -> records.CertificateSummary:
     loss=certified.context['loss'],
     metric=certified.context['metric'],
     measure=type(policy.exit_rule.measure).__name__,
+  )
+
+
+def _budget_use(policy, early) -> records.BudgetUse | None:
+  """Returns how far a decode used its layer budget, None without one."""
+  if not isinstance(policy.exit_rule, exits.LayerBudget):
+    return None
+  return evaluation.budget_use(
+    policy.exit_rule,
+    early.exit_layers,
+    early.confidences,
+    num_layers=early.num_layers,
   )
 
 

@@ -35,7 +35,14 @@ from typing import Any
 
 import jax
 
-from calm_jax import calibration, decoding, pipeline, records, reporting
+from calm_jax import (
+  calibration,
+  decoding,
+  exits,
+  pipeline,
+  records,
+  reporting,
+)
 from calm_jax.cli import gin_runner, input_lines, jobs, line_decoding
 from calm_jax.cli.input_lines import STANDARD_INPUT, BadLine, InputLine
 from calm_jax.cli.row_files import RowFile
@@ -164,8 +171,12 @@ def _policy(
   if certificate is None:
     certificate = jobs.certificate_path(model_dir)
     if not os.path.exists(certificate):
-      _tell(f'no certificate at {certificate}: decoding with the full model')
-      return decoding.full_model(policy), None
+      has_budget = isinstance(policy.exit_rule, exits.LayerBudget)
+      _tell(
+        f'no certificate at {certificate}: decoding with the full model'
+        + (' within its layer budget' if has_budget else '')
+      )
+      return decoding.full_within_budget(policy), None
   return policy, certificate
 
 

@@ -28,7 +28,12 @@ from calm_jax.decoding.sampling import (
   Temperature,
   TopK,
 )
-from calm_jax.decoding.settings import describe, full_model, with_threshold
+from calm_jax.decoding.settings import (
+  describe,
+  full_model,
+  full_within_budget,
+  with_threshold,
+)
 from calm_jax.decoding.starting import default_depth_loop, start
 from calm_jax.decoding.states import (
   Carry,
@@ -85,6 +90,7 @@ __all__ = [
   'describe',
   'finish',
   'full_model',
+  'full_within_budget',
   'generate',
   'refill',
   'start',

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from calm_jax.decoding.policy import ComputePolicy
-from calm_jax.exits import NeverExit
+from calm_jax.exits import LayerBudget, NeverExit
+from calm_jax.interfaces import ExitRule
 
 
 def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
@@ -22,13 +23,21 @@ def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
 
   Args:
     policy: its exit rule has a `threshold` (a number, or an object with a
-      `value`).
+      `value`), or is a budget around such a rule, which stays.
     threshold: in [0, 1].
 
   Raises:
     ValueError: if the exit rule has no threshold.
   """
-  rule = policy.exit_rule
+  rule = _rule_with_threshold(policy.exit_rule, threshold)
+  return dataclasses.replace(policy, exit_rule=rule)
+
+
+def _rule_with_threshold(rule: ExitRule, threshold: float) -> ExitRule:
+  """Returns the exit rule with another threshold; see `with_threshold`."""
+  if isinstance(rule, LayerBudget):
+    inner = _rule_with_threshold(rule.rule, threshold)
+    return dataclasses.replace(rule, rule=inner)
   if not hasattr(rule, 'threshold'):
     raise ValueError(
       f'{type(rule).__name__} has no threshold to set; use an exit rule such '
@@ -37,13 +46,24 @@ def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
   schedule = rule.threshold
   if hasattr(schedule, 'value'):
     threshold = dataclasses.replace(schedule, value=threshold)
-  rule = dataclasses.replace(rule, threshold=threshold)
-  return dataclasses.replace(policy, exit_rule=rule)
+  return dataclasses.replace(rule, threshold=threshold)
 
 
 def full_model(policy: ComputePolicy) -> ComputePolicy:
-  """Returns the policy with an exit rule that never looks."""
+  """Returns the policy with an exit rule that never looks, nor has a budget.
+
+  What losses are measured against; `full_within_budget` is what to decode with.
+  """
   return dataclasses.replace(policy, exit_rule=NeverExit())
+
+
+def full_within_budget(policy: ComputePolicy) -> ComputePolicy:
+  """Returns the full model, as far as the policy's budget lets it be one."""
+  rule = policy.exit_rule
+  if not isinstance(rule, LayerBudget):
+    return full_model(policy)
+  rule = dataclasses.replace(rule, rule=NeverExit())
+  return dataclasses.replace(policy, exit_rule=rule)
 
 
 def describe(policy_or_sampler: Any) -> Any:

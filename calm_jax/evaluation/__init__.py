@@ -4,6 +4,7 @@ Everything takes a `LayeredDecoder` and iterables of NumPy batches; nothing here
 loads TensorFlow or knows the model.
 """
 
+from calm_jax.evaluation.budget_use import budget_use
 from calm_jax.evaluation.comparison import (
   ComparedDecode,
   Scoring,
@@ -17,6 +18,11 @@ from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_dataset import decode_dataset, oracle_policy
 from calm_jax.evaluation.decode_store import DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, example_id
+from calm_jax.evaluation.delaying_inputs import (
+  delayed_inputs,
+  random_inputs,
+  shuffled_inputs,
+)
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import (
   ConsistencyLoss,
@@ -42,6 +48,7 @@ __all__ = [
   'Scoring',
   'ShortlistMisses',
   'baseline_row',
+  'budget_use',
   'build_loss_table',
   'changed_rows',
   'compare',
@@ -50,13 +57,16 @@ __all__ = [
   'decode_dataset',
   'decode_for_comparison',
   'decoded_text',
+  'delayed_inputs',
   'example_id',
   'get_loss',
   'oracle_policy',
+  'random_inputs',
   'risk_loss',
   'row_key',
   'sample_outputs',
   'score',
+  'shuffled_inputs',
   'signed_loss',
   'static_layers',
   'take_batches',

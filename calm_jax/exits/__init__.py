@@ -5,6 +5,7 @@ criterion is a new object, either a confidence measure for `ConfidenceExit` or
 an exit rule of its own.
 """
 
+from calm_jax.exits.budget import BudgetState, LayerBudget
 from calm_jax.exits.classifier import Classifier
 from calm_jax.exits.measures import (
   Measure,
@@ -27,11 +28,13 @@ from calm_jax.exits.thresholds import (
 )
 
 __all__ = [
+  'BudgetState',
   'Classifier',
   'ConfidenceExit',
   'ConstantThreshold',
   'DecayingThreshold',
   'FixedExit',
+  'LayerBudget',
   'Measure',
   'NeverExit',
   'OracleExit',

@@ -9,6 +9,7 @@ from typing import Any
 from calm_jax import checkpoints, decoding
 from calm_jax.array_types import Params
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.exits import LayerBudget
 from calm_jax.tokenizer import Tokenizer
 
 
@@ -53,11 +54,18 @@ def certificate_differences(
     tokenizer=tokenizer,
     sampler=decoding.Greedy() if sampler is None else sampler,
   )
-  return [
+  differing = [
     f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'
     for name, value in actual.items()
     if certificate.context.get(name) != value
   ]
+  has_budget = isinstance(policy.exit_rule, LayerBudget)
+  if has_budget and not _has_threshold(certificate):
+    differing.append(
+      'layer budget: no threshold was certified with it, and the full model, '
+      'which is then used, would exceed it'
+    )
+  return differing
 
 
 def apply_certificate(
@@ -71,7 +79,9 @@ def apply_certificate(
 ) -> decoding.ComputePolicy:
   """Returns the policy at the certified threshold.
 
-  Where nothing was certified that is the full model.
+  Where nothing was certified that is the full model. It would exceed the
+  policy's layer budget, if there is one: then no certificate holds, and what is
+  decoded without is the full model as far as the budget goes.
 
   Args:
     certificate: what calibration wrote.
@@ -96,6 +106,15 @@ def apply_certificate(
       + '. Calibrate again, or pass allow_uncertified=True to decode without '
       'a guarantee'
     )
-  if certificate.threshold is None or certificate.threshold >= 1.0:
+  if not _has_threshold(certificate):
+    return decoding.full_within_budget(policy)
+  has_budget = isinstance(policy.exit_rule, LayerBudget)
+  if certificate.threshold >= 1.0 and not has_budget:
     return decoding.full_model(policy)
+  # With a budget, a threshold of 1 is not the full model.
   return decoding.with_threshold(policy, certificate.threshold)
+
+
+def _has_threshold(certificate: Certificate) -> bool:
+  """Returns whether there is a certified threshold."""
+  return certificate.certified and certificate.threshold is not None

@@ -4,6 +4,7 @@ One module per kind of file; all of it is named from here. This package knows
 NumPy and nothing of JAX.
 """
 
+from calm_jax.records.budgets import BudgetUse
 from calm_jax.records.calibration_costs import (
   CalibrationCost,
   SettingCost,
@@ -73,6 +74,7 @@ from calm_jax.records.validations import (
 __all__ = [
   'ArraySpec',
   'ArtifactFile',
+  'BudgetUse',
   'CalibrationCost',
   'CertificateSummary',
   'ClassifierEvaluation',

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from calm_jax.records.budgets import BudgetUse
 from calm_jax.records.json_files import FORMAT_VERSION
 
 
@@ -210,6 +211,8 @@ class EvaluationResult:
     samples: outputs to look at.
     sample_selection: how they were chosen, in words.
     consistency_metric: the text metric behind the consistency columns.
+    budget: how far the certified early exit used its layer budget; None if its
+      policy has none.
     context: how all this was obtained.
     format_version: of this schema.
   """
@@ -227,4 +230,5 @@ class EvaluationResult:
   samples: tuple[SampleOutput, ...] = ()
   sample_selection: str = ''
   consistency_metric: str = 'rouge_l'
+  budget: BudgetUse | None = None
   format_version: int = FORMAT_VERSION

@@ -167,6 +167,7 @@ loses, not what it costs to compute.</p>
 <section>
 <h2>Quality and depth</h2>
 {{ grid(comparison, result.rows) }}
+{% if result.budget %}<p>{{ result.budget.describe() }}</p>{% endif %}
 {{ legend() }}
 {% if timing %}
 <h2 style="margin-top:22px">Wall clock</h2>

@@ -243,6 +243,7 @@ def _render(result, write, note_form: str) -> str:
     parts.append(result.certificate.description)
   realised = realised_consistency(result)
   parts += [realised] if realised else []
+  parts += [result.budget.describe()] if result.budget else []
   for table in (comparison_table(result), timing_table(result)):
     if table is not None:
       parts.append(write(table))

@@ -51,6 +51,9 @@ def certify(path, policy, *, losses=0.0):
   [
     decoding.ComputePolicy(exit_rule=MARGIN),
     decoding.ComputePolicy(
+      exit_rule=exits.LayerBudget(MARGIN, per_request=64, per_token=7)
+    ),
+    decoding.ComputePolicy(
       exit_rule=exits.ConfidenceExit(
         exits.StateSimilarity(), exits.ConstantThreshold(1.0), interval=2
       ),

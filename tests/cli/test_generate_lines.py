@@ -9,7 +9,7 @@ import sys
 import pytest
 import text_cases
 
-from calm_jax import decoding
+from calm_jax import decoding, exits
 from calm_jax.cli import generate, input_lines
 from calm_jax.cli.input_lines import BadLine, InputLine
 
@@ -321,3 +321,21 @@ def test_a_very_long_line_is_cut_in_time(model_dir, tmp_path, capsys):
   run(model_dir, source, output, too_long='truncate', batch_size=1)
   (row,) = read_rows(output)
   assert len(row['inputs']) == 1_000_000
+
+
+def test_without_a_certificate_a_budget_stays(tmp_path, capsys):
+  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.5)
+  budget = exits.LayerBudget(rule, per_request=20)
+  for wrapped, expected, said in (
+    (rule, exits.NeverExit(), 'full model\n'),
+    (
+      budget,
+      exits.LayerBudget(exits.NeverExit(), per_request=20),
+      'full model within its layer budget\n',
+    ),
+  ):
+    policy = decoding.ComputePolicy(exit_rule=wrapped)
+    found, certificate = generate._policy(policy, str(tmp_path), None, None)
+    assert found == decoding.ComputePolicy(exit_rule=expected)
+    assert certificate is None
+    assert capsys.readouterr().err.endswith(said)

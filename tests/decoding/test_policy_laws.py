@@ -24,6 +24,8 @@ EXCEPTIONS = {
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'oracle'): 'no threshold; an early exit always says its target',
   (2, 'margin_pruned'): 'says candidates only; with all kept it is unpruned',
+  (2, 'budget_margin_per_row'): 'capped; with a budget for all layers it is',
+  (2, 'budget_similarity'): 'capped; with a budget for all layers it is',
   (2, 'skip_feed_forward'): 'not the full model; with nothing skipped it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
@@ -139,6 +141,28 @@ def law_2__skip_feed_forward(name):
     ),
   )
   same_tokens_as_full(cases.run(case))
+
+
+def law_2__budget_margin_per_row(name):
+  """Full depth needs a budget for it; a threshold of 1 keeps within less."""
+  case = dataclasses.replace(cases.case(name), threshold=1.0)
+  budget = case.policy(np.arange(cases.B), 1.0).exit_rule
+  capped = cases.run(case)
+  sums = np.maximum(capped.exit_layers, 0).sum(axis=1)
+  assert (sums <= budget.per_request).all() and (sums < cases.L * cases.T).all()
+  enough = dataclasses.replace(
+    budget,
+    per_request=0 * budget.per_request + cases.L * cases.LONGER_T,
+    per_token=np.full((cases.B,), cases.L),
+  )
+  policy = decoding.ComputePolicy(exit_rule=enough)
+  same_tokens_as_full(
+    cases.run(dataclasses.replace(case, policy=lambda rows, _: policy))
+  )
+
+
+def law_2__budget_similarity(name):
+  law_2__budget_margin_per_row(name)
 
 
 def law_2__margin_pruned(name):

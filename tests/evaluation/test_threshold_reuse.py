@@ -36,6 +36,9 @@ def policy_of(kind):
     if kind == 'decaying':
       threshold = exits.DecayingThreshold(value, temperature=4.0, max_length=8)
     rule = exits.ConfidenceExit(measure, threshold)
+    if kind == 'budget':
+      # Both caps bite.
+      rule = exits.LayerBudget(rule, per_request=16, per_token=3)
     readout = cases.PRUNED if kind == 'pruned' else decoding.FullVocabulary()
     return decoding.ComputePolicy(exit_rule=rule, readout=readout)
 
@@ -73,7 +76,9 @@ def assert_same(one, other):
   assert one.example_ids == other.example_ids
 
 
-@pytest.mark.parametrize('kind', ['margin', 'decaying', 'state', 'pruned'])
+@pytest.mark.parametrize(
+  'kind', ['margin', 'decaying', 'state', 'pruned', 'budget']
+)
 def test_a_walk_down_the_grid_equals_decoding_everything(decode, kind):
   """To the bit, whichever rows share a batch."""
   policy_at = policy_of(kind)
@@ -110,6 +115,11 @@ def test_rules_without_thresholds_are_refused(decode):
   earlier = decode(policy_of('margin')(0.5))
   fixed = decoding.ComputePolicy(exit_rule=exits.FixedExit(2))
   with pytest.raises(ValueError, match='FixedExit has no thresholds'):
+    evaluation.changed_rows(earlier, fixed)
+  fixed = decoding.ComputePolicy(
+    exit_rule=exits.LayerBudget(exits.FixedExit(2), per_request=20)
+  )
+  with pytest.raises(ValueError, match='LayerBudget has no thresholds'):
     evaluation.changed_rows(earlier, fixed)
   rule = exits.ConfidenceExit(exits.SoftmaxMargin(), jnp.array([0.5, 0.4]))
   with pytest.raises(ValueError, match='a number per row'):

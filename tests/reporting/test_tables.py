@@ -6,7 +6,7 @@ import math
 import example_result
 import pytest
 
-from calm_jax import reporting
+from calm_jax import records, reporting
 from calm_jax.reporting import tables
 
 
@@ -95,3 +95,28 @@ def test_nothing_certified_is_said():
   result = dataclasses.replace(result, certificate=certificate, rows=rows)
   assert 'Nothing was certified.' in reporting.render_text(result)
   assert tables.realised_consistency(result) is None
+
+
+def test_the_use_of_a_budget_is_said():
+  result = example_result.evaluation_result()
+  assert 'Layer budget' not in reporting.render_page(result)
+  use = records.BudgetUse(
+    per_request=256,
+    per_token=7,
+    largest_request=192,
+    mean_request=64.0,
+    largest_token=7,
+    capped_requests=0.125,
+  )
+  result = dataclasses.replace(result, budget=use)
+  said = (
+    'Layer budget: an output took 64.0 layers of 256 (25%) and at most 192 '
+    '(75%); a token took at most 7 layers of 7; it stopped tokens of 12.5% of '
+    'the outputs.'
+  )
+  for render in (
+    reporting.render_text,
+    reporting.render_markdown,
+    reporting.render_page,
+  ):
+    assert said in render(result)
