@@ -11,9 +11,10 @@ from calm_jax.processes.directories import Mark, not_shared
 from calm_jax.processes.membership import Membership
 from calm_jax.processes.reports import Report, disagreements
 from calm_jax.processes.roll_call import Refused, hold, join
-from calm_jax.processes.watch import Watch
+from calm_jax.processes.watch import Ending, Watch
 
 __all__ = [
+  'Ending',
   'Mark',
   'Membership',
   'Refused',

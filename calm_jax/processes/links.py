@@ -13,11 +13,17 @@ class NotOurs(ValueError):
 
 
 class Link:
-  """A connection to another process."""
+  """A connection to another process.
 
-  def __init__(self, connection: socket.socket):
+  Attributes:
+    socket: the connection.
+    name: how to call who is at the other end.
+  """
+
+  def __init__(self, connection: socket.socket, name: str = 'a stranger'):
     """Takes over a connected socket."""
     self.socket = connection
+    self.name = name
     self._received = b''
 
   def fileno(self) -> int:

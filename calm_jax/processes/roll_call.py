@@ -118,6 +118,7 @@ def _await_verdict(link: Link, report: Report, seconds: float) -> Link:
       if 'start' not in message:
         raise NotOurs(repr(message)[:40])
       link.socket.settimeout(None)
+      link.name = message['start']
       return link
 
 
@@ -184,7 +185,7 @@ class _RollCall:
     """Tells everybody to start; returns the connections."""
     for index, link in self._links.items():
       try:
-        link.send({'start': True})
+        link.send({'start': str(self._reports[0])})
       except OSError:
         raise Refused(f'{self._reports[index]} went away at once') from None
     self._selector.close()
@@ -260,6 +261,7 @@ class _RollCall:
       return refusal
     self._reports[report.index] = report
     self._links[report.index] = link
+    link.name = str(report)
     return None
 
   def _forget(self, link: Link) -> None:

@@ -6,14 +6,30 @@ a process dies, however it dies, and breaks it when a host falls silent; process
 own, says so first.
 """
 
+import dataclasses
 import selectors
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 from calm_jax.processes.links import Link, NotOurs
 
-# Called with what happened, in a thread of the watch, at most once.
-OnEnd = Callable[[str], None]
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+  """That a process has ended out of order.
+
+  Attributes:
+    what: which one and how, as a clause.
+    failed: whether it said an error of its own; it was killed, or its host
+      fell silent, otherwise.
+  """
+
+  what: str
+  failed: bool
+
+
+# Called in the thread of the watch, at most once.
+OnEnd = Callable[[Ending], None]
 
 
 class Watch:
@@ -24,26 +40,23 @@ class Watch:
 
   def __init__(
     self,
-    links: Mapping[int, Link],
+    links: Iterable[Link],
     *,
-    names: Mapping[int, str],
     silence_seconds: float,
     on_end: OnEnd,
   ):
     """Starts to watch.
 
     Args:
-      links: index -> connection, from `hold` or `join`.
-      names: index -> how to call that process.
+      links: what `hold` or `join` returned.
       silence_seconds: after so long without a sign of life a host is dead.
       on_end: what to do when a process has ended out of order.
     """
-    self._links = dict(links)
-    self._names = names
+    self._links = list(links)
     self._on_end = on_end
     self._lock = threading.Lock()
     self._left = False
-    for link in self._links.values():
+    for link in self._links:
       link.keep_alive(silence_seconds)
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
@@ -60,7 +73,7 @@ class Watch:
       self._tell({'left': error})
 
   def _tell(self, message: dict) -> None:
-    for link in self._links.values():
+    for link in self._links:
       try:
         link.send(message)
       except OSError:
@@ -69,36 +82,34 @@ class Watch:
 
   def _run(self) -> None:
     with selectors.DefaultSelector() as selector:
-      for index, link in self._links.items():
-        selector.register(link, selectors.EVENT_READ, index)
+      for link in self._links:
+        selector.register(link, selectors.EVENT_READ)
       while selector.get_map():
         for key, _ in selector.select():
-          ended, done = self._read(key.fileobj, self._names[key.data])
-          if ended is not None:
-            self._end(ended)
+          try:
+            messages = key.fileobj.receive()
+          except (EOFError, OSError, NotOurs) as error:
+            self._end(Ending(f'{key.fileobj.name} is gone ({error})', False))
             return
-          if done:
+          for message in messages:
+            if ending := _ending(key.fileobj, message):
+              self._end(ending)
+              return
             selector.unregister(key.fileobj)
 
-  def _read(self, link: Link, name: str) -> tuple[str | None, bool]:
-    """Returns what ended out of order, if so, and whether all is said."""
-    try:
-      messages = link.receive()
-    except (EOFError, OSError, NotOurs) as error:
-      return f'{name} is gone ({error})', True
-    for message in messages:
-      if 'ended' in message:
-        return message['ended'], True
-      if 'left' in message:
-        error = message['left']
-        return (None if error is None else f'{name}: {error}'), True
-    return None, False
-
-  def _end(self, what: str) -> None:
+  def _end(self, ending: Ending) -> None:
     with self._lock:
       if self._left:
         return
       self._left = True
       # From process 0 all others hear of it; nobody waits for the others.
-      self._tell({'ended': what})
-    self._on_end(what)
+      self._tell({'ended': dataclasses.asdict(ending)})
+    self._on_end(ending)
+
+
+def _ending(link: Link, message: dict) -> Ending | None:
+  """Returns what ended out of order; None if the other one left in order."""
+  if 'ended' in message:
+    return Ending(**message['ended'])
+  error = message.get('left')
+  return None if error is None else Ending(f'{link.name}: {error}', True)
