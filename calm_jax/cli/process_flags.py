@@ -13,6 +13,9 @@ from absl import flags
 
 from calm_jax.processes import Membership
 
+# Where JAX finds out about clusters.
+_CLUSTERS = 'jax._src.clusters'
+
 _MULTIPROCESS = flags.DEFINE_bool(
   'multiprocess',
   False,
@@ -106,7 +109,7 @@ def _detected(address: str | None) -> Membership:
   private place; a test reads a SLURM environment through it.
   """
   try:
-    clusters = importlib.import_module('jax._src.clusters')
+    clusters = importlib.import_module(_CLUSTERS)
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     found = detect(
       address, None, None, None, None, INITIALIZATION_TIMEOUT.value
