@@ -11,7 +11,7 @@ import time
 import pytest
 from free_ports import free_port
 
-from calm_jax import records
+from calm_jax import checkpoints, records
 from calm_jax.cli import environment_checks
 from calm_jax.processes import Membership
 
@@ -82,8 +82,12 @@ def test_other_versions_end_all_before_jax_connects_them():
 def test_what_is_wrong_with_one_is_said_by_all(tmp_path):
   here = f'--directory={tmp_path}'
   cases = [
-    ((), ('--error=no gin file x',), 'process 1 on .*: no gin file x'),
-    ((), ('--configuration=a = 2',), "'a = 2' (the former), 'a = 1'"),
+    ((), ('--error=no gin file x',), ': no gin file x'),
+    (
+      (),
+      ('--configuration=a = 2',),
+      'gin configuration differs: a = 1 (process 0',
+    ),
     ((here,), (f'{here}/elsewhere',), 'model_dir is not shared'),
     ((here,), ('--directory=/proc/x',), 'model_dir: cannot write to /proc/x'),
   ]
@@ -93,7 +97,7 @@ def test_what_is_wrong_with_one_is_said_by_all(tmp_path):
     codes, said = finish(start(port, 0, *first), start(port, 1, *second))
     assert codes == [1, 1], said
     for text in said:
-      assert message.split('.*')[-1] in last_line(text)
+      assert message in last_line(text)
   assert os.listdir(tmp_path) == ['elsewhere']
 
 
@@ -121,7 +125,7 @@ def test_an_error_in_one_process_ends_the_others_with_it():
 
 
 def wait_for_checkpoint(directory, process):
-  while not list(directory.glob('checkpoint_*')):
+  while checkpoints.latest_step(directory) is None:
     assert process.poll() is None, process.communicate()
     time.sleep(0.1)
 
@@ -148,12 +152,12 @@ def test_when_one_is_killed_the_other_ends_and_both_resume(tmp_path, victim):
   line = f'ends: process {victim} on {socket.gethostname()} is gone'
   assert line in said[1 - victim]
   assert 'Start the same command again' in said[1 - victim]
-  steps = [int(path.name[11:]) for path in run.glob('checkpoint_*')]
-  port, last = free_port(), max(steps) + 3
+  saved = checkpoints.latest_step(run)
+  port, last = free_port(), saved + 3
   pair = [start(port, i, *flags, f'--steps={last}') for i in range(2)]
   codes, said = finish(*pair)
   assert codes == [0, 0], said
-  assert f'resumes at step {max(steps)} of {last}' in said[0]
+  assert f'resumes at step {saved} of {last}' in said[0]
   log = records.read_jsonl(run / 'train_log.jsonl')
   trained = [row['step'] for row in log if row['kind'] == 'train']
   assert trained == list(range(1, last + 1))
