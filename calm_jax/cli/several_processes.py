@@ -59,6 +59,7 @@ class Member:
       links,
       silence_seconds=process_flags.HEARTBEAT_TIMEOUT.value,
       on_end=self._end_with,
+      on_silence=self._warn_of,
     )
     jax.distributed.initialize(
       membership.coordinator,
@@ -113,6 +114,17 @@ class Member:
     if ending.failed:
       _exit(f'{self._membership} ends because of {ending.what}', 1)
     _exit(f'{self._membership} ends: {ending.what}. {_AGAIN}', EXIT_OTHER_DIED)
+
+  def _warn_of(self, name: str) -> None:
+    """Says before JAX aborts this process which one it waited for."""
+    seconds = process_flags.HEARTBEAT_TIMEOUT.value
+    print(
+      f'{self._membership}: {name} has been silent for {seconds / 2:g} s. If '
+      f'it hangs, JAX ends this process {seconds} s after its last sign of '
+      f'life. {_AGAIN}',
+      file=sys.stderr,
+      flush=True,
+    )
 
   def _fail(self, what: str) -> None:
     """Ends this process because of an error of its own."""

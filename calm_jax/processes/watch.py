@@ -3,12 +3,14 @@
 Every process keeps its connection to process 0 open. The kernel closes it when
 a process dies, however it dies, and breaks it when a host falls silent; process
 0 then tells the others. A process that leaves in order, or with an error of its
-own, says so first.
+own, says so first. One that hangs is named, and left to JAX's heartbeats, which
+do not depend on Python.
 """
 
 import dataclasses
 import selectors
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from calm_jax.processes.links import Link, NotOurs
@@ -44,6 +46,7 @@ class Watch:
     *,
     silence_seconds: float,
     on_end: OnEnd,
+    on_silence: Callable[[str], None],
   ):
     """Starts to watch.
 
@@ -51,11 +54,18 @@ class Watch:
       links: what `hold` or `join` returned.
       silence_seconds: after so long without a sign of life a host is dead.
       on_end: what to do when a process has ended out of order.
+      on_silence: called with the name of a process that has given no sign of
+        life for half of that time; it may be busy, or hang.
     """
     self._links = list(links)
     self._on_end = on_end
     self._lock = threading.Lock()
+    self._on_silence = on_silence
+    self._silence_seconds = silence_seconds
     self._left = False
+    self._signed = time.monotonic()
+    self._heard = {link: self._signed for link in self._links}
+    self._silent: set[Link] = set()
     for link in self._links:
       link.keep_alive(silence_seconds)
     self._thread = threading.Thread(target=self._run, daemon=True)
@@ -85,7 +95,8 @@ class Watch:
       for link in self._links:
         selector.register(link, selectors.EVENT_READ)
       while selector.get_map():
-        for key, _ in selector.select():
+        for key, _ in selector.select(self._silence_seconds / 8):
+          self._heard[key.fileobj] = time.monotonic()
           try:
             messages = key.fileobj.receive()
           except (EOFError, OSError, NotOurs) as error:
@@ -95,7 +106,27 @@ class Watch:
             if ending := _ending(key.fileobj, message):
               self._end(ending)
               return
-            selector.unregister(key.fileobj)
+            if 'silent' in message:
+              self._on_silence(message['silent'])
+            elif 'left' in message:
+              selector.unregister(key.fileobj)
+        self._look_after([key.fileobj for key in selector.get_map().values()])
+
+  def _look_after(self, links: list[Link]) -> None:
+    """Gives a sign of life, and says who has given none for long."""
+    now = time.monotonic()
+    with self._lock:
+      if self._left:
+        return
+      if now - self._signed >= self._silence_seconds / 8:
+        self._signed = now
+        self._tell({'alive': True})
+      for link in links:
+        silent = now - self._heard[link] >= self._silence_seconds / 2
+        if silent and link not in self._silent:
+          self._tell({'silent': link.name})
+          self._on_silence(link.name)
+        (self._silent.add if silent else self._silent.discard)(link)
 
   def _end(self, ending: Ending) -> None:
     with self._lock:

@@ -165,7 +165,7 @@ def test_when_one_is_killed_the_other_ends_and_both_resume(tmp_path, victim):
 
 @pytest.mark.slow
 def test_when_one_hangs_the_other_ends_in_time(tmp_path):
-  """Nobody closes the connection then; JAX's heartbeats notice it."""
+  """It is named; JAX's heartbeats do the rest."""
   run, port = tmp_path / 'run', free_port()
   flags = (
     '--job=train',
@@ -184,6 +184,8 @@ def test_when_one_hangs_the_other_ends_in_time(tmp_path):
   assert time.monotonic() - stopped < 40
   assert code != 0
   assert 'should one die, the others end within 10 s' in said
+  name = f'process 1 on {socket.gethostname()}'
+  assert f'{name} has been silent for 5 s' in said
 
 
 def test_devices_that_differ_are_named():

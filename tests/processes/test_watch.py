@@ -1,5 +1,6 @@
 import queue
 import socket
+import time
 
 import pytest
 
@@ -15,15 +16,19 @@ class Members:
   One that is to die has no watch, as its thread dies with it.
   """
 
-  def __init__(self, mortal=None):
+  def __init__(self, mortal=None, silence_seconds=8):
     self.told = [queue.Queue() for _ in range(3)]
+    self.warned = [queue.Queue() for _ in range(3)]
     pairs = {index: _pair() for index in (1, 2)}
     # Each end is called by who is at the other.
     self.here = {i: Link(a, f'process {i}') for i, (a, _) in pairs.items()}
     self.there = {i: Link(b, 'process 0') for i, (_, b) in pairs.items()}
     self.watches = {
       index: Watch(
-        self.links(index), silence_seconds=8, on_end=self.told[index].put
+        self.links(index),
+        silence_seconds=silence_seconds,
+        on_end=self.told[index].put,
+        on_silence=self.warned[index].put,
       )
       for index in range(3)
       if index != mortal
@@ -47,8 +52,8 @@ def _pair():
 def gather():
   made = []
 
-  def make(mortal=None):
-    made.append(Members(mortal))
+  def make(mortal=None, **settings):
+    made.append(Members(mortal, **settings))
     return made[-1]
 
   yield make
@@ -102,6 +107,23 @@ def test_who_has_left_hears_nothing(gather):
   members.die(2)
   with pytest.raises(queue.Empty):
     members.told[0].get(timeout=0.5)
+
+
+def test_who_hangs_is_named_to_all_and_ends_nobody(gather):
+  members = gather(mortal=2, silence_seconds=1)
+  for index in (0, 1):
+    assert members.warned[index].get(timeout=PATIENCE) == 'process 2'
+  # It has come back, and hangs again.
+  members.there[2].send({'alive': True})
+  for index in (0, 1):
+    assert members.warned[index].get(timeout=PATIENCE) == 'process 2'
+    assert members.told[index].empty()
+
+
+def test_who_is_idle_gives_signs_of_life(gather):
+  members = gather(silence_seconds=0.8)
+  time.sleep(1.5)
+  assert all(queue.empty() for queue in (*members.told, *members.warned))
 
 
 def test_a_silent_host_breaks_the_connection_in_time(gather):
