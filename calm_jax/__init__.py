@@ -25,6 +25,7 @@ _SUBPACKAGES = (
   'interfaces',
   'model',
   'pipeline',
+  'processes',
   'pytrees',
   'records',
   'reporting',

@@ -14,6 +14,7 @@ ALLOWED = {
   'pytrees': set(),
   'interfaces': {'array_types', 'pytrees'},
   'records': set(),
+  'processes': set(),
   'tokenizer': set(),
   'sharding': {'array_types'},
   'model': {*BASE, 'sharding'},

@@ -13,6 +13,7 @@ FENCES = {
   'calm_jax': (*HEAVY, 'jax', 'numpy'),
   'calm_jax.calibration': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.reporting': (*HEAVY, 'jax'),
+  'calm_jax.processes': (*HEAVY, 'jax', 'numpy'),
   # Jobs for a laptop on which JAX is not installed.
   'calm_jax.cli.report': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.validate': (*HEAVY, 'jax', 'matplotlib'),

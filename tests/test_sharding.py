@@ -2,7 +2,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import training_cases
+from free_ports import free_port
 from jax.sharding import PartitionSpec as P
 
 from calm_jax import model, records, sharding, training
@@ -248,12 +248,6 @@ def test_every_topology_gives_the_same_losses(tmp_path):
   assert found['data']['part'] == [32, 16]
   assert found['crossed']['part'] == [16, 16]
   assert found['crossed_fsdp']['part'] == [16, 4]
-
-
-def free_port():
-  with socket.socket() as sock:
-    sock.bind(('localhost', 0))
-    return sock.getsockname()[1]
 
 
 @pytest.mark.slow

@@ -209,4 +209,6 @@ def _compare(
 
 
 if __name__ == '__main__':
-  gin_runner.main('export', takes_dry_run=True)
+  gin_runner.main(
+    'export', takes_dry_run=True, one_process=True, writes_to=('output_dir',)
+  )

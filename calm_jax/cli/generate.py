@@ -304,4 +304,4 @@ def _tell(line: str) -> None:
 
 
 if __name__ == '__main__':
-  gin_runner.main('generate')
+  gin_runner.main('generate', one_process=True, writes_to=())

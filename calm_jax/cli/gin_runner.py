@@ -7,19 +7,20 @@ and stops. The operative configuration is written to the job's directory.
 """
 
 import ast
+import functools
 import os
 import pathlib
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
+import jax
 from absl import app, flags, logging
 
-from calm_jax import records
+from calm_jax import records, sharding
 from calm_jax.checkpoints import SaveError
-from calm_jax.cli import binding_types
+from calm_jax.cli import binding_types, process_flags, several_processes
 from calm_jax.cli.dry_run_flag import DRY_RUN
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -35,6 +36,7 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
   'gin_search_paths', [], 'Folders in which gin files are looked up first.'
 )
 flags.declare_key_flag('dry_run')
+process_flags.declare_key_flags()
 
 
 # What a user can do something about: one line instead of a traceback.
@@ -173,17 +175,32 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def write_operative_config(directory: str, name: str) -> None:
-  """Writes the configuration in force to `directory/name`."""
-  records.write_text(os.path.join(directory, name), gin.config_str())
+  """Writes the configuration in force to `directory/name`, from process 0."""
+  if _speaks():
+    records.write_text(os.path.join(directory, name), gin.config_str())
 
 
-def main(job: str, *, takes_dry_run: bool = False) -> None:
+def _speaks() -> bool:
+  """Whether this is the only process or the first; starts no device."""
+  return not jax.distributed.is_initialized() or sharding.is_main_process()
+
+
+def main(
+  job: str,
+  *,
+  takes_dry_run: bool = False,
+  one_process: bool = False,
+  writes_to: Sequence[str] = ('model_dir', 'output_dir'),
+) -> None:
   """Parses flags, assembles `calm_jax.cli.<job>.run` and calls it.
 
   Args:
     job: name of the module below calm_jax.cli, whose `run` gin configures.
     takes_dry_run: whether `run(dry_run=True)` says what it would do and does
       nothing; with --dry_run it is then called so.
+    one_process: whether the job cannot be shared by several processes.
+    writes_to: parameters of `run` that name directories it writes to, which
+      are tried before anything else.
   """
 
   def call(arguments: Sequence[str]) -> None:
@@ -196,21 +213,22 @@ def main(job: str, *, takes_dry_run: bool = False) -> None:
     # Absl's and Orbax's own chatter would bury the progress lines.
     if not logging.level_debug():
       logging.set_verbosity(logging.WARNING)
+    run, error = None, None
     try:
       parse(_GIN_FILE.value, _GIN_BINDINGS.value, _GIN_SEARCH_PATHS.value)
       run = gin.get_configurable(f'calm_jax.cli.{job}.run')
-    except (ValueError, SyntaxError, NameError, ImportError) as error:
-      sys.exit(f'configuration error: {error}')
-    if DRY_RUN.value:
-      print(gin.config_str())
-      if not takes_dry_run:
-        return
-    try:
-      run(**({'dry_run': True} if DRY_RUN.value else {}))
-    except _EXPECTED as error:
-      if logging.level_debug():
-        raise
-      sys.exit(f'{type(error).__name__}: {error}')
+    except (ValueError, SyntaxError, NameError, ImportError) as problem:
+      error = f'configuration error: {problem}'
+    process = several_processes.start(
+      configuration='' if error else gin.config_str(),
+      directories={} if error else _directories(job, writes_to),
+      error=error,
+      one_process=one_process,
+    )
+    process.run(
+      functools.partial(_call, run, takes_dry_run=takes_dry_run),
+      expected=() if logging.level_debug() else _EXPECTED,
+    )
 
   app.run(
     call,
@@ -218,3 +236,25 @@ def main(job: str, *, takes_dry_run: bool = False) -> None:
       rewrite_gin_arguments(argv)
     ),
   )
+
+
+def _call(run: Callable, *, takes_dry_run: bool) -> None:
+  """Calls a configured job, or shows its configuration."""
+  if not DRY_RUN.value:
+    run()
+    return
+  if _speaks():
+    print(gin.config_str())
+  if takes_dry_run:
+    run(dry_run=True)
+
+
+def _directories(job: str, parameters: Sequence[str]) -> dict[str, str]:
+  """Returns parameter -> directory, where a job's `run` is bound to one."""
+  selector = f'{job}.run'
+  return {
+    binding.parameter: binding.value
+    for binding in _literals()
+    if binding.selector == selector or binding.selector.endswith(f'.{selector}')
+    if binding.parameter in parameters and isinstance(binding.value, str)
+  }

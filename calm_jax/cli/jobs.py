@@ -31,9 +31,8 @@ def say(line: str) -> None:
 
 def open_output(directory: str, config_name: str) -> None:
   """Makes a job's folder and writes the configuration in force into it."""
-  if sharding.is_main_process():
-    os.makedirs(directory, exist_ok=True)
-    gin_runner.write_operative_config(directory, config_name)
+  os.makedirs(directory, exist_ok=True)
+  gin_runner.write_operative_config(directory, config_name)
 
 
 def local_mesh(model_parallel: int = 1) -> jax.sharding.Mesh | None:

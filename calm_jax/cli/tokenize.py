@@ -62,4 +62,4 @@ def run(
 
 
 if __name__ == '__main__':
-  gin_runner.main('tokenize')
+  gin_runner.main('tokenize', one_process=True)

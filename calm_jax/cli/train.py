@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from calm_jax import (
   checkpoints,
@@ -31,7 +30,7 @@ from calm_jax import (
   sharding,
   training,
 )
-from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli import gin_runner, jobs, memory_plans, seen_rows
 from calm_jax.cli.decoding_evaluator import DecodingPlan
 from calm_jax.cli.tensorboard_logger import TensorBoardLogger
 from calm_jax.tokenizer import keep_vocabulary, vocabulary_context
@@ -70,7 +69,8 @@ def run(
   patience: int | None = None,
   max_minutes: float | None = None,
   seed: int = 0,
-) -> training.TrainResult:
+  dry_run: bool = False,
+) -> training.TrainResult | None:
   """Trains with the weighted multi-exit loss (arXiv 2207.07061, Eq. 6).
 
   Args:
@@ -106,6 +106,7 @@ def run(
     patience: stop after so many evaluations without improvement.
     max_minutes: stop (and save) after so much wall-clock time.
     seed: of parameters, data order and dropout.
+    dry_run: print the mesh, where parameters lie and the memory per device.
   """
   seqio_task = data.as_task(task)
   tokenizer = data.tokenizer_of(
@@ -141,14 +142,24 @@ def run(
   if decode is not None:
     decode.check(eval_every=eval_every, best_metric=best_metric)
   _check_resumable(model_dir, config, context)
+  if frozen:
+    optimizer = training.freeze(optimizer, frozen)
+  layout = dict(mesh=_mesh(model_parallel), partitioning=partitioning)
+  if dry_run:
+    jobs.say(
+      memory_plans.describe_training(
+        config, optimizer, batch_size=batch_size, **layout
+      )
+    )
+    return None
   jobs.open_output(model_dir, 'train.gin')
   if sharding.is_main_process():
     keep_vocabulary(tokenizer, model_dir)
-  _write_training_rows(
+  seen_rows.write(
     model_dir,
     task,
     initial_model_dir,
-    selected=_selected_on(eval_examples, decode),
+    selected=seen_rows.selected_on(eval_examples, decode),
   )
   batches = functools.partial(
     data.train_batches,
@@ -185,7 +196,7 @@ def run(
   result = training.train(
     config,
     lambda skip: batches(skip=skip),
-    optimizer=training.freeze(optimizer, frozen) if frozen else optimizer,
+    optimizer=optimizer,
     num_steps=num_steps,
     model_dir=model_dir,
     layer_weights=layer_weights,
@@ -196,8 +207,7 @@ def run(
     initial_params=_initial_params(
       initial_model_dir, config, tokenizer, model_dir
     ),
-    mesh=_mesh(model_parallel),
-    partitioning=partitioning,
+    **layout,
     evaluators=evaluators,
     best_metric=best_metric,
     best_mode=best_mode,
@@ -230,13 +240,6 @@ def _prefixes(seqio_task) -> dict[str, str]:
   return {part.name: data.prefix_of(part) for part in parts}
 
 
-def _selected_on(eval_examples: int | None, decode: DecodingPlan | None):
-  """Returns how many validation examples are looked at; None for all."""
-  if eval_examples is None or decode is None or decode.every is None:
-    return eval_examples
-  return max(eval_examples, decode.max_examples)
-
-
 def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
   """Returns the parameters of another run, unless ours has begun already."""
   if model_dir is None or checkpoints.latest_step(resumed) is not None:
@@ -267,34 +270,6 @@ def _changed_shape(theirs: model.T5Config, ours: model.T5Config) -> str:
   )
 
 
-def _write_training_rows(
-  model_dir: str, task, initial_model_dir: str | None, *, selected: int | None
-) -> None:
-  """Writes which inputs the parameters were trained and selected on.
-
-  A run that goes on, and one that starts from another, adds to what was
-  written before.
-  """
-  if not sharding.is_main_process():
-    return
-  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
-  begun = checkpoints.latest_step(model_dir) is not None
-  earlier = [model_dir] if begun else []
-  if initial_model_dir is not None:
-    earlier.append(initial_model_dir)
-  trained = [data.input_hashes(task, 'train')]
-  chosen = [data.input_hashes(task, 'validation', max_examples=selected)]
-  for folder in earlier:
-    file = os.path.join(folder, records.TRAINING_ROWS_NAME)
-    if os.path.exists(file):
-      rows = records.read_training_rows(file)
-      trained.append(rows.trained)
-      chosen.append(rows.selected)
-  records.write_training_rows(
-    path, trained=np.concatenate(trained), selected=np.concatenate(chosen)
-  )
-
-
 def _draw_losses(model_dir: str) -> None:
   """Draws the log, where there is matplotlib."""
   if not sharding.is_main_process():
@@ -317,4 +292,4 @@ def _check_resumable(model_dir: str, config, context) -> None:
 
 
 if __name__ == '__main__':
-  gin_runner.main('train')
+  gin_runner.main('train', takes_dry_run=True)

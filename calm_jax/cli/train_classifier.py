@@ -135,4 +135,4 @@ def _evaluate(
 
 
 if __name__ == '__main__':
-  gin_runner.main('train_classifier')
+  gin_runner.main('train_classifier', one_process=True)

@@ -275,6 +275,9 @@ class Run:
     self.report.pause(time.monotonic() - started)
 
   def _save_if_possible(self) -> None:
+    if jax.process_count() > 1:
+      # All of them save together, and the others know of no error.
+      return
     try:
       self._save()
       self.directory.wait()

@@ -1,0 +1,238 @@
+"""The launch scripts, with stubs in place of gcloud, srun and scontrol."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPTS = ROOT / 'scripts'
+POD = ('pod', 'zone-b')
+# What a shell would take apart, were it not quoted.
+FLAGS = ("--gin.PAIR=('a', 'b c')", '--gin.MODEL_DIR=/mnt/$runs/x y')
+
+
+@pytest.fixture
+def stubs(tmp_path):
+  """Programs that write down how they were called; returns the environment."""
+  folder = tmp_path / 'stubs'
+  folder.mkdir()
+  for name in ('gcloud', 'srun', 'scontrol'):
+    stub = folder / name
+    stub.write_text(
+      '#!/usr/bin/env bash\n'
+      f'printf "%q " {name} "$@" >> "$CALLS"; echo >> "$CALLS"\n'
+      f'echo "ids=${{JAX_LOCAL_DEVICE_IDS:-}}" >> "$CALLS"\n'
+      f'[ {name} != srun ] || exit "${{SRUN_STATUS:-0}}"\n'
+    )
+    stub.chmod(0o755)
+  # The SLURM script wants an environment that has been set up.
+  python = tmp_path / 'checkout' / '.venv' / 'bin' / 'python'
+  python.parent.mkdir(parents=True)
+  python.symlink_to('/bin/true')
+  (tmp_path / 'checkout' / 'calm_jax').symlink_to(ROOT / 'calm_jax')
+  return {
+    **{k: v for k, v in os.environ.items() if not k.startswith('SLURM')},
+    'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}',
+    'CALLS': str(tmp_path / 'calls'),
+    'SLURM_SUBMIT_DIR': str(tmp_path / 'checkout'),
+  }
+
+
+def call(script, *arguments, environment):
+  return subprocess.run(
+    ['bash', str(SCRIPTS / script), *arguments],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+
+
+def calls(environment):
+  """The calls of stubs, each as a list of words."""
+  text = pathlib.Path(environment['CALLS']).read_text()
+  return [shlex.split(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize('script', sorted(p.name for p in SCRIPTS.glob('*.sh')))
+def test_bash_reads_it(script):
+  checked = subprocess.run(
+    ['bash', '-n', str(SCRIPTS / script)], capture_output=True, text=True
+  )
+  assert checked.returncode == 0, checked.stderr
+  assert os.access(SCRIPTS / script, os.X_OK)
+
+
+def remote_words(call_words):
+  """What the remote shell makes of --command."""
+  command = next(w for w in call_words if w.startswith('--command='))
+  command = command.removeprefix('--command=').partition(' exec ')[2]
+  told = subprocess.run(
+    ['bash', '-c', f'printf "%s\\n" {command}'], capture_output=True, text=True
+  )
+  return told.stdout.splitlines()
+
+
+def test_a_tpu_pod_runs_the_job_on_every_worker(stubs):
+  done = call('launch_tpu_pod.sh', *POD, 'train', *FLAGS, environment=stubs)
+  assert done.returncode == 0, done.stderr
+  (words,) = [words for words in calls(stubs) if words[0] == 'gcloud']
+  assert words[:6] == ['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', 'pod']
+  assert {'--zone=zone-b', '--worker=all'} < set(words)
+  assert remote_words(words) == [
+    '.venv/bin/python',
+    '-m',
+    'calm_jax.cli.train',
+    '--multiprocess',
+    *FLAGS,
+  ]
+
+
+@pytest.mark.skipif(not (ROOT / '.git').exists(), reason='copies a commit')
+def test_a_tpu_pod_is_set_up_when_asked(stubs):
+  done = call(
+    'launch_tpu_pod.sh',
+    *('--setup', '--project', 'mine', *POD, 'evaluate'),
+    environment=stubs,
+  )
+  assert done.returncode == 0, done.stderr
+  copied, installed, started = [w for w in calls(stubs) if w[0] == 'gcloud']
+  assert copied[4] == 'scp' and copied[6] == 'pod:calm_jax.tar.gz'
+  assert 'setup_environment.sh' in ' '.join(installed)
+  assert all(
+    '--project=mine' in words for words in (copied, installed, started)
+  )
+  assert remote_words(started)[-1] == '--multiprocess'
+
+
+def test_print_runs_nothing(stubs):
+  done = call(
+    'launch_tpu_pod.sh',
+    '--print',
+    'pod',
+    'z',
+    'train',
+    *FLAGS,
+    environment=stubs,
+  )
+  assert done.returncode == 0
+  assert done.stdout.startswith('gcloud compute tpus tpu-vm ssh pod')
+  slurm = call('launch_slurm.sh', 'train', environment={**stubs, 'PRINT': '1'})
+  assert slurm.stdout.startswith('srun ')
+  assert not pathlib.Path(stubs['CALLS']).exists()
+
+
+@pytest.mark.parametrize(
+  'arguments,message',
+  [
+    (('pod',), 'give NAME, ZONE and JOB'),
+    (('pod', 'zone', 'trian'), "there is no job 'trian'"),
+    (('--speed', 'pod', 'zone', 'train'), "unknown option '--speed'"),
+    (('--directory', 'a;b', 'pod', 'zone', 'train'), "--directory 'a;b'"),
+    (('--project',), '--project needs a value'),
+  ],
+)
+def test_bad_calls_of_the_tpu_script_are_named(stubs, arguments, message):
+  done = call('launch_tpu_pod.sh', *arguments, environment=stubs)
+  assert done.returncode == 2 and message in done.stderr
+  assert not pathlib.Path(stubs['CALLS']).exists()
+
+
+def test_slurm_runs_the_job_under_srun(stubs):
+  done = call('launch_slurm.sh', 'train', *FLAGS, environment=stubs)
+  assert done.returncode == 0, done.stderr
+  words, ids = calls(stubs)
+  start = words.index('.venv/bin/python')
+  assert words[0] == 'srun' and '--gpu-bind=none' in words[:start]
+  assert words[start + 1 :] == [
+    '-m',
+    'calm_jax.cli.train',
+    '--multiprocess',
+    *FLAGS,
+  ]
+  # JAX takes the GPU of the process's number by itself.
+  assert ids == ['ids=']
+
+
+def test_one_slurm_process_per_node_takes_all_gpus(stubs):
+  node = {'SLURM_GPUS_ON_NODE': '4', 'SLURM_NTASKS_PER_NODE': '1'}
+  call('launch_slurm.sh', 'train', environment={**stubs, **node})
+  assert calls(stubs)[1] == ['ids=0,1,2,3']
+
+
+@pytest.mark.parametrize(
+  'status,restarts,again',
+  [(75, 0, True), (137, 2, True), (75, 3, False), (1, 0, False)],
+)
+def test_slurm_queues_again_what_a_death_ended(stubs, status, restarts, again):
+  done = call(
+    'launch_slurm.sh',
+    'train',
+    environment={
+      **stubs,
+      'SRUN_STATUS': str(status),
+      'SLURM_RESTART_COUNT': str(restarts),
+      'SLURM_JOB_ID': '42',
+    },
+  )
+  assert done.returncode == status
+  assert (['scontrol', 'requeue', '42'] in calls(stubs)) == again
+
+
+def test_bad_calls_of_the_slurm_script_are_named(stubs, tmp_path):
+  assert 'give a JOB' in call('launch_slurm.sh', environment=stubs).stderr
+  done = call('launch_slurm.sh', 'trian', environment=stubs)
+  assert done.returncode == 2 and "no job 'trian'" in done.stderr
+  (tmp_path / 'checkout' / '.venv' / 'bin' / 'python').unlink()
+  done = call('launch_slurm.sh', 'train', environment=stubs)
+  assert done.returncode == 2 and 'setup_environment.sh' in done.stderr
+
+
+def test_the_jobset_says_what_jobs_want_to_know():
+  yaml = pytest.importorskip('yaml')
+  text = (SCRIPTS / 'kubernetes_jobset.yaml').read_text()
+  jobset = yaml.safe_load(text)
+  name, spec = jobset['metadata']['name'], jobset['spec']
+  assert jobset['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
+  assert spec['network']['enableDNSHostnames'] is True
+  # A dead pod fails its job, and that restarts all of them.
+  assert spec['failurePolicy']['maxRestarts'] > 0
+  (replicated,) = spec['replicatedJobs']
+  job = replicated['template']['spec']
+  assert replicated['replicas'] == 1 and job['backoffLimit'] == 0
+  assert job['completionMode'] == 'Indexed'
+  pod = job['template']['spec']
+  assert pod['restartPolicy'] == 'Never'
+  (container,) = pod['containers']
+  env = {entry['name']: entry['value'] for entry in container['env']}
+  count = int(env['PROCESS_COUNT'])
+  assert job['parallelism'] == job['completions'] == count
+  port = container['ports'][0]['containerPort']
+  assert env['JAX_COORDINATOR_ADDRESS'] == (
+    f'{name}-{replicated["name"]}-0-0.{name}:{port}'
+  )
+  volumes = {volume['name'] for volume in pod['volumes']}
+  assert {mount['name'] for mount in container['volumeMounts']} == volumes
+  # The shell must hand over the flags, and what Kubernetes says.
+  command = [*container['command'], *container['args']]
+  assert command[0] == 'sh'
+  script = command[2].replace('exec python', 'printf "%s\\n"')
+  told = subprocess.run(
+    [*command[:2], script, *command[3:]],
+    env={**env, 'JOB_COMPLETION_INDEX': '1', 'PATH': os.environ['PATH']},
+    capture_output=True,
+    text=True,
+  )
+  lines = told.stdout.splitlines()
+  assert lines[:4] == [
+    '-m',
+    'calm_jax.cli.train',
+    f'--process_count={count}',
+    '--process_index=1',
+  ]
+  assert lines[4:] == container['args']
+  shipped = re.findall(r'--gin_file=(\S+)', text)
+  assert shipped and all((ROOT / 'gin_configs' / f).exists() for f in shipped)
