@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from calm_jax import records
 from calm_jax.checkpoints import SaveError
-from calm_jax.cli import binding_types
+from calm_jax.cli import app_runner, binding_types
 from calm_jax.cli.dry_run_flag import DRY_RUN
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -212,7 +212,7 @@ def main(job: str, *, takes_dry_run: bool = False) -> None:
         raise
       sys.exit(f'{type(error).__name__}: {error}')
 
-  app.run(
+  app_runner.run(
     call,
     flags_parser=lambda argv: app.parse_flags_with_usage(
       rewrite_gin_arguments(argv)
