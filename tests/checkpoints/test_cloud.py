@@ -174,7 +174,9 @@ def test_every_form_is_loaded_over_the_network(cloud):
       chunk.unlink()
     paths[name] = place.relative_to(root).as_posix()
   urls = [f'gs://{path}' for path in paths.values()]
-  result = run(address, '-c', LOAD, *urls, 'gs://bucket/legacy', 'gs://bucket/nothing')
+  result = run(
+    address, '-c', LOAD, *urls, 'gs://bucket/legacy', 'gs://bucket/nothing'
+  )
   assert result.returncode == 0, result.stderr
   found = [json.loads(line) for line in result.stdout.splitlines()]
   loaded = dict(zip(paths, found, strict=False))
