@@ -66,8 +66,14 @@ def find_checkpoint(path: str | os.PathLike) -> str:
 
   Raises:
     FileNotFoundError: if there is none, saying what is there instead.
-    ValueError: if the path is a checkpoint that was never completed.
+    ValueError: if the path is a checkpoint that was never completed, or a URL.
   """
+  if '://' in os.fspath(path):
+    raise ValueError(
+      f'{os.fspath(path)} is no local path, and run directories are read '
+      'locally: copy it, or read its parameters with checkpoints.load (on the '
+      'command line: name a vocabulary too)'
+    )
   path = os.path.abspath(os.fspath(path))
   if is_complete(path):
     return path

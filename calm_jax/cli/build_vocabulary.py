@@ -11,6 +11,7 @@ train file by `held_out_fraction` are read as well.)
 
 from absl import app, flags
 
+from calm_jax.cli import app_runner
 from calm_jax.data.jsonl_files import read_examples, resolve_path
 from calm_jax.tokenizer import train_sentencepiece
 
@@ -67,4 +68,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app_runner.run(main)

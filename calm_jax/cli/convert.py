@@ -23,6 +23,7 @@ from absl import app, flags, logging
 from calm_jax import checkpoints
 from calm_jax.checkpoints import classifiers, conversion
 from calm_jax.checkpoints.stored_tensors import DTYPES
+from calm_jax.cli import app_runner
 from calm_jax.cli.dry_run_flag import DRY_RUN
 from calm_jax.tokenizer import (
   BYTES,
@@ -265,4 +266,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app_runner.run(main)

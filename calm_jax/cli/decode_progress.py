@@ -25,7 +25,7 @@ class DecodeProgress:
     self._say = say
     self._total = total
     self._there = there
-    self._inputs = self._tokens = self._layers = 0
+    self._inputs = self._tokens = self._chosen = self._layers = 0
     self._start = self._last = time.perf_counter()
     self._compiled = compile_clock.compile_seconds()
 
@@ -34,7 +34,8 @@ class DecodeProgress:
     self._inputs += len(outputs)
     for output in (output for samples in outputs for output in samples):
       self._tokens += len(output.tokens)
-      self._layers += sum(output.exit_layers)
+      self._chosen += len(output.chosen_layers)
+      self._layers += sum(output.chosen_layers)
     now = time.perf_counter()
     if now - self._last < _SECONDS_BETWEEN_LINES:
       return
@@ -62,7 +63,7 @@ class DecodeProgress:
       f'{there}{self._inputs} inputs, {self._tokens} tokens in '
       f'{_duration(seconds)} ({self._tokens / seconds:.0f} tokens/s) and '
       f'{_duration(compiled)} of compiling, mean exit layer '
-      f'{self._layers / self._tokens:.2f} of {num_layers}'
+      f'{self._layers / max(self._chosen, 1):.2f} of {num_layers}'
     )
 
   def _seconds(self) -> float:

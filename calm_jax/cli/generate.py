@@ -25,7 +25,9 @@ this policy; a threshold given by hand decodes without a guarantee. To draw
 several outputs a text: --gin.SAMPLER=@decoding.Temperature()
 --gin.NUM_SAMPLES=4 --gin.ALLOW_UNCERTIFIED=True. Whatever checkpoint
 calm_jax.cli.convert reads decodes too, given its vocabulary:
---gin.generate.run.vocabulary=spiece.model, or bytes for ByT5's.
+--gin.generate.run.vocabulary=spiece.model, or bytes for ByT5's. What every
+output begins with, and tokens (pieces or ids) that none has:
+--gin.generate.run.forced_prefix='The' --gin.generate.run.suppressed_tokens=▁a
 """
 
 import os
@@ -72,6 +74,8 @@ def run(
   extra_ids: int = 100,
   feature_lengths: Mapping[str, int] | None = None,
   prefix: str = '',
+  forced_prefix: str = '',
+  suppressed_tokens: Sequence[int | str] | int = (),
 ) -> list[pipeline.GeneratedText]:
   """Decodes texts and shows them, or writes them to a file.
 
@@ -99,6 +103,9 @@ def run(
     extra_ids: with `vocabulary`, the sentinels after it.
     feature_lengths: with `vocabulary`, longest 'inputs' and 'targets'.
     prefix: with `vocabulary`, put in front of every input.
+    forced_prefix: what every output begins with. No certificate covers that.
+    suppressed_tokens: ids or pieces that are never said, or one of them.
+      Neither.
 
   Returns:
     The outputs that were shown; none where they went to a file.
@@ -112,7 +119,10 @@ def run(
     batch_size=batch_size,
     num_samples=num_samples,
     seed=seed,
+    forced_prefix=forced_prefix,
   )
+  if isinstance(suppressed_tokens, (int, str)):
+    suppressed_tokens = [suppressed_tokens]
   policy, certificate = _policy(policy, model_dir, threshold, certificate)
   about = {}
   if vocabulary is not None:
@@ -125,8 +135,13 @@ def run(
     certificate=certificate,
     sampler=sampler,
     allow_uncertified=allow_uncertified,
+    suppressed_tokens=suppressed_tokens,
     vocabulary=vocabulary,
     **about,
+  )
+  # Before any line is read.
+  pipeline.prefix_tokens(
+    forced_prefix, generator.tokenizer, max_length=generator.max_length
   )
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
@@ -193,6 +208,7 @@ def _show(
     batch_size=options.batch_size,
     num_samples=options.num_samples,
     seed=options.seed,
+    forced_prefixes=[options.forced_prefix] * len(inputs),
   )
   for source, samples in zip(inputs, outputs, strict=True):
     jobs.say(f'input:  {source}')
@@ -205,6 +221,7 @@ def _show(
         pieces=output.pieces,
         exit_layers=output.exit_layers,
         confidences=output.confidences,
+        prefix_length=output.prefix_length,
       )
       jobs.say(f'output: {output.text}')
       jobs.say(
@@ -228,7 +245,7 @@ def _talk(
   _tell('one text a line, Ctrl-D to end')
   jobs.say(reporting.legend(num_layers, colour=colour))
   lines = input_lines.read_file(STANDARD_INPUT, input_format)
-  for found in line_decoding.usable_lines(generator, lines, options.too_long):
+  for found in line_decoding.usable_lines(generator, lines, options):
     if isinstance(found, BadLine):
       _tell(f'line {found.number} {found.reason}')
       continue
@@ -240,6 +257,7 @@ def _talk(
       too_long=options.too_long,
       seed=options.seed,
       number=request.number,
+      forced_prefix=options.forced_prefix,
     )
     for place, token in enumerate(tokens):
       shown = reporting.colour_token(
@@ -268,34 +286,31 @@ def _write(
       return [InputLine(number, text) for number, text in enumerate(inputs, 1)]
     return input_lines.read_file(input_file, input_format)
 
-  rows = RowFile(
-    output_file,
-    {
-      **generator.describe(),
-      'too_long': options.too_long,
-      'batch_size': options.batch_size,
-      'num_samples': options.num_samples,
-      'seed': options.seed,
-    },
-    context=provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=str(generator.source.get('dtype', '')),
-      libraries=jobs.LIBRARIES,
-      details={},
-    ),
-    stream=sys.stdout,
+  about = {
+    **generator.describe(),
+    'too_long': options.too_long,
+    'batch_size': options.batch_size,
+    'num_samples': options.num_samples,
+    'seed': options.seed,
+    'forced_prefix': options.forced_prefix,
+  }
+  context = provenance.run_context(
+    device=jax.devices()[0].device_kind,
+    dtype=str(generator.source.get('dtype', '')),
+    libraries=jobs.LIBRARIES,
+    details={},
   )
-  source = {None: 'INPUTS', STANDARD_INPUT: 'standard input'}.get(
-    input_file, input_file
-  )
-  total = None
-  if input_file != STANDARD_INPUT:
-    total = line_decoding.survey(
-      generator, lines(), rows, options, source=source
+  names = {None: 'INPUTS', STANDARD_INPUT: 'standard input'}
+  source = names.get(input_file, input_file)
+  with RowFile(output_file, about, context=context, stream=sys.stdout) as rows:
+    total = None
+    if input_file != STANDARD_INPUT:
+      total = line_decoding.survey(
+        generator, lines(), rows, options, source=source
+      )
+    line_decoding.decode_lines(
+      generator, lines(), rows, options, source=source, say=_tell, total=total
     )
-  line_decoding.decode_lines(
-    generator, lines(), rows, options, source=source, say=_tell, total=total
-  )
 
 
 def _tell(line: str) -> None:

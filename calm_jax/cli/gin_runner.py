@@ -20,7 +20,12 @@ from absl import app, flags, logging
 
 from calm_jax import records, sharding
 from calm_jax.checkpoints import SaveError
-from calm_jax.cli import binding_types, process_flags, several_processes
+from calm_jax.cli import (
+  app_runner,
+  binding_types,
+  process_flags,
+  several_processes,
+)
 from calm_jax.cli.dry_run_flag import DRY_RUN
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -230,7 +235,7 @@ def main(
       expected=() if logging.level_debug() else _EXPECTED,
     )
 
-  app.run(
+  app_runner.run(
     call,
     flags_parser=lambda argv: app.parse_flags_with_usage(
       rewrite_gin_arguments(argv)

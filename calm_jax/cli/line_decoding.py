@@ -35,6 +35,7 @@ class LineOptions:
     batch_size: texts decoded together, at most.
     num_samples: outputs per text, for samplers that draw and for beams.
     seed: of what they draw.
+    forced_prefix: what every output begins with.
   """
 
   bad_lines: str = 'fail'
@@ -42,6 +43,7 @@ class LineOptions:
   batch_size: int = 16
   num_samples: int = 1
   seed: int = 0
+  forced_prefix: str = ''
 
   def __post_init__(self):
     if self.bad_lines not in BAD_LINES:
@@ -51,7 +53,7 @@ class LineOptions:
 
 
 def usable_lines(
-  generator: pipeline.TextGenerator, lines: Lines, too_long: str
+  generator: pipeline.TextGenerator, lines: Lines, options: LineOptions
 ) -> Iterator[tuple[InputLine, pipeline.Request] | BadLine]:
   """Yields every line with its request, or why it cannot be used."""
   for line in lines:
@@ -60,7 +62,11 @@ def usable_lines(
       continue
     try:
       request = generator.encode(
-        line.number - 1, line.text, too_long=too_long, name=''
+        line.number - 1,
+        line.text,
+        too_long=options.too_long,
+        name='',
+        forced_prefix=options.forced_prefix,
       )
     except ValueError as error:
       yield BadLine(line.number, str(error).strip())
@@ -83,7 +89,7 @@ def survey(
       skipped, or if the rows that are there are of another input.
   """
   count, number, bad = 0, 0, []
-  for found in usable_lines(generator, lines, options.too_long):
+  for found in usable_lines(generator, lines, options):
     if isinstance(found, BadLine):
       number = found.number
       bad.append(found)
@@ -148,7 +154,7 @@ def decode_lines(
     progress.update(outputs)
   _check_any(reader.num_good, reader.last_line, source)
   rows.check_last(reader.last_line)
-  rows.close()
+  rows.finish()
   progress.finish(generator.decoder.num_layers)
   if reader.skipped:
     say(f'{len(reader.skipped)} lines skipped: {_some(reader.skipped)}')
@@ -205,8 +211,7 @@ class _Reader:
 
   def requests(self) -> Iterator[pipeline.Request]:
     """Yields a request for every good line."""
-    options = self._options
-    for found in usable_lines(self._generator, self._lines, options.too_long):
+    for found in usable_lines(self._generator, self._lines, self._options):
       if isinstance(found, BadLine):
         self._report(found)
         continue

@@ -16,6 +16,7 @@ import os
 from absl import app, flags
 
 from calm_jax import records, reporting
+from calm_jax.cli import app_runner
 
 _RUN_DIR = flags.DEFINE_string(
   'run_dir', None, 'The run directory, MODEL_DIR of the jobs.', required=True
@@ -102,4 +103,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app_runner.run(main)

@@ -4,28 +4,33 @@ Rows come as batches are decoded, and those that must wait for an earlier line
 lie meanwhile in a second file, so that a job that is killed has lost one batch
 at most and an interrupted file ends up equal to an uninterrupted one. A third
 says how the rows were made: those of another model or other options are
-refused, as are rows of other inputs.
+refused, as are rows of other inputs. Only one job at a time may write.
 
   predictions.jsonl            the rows so far, in order
   predictions.jsonl.about      how they are made
   predictions.jsonl.waiting    rows ahead of their turn; gone at the end
+  predictions.jsonl.lock       which job writes; gone with it
 """
 
 import collections
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from calm_jax import records
+from calm_jax.cli.file_locks import FileLock
 
 Row = Mapping[str, Any]
+# Bytes that the file of rows that wait may have, whatever waits.
+_LARGE = 2**20
 
 
 class RowFile:
   """Rows in the order of their lines, in a file or on a stream.
 
-  Every row has the keys 'line', from 1, and 'inputs', the line's text.
+  Every row has the keys 'line', from 1, and 'inputs', the line's text. A
+  context: what it holds open is let go of at its end, whatever that is.
   """
 
   def __init__(
@@ -45,8 +50,8 @@ class RowFile:
       stream: where rows go without a path.
 
     Raises:
-      ValueError: if the file is not of this job, was made otherwise, or cannot
-        be read.
+      ValueError: if the file is not of this job, was made otherwise, cannot
+        be read, or is being written by another job.
     """
     self._path = path
     self._said = {
@@ -60,9 +65,20 @@ class RowFile:
     self._written: set[int] = set()
     self._waiting: dict[int, str] = {}
     self._queue: collections.deque[int] = collections.deque()
-    if path is not None:
-      self._check_made_alike(path)
-      self._read(path)
+    self._lock = None if path is None else FileLock(path)
+    try:
+      if path is not None:
+        self._check_made_alike(path)
+        self._read(path)
+    except BaseException:
+      self._let_go()
+      raise
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._let_go()
 
   def __contains__(self, line: int) -> bool:
     """Says whether a line's row is there."""
@@ -117,15 +133,20 @@ class RowFile:
       self._ahead.flush()
     self._write()
 
-  def close(self) -> None:
+  def finish(self) -> None:
     """Writes what is left and removes the file of rows that waited."""
     self._begin()
     self._write()
-    if self._path is not None:
+    if self._path is not None and not self._waiting:
+      os.remove(f'{self._path}.waiting')
+
+  def _let_go(self) -> None:
+    """Closes files and gives the lock back."""
+    if self._ahead is not None:
       self._file.close()
       self._ahead.close()
-      if not self._waiting:
-        os.remove(f'{self._path}.waiting')
+    if self._lock is not None:
+      self._lock.release()
 
   def _begin(self) -> None:
     """Makes the files, unless they are open; nothing is made before."""
@@ -145,9 +166,23 @@ class RowFile:
       self._written.add(line)
     self._file.write(''.join(turn))
     self._file.flush()
-    if self._ahead is not None and not self._waiting:
+    if self._ahead is not None:
+      self._shorten()
+
+  def _shorten(self) -> None:
+    """Keeps the file of rows that wait from growing with those that did."""
+    if not self._waiting:
       self._ahead.seek(0)
       self._ahead.truncate()
+      return
+    # A character has up to 4 bytes: then half of the file at least is of use.
+    useful = 8 * sum(map(len, self._waiting.values()))
+    if self._ahead.tell() <= max(_LARGE, useful):
+      return
+    self._ahead.close()
+    path = f'{self._path}.waiting'
+    records.write_text(path, ''.join(self._waiting.values()))
+    self._ahead = open(path, 'a', encoding='utf-8', newline='')
 
   def _read(self, path: str) -> None:
     """Reads the rows that are there, written and waiting."""

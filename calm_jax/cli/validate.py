@@ -23,7 +23,7 @@ from absl import app, flags
 
 from calm_jax import calibration, records, reporting
 from calm_jax.calibration import choices, multiple_testing, tolerance_curves
-from calm_jax.cli import validation_study
+from calm_jax.cli import app_runner, validation_study
 from calm_jax.records import provenance
 
 _TABLE = flags.DEFINE_multi_string(
@@ -245,4 +245,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app_runner.run(main)

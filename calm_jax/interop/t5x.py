@@ -180,12 +180,13 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     Args:
       params: the model's parameters.
       batch: `encoder_input_tokens` [B, S] and `decoder_input_tokens` [B, T], of
-        which only the length is read.
+        which only the length is read but for `prompt_with_targets`.
       rng: for samplers that draw.
       decoder_params: `eos_id` and `decode_rng` are known.
       return_all_decodes: whether to return all n sequences, the best one last.
-      num_decodes: n, sequences drawn per input.
-      prompt_with_targets: not supported.
+      num_decodes: n, sequences drawn or searched for per input.
+      prompt_with_targets: whether outputs begin with `decoder_input_tokens`,
+        the 0 that they start with and EOS left out.
 
     Returns:
       Tokens int32 [B, T] and, rectangular as seqio wants them, `scores` [B],
@@ -200,19 +201,25 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     if return_all_decodes is None:
       return_all_decodes = defaults.return_all_decodes
     num_samples = defaults.num_decodes if num_decodes is None else num_decodes
-    self._check_decoding(num_samples, prompt_with_targets)
+    self._check_decoding(num_samples)
     eos_id, rng = self._eos_and_rng(decoder_params, rng)
-    inputs = batch['encoder_input_tokens']
+    inputs, targets = (
+      batch[f'{side}_input_tokens'] for side in ('encoder', 'decoder')
+    )
+    prompts = None
+    if prompt_with_targets:
+      prompts = targets[:, 1:] * (targets[:, 1:] != eos_id)
     result = decoding.generate(
       model.as_layered_decoder(self._config),
       flax.core.unfreeze(params),
       inputs,
       policy=self._policy,
       sampler=self._sampler,
-      max_length=batch['decoder_input_tokens'].shape[1],
+      max_length=targets.shape[1],
       eos_id=eos_id,
       rng=rng,
       num_samples=num_samples,
+      forced_prefix=prompts,
       depth_loop=self._depth_loop,
     )
     outputs = {
@@ -224,22 +231,24 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     if num_samples == 1:
       outputs = {name: array[:, None] for name, array in outputs.items()}
     best_last = jnp.argsort(outputs['scores'], axis=1)
+    if isinstance(self._sampler, decoding.Search):
+      # Best first, by ranks that scores alone do not tell.
+      best_last = jnp.broadcast_to(
+        jnp.arange(num_samples)[::-1], best_last.shape
+      )
     rows = jnp.arange(len(inputs))[:, None]
     outputs = {name: array[rows, best_last] for name, array in outputs.items()}
     if not return_all_decodes:
       outputs = {name: array[:, -1] for name, array in outputs.items()}
     return outputs.pop('tokens'), outputs
 
-  def _check_decoding(self, num_samples, prompt_with_targets):
-    if prompt_with_targets:
-      raise ValueError(
-        'prompt_with_targets is not supported by EarlyExitModel; decode with '
-        't5x.models.EncoderDecoderModel, whose parameters are the same'
-      )
-    if num_samples > 1 and self._sampler.deterministic:
+  def _check_decoding(self, num_samples):
+    searches = isinstance(self._sampler, decoding.Search)
+    if num_samples > 1 and self._sampler.deterministic and not searches:
       raise ValueError(
         f'num_decodes = {num_samples} sequences of {self._sampler} would all '
-        'be the same: give a sampler that draws, such as decoding.Nucleus'
+        'be the same: give a sampler that draws, such as decoding.Nucleus, or '
+        'decoding.BeamSearch'
       )
 
   def _eos_and_rng(self, decoder_params, rng):

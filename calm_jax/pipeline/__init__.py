@@ -18,6 +18,7 @@ from calm_jax.pipeline.runs import (
   load_with_vocabulary,
 )
 from calm_jax.pipeline.text_generator import TextGenerator
+from calm_jax.pipeline.token_choices import prefix_tokens
 
 __all__ = [
   'GeneratedText',
@@ -32,4 +33,5 @@ __all__ = [
   'load_classifier',
   'load_run',
   'load_with_vocabulary',
+  'prefix_tokens',
 ]

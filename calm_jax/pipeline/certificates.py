@@ -4,6 +4,8 @@ A certificate holds for the parameters, tokenizer, policy and sampler that it
 was made for. Here its threshold is put into a policy, and refused otherwise.
 """
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import checkpoints, decoding
@@ -43,6 +45,7 @@ def certificate_differences(
   params: Params,
   tokenizer: Tokenizer,
   sampler: Any = None,
+  suppressed_tokens: Sequence[int] = (),
 ) -> list[str]:
   """Says what keeps a certificate from holding; nothing if it holds.
 
@@ -65,6 +68,10 @@ def certificate_differences(
       'layer budget: no threshold was certified with it, and the full model, '
       'which is then used, would exceed it'
     )
+  if suppressed_tokens:
+    differing.append(
+      f'suppressed_tokens: certified for none, got {list(suppressed_tokens)}'
+    )
   return differing
 
 
@@ -75,6 +82,7 @@ def apply_certificate(
   params: Params,
   tokenizer: Tokenizer,
   sampler: Any = None,
+  suppressed_tokens: Sequence[int] = (),
   allow_uncertified: bool = False,
 ) -> decoding.ComputePolicy:
   """Returns the policy at the certified threshold.
@@ -89,6 +97,7 @@ def apply_certificate(
     params: the parameter tree as loaded, not prepared for decoding.
     tokenizer: the tokenizer.
     sampler: the sampler; Greedy if None.
+    suppressed_tokens: ids that are never said; calibration suppresses none.
     allow_uncertified: go on where the guarantee does not hold. The caller then
       must not claim it; `certificate_differences` says whether it holds.
 
@@ -97,7 +106,12 @@ def apply_certificate(
       differs, unless `allow_uncertified`.
   """
   differing = certificate_differences(
-    certificate, policy, params=params, tokenizer=tokenizer, sampler=sampler
+    certificate,
+    policy,
+    params=params,
+    tokenizer=tokenizer,
+    sampler=sampler,
+    suppressed_tokens=suppressed_tokens,
   )
   if differing and not allow_uncertified:
     raise ValueError(
@@ -118,3 +132,35 @@ def apply_certificate(
 def _has_threshold(certificate: Certificate) -> bool:
   """Returns whether there is a certified threshold."""
   return certificate.certified and certificate.threshold is not None
+
+
+def use_certificate(
+  certificate: Certificate | str | os.PathLike,
+  policy: decoding.ComputePolicy,
+  *,
+  allow_uncertified: bool = False,
+  **made_for: Any,
+) -> tuple[decoding.ComputePolicy, Certificate | None]:
+  """Applies a certificate; returns the policy and what covers its outputs.
+
+  Args:
+    certificate: the certificate, or its path.
+    policy: the policy it was made for, at any threshold.
+    allow_uncertified: see `apply_certificate`.
+    **made_for: the others of its arguments.
+
+  Returns:
+    The policy at the certified threshold, and the certificate if it holds, else
+    None.
+
+  Raises:
+    FileNotFoundError, ValueError: if there is none, or it does not hold.
+  """
+  if not isinstance(certificate, Certificate):
+    certificate = Certificate.load(certificate)
+  applied = apply_certificate(
+    certificate, policy, allow_uncertified=allow_uncertified, **made_for
+  )
+  if certificate_differences(certificate, policy, **made_for):
+    return applied, None
+  return applied, certificate

@@ -1,8 +1,12 @@
 """What comes out of a `TextGenerator`: texts, token by token."""
 
 import dataclasses
+from typing import Any
+
+import jax
 
 from calm_jax.decoding import DecodeResult
+from calm_jax.pipeline.requests import RequestBatch
 from calm_jax.tokenizer import Tokenizer
 
 
@@ -19,6 +23,8 @@ class GeneratedText:
     exit_layers: layers used by each token, 1..L.
     confidences: confidence of each token at its exit, NaN where not looked at.
     score: sum of the tokens' log-probabilities.
+    prefix_length: how many tokens were forced, the first ones; they run all
+      layers by decree, so that means over layers leave them out.
     certified: whether a certificate covers how this was decoded (by the full
       model, where it certified nothing).
     warnings: what was wrong with the input and did not keep it from being
@@ -32,8 +38,14 @@ class GeneratedText:
   exit_layers: tuple[int, ...]
   confidences: tuple[float, ...]
   score: float
+  prefix_length: int
   certified: bool
   warnings: tuple[str, ...] = ()
+
+  @property
+  def chosen_layers(self) -> tuple[int, ...]:
+    """The exit layers of the tokens that the model chose."""
+    return self.exit_layers[self.prefix_length :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,33 +70,51 @@ class StreamedToken:
 
 def generated_texts(
   result: DecodeResult,
+  batch: RequestBatch,
   tokenizer: Tokenizer,
   *,
   certified: bool,
-  warnings: tuple[str, ...] = (),
-) -> list[GeneratedText]:
-  """Returns the outputs of one request.
+) -> list[list[GeneratedText]]:
+  """Returns the outputs of each request of a batch.
 
   Args:
-    result: its n outputs, on the host: [n, T] and [n].
+    result: the batch decoded, on the host.
+    batch: the batch.
     tokenizer: the tokenizer.
-    certified: whether a certificate covers them.
-    warnings: what is to be said of the input.
+    certified: whether a certificate covers outputs that are not forced to begin
+      with something.
   """
-  texts = []
-  for row, length in enumerate(result.lengths):
-    tokens = [int(token) for token in result.tokens[row, :length]]
-    texts.append(
-      GeneratedText(
-        text=tokenizer.decode(tokens),
-        tokens=tuple(tokens),
-        pieces=tuple(tokenizer.pieces(tokens)),
-        spans=tuple(tokenizer.spans(tokens)),
-        exit_layers=tuple(int(x) for x in result.exit_layers[row, :length]),
-        confidences=tuple(float(x) for x in result.confidences[row, :length]),
-        score=float(result.scores[row]),
-        certified=certified,
-        warnings=warnings,
+  # There is an axis of samples only where there are several.
+  if result.lengths.ndim == 1:
+    result = jax.tree.map(lambda leaf: leaf[:, None], result)
+  return [
+    [
+      _generated_text(
+        jax.tree.map(lambda leaf, place=(row, sample): leaf[place], result),
+        tokenizer,
+        certified=certified and not request.forced_prefix,
+        warnings=request.warnings,
       )
-    )
-  return texts
+      for sample in range(result.lengths.shape[1])
+    ]
+    for row, request in enumerate(batch.requests)
+  ]
+
+
+def _generated_text(
+  result: DecodeResult, tokenizer: Tokenizer, **others: Any
+) -> GeneratedText:
+  """Returns one output of a result whose leaves are [T] and []."""
+  length = int(result.lengths)
+  tokens = [int(token) for token in result.tokens[:length]]
+  return GeneratedText(
+    text=tokenizer.decode(tokens),
+    tokens=tuple(tokens),
+    pieces=tuple(tokenizer.pieces(tokens)),
+    spans=tuple(tokenizer.spans(tokens)),
+    exit_layers=tuple(int(x) for x in result.exit_layers[:length]),
+    confidences=tuple(float(x) for x in result.confidences[:length]),
+    score=float(result.scores),
+    prefix_length=int(result.prefix_lengths),
+    **others,
+  )

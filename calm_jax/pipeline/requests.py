@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from calm_jax.pipeline import token_choices
 from calm_jax.tokenizer import UNKNOWN_ID, Tokenizer
 
 TOO_LONG = ('refuse', 'truncate')
@@ -83,6 +84,7 @@ def encode(
   name: str,
   prefix: str = '',
   input_length: int,
+  max_length: int,
   too_long: str = 'refuse',
   forced_prefix: str = '',
 ) -> Request:
@@ -95,12 +97,14 @@ def encode(
     name: how errors call the text.
     prefix: put in front of the text.
     input_length: S, the most tokens, EOS included.
+    max_length: T, the most tokens of an output.
     too_long: 'truncate' cuts what does not fit and warns (EOS stays), 'refuse'
       raises.
     forced_prefix: text that the output begins with.
 
   Raises:
-    ValueError: if the text is empty, or too long and refused.
+    ValueError: if the text is empty, or too long and refused; if no output can
+      begin with the prefix.
   """
   if too_long not in TOO_LONG:
     raise ValueError(f'too_long is {too_long!r}; use one of {TOO_LONG}')
@@ -125,7 +129,9 @@ def encode(
     number,
     (*tokens, tokenizer.eos_id),
     tuple(warnings),
-    tuple(tokenizer.encode(forced_prefix)),
+    token_choices.prefix_tokens(
+      forced_prefix, tokenizer, max_length=max_length
+    ),
   )
 
 

@@ -14,11 +14,8 @@ import jax
 
 from calm_jax import checkpoints, decoding, interfaces, model
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.pipeline import requests
-from calm_jax.pipeline.certificates import (
-  apply_certificate,
-  certificate_differences,
-)
+from calm_jax.pipeline import requests, token_choices
+from calm_jax.pipeline.certificates import use_certificate
 from calm_jax.pipeline.generated_text import (
   GeneratedText,
   StreamedToken,
@@ -68,7 +65,7 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int] = (),
+    suppressed_tokens: Sequence[int | str] = (),
     vocabulary: str | os.PathLike | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
@@ -82,7 +79,8 @@ class TextGenerator:
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
-      suppressed_tokens: ids that are never said. No certificate covers that.
+      suppressed_tokens: ids or pieces that are never said, see
+        `token_choices.token_ids`. No certificate covers that.
       vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
         which has its own.
       **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
@@ -115,29 +113,24 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int] = (),
+    suppressed_tokens: Sequence[int | str] = (),
   ) -> Self:
     """Makes a generator of what was loaded; see `from_checkpoint`."""
     policy = decoding.ComputePolicy() if policy is None else policy
     sampler = decoding.Greedy() if sampler is None else sampler
+    suppressed_tokens = token_choices.token_ids(
+      suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
+    )
     if certificate is not None:
-      if not isinstance(certificate, Certificate):
-        certificate = Certificate.load(certificate)
-      made_for = dict(
-        params=loaded.params, tokenizer=loaded.tokenizer, sampler=sampler
+      policy, certificate = use_certificate(
+        certificate,
+        policy,
+        params=loaded.params,
+        tokenizer=loaded.tokenizer,
+        sampler=sampler,
+        suppressed_tokens=suppressed_tokens,
+        allow_uncertified=allow_uncertified,
       )
-      holds = not certificate_differences(certificate, policy, **made_for)
-      if suppressed_tokens and not allow_uncertified:
-        raise ValueError(
-          'the certificate does not hold where tokens are suppressed; leave '
-          'suppressed_tokens out, or pass allow_uncertified=True to decode '
-          'without a guarantee'
-        )
-      holds = holds and not suppressed_tokens
-      policy = apply_certificate(
-        certificate, policy, allow_uncertified=allow_uncertified, **made_for
-      )
-      certificate = certificate if holds else None
     decoder = model.as_layered_decoder(loaded.config)
     traced = decoding.default_depth_loop().traced_layers
     return cls(
@@ -155,7 +148,7 @@ class TextGenerator:
         'step': loaded.step,
         'dtype': loaded.config.dtype,
       },
-      suppressed_tokens=tuple(suppressed_tokens),
+      suppressed_tokens=suppressed_tokens,
     )
 
   def generate(
@@ -213,13 +206,21 @@ class TextGenerator:
     return in_order
 
   def stream(
-    self, text: str, *, too_long: str = 'refuse', seed: int = 0, number: int = 0
+    self,
+    text: str,
+    *,
+    too_long: str = 'refuse',
+    seed: int = 0,
+    number: int = 0,
+    forced_prefix: str = '',
   ) -> Iterator[StreamedToken]:
     """Decodes one text and yields each token as soon as it is there.
 
     The tokens are those of `generate`, of its text `number`.
     """
-    request = self.encode(number, text, too_long=too_long)
+    request = self.encode(
+      number, text, too_long=too_long, forced_prefix=forced_prefix
+    )
     (batch,) = self.batches([request], 1)
     state = decoding.start(
       self.decoder, self.params, batch.inputs(), **self._options(batch, seed)
@@ -243,6 +244,7 @@ class TextGenerator:
       name=f'input {number}' if name is None else name,
       prefix=self.prefix,
       input_length=self.input_length,
+      max_length=self.max_length,
       too_long=too_long,
       forced_prefix=forced_prefix,
     )
@@ -278,21 +280,8 @@ class TextGenerator:
         **self._options(batch, seed),
       )
     )
-    return [
-      generated_texts(
-        # There is an axis of samples only where there are several.
-        jax.tree.map(
-          lambda leaf, row=row: (
-            leaf[row] if result.lengths.ndim == 2 else leaf[row, None]
-          ),
-          result,
-        ),
-        self.tokenizer,
-        certified=self.certificate is not None and not request.forced_prefix,
-        warnings=request.warnings,
-      )
-      for row, request in enumerate(batch.requests)
-    ]
+    certified = self.certificate is not None
+    return generated_texts(result, batch, self.tokenizer, certified=certified)
 
   def describe(self) -> dict[str, Any]:
     """Returns everything that outputs depend on but input, seed and batch."""

@@ -164,6 +164,8 @@ class DecodedText:
     pieces: the ids as the tokenizer writes them ('\u2581' opens a word).
     exit_layers: layers used by each token, 1..L.
     confidences: confidence at the exit, NaN where the rule did not look.
+    prefix_length: how many tokens were forced, the first ones; means over
+      layers leave them out.
   """
 
   text: str
@@ -171,6 +173,7 @@ class DecodedText:
   pieces: tuple[str, ...]
   exit_layers: tuple[int, ...]
   confidences: tuple[float, ...]
+  prefix_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,8 @@ def render_output(
   tokens = colour_tokens(
     output.pieces, output.exit_layers, num_layers=num_layers, colour=colour
   )
-  mean = sum(output.exit_layers) / max(len(output.exit_layers), 1)
+  chosen = output.exit_layers[output.prefix_length :]
+  mean = sum(chosen) / max(len(chosen), 1)
   return (
     f'{tokens}\n{legend(num_layers, colour=colour)}   '
     f'mean {mean:.2f} of {num_layers} layers'

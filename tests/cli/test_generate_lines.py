@@ -231,6 +231,51 @@ def test_input_and_output_are_checked_before_the_model_is_loaded(tmp_path):
     run(tmp_path, tmp_path, input_format='csv')
 
 
+def test_outputs_begin_and_never_say_what_was_chosen(
+  model_dir, source, tmp_path, capsys
+):
+  plain, output = tmp_path / 'plain.jsonl', tmp_path / 'rows.jsonl'
+  run(model_dir, source, plain)
+  said = {piece for row in read_rows(plain) for piece in row['pieces']}
+  never = sorted(said - {'</s>'} - {*'né'} - set('<0xC3> <0xA9>'.split()))
+  capsys.readouterr()
+  run(model_dir, source, output, forced_prefix='né', suppressed_tokens=never)
+  rows, told = read_rows(output), capsys.readouterr().err
+  for row in rows:
+    assert row['text'].startswith('né')
+    assert row['prefix_length'] == 3
+    assert row['exit_layers'][:3] == [text_cases.L] * 3
+    assert not set(never) & set(row['pieces'])
+  # The mean is over what the model chose.
+  chosen = [layer for row in rows for layer in row['exit_layers'][3:]]
+  assert f'mean exit layer {sum(chosen) / len(chosen):.2f} of' in told
+  for changed in (dict(forced_prefix='n'), dict(suppressed_tokens='x')):
+    (name,) = changed
+    options = dict(forced_prefix='né', suppressed_tokens=never) | changed
+    with pytest.raises(ValueError, match=f'made otherwise: {name} '):
+      run(model_dir, source, output, **options)
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (dict(forced_prefix='nine chars'), "prefix 'nine chars' has 10 tokens"),
+    (dict(forced_prefix='no', suppressed_tokens='n'), 'token 113 .*suppressed'),
+    (dict(suppressed_tokens=['a', 'the']), "no token is 'the'.*'t', 'h', 'e'"),
+    (dict(suppressed_tokens=264), 'no token 264.*0 to 263'),
+    (dict(suppressed_tokens=['</s>']), 'suppressed_tokens hold eos_id 1'),
+    (dict(suppressed_tokens=[True]), 'True is no token'),
+  ],
+  ids=str,
+)
+def test_tokens_that_make_no_sense_are_refused(
+  model_dir, source, tmp_path, options, message
+):
+  with pytest.raises(ValueError, match=message):
+    run(model_dir, source, tmp_path / 'rows.jsonl', **options)
+  assert list(tmp_path.iterdir()) == [source]
+
+
 class Terminal(io.TextIOWrapper):
   """Standard input that somebody types into."""
 

@@ -12,7 +12,16 @@ import t5x_stack
 
 t5x_stack.skip_without('t5x', 'airio', 'jestimator', 'fiddle')
 
-from calm_jax import checkpoints, decoding, exits, model, tokenizer  # noqa: E402
+from calm_jax import (  # noqa: E402
+  checkpoints,
+  decoding,
+  exits,
+  model,
+  pipeline,
+  tokenizer,
+)
+from calm_jax.calibration.certificate import Certificate  # noqa: E402
+from calm_jax.checkpoints import classifiers  # noqa: E402
 from calm_jax.cli import gin_runner  # noqa: E402
 
 THRESHOLD = 0.85
@@ -20,13 +29,13 @@ FILES = (
   't5x/early_exit.gin',
   't5x/task.gin',
   'tasks/embedded_corpus.gin',
-  'policies/state_similarity.gin',
 )
+POLICY = ('policies/state_similarity.gin',)
 
 
-def t5x_main(folder, mode, run_file, *bindings):
+def t5x_main(folder, mode, run_file, *bindings, policy=POLICY):
   """Runs T5X on two devices that share every row, in a folder of its own."""
-  files = ('t5x/examples/t5/t5_1_1/tiny.gin', run_file, *FILES)
+  files = ('t5x/examples/t5/t5_1_1/tiny.gin', run_file, *FILES, *policy)
   common = (
     "network.T5Config.dtype='float32'",
     f'exits.ConstantThreshold.value={THRESHOLD}',
@@ -98,23 +107,33 @@ def test_eval_reports_the_depth(trained):
   assert 2 < metrics['mean_exit_layer'] < 4
 
 
-def test_infer_writes_what_our_decoder_says_of_the_same_checkpoint(trained):
+def vocabulary_of(trained):
+  (path,) = (trained / 'runs/embedded_corpus').glob('*.model')
+  return tokenizer.SentencePieceTokenizer(path)
+
+
+def infer(trained, name, *bindings, **options):
+  """Runs T5X's infer job; returns its rows."""
   t5x_main(
     trained,
     'infer',
     't5x/configs/runs/infer.gin',
     f"CHECKPOINT_PATH='{trained}/model/checkpoint_2'",
-    f"INFER_OUTPUT_DIR='{trained}/infer'",
+    f"INFER_OUTPUT_DIR='{trained}/{name}'",
     "infer.mode='predict_with_aux'",
-    "utils.RestoreCheckpointConfig.dtype='float32'",
     'utils.DatasetConfig.batch_size=4',
+    *bindings,
+    **options,
   )
-  (path,) = (trained / 'infer').glob('*-00000-of-00001')
-  rows = [json.loads(line) for line in path.read_text('utf-8').splitlines()]
+  (path,) = (trained / name).glob('*-00000-of-00001')
+  return [json.loads(line) for line in path.read_text('utf-8').splitlines()]
+
+
+def assert_decoded_by(policy, trained, rows):
+  """Checks the rows' depths against our decoder on the same checkpoint."""
   assert len(rows) == 6
   params, config, _ = checkpoints.load(str(trained / 'model' / 'checkpoint_2'))
-  (vocabulary,) = (trained / 'runs/embedded_corpus').glob('*.model')
-  vocabulary = tokenizer.SentencePieceTokenizer(vocabulary)
+  vocabulary = vocabulary_of(trained)
   texts = [row['inputs']['inputs_pretokenized'] for row in rows]
   inputs = np.zeros((6, 26), np.int32)
   for row, text in zip(inputs, texts, strict=True):
@@ -124,11 +143,69 @@ def test_infer_writes_what_our_decoder_says_of_the_same_checkpoint(trained):
     model.as_layered_decoder(config),
     params,
     inputs,
-    policy=decoding.ComputePolicy(
-      exit_rule=exits.ConfidenceExit(exits.StateSimilarity(), THRESHOLD)
-    ),
+    policy=policy,
     max_length=18,
   )
   found = np.array([row['aux']['exit_layers'] for row in rows])
   np.testing.assert_array_equal(found, result.exit_layers)
   assert len(np.unique(found[found > 0])) > 1
+
+
+def test_infer_writes_what_our_decoder_says_of_the_same_checkpoint(trained):
+  rows = infer(
+    trained, 'infer', "utils.RestoreCheckpointConfig.dtype='float32'"
+  )
+  policy = decoding.ComputePolicy(
+    exit_rule=exits.ConfidenceExit(exits.StateSimilarity(), THRESHOLD)
+  )
+  assert_decoded_by(policy, trained, rows)
+
+
+def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
+  vocabulary, run = vocabulary_of(trained), trained / 'run'
+  opened = checkpoints.open_checkpoint(trained / 'model' / 'checkpoint_2')
+  written = checkpoints.convert(opened, run, checkpoints.Target('calm_jax'))
+  random = np.random.default_rng(0)
+  classifiers.save_classifier(
+    run,
+    {
+      'kernel': random.normal(size=opened.config.embed_dim).astype('f'),
+      'bias': np.float32(0),
+    },
+    opened.config,
+    backbone=written.fingerprint,
+    step=2,
+  )
+  policy = decoding.ComputePolicy(
+    exit_rule=exits.ConfidenceExit(
+      pipeline.load_classifier(run),
+      exits.DecayingThreshold(1.0, temperature=4.0, max_length=64),
+    )
+  )
+  context = pipeline.certificate_context(
+    policy,
+    params=checkpoints.load(run).params,
+    tokenizer=vocabulary,
+    sampler=decoding.Greedy(),
+  )
+  Certificate(
+    index=0,
+    reason='',
+    tolerance=0.1,
+    error_rate=0.05,
+    p_value='hoeffding_bentkus',
+    procedure='fixed_sequence',
+    num_examples=9,
+    settings=(0.6,),
+    risks=(0.0,),
+    p_values=(0.01,),
+    context={**context, 'dtype': 'float32'},
+  ).save(run / 'certificate.json')
+  rows = infer(
+    trained,
+    'certified',
+    f"MODEL_DIR='{run}'",
+    f"CERTIFICATE='{run}/certificate.json'",
+    policy=('policies/classifier.gin', 't5x/certified.gin'),
+  )
+  assert_decoded_by(decoding.with_threshold(policy, 0.6), trained, rows)

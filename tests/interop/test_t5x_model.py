@@ -13,6 +13,7 @@ t5x_stack.skip_without('t5x', 'airio', 'jestimator')
 import flax  # noqa: E402
 from flax.linen import partitioning as flax_partitioning  # noqa: E402
 from t5x import adafactor, models, train_state  # noqa: E402
+from t5x import decoding as t5x_decoding  # noqa: E402
 from t5x.examples.t5 import network  # noqa: E402
 
 from calm_jax import decoding, exits, model, training  # noqa: E402
@@ -263,10 +264,62 @@ def test_several_sequences_come_with_the_best_one_last():
   np.testing.assert_array_equal(best_aux['scores'], aux['scores'][:, -1])
 
 
+def test_a_beam_search_gives_its_best_last():
+  sampler = decoding.BeamSearch(num_beams=3, length_penalty=2.0)
+  _, ours = theirs_and_ours(sampler=sampler)
+  params, batch = variables_of(ours)['params'], batch_of()
+  tokens, aux = ours.predict_batch_with_aux(
+    params, batch, return_all_decodes=True, num_decodes=3
+  )
+  expected = decoding.generate(
+    model.as_layered_decoder(t5x_networks.config_of(module_of())),
+    flax.core.unfreeze(params),
+    batch['encoder_input_tokens'],
+    sampler=sampler,
+    max_length=6,
+    num_samples=3,
+  )
+  np.testing.assert_array_equal(tokens, expected.tokens[:, ::-1])
+  np.testing.assert_array_equal(aux['scores'], expected.scores[:, ::-1])
+  best, _ = ours.predict_batch_with_aux(params, batch, num_decodes=3)
+  np.testing.assert_array_equal(best, expected.tokens[:, 0])
+
+
+def test_prompts_are_those_of_t5x():
+  arguments = (module_of(), VOCABULARY, VOCABULARY, optimizer())
+  theirs = models.EncoderDecoderModel(
+    *arguments, decode_fn=t5x_decoding.temperature_sample
+  )
+  ours = calm_t5x.EarlyExitModel(*arguments)
+  params = flax.core.unfreeze(variables_of(theirs)['params'])
+  head = params['decoder']['logits_dense']
+  head['kernel'] = head['kernel'].at[:, 0].set(0.0)
+  batch = batch_of()
+  prompts = np.zeros((3, 6), np.int32)
+  prompts[0, 1:4] = 5, 9, 1
+  prompts[1, 1:2] = 7
+  batch['decoder_input_tokens'] = jnp.asarray(prompts)
+  with jax.default_matmul_precision('highest'):
+    expected, _ = theirs.predict_batch_with_aux(
+      params,
+      batch,
+      rng=jax.random.PRNGKey(0),
+      decoder_params=dict(topk=1),
+      prompt_with_targets=True,
+    )
+    tokens, aux = jax.jit(
+      lambda batch: ours.predict_batch_with_aux(
+        params, batch, prompt_with_targets=True
+      )
+    )(batch)
+  np.testing.assert_array_equal(tokens, expected)
+  np.testing.assert_array_equal(tokens[0, :2], [5, 9])
+  assert (np.asarray(aux['exit_layers'])[:2, 0] == 3).all()
+
+
 @pytest.mark.parametrize(
   'options, message',
   [
-    (dict(prompt_with_targets=True), 'prompt_with_targets'),
     (dict(num_decodes=2), 'num_decodes = 2'),
     (dict(decoder_params={'alpha': 0.6}), 'alpha'),
     (

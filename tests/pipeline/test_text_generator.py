@@ -203,5 +203,9 @@ def test_beams_prefixes_and_suppressed_tokens_reach_the_decoder(run, outputs):
   assert second.text.startswith('né')
   assert second.exit_layers[:3] == (L, L, L)
   assert not second.certified
+  assert (first.prefix_length, second.prefix_length) == (0, 3)
+  assert second.chosen_layers == second.exit_layers[3:]
+  streamed = generator.stream(TEXTS[1], forced_prefix='né')
+  assert tuple(one.token for one in streamed) == second.tokens
   with pytest.raises(ValueError, match='1 forced_prefixes for 2 texts'):
     generator.generate(TEXTS[:2], forced_prefixes=['a'])

@@ -1,0 +1,57 @@
+"""Certificates in T5X's jobs: a policy at the threshold that was certified.
+
+T5X hands a model its parameters when everything is compiled, too late to look
+at them. So they are looked at in the checkpoint that the job restores.
+"""
+
+import os
+from typing import Any
+
+from calm_jax import checkpoints, data, decoding, pipeline
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.interop import t5x_networks
+
+
+def certified_policy(
+  certificate: str | os.PathLike,
+  policy: decoding.ComputePolicy,
+  *,
+  checkpoint: str | os.PathLike,
+  network: Any,
+  vocabulary: Any,
+  sampler: decoding.Sampler | None = None,
+  allow_uncertified: bool = False,
+) -> decoding.ComputePolicy:
+  """Returns the policy at the certified threshold.
+
+  Args:
+    certificate: the path of what `calm_jax.cli.calibrate` wrote.
+    policy: the policy it was made for, at any threshold.
+    checkpoint: what the job restores, in float32: bfloat16 makes other
+      parameters of them.
+    network: T5X's network.
+    vocabulary: the seqio vocabulary.
+    sampler: the sampler; Greedy if None.
+    allow_uncertified: go on where the certificate does not hold.
+
+  Raises:
+    FileNotFoundError: if there is no certificate or no checkpoint.
+    ValueError: if it was made for something else, naming what.
+  """
+  certificate = Certificate.load(certificate)
+  computed_in = t5x_networks.config_of(network).dtype
+  known = certificate.context.get('dtype', computed_in)
+  if known != computed_in and not allow_uncertified:
+    raise ValueError(
+      f'the certificate was made in {known}, this network computes in '
+      f"{computed_in}: give network.T5Config.dtype = '{known}', or "
+      'allow_uncertified = True to decode without a guarantee'
+    )
+  return pipeline.apply_certificate(
+    certificate,
+    policy,
+    params=checkpoints.load(checkpoint).params,
+    tokenizer=data.tokenizer_of(vocabulary),
+    sampler=sampler,
+    allow_uncertified=allow_uncertified,
+  )
