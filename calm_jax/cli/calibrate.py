@@ -56,7 +56,8 @@ def run(
   timed_inputs: int = 0,
   model_parallel: int = 1,
   output_dir: str | None = None,
-) -> calibration.Certificate:
+  dry_run: bool = False,
+) -> calibration.Certificate | None:
   """Calibrates the threshold of a policy (Learn then Test).
 
   Args:
@@ -83,6 +84,7 @@ def run(
       `calm_jax.cli.validate`.
     model_parallel: devices of a process that share every row.
     output_dir: MODEL_DIR/calibration if None.
+    dry_run: say what devices would hold, and do nothing.
   """
   checks.check_whole(timed_inputs, 'timed_inputs', low=0)
   thresholds = calibration.check_settings(thresholds)
@@ -92,6 +94,13 @@ def run(
       f'split {split!r} was trained or selected on; a certificate needs rows '
       "that chose nothing: use 'calibration'"
     )
+  if dry_run:
+    jobs.say(
+      jobs.describe_decoding(
+        model_dir, batch_size=batch_size, model_parallel=model_parallel
+      )
+    )
+    return None
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
   jobs.open_output(output_dir, 'calibrate.gin')
   loaded = jobs.load_run(model_dir, task)
@@ -319,4 +328,4 @@ class _Grid:
 
 
 if __name__ == '__main__':
-  gin_runner.main('calibrate')
+  gin_runner.main('calibrate', takes_dry_run=True)

@@ -51,7 +51,8 @@ def run(
   certificate: str | None = None,
   model_parallel: int = 1,
   output_dir: str | None = None,
-) -> records.EvaluationResult:
+  dry_run: bool = False,
+) -> records.EvaluationResult | None:
   """Compares ways of decoding one split.
 
   Args:
@@ -71,6 +72,7 @@ def run(
     model_parallel: devices of a process that share every row; 'batch_size' rows
       are shared out over the others.
     output_dir: MODEL_DIR/evaluation if None.
+    dry_run: say what devices would hold, and do nothing.
   """
   unknown = [m for m in metrics if m not in corpus_metrics.CORPUS_METRICS]
   if unknown or not metrics:
@@ -80,6 +82,13 @@ def run(
     )
   if sweep_thresholds:
     calibration.check_settings(sweep_thresholds)
+  if dry_run:
+    jobs.say(
+      jobs.describe_decoding(
+        model_dir, batch_size=batch_size, model_parallel=model_parallel
+      )
+    )
+    return None
   path = certificate or jobs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
@@ -296,4 +305,4 @@ def _write(output_dir: str, result: records.EvaluationResult) -> None:
 
 
 if __name__ == '__main__':
-  gin_runner.main('evaluate')
+  gin_runner.main('evaluate', takes_dry_run=True)

@@ -17,7 +17,7 @@ from calm_jax import (
   records,
   sharding,
 )
-from calm_jax.cli import gin_runner
+from calm_jax.cli import gin_runner, memory_plans
 from calm_jax.records import provenance
 
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
@@ -63,6 +63,30 @@ DECODES = 'decodes'
 def certificate_path(model_dir: str) -> str:
   """Returns where `calibrate` writes a run's certificate by default."""
   return os.path.join(model_dir, 'calibration', 'certificate.json')
+
+
+def describe_decoding(
+  model_dir: str, *, batch_size: int, model_parallel: int
+) -> str:
+  """Returns what decoding with a run's model holds on each device, as text.
+
+  Reads what the run says of itself, and no parameters.
+
+  Args:
+    model_dir: a run directory.
+    batch_size: rows that a process decodes together.
+    model_parallel: devices of a process that share every row.
+  """
+  path = checkpoints.find_checkpoint(model_dir)
+  metadata = checkpoints.read_metadata(path)
+  lengths = metadata['context']['feature_lengths']
+  return memory_plans.describe_decoding_memory(
+    checkpoints.config_of(path, metadata),
+    mesh=local_mesh(model_parallel),
+    batch_size=batch_size,
+    input_length=lengths['inputs'],
+    target_length=lengths['targets'],
+  )
 
 
 def make_decode(
