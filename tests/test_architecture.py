@@ -67,7 +67,7 @@ ONLY_IN = {
   'jinja2': {'reporting'},
   'tensorflow': {'data'},
   'seqio': {'data'},
-  'orbax': {'checkpoints', 'sharding/processes.py'},
+  'orbax': {'checkpoints', 'sharding/across_processes.py'},
   'sentencepiece': {'tokenizer'},
   't5x': {'interop/t5x.py'},
 }

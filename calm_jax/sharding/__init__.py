@@ -2,9 +2,15 @@
 
 Compilation does the rest: a step that gets sharded arguments under
 `jax.set_mesh` is partitioned by XLA, and a decode runs under `map_rows`, each
-part of the mesh by itself. `processes` is what several hosts tell each other.
+part of the mesh by itself. `across_processes` is what hosts tell each other.
 """
 
+from calm_jax.sharding.across_processes import (
+  Share,
+  any_process,
+  is_main_process,
+  wait_for_all,
+)
 from calm_jax.sharding.inside_jit import map_rows, share_heads, share_rows
 from calm_jax.sharding.layout import place_params, put, shard_batch
 from calm_jax.sharding.logical_axes import (
@@ -20,12 +26,6 @@ from calm_jax.sharding.logical_axes import (
   undivided,
 )
 from calm_jax.sharding.mesh import DATA, MODEL, is_row_mesh, make_mesh
-from calm_jax.sharding.processes import (
-  Share,
-  any_process,
-  is_main_process,
-  wait_for_all,
-)
 
 __all__ = [
   'DATA',
