@@ -100,11 +100,10 @@ class Member:
     if wrong:
       raise ValueError('; '.join(wrong))
     if self._membership.index == 0:
-      hosts = self._membership
       print(
-        f'{hosts.count} processes with {len(jax.devices())} x '
-        f'{jax.devices()[0].device_kind} meet at {hosts.coordinator}; should '
-        'one die, the others end within '
+        f'{self._membership.count} processes with {jax.device_count()} x '
+        f'{jax.devices()[0].device_kind} meet at '
+        f'{self._membership.coordinator}; should one die, the others end within '
         f'{process_flags.HEARTBEAT_TIMEOUT.value} s. {_AGAIN}',
         flush=True,
       )
