@@ -1,8 +1,7 @@
 """A script for test_several_processes.py: one process of several, a tiny job.
 
-Its flags are those of a job; --job says what it does once it is connected.
-`train` trains on two processes (two devices each) for --steps, and `own_error`
-fails in the last process while the others wait for it.
+Its flags are those of a job, and --job names the function below that it runs
+once it is connected.
 """
 
 import dataclasses
@@ -14,7 +13,6 @@ import jax
 from absl import app, flags
 from jax.experimental import multihost_utils
 
-import calm_jax
 from calm_jax.cli import several_processes
 
 DIRECTORY = flags.DEFINE_string('directory', None, 'What is written to.')
@@ -80,6 +78,5 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  assert calm_jax.__version__
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   app.run(main, argv=sys.argv)

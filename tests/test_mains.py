@@ -88,6 +88,42 @@ def test_bad_configurations_end_in_one_line(tmp_path):
   assert 'Traceback' not in result.stderr
 
 
+def test_a_directory_that_cannot_be_written_ends_in_one_line():
+  result = run_main(
+    'train',
+    '--gin_file=runs/train.gin',
+    '--gin_file=models/demo.gin',
+    '--gin_file=tasks/embedded_corpus.gin',
+    '--gin.MODEL_DIR=/proc/run',
+  )
+  assert result.returncode == 1
+  assert 'model_dir: cannot write to /proc/run' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  'given,message',
+  [
+    (('--process_count=2',), 'but no --coordinator_address'),
+    (
+      ('--process_count=2', '--coordinator_address=a:1', '--process_index=0'),
+      'this job runs in one process',
+    ),
+  ],
+)
+def test_flags_of_several_processes_end_in_one_line(given, message):
+  result = run_main(
+    'generate',
+    '--gin_file=runs/generate.gin',
+    '--gin_file=policies/softmax_margin.gin',
+    '--gin.MODEL_DIR=nowhere',
+    *given,
+  )
+  assert result.returncode == 1
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_an_unknown_flag_ends_in_a_hint():
   result = run_main('train', '--gin_file=runs/train.gin', '--nonsense')
   assert result.returncode != 0
@@ -95,12 +131,13 @@ def test_an_unknown_flag_ends_in_a_hint():
   assert 'Traceback' not in result.stderr
 
 
-def call(job, files, **bindings):
+def call(job, files, *, dry_run=False, **bindings):
   """Runs a job in this process, as its main would."""
   gin_runner.parse(
     files, [f'{name} = {value!r}' for name, value in bindings.items()]
   )
-  return gin.get_configurable(f'calm_jax.cli.{job}.run')()
+  run = gin.get_configurable(f'calm_jax.cli.{job}.run')
+  return run(**({'dry_run': True} if dry_run else {}))
 
 
 @pytest.fixture(scope='module')
@@ -168,6 +205,20 @@ def test_training_decodes_on_the_way(trained):
   assert decoded == {50: False, 100: True, 120: True}
   assert rows[-1]['full_mean_exit_layer'] == 3.0
   assert 1.0 <= rows[-1]['early_mean_exit_layer'] <= 3.0
+
+
+def test_a_dry_run_of_training_says_what_it_would_hold(files, tmp_path, capsys):
+  directory = tmp_path / 'run'
+  result = call(
+    'train',
+    ['runs/train.gin', files['task']],
+    dry_run=True,
+    **{**bindings_of(files), 'MODEL_DIR': str(directory)},
+  )
+  assert result is None and not directory.exists()
+  said = capsys.readouterr().out
+  for part in ('mesh: none', 'token_embedder/embedding', 'optimizer state'):
+    assert part in said
 
 
 def test_rows_that_were_trained_on_are_refused(trained, tmp_path):

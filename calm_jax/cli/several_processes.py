@@ -100,12 +100,11 @@ class Member:
     if wrong:
       raise ValueError('; '.join(wrong))
     if self._membership.index == 0:
-      hosts = self._membership
       print(
-        f'{hosts.count} processes with {len(jax.devices())} x '
-        f'{jax.devices()[0].device_kind} meet at {hosts.coordinator}; should '
-        'one die, the others end within '
-        f'{process_flags.HEARTBEAT_TIMEOUT.value} s. {_AGAIN}',
+        f'{self._membership.count} processes with {jax.device_count()} x '
+        f'{jax.devices()[0].device_kind} meet at '
+        f'{self._membership.coordinator}; should one die, the others end '
+        f'within {process_flags.HEARTBEAT_TIMEOUT.value} s. {_AGAIN}',
         flush=True,
       )
 
@@ -176,9 +175,10 @@ def start(
         marks[purpose] = processes.Mark(directory)
   except ValueError as problem:
     error = f'{purpose}: {problem}'
+  links = ()
   try:
     if membership is not None:
-      return Member(membership, _meet(membership, configuration, marks, error))
+      links = _meet(membership, configuration, marks, error)
   except processes.Refused as refusal:
     sys.exit(f'{membership} does not start: {refusal}')
   finally:
@@ -186,7 +186,7 @@ def start(
       mark.remove()
   if error is not None:
     sys.exit(error)
-  return Alone()
+  return Alone() if membership is None else Member(membership, links)
 
 
 def _meet(

@@ -46,7 +46,11 @@ def disagreements(reports: Sequence[Report]) -> list[str]:
   Args:
     reports: of all processes, that of process 0 first.
   """
-  errors = [f'{report}: {report.error}' for report in reports if report.error]
+  failed: dict[str, list[Report]] = {}
+  for report in reports:
+    if report.error:
+      failed.setdefault(report.error, []).append(report)
+  errors = [f'{_who(them)}: {error}' for error, them in failed.items()]
   # One that failed early does not know all its facts.
   sound = [report for report in reports if not report.error]
   if not sound:

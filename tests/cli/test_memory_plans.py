@@ -29,7 +29,8 @@ def gigabytes(text, name):
 
 
 def size_of(tree):
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+  leaves = jax.tree.leaves(tree)
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def test_one_device_holds_what_training_makes():
@@ -92,13 +93,17 @@ def test_decoding_holds_what_a_decode_starts_with():
   )
   decoder = model.as_layered_decoder(config)
   sizes = dict(batch_size=300, input_length=70, target_length=90)
-  state = decoding.start(
-    decoder,
-    model.init_params(config, KEY),
-    np.full((sizes['batch_size'], sizes['input_length']), 2, np.int32),
-    max_length=sizes['target_length'],
+
+  def start(inputs):
+    params = model.init_params(config, KEY)
+    state = decoding.start(
+      decoder, params, inputs, max_length=sizes['target_length']
+    )
+    return state.carry.cache
+
+  cache = jax.eval_shape(
+    start, np.full((sizes['batch_size'], sizes['input_length']), 2, np.int32)
   )
-  cache = state.carry.cache
   text = memory_plans.describe_decoding_memory(config, **sizes)
   self_size = size_of((cache.self_key, cache.self_value)) / 1e9
   cross_size = size_of((cache.cross_key, cache.cross_value)) / 1e9

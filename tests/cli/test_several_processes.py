@@ -164,6 +164,20 @@ def test_when_one_is_killed_the_other_ends_and_both_resume(tmp_path, victim):
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_stops_all_in_order(tmp_path):
+  """They agree on a step, save it, and none takes the others for dead."""
+  run, port = tmp_path / 'run', free_port()
+  flags = ('--job=train', f'--directory={run}', '--steps=100000')
+  pair = [start(port, i, *flags) for i in range(2)]
+  wait_for_checkpoint(run, pair[0])
+  pair[1].send_signal(signal.SIGTERM)
+  codes, said = finish(*pair)
+  assert codes == [128 + signal.SIGTERM] * 2, said
+  assert f'interrupted at step {checkpoints.latest_step(run)}; saved' in said[0]
+  assert not any('is gone' in text for text in said)
+
+
+@pytest.mark.slow
 def test_when_one_hangs_the_other_ends_in_time(tmp_path):
   """It is named; JAX's heartbeats do the rest."""
   run, port = tmp_path / 'run', free_port()

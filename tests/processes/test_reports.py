@@ -55,7 +55,9 @@ def test_an_error_is_passed_on_and_its_missing_facts_are_not():
   reports = [report(0, jax='1'), report(1, 'no gin file x'), report(2, jax='1')]
   assert disagreements(reports) == ['process 1 on host1: no gin file x']
   reports = [dataclasses.replace(r, error='bad') for r in reports]
-  assert len(disagreements(reports)) == 3
+  assert disagreements(reports) == [
+    'process 0 on host0, process 1 on host1, process 2 on host2: bad'
+  ]
 
 
 def test_many_hosts_are_counted():
