@@ -61,6 +61,9 @@ class Member:
       on_end=self._end_with,
       on_silence=self._warn_of,
     )
+    # On CPU, collectives of programs in flight may wait for each other's
+    # threads for ever; elsewhere this changes nothing.
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
     jax.distributed.initialize(
       membership.coordinator,
       membership.count,
