@@ -164,7 +164,9 @@ def test_infer_writes_what_our_decoder_says_of_the_same_checkpoint(trained):
 def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
   vocabulary, run = vocabulary_of(trained), trained / 'run'
   opened = checkpoints.open_checkpoint(trained / 'model' / 'checkpoint_2')
-  written = checkpoints.convert(opened, run, checkpoints.Target('calm_jax'))
+  written = checkpoints.convert(
+    opened, run, checkpoints.Target(format='calm_jax')
+  )
   random = np.random.default_rng(0)
   classifiers.save_classifier(
     run,
