@@ -210,7 +210,9 @@ def main(job: str, *, takes_dry_run: bool = False) -> None:
     except _EXPECTED as error:
       if logging.level_debug():
         raise
-      sys.exit(f'{type(error).__name__}: {error}')
+      # gin adds which function was called, and where it lies in memory.
+      message = str(error).split('\n  In call to configurable')[0]
+      sys.exit(f'{type(error).__name__}: {message}')
 
   app_runner.run(
     call,
