@@ -223,6 +223,10 @@ def test_a_run_directory_names_its_vocabulary(kind, model_path, tmp_path):
   assert type(found) is type(tokenizer)
   with pytest.raises(ValueError, match='not the vocabulary of this checkpoint'):
     find_tokenizer({**context, 'extra_ids': 3}, checkpoint)
+  # Only what lies in the run directory is opened, whatever a checkpoint says.
+  for name in ('../vocabulary.model', str(checkpoint / 'x'), '', None):
+    with pytest.raises(ValueError, match='no plain name of a file'):
+      find_tokenizer({**context, 'vocabulary_file': name}, checkpoint)
 
 
 def test_decode_stops_at_eos_and_drops_padding(model_path):

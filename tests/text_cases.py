@@ -24,12 +24,14 @@ POLICY = decoding.ComputePolicy(
 )
 
 
-def save_run(folder, *, key=0, input_length=INPUT_LENGTH):
-  """Saves a run directory of random parameters; returns its path."""
+def save_run(folder, *, key=0, params=None, input_length=INPUT_LENGTH):
+  """Saves a run directory, of random parameters if None; returns its path."""
+  if params is None:
+    params = model.init_params(CONFIG, jax.random.key(key))
   checkpoints.save(
     folder,
     1,
-    params=model.init_params(CONFIG, jax.random.key(key)),
+    params=params,
     config=CONFIG,
     context={
       **vocabulary_context(ByteTokenizer(5)),

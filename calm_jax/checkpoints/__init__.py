@@ -22,7 +22,7 @@ from calm_jax.checkpoints.directories import (
 )
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.checkpoints.formats import open_checkpoint
-from calm_jax.checkpoints.loading import load
+from calm_jax.checkpoints.loading import check_all_finite, load
 from calm_jax.checkpoints.native import (
   Checkpoint,
   CheckpointWriter,
@@ -44,6 +44,7 @@ __all__ = [
   'StoredCheckpoint',
   'Target',
   'best_step',
+  'check_all_finite',
   'check_same_run',
   'checkpoint_path',
   'convert',

@@ -40,6 +40,19 @@ def check_shapes(found, expected, path: str, hint: str = '') -> None:
     )
 
 
+def check_depth(path: str, config: T5Config, num_tensors: int) -> None:
+  """Raises ValueError if a model has more layers than there are tensors.
+
+  Looked at first, as the names of a billion layers would fill the memory.
+  """
+  layers = config.num_encoder_layers + config.num_decoder_layers
+  if layers > num_tensors:
+    raise ValueError(
+      f'{path} does not fit the model: it is said to have {layers} layers, and '
+      f'holds {num_tensors} tensors. The files were altered; get them again'
+    )
+
+
 def things_of_shapes(
   shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, jax.ShapeDtypeStruct]:

@@ -62,6 +62,7 @@ def open_folder(path: str | os.PathLike) -> StoredCheckpoint:
       tensors[_SHARED] = copy
   tied = _settle_head(folder.path, fields, tensors, notes)
   config = config_from_huggingface(folder.path, fields, tied=tied)
+  agreement.check_depth(folder.path, config, len(tensors))
   agreement.check_shapes(
     tensors,
     agreement.things_of_shapes(parameter_names.huggingface_shapes(config)),
@@ -80,7 +81,7 @@ def open_folder(path: str | os.PathLike) -> StoredCheckpoint:
 def _read_json(folder: Folder, name: str) -> dict[str, Any]:
   try:
     fields = json.loads(folder.read(name))
-  except ValueError as error:
+  except (RecursionError, ValueError) as error:
     raise ValueError(
       f'{folder.path}/{name} is not JSON ({error}); get it again'
     ) from error

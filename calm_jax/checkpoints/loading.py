@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import sharding
@@ -103,6 +104,20 @@ def _reader(
     return block
 
   return read
+
+
+def check_all_finite(path: str | os.PathLike, params: Params) -> None:
+  """Raises ValueError naming a parameter that holds NaN or infinity.
+
+  They are looked at where they lie.
+  """
+  named = parameter_names.flattened(params)
+  finite = jax.device_get(
+    {name: jnp.isfinite(values).all() for name, values in named.items()}
+  )
+  for name, is_finite in finite.items():
+    if not is_finite:
+      check_finite(os.fspath(path), name, np.asarray(named[name]))
 
 
 def check_finite(path: str, name: str, values: np.ndarray) -> None:

@@ -54,14 +54,17 @@ class Checkpoint(NamedTuple):
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   """Returns the JSON description of one checkpoint directory."""
   name = os.path.join(os.fspath(path), 'metadata', 'metadata')
-  with _naming_the_checkpoint(path), open(name, encoding='utf-8') as file:
-    return json.load(file)
+  with _naming_the_checkpoint(path), open(name, 'rb') as file:
+    return parse_metadata(path, file.read())
 
 
 def parse_metadata(path: str, text: bytes) -> dict[str, Any]:
   """Returns the description of a checkpoint that was read from elsewhere."""
   with _naming_the_checkpoint(path):
-    return json.loads(text)
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+      raise TypeError('metadata holds no JSON object')
+    return metadata
 
 
 def restore_train_state(

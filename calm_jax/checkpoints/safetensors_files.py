@@ -57,6 +57,7 @@ def read_file(folder: Folder, file: str) -> dict[str, StoredTensor]:
   except (
     AttributeError,
     KeyError,
+    RecursionError,
     TypeError,
     UnicodeDecodeError,
     json.JSONDecodeError,

@@ -46,6 +46,11 @@ def open_checkpoint(
     version = content['version']
     state = content['optimizer']
     target = state['target']
+    if not isinstance(target, dict):
+      raise TypeError(f'parameters are a {type(target).__name__}')
+    others = state.get('state', {})
+    step = int(np.asarray(others.get('step', 0)))
+    rest = sum(1 for _ in _flatten(others.get('param_states', {})))
   except FileNotFoundError:
     raise
   except Exception as error:
@@ -61,15 +66,12 @@ def open_checkpoint(
   tensors = {
     name: _leaf(folder, name, leaf, version) for name, leaf in _flatten(target)
   }
-  rest = sum(
-    1 for _ in _flatten(state.get('state', {}).get('param_states', {}))
-  )
   notes = (f'The optimizer state ({rest} arrays) is left aside.',)
   return as_checkpoint(
     folder.path,
     't5x',
     tensors,
-    step=int(np.asarray(state.get('state', {}).get('step', 0))),
+    step=step,
     notes=notes if rest else (),
   )
 

@@ -41,7 +41,13 @@ def open_checkpoint(path: str | os.PathLike) -> StoredCheckpoint:
       tuple(str(part['key']) for part in entry['key_metadata'])
       for entry in metadata['tree_metadata'].values()
     ]
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise ValueError(
       f'{where} is damaged ({error!r:.200}); get the checkpoint again'
     ) from error

@@ -58,6 +58,7 @@ def as_checkpoint(
 
 def check_parameters(path: str, tensors: Tensors, config: T5Config) -> None:
   """Raises ValueError unless tensors are exactly a configuration's."""
+  agreement.check_depth(path, config, len(tensors))
   agreement.check_shapes(
     tensors,
     agreement.things_of_shapes(

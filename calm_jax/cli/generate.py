@@ -76,6 +76,7 @@ def run(
   prefix: str = '',
   forced_prefix: str = '',
   suppressed_tokens: Sequence[int | str] | int = (),
+  allow_nonfinite: bool = False,
 ) -> list[pipeline.GeneratedText]:
   """Decodes texts and shows them, or writes them to a file.
 
@@ -104,8 +105,9 @@ def run(
     feature_lengths: with `vocabulary`, longest 'inputs' and 'targets'.
     prefix: with `vocabulary`, put in front of every input.
     forced_prefix: what every output begins with. No certificate covers that.
-    suppressed_tokens: ids or pieces that are never said, or one of them.
-      Neither.
+    suppressed_tokens: ids or pieces that are never said, or one of them; not
+      covered by one either.
+    allow_nonfinite: decode with parameters that are not numbers too.
 
   Returns:
     The outputs that were shown; none where they went to a file.
@@ -121,8 +123,6 @@ def run(
     seed=seed,
     forced_prefix=forced_prefix,
   )
-  if isinstance(suppressed_tokens, (int, str)):
-    suppressed_tokens = [suppressed_tokens]
   policy, certificate = _policy(policy, model_dir, threshold, certificate)
   about = {}
   if vocabulary is not None:
@@ -136,6 +136,7 @@ def run(
     sampler=sampler,
     allow_uncertified=allow_uncertified,
     suppressed_tokens=suppressed_tokens,
+    allow_nonfinite=allow_nonfinite,
     vocabulary=vocabulary,
     **about,
   )
@@ -304,7 +305,8 @@ def _write(
   source = names.get(input_file, input_file)
   with RowFile(output_file, about, context=context, stream=sys.stdout) as rows:
     total = None
-    if input_file != STANDARD_INPUT:
+    # Pipes can be read only once.
+    if input_file is None or os.path.isfile(input_file):
       total = line_decoding.survey(
         generator, lines(), rows, options, source=source
       )

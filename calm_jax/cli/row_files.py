@@ -204,7 +204,13 @@ class RowFile:
         )
       return
     here = self._said['made_with']
-    there = records.read_json(f'{path}.about').get('made_with', {})
+    about = records.read_json(f'{path}.about')
+    there = about.get('made_with') if isinstance(about, dict) else None
+    if not isinstance(there, dict):
+      raise ValueError(
+        f'{path}.about does not say how {path} was made: it was altered. '
+        + self._remedy()
+      )
     differing = [
       f'{name} {there.get(name)!r} there, {here.get(name)!r} here'
       for name in sorted({*there, *here})

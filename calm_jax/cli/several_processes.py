@@ -41,7 +41,7 @@ class Alone:
     try:
       job()
     except expected as error:
-      sys.exit(f'{type(error).__name__}: {error}')
+      sys.exit(_in_words(error))
 
 
 class Member:
@@ -79,10 +79,10 @@ class Member:
       self._check_devices()
       job()
     except expected as error:
-      self._fail(f'{type(error).__name__}: {error}')
+      self._fail(_in_words(error))
     except Exception as error:
       traceback.print_exc()
-      self._fail(f'{type(error).__name__}: {error}')
+      self._fail(_in_words(error))
     except (KeyboardInterrupt, SystemExit) as stop:
       # Training stops together; nothing else does.
       stopping = threading.Thread(target=jax.distributed.shutdown, daemon=True)
@@ -134,6 +134,15 @@ class Member:
     time.sleep(_WAIT_FOR_CAUSE_SECONDS)
     self._watch.leave(what.splitlines()[0][:500])
     _exit(f'{self._membership}: {what}', 1)
+
+
+def _in_words(error: Exception) -> str:
+  """Returns what an error says.
+
+  gin adds which function was called, and where it lies in memory.
+  """
+  message = str(error).split('\n  In call to configurable')[0]
+  return f'{type(error).__name__}: {message}'
 
 
 def _exit(line: str, code: int) -> None:

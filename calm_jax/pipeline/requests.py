@@ -9,6 +9,7 @@ when it is started again.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 
 from calm_jax.pipeline import token_choices
@@ -71,9 +72,11 @@ class RequestBatch:
       prefixes[row, : len(request.forced_prefix)] = request.forced_prefix
     return prefixes
 
-  def numbers(self) -> np.ndarray:
-    """Returns the number of each row's request, uint32 [B]."""
-    return np.array([row.number for row in self._filled()], np.uint32)
+  def keys(self, seed: int) -> jax.Array:
+    """Returns what is drawn for each row, by its request's number: keys [B]."""
+    numbers = np.array([row.number for row in self._filled()], np.uint32)
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return fold_in(jax.random.key(seed), numbers)
 
 
 def encode(
@@ -108,6 +111,14 @@ def encode(
   """
   if too_long not in TOO_LONG:
     raise ValueError(f'too_long is {too_long!r}; use one of {TOO_LONG}')
+  if not isinstance(text, str):
+    raise ValueError(f'{name} is {text!r}, no text')
+  try:
+    (prefix + text).encode('utf-8')
+  except UnicodeEncodeError:
+    raise ValueError(
+      f'{name} holds half of a surrogate pair, which is no text'
+    ) from None
   if not text.strip():
     raise ValueError(f'{name} is empty; give a text')
   tokens, warnings = tokenizer.encode(prefix + text), []

@@ -7,6 +7,7 @@ leave open.
 import dataclasses
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
@@ -40,15 +41,23 @@ class LoadedRun:
   prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def load_run(path: str | os.PathLike) -> LoadedRun:
+def load_run(
+  path: str | os.PathLike, *, allow_nonfinite: bool = False
+) -> LoadedRun:
   """Loads parameters, configuration and tokenizer of a run directory.
+
+  Args:
+    path: the run directory, or one of its checkpoints.
+    allow_nonfinite: load parameters that are not numbers all the same.
 
   Raises:
     FileNotFoundError: if a part is missing.
     ValueError: if the vocabulary beside the checkpoint is not the one that the
-      model was trained with.
+      model was trained with, or a parameter is not finite.
   """
   params, config, metadata = checkpoints.load_params(path)
+  if not allow_nonfinite:
+    checkpoints.check_all_finite(path, params)
   context = metadata['context']
   missing = [
     name
@@ -80,6 +89,7 @@ def load_with_vocabulary(
   extra_ids: int = 100,
   feature_lengths: Mapping[str, int] | None = None,
   prefix: str = '',
+  allow_nonfinite: bool = False,
 ) -> LoadedRun:
   """Loads a checkpoint of any form, whose vocabulary lies elsewhere.
 
@@ -90,13 +100,16 @@ def load_with_vocabulary(
     feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
       what the checkpoint says, or 512 and 128.
     prefix: put in front of every input.
+    allow_nonfinite: load parameters that are not numbers all the same.
 
   Raises:
     FileNotFoundError: if the checkpoint or the vocabulary is missing.
     ValueError: if they do not go together, or as `checkpoints.load`.
   """
   tokenizer = load_tokenizer(vocabulary, extra_ids)
-  params, config, about = checkpoints.load(path)
+  params, config, about = checkpoints.load(
+    path, allow_nonfinite=allow_nonfinite
+  )
   context = about.get('context', {})
   if tokenizer.vocab_size > config.vocab_size:
     raise ValueError(
@@ -129,6 +142,32 @@ def load_with_vocabulary(
     feature_lengths=lengths,
     prefix=prefix or context.get('prefix', ''),
   )
+
+
+def load(
+  path: str | os.PathLike,
+  vocabulary: str | os.PathLike | None = None,
+  *,
+  allow_nonfinite: bool = False,
+  **about: Any,
+) -> LoadedRun:
+  """Loads a run directory, or any checkpoint where a vocabulary is given.
+
+  Args:
+    path: as for `load_run` or `load_with_vocabulary`.
+    vocabulary: None for a run directory, which has its own.
+    allow_nonfinite: load parameters that are not numbers all the same.
+    **about: what else `load_with_vocabulary` takes.
+  """
+  if vocabulary is not None:
+    return load_with_vocabulary(
+      path, vocabulary, allow_nonfinite=allow_nonfinite, **about
+    )
+  if about:
+    raise TypeError(
+      f'{sorted(about)} go with `vocabulary`; a run directory says all of it'
+    )
+  return load_run(path, allow_nonfinite=allow_nonfinite)
 
 
 def load_classifier(

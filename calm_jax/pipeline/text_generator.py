@@ -14,14 +14,13 @@ import jax
 
 from calm_jax import checkpoints, decoding, interfaces, model
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.pipeline import requests, token_choices
+from calm_jax.pipeline import requests, runs, token_choices
 from calm_jax.pipeline.certificates import use_certificate
 from calm_jax.pipeline.generated_text import (
   GeneratedText,
   StreamedToken,
   generated_texts,
 )
-from calm_jax.pipeline.runs import LoadedRun, load_run, load_with_vocabulary
 from calm_jax.pipeline.streaming import stream_tokens
 from calm_jax.tokenizer import Tokenizer
 
@@ -65,7 +64,8 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] = (),
+    suppressed_tokens: Sequence[int | str] | int | str = (),
+    allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
@@ -81,22 +81,19 @@ class TextGenerator:
         not certified.
       suppressed_tokens: ids or pieces that are never said, see
         `token_choices.token_ids`. No certificate covers that.
+      allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
         which has its own.
       **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
         and `prefix` as for `load_with_vocabulary`.
     """
-    if vocabulary is not None:
-      loaded = load_with_vocabulary(path, vocabulary, **about_the_checkpoint)
-    elif about_the_checkpoint:
-      raise TypeError(
-        f'{sorted(about_the_checkpoint)} go with `vocabulary`; a run directory '
-        'says all of it'
-      )
-    else:
-      loaded = load_run(path)
     return cls.from_run(
-      loaded,
+      runs.load(
+        path,
+        vocabulary,
+        allow_nonfinite=allow_nonfinite,
+        **about_the_checkpoint,
+      ),
       policy=policy,
       certificate=certificate,
       sampler=sampler,
@@ -107,13 +104,13 @@ class TextGenerator:
   @classmethod
   def from_run(
     cls,
-    loaded: LoadedRun,
+    loaded: runs.LoadedRun,
     *,
     policy: decoding.ComputePolicy | None = None,
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] = (),
+    suppressed_tokens: Sequence[int | str] | int | str = (),
   ) -> Self:
     """Makes a generator of what was loaded; see `from_checkpoint`."""
     policy = decoding.ComputePolicy() if policy is None else policy
@@ -182,6 +179,8 @@ class TextGenerator:
       ValueError: for an empty text, or one that is too long and refused,
         naming it; for options that make no sense.
     """
+    if isinstance(texts, str):
+      raise ValueError(f'texts is one text, {texts!r:.60}: give a list of them')
     if forced_prefixes is None:
       forced_prefixes = [''] * len(texts)
     if len(forced_prefixes) != len(texts):
@@ -189,11 +188,10 @@ class TextGenerator:
         f'there are {len(forced_prefixes)} forced_prefixes for {len(texts)} '
         "texts; give one for each, '' for nothing"
       )
+    pairs = enumerate(zip(texts, forced_prefixes, strict=True))
     encoded = [
       self.encode(number, text, too_long=too_long, forced_prefix=forced)
-      for number, (text, forced) in enumerate(
-        zip(texts, forced_prefixes, strict=True)
-      )
+      for number, (text, forced) in pairs
     ]
     outputs: dict[int, list[GeneratedText]] = {}
     for batch in self.batches(encoded, batch_size):
@@ -304,11 +302,7 @@ class TextGenerator:
     self, batch: requests.RequestBatch, seed: int
   ) -> Mapping[str, Any]:
     """Returns what `decoding.generate` and `start` are told besides inputs."""
-    keys = None
-    if not self.sampler.deterministic:
-      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        jax.random.key(seed), batch.numbers()
-      )
+    keys = None if self.sampler.deterministic else batch.keys(seed)
     return dict(
       policy=self.policy,
       sampler=self.sampler,

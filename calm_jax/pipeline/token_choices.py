@@ -23,6 +23,8 @@ def prefix_tokens(
     ValueError: if the vocabulary lacks part of the text, or it is longer than
       outputs are.
   """
+  if not isinstance(text, str):
+    raise ValueError(f"the forced prefix is {text!r}, no text; '' is none")
   tokens = tuple(tokenizer.encode(text))
   if UNKNOWN_ID in tokens:
     raise ValueError(
@@ -38,19 +40,24 @@ def prefix_tokens(
 
 
 def token_ids(
-  tokens: Sequence[int | str], tokenizer: Tokenizer, *, vocab_size: int
+  tokens: Sequence[int | str] | int | str,
+  tokenizer: Tokenizer,
+  *,
+  vocab_size: int,
 ) -> tuple[int, ...]:
   """Returns tokens as ids, ascending, each once.
 
   Args:
     tokens: ids, or pieces as the tokenizer writes them ('\u2581the' opens a
-      word, 'the' goes on with one).
+      word, 'the' goes on with one); or one of them.
     tokenizer: the tokenizer.
     vocab_size: V, ids of the model, which may have more than the tokenizer.
 
   Raises:
     ValueError: naming an id or a piece that there is not.
   """
+  if isinstance(tokens, (int, str)):
+    tokens = [tokens]
   wanted = {token for token in tokens if isinstance(token, str)}
   found: dict[str, list[int]] = {}
   for token in range(tokenizer.vocab_size) if wanted else ():

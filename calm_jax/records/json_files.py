@@ -67,7 +67,7 @@ def read_json(path: str | os.PathLike) -> Any:
   with open(path, encoding='utf-8') as file:
     try:
       return json.load(file)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
       raise ValueError(
         f'{os.fspath(path)} is not valid JSON: {error}'
       ) from None

@@ -66,6 +66,12 @@ def find_tokenizer(
   """
   name = context['vocabulary_file']
   if name != BYTES:
+    if not isinstance(name, str) or os.path.basename(name) != name or not name:
+      raise ValueError(
+        f'{os.fspath(path)} names the vocabulary {name!r}, which is no plain '
+        'name of a file: nothing outside the run directory is opened. It was '
+        'altered; get it again'
+      )
     name = _find_above(name, path)
   tokenizer = load_tokenizer(name, context['extra_ids'])
   if tokenizer.fingerprint != context['vocabulary_fingerprint']:

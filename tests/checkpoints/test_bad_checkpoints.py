@@ -130,6 +130,77 @@ def test_t5x_of_other_versions(copy):
   refused(path, 'version 1; versions')
 
 
+@pytest.mark.parametrize(
+  'state', [[], {'step': 'many'}, {'step': np.zeros(3)}], ids=str
+)
+def test_t5x_states_that_make_no_sense(copy, state):
+  path = copy('t5x')
+  edit_msgpack(
+    path, lambda _, content: content['optimizer'].update(state=state)
+  )
+  refused(path, 'checkpoint_7/checkpoint is no T5X checkpoint, or is cut')
+  edit_msgpack(
+    path,
+    lambda _, content: content.update(optimizer={'target': [], 'state': {}}),
+  )
+  refused(path, 'parameters are a list')
+
+
+@pytest.mark.parametrize(
+  'form, file',
+  [
+    ('huggingface', 'config.json'),
+    ('huggingface', 'model.safetensors.index.json'),
+    ('t5x_orbax', 'state/_METADATA'),
+    ('calm_jax', 'metadata/metadata'),
+  ],
+)
+def test_brackets_without_end_are_no_json(copy, form, file):
+  path = copy(form)
+  (path / file).write_bytes(b'[' * 200_000)
+  refused(path, f'{path}.*recursion')
+
+
+def test_headers_of_brackets_without_end(copy):
+  path = copy('huggingface')
+  header = b'[' * 200_000
+  file = next(path.glob('*.safetensors'))
+  file.write_bytes(len(header).to_bytes(8, 'little') + header)
+  refused(path, f'{file.name} has a damaged header')
+
+
+def test_more_layers_than_there_can_be_are_not_counted(copy):
+  """Their names alone would fill the memory."""
+  many = 10**9
+  path = copy('t5x')
+  edit_msgpack(
+    path,
+    lambda target, _: target['decoder'].update(
+      {f'layers_{many}': target['decoder']['layers_0']}
+    ),
+  )
+  refused(path, f'said to have {many + 2} layers')
+  for form, file, name in (
+    ('huggingface', 'config.json', 'num_layers'),
+    ('calm_jax', 'metadata/metadata', 'num_encoder_layers'),
+  ):
+    path = copy(form)
+
+    def exaggerate(fields, name=name):
+      fields.get('model_config', fields)[name] = many
+
+    edit_json(path / file, exaggerate)
+    refused(path, f'said to have {many + 1} layers')
+
+
+def test_descriptions_that_are_no_objects(copy):
+  path = copy('calm_jax')
+  (path / 'metadata' / 'metadata').write_text('[]')
+  refused(path, 'metadata holds no JSON object')
+  with pytest.raises(ValueError, match='metadata holds no JSON object'):
+    checkpoints.load_params(path)
+
+
 def test_half_a_classifier(copy):
   path = copy('t5x')
   edit_msgpack(

@@ -51,3 +51,19 @@ def test_help_may_be_read_in_part(name):
   # Whether the rest had been written by then is up to the pipe.
   assert code in (1, 141)
   assert 'Traceback' not in said and 'Exception ignored' not in said
+
+
+def test_what_a_user_can_mend_is_told_in_one_line():
+  result = subprocess.run(
+    [
+      *(sys.executable, '-m', 'calm_jax.cli.generate'),
+      *('--gin_file=runs/generate.gin', '--gin.INPUT_FILE=nowhere.txt'),
+      *('--gin.MODEL_DIR=x', '--gin.POLICY=@decoding.ComputePolicy()'),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert result.stderr == (
+    'FileNotFoundError: there is no input file nowhere.txt\n'
+  )

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pathlib
 import sys
 
@@ -143,6 +144,27 @@ def test_rows_of_something_else_are_refused(model_dir, source, tmp_path):
   output.write_bytes(before.replace(b'"line": 2', b'"lime": 2'))
   with pytest.raises(ValueError, match='rows.jsonl line 2 is no row of this'):
     run(model_dir, source, output)
+
+
+@pytest.mark.parametrize('about', [b'[]', b'{"made_with": 3}', b'\xff', b''])
+def test_a_file_that_does_not_say_how_it_was_made(
+  model_dir, source, tmp_path, about
+):
+  output = tmp_path / 'rows.jsonl'
+  output.with_name('rows.jsonl.about').write_bytes(about)
+  with pytest.raises(ValueError, match='rows.jsonl.about (does|is) not '):
+    run(model_dir, source, output)
+
+
+def test_a_pipe_is_read_once(model_dir, source, tmp_path):
+  expected, output = tmp_path / 'expected.jsonl', tmp_path / 'rows.jsonl'
+  run(model_dir, source, expected)
+  reader, writer = os.pipe()
+  os.write(writer, source.read_bytes())
+  os.close(writer)
+  run(model_dir, f'/dev/fd/{reader}', output)
+  os.close(reader)
+  assert output.read_bytes() == expected.read_bytes()
 
 
 def test_lines_may_be_added_to_an_input(model_dir, source, tmp_path):

@@ -30,15 +30,17 @@ FILES = (
   't5x/task.gin',
   'tasks/embedded_corpus.gin',
 )
-POLICY = ('policies/state_similarity.gin',)
+POLICY = (
+  '--gin_file=policies/state_similarity.gin',
+  f'--gin.exits.ConstantThreshold.value={THRESHOLD}',
+)
 
 
 def t5x_main(folder, mode, run_file, *bindings, policy=POLICY):
   """Runs T5X on two devices that share every row, in a folder of its own."""
-  files = ('t5x/examples/t5/t5_1_1/tiny.gin', run_file, *FILES, *policy)
+  files = ('t5x/examples/t5/t5_1_1/tiny.gin', run_file, *FILES)
   common = (
     "network.T5Config.dtype='float32'",
-    f'exits.ConstantThreshold.value={THRESHOLD}',
     'corpus.EmbeddedCorpus.num_train=300',
     'corpus.EmbeddedCorpus.num_validation=8',
     'corpus.EmbeddedCorpus.num_calibration=0',
@@ -53,6 +55,7 @@ def t5x_main(folder, mode, run_file, *bindings, policy=POLICY):
       *(sys.executable, '-m', 't5x.main', f'--run_mode={mode}'),
       f'--gin_search_paths={gin_runner.shipped_configs()}',
       *(f'--gin_file={file}' for file in files),
+      *policy,
       *(f'--gin.{binding}' for binding in (*common, *bindings)),
     ],
     cwd=folder,
@@ -164,7 +167,9 @@ def test_infer_writes_what_our_decoder_says_of_the_same_checkpoint(trained):
 def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
   vocabulary, run = vocabulary_of(trained), trained / 'run'
   opened = checkpoints.open_checkpoint(trained / 'model' / 'checkpoint_2')
-  written = checkpoints.convert(opened, run, checkpoints.Target('calm_jax'))
+  written = checkpoints.convert(
+    opened, run, checkpoints.Target(format='calm_jax')
+  )
   random = np.random.default_rng(0)
   classifiers.save_classifier(
     run,
@@ -206,6 +211,9 @@ def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
     'certified',
     f"MODEL_DIR='{run}'",
     f"CERTIFICATE='{run}/certificate.json'",
-    policy=('policies/classifier.gin', 't5x/certified.gin'),
+    policy=(
+      '--gin_file=policies/classifier.gin',
+      '--gin_file=t5x/certified.gin',
+    ),
   )
   assert_decoded_by(decoding.with_threshold(policy, 0.6), trained, rows)

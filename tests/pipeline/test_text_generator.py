@@ -1,10 +1,12 @@
 """Texts through a tiny random model: alignment, batches, streams, samples."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 import text_cases
 from text_cases import POLICY, L
 
-from calm_jax import checkpoints, decoding, pipeline
+from calm_jax import checkpoints, decoding, model, pipeline
 from calm_jax.pipeline import requests
 from calm_jax.pipeline.streaming import stream_tokens
 
@@ -128,6 +130,34 @@ def test_too_long_texts_are_refused_or_cut(generator):
     generator.generate(['a'], num_samples=2)
   with pytest.raises(ValueError, match='batch_size is 0'):
     generator.generate(['a'], batch_size=0)
+
+
+@pytest.mark.parametrize(
+  'texts, message',
+  [
+    ('one', "one text, 'one': give a list"),
+    ([3], 'input 0 is 3, no text'),
+    (['a', '\ud83d'], 'input 1 holds half of a surrogate pair'),
+  ],
+  ids=ascii,
+)
+def test_what_is_no_text_is_refused(generator, texts, message):
+  with pytest.raises(ValueError, match=message):
+    generator.generate(texts)
+  with pytest.raises(ValueError, match='forced prefix is 3, no text'):
+    generator.generate(['a'], forced_prefixes=[3])
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+  params = model.init_params(text_cases.CONFIG, jax.random.key(0))
+  scale = params['decoder']['decoder_norm']['scale']
+  params['decoder']['decoder_norm']['scale'] = scale.at[3].set(jnp.nan)
+  run = text_cases.save_run(tmp_path, params=params)
+  load = pipeline.TextGenerator.from_checkpoint
+  for options in (dict(), dict(vocabulary='bytes', extra_ids=5)):
+    with pytest.raises(ValueError, match='decoder_norm/scale of .* 1 values'):
+      load(run, **options)
+    assert load(run, allow_nonfinite=True, **options).max_length == 8
 
 
 def make_requests(lengths):
