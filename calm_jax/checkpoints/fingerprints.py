@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax import sharding
 from calm_jax.array_types import Array, Params
 
 
@@ -35,21 +36,18 @@ def parameter_fingerprint(params: Params) -> str:
   }
   if not leaves:
     raise ValueError('a parameter tree without arrays has no fingerprint')
-  # All checksums first: one wait for the device instead of one per tensor.
-  sums = jax.device_get([_checksum(leaf) for leaf in leaves.values()])
+  totals = _totals(list(leaves.values()))
   return fingerprint_of(
     {
       name: f'{tuple(np.shape(leaf))} {total.tolist()}'
-      for (name, leaf), total in zip(leaves.items(), sums, strict=True)
+      for (name, leaf), total in zip(leaves.items(), totals, strict=True)
     }
   )
 
 
 def tensor_checksum(values: Array) -> str:
   """Returns what a fingerprint says of one tensor: its shape and two sums."""
-  return (
-    f'{tuple(np.shape(values))} {jax.device_get(_checksum(values)).tolist()}'
-  )
+  return f'{tuple(np.shape(values))} {_totals([values])[0].tolist()}'
 
 
 def fingerprint_of(checksums: Mapping[str, str]) -> str:
@@ -60,18 +58,58 @@ def fingerprint_of(checksums: Mapping[str, str]) -> str:
   return digest.hexdigest()[:32]
 
 
+def _totals(leaves: list[Array]) -> np.ndarray:
+  """Returns the two sums of each tensor, uint32 [n, 2].
+
+  Every device adds up its own part, and each part counts once: nothing is moved
+  and, but for one sum over the processes at the end, nothing said between them.
+  """
+  # All of them first: one wait for the devices instead of one per tensor.
+  sums = jax.device_get([_own_sums(leaf) for leaf in leaves])
+  totals = np.array(
+    [sum(parts, np.zeros(2, np.uint32)) for parts in sums], np.uint32
+  )
+  shared = [not getattr(leaf, 'is_fully_addressable', True) for leaf in leaves]
+  if any(shared):
+    totals[shared] = sharding.sum_over_processes(totals[shared])
+  return totals
+
+
+def _own_sums(leaf: Array) -> list[Array]:
+  """Returns the sums of this process's parts of a tensor, copies left out."""
+  shape = np.shape(leaf)
+  sizes = np.array(shape, np.uint32)
+  shards = getattr(leaf, 'addressable_shards', None)
+  if shards is None:
+    return [_checksum(leaf, np.zeros_like(sizes), sizes)]
+  return [
+    _checksum(
+      shard.data,
+      np.array([part.start or 0 for part in shard.index], np.uint32),
+      sizes,
+    )
+    for shard in shards
+    if shard.replica_id == 0
+  ]
+
+
 @jax.jit
-def _checksum(values: Array) -> Array:
-  """Returns two uint32 sums over mixed (bit pattern, flat index) pairs."""
+def _checksum(values: Array, offsets: Array, sizes: Array) -> Array:
+  """Returns two uint32 sums over mixed (bit pattern, flat index) pairs.
+
+  Args:
+    values: a part of a tensor.
+    offsets: uint32 [rank], where the part begins.
+    sizes: uint32 [rank], the shape of the whole.
+  """
   if jnp.issubdtype(values.dtype, jnp.floating):
     bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
   else:
     bits = values.astype(jnp.uint32)
-  # The flat index without reshaping, which would move a sharded tensor.
   index = jnp.zeros(values.shape, jnp.uint32)
-  for axis, size in enumerate(values.shape):
+  for axis in range(values.ndim):
     position = jax.lax.broadcasted_iota(jnp.uint32, values.shape, axis)
-    index = index * jnp.uint32(size) + position
+    index = index * sizes[axis] + position + offsets[axis]
   return jnp.stack(
     [
       _mix(bits + _mix(index + jnp.uint32(seed))).sum(dtype=jnp.uint32)

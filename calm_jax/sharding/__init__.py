@@ -9,6 +9,7 @@ from calm_jax.sharding.across_processes import (
   Share,
   any_process,
   is_main_process,
+  sum_over_processes,
   wait_for_all,
 )
 from calm_jax.sharding.inside_jit import map_rows, share_heads, share_rows
@@ -50,6 +51,7 @@ __all__ = [
   'share_heads',
   'share_rows',
   'state_shardings',
+  'sum_over_processes',
   'undivided',
   'wait_for_all',
 ]

@@ -81,6 +81,13 @@ def any_process(flag: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def sum_over_processes(array: np.ndarray) -> np.ndarray:
+  """Returns the sum of what each process gives; all must call it."""
+  if jax.process_count() == 1:
+    return array
+  return multihost_utils.process_allgather(array).sum(axis=0, dtype=array.dtype)
+
+
 def wait_for_all(name: str) -> None:
   """Returns when all processes have called it, in the same order.
 
