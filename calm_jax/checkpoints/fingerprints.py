@@ -16,6 +16,8 @@ import numpy as np
 from calm_jax import sharding
 from calm_jax.array_types import Array, Params
 
+_NO_MESH = jax.sharding.Mesh(np.empty((), dtype=object), ())
+
 
 def parameter_fingerprint(params: Params) -> str:
   """Returns 32 hexadecimal digits that identify names, shapes and values.
@@ -64,8 +66,10 @@ def _totals(leaves: list[Array]) -> np.ndarray:
   Every device adds up its own part, and each part counts once: nothing is moved
   and, but for one sum over the processes at the end, nothing said between them.
   """
-  # All of them first: one wait for the devices instead of one per tensor.
-  sums = jax.device_get([_own_sums(leaf) for leaf in leaves])
+  # Parts lie on one device each, which a mesh of all would not let them.
+  with jax.set_mesh(_NO_MESH):
+    # All of them first: one wait for the devices instead of one per tensor.
+    sums = jax.device_get([_own_sums(leaf) for leaf in leaves])
   totals = np.array(
     [sum(parts, np.zeros(2, np.uint32)) for parts in sums], np.uint32
   )
