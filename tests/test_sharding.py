@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import forced_devices
 import jax
 import numpy as np
 import pytest
@@ -204,21 +205,7 @@ def test_the_parameter_table_says_everything():
 
 
 def run_script(directory, *names):
-  flags = '--xla_force_host_platform_device_count=8'
-  # Eight devices may have to wait for two cores.
-  flags += ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
-  result = subprocess.run(
-    [sys.executable, str(SCRIPT), str(directory), *names],
-    env={
-      **os.environ,
-      'PYTHONPATH': os.pathsep.join(sys.path),
-      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}',
-    },
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 0, result.stderr[-3000:]
-  return json.loads(result.stdout.splitlines()[-1])
+  return forced_devices.run(SCRIPT, directory, *names, devices=8)
 
 
 def check_runs(found, *names):

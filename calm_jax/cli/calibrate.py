@@ -32,6 +32,7 @@ from calm_jax import (
 )
 from calm_jax.cli import gin_runner, jobs, setting_speeds
 from calm_jax.cli.calibration_cost import CostMeter
+from calm_jax.cli.threshold_grid import ThresholdGrid
 from calm_jax.exits import checks
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
@@ -194,7 +195,9 @@ class _Calibration:
     decode = jobs.make_decode(
       self._loaded, keep_in=keep_in, model_parallel=self._model_parallel
     )
-    grid = _Grid(functools.partial(decode, batches), self._policy, self._meter)
+    grid = ThresholdGrid(
+      functools.partial(decode, batches), self._policy, self._meter
+    )
     jobs.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
     full = grid.full()
     self._context['examples'] = _digest(full.example_ids)
@@ -298,33 +301,6 @@ def _context(
     'dtype': loaded.config.dtype,
     'backend': jax.default_backend(),
   }
-
-
-class _Grid:
-  """Decodes thresholds, each from what the one before it has decoded."""
-
-  def __init__(self, decode, policy, meter: CostMeter):
-    self._decode = decode
-    self._policy = policy
-    self._meter = meter
-    self._latest: tuple[float, evaluation.DecodedDataset] | None = None
-
-  def full(self) -> evaluation.DecodedDataset:
-    """Decodes with the full model."""
-    decoded = self._decode(policy=decoding.full_model(self._policy))
-    self._meter.note_full(decoded)
-    return decoded
-
-  def at(self, threshold: float) -> evaluation.DecodedDataset:
-    """Decodes at one threshold."""
-    earlier = None
-    if self._latest is not None and threshold <= self._latest[0]:
-      earlier = self._latest[1]
-    policy = decoding.with_threshold(self._policy, threshold)
-    decoded = self._decode(policy=policy, earlier=earlier)
-    self._latest = (threshold, decoded)
-    self._meter.note(threshold, decoded)
-    return decoded
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from calm_jax import pipeline
 from calm_jax.evaluation import compile_clock
+from calm_jax.evaluation.decode_progress import duration
 
 _SECONDS_BETWEEN_LINES = 5
 
@@ -45,7 +46,7 @@ class DecodeProgress:
     if self._total is not None:
       of = f' of {self._total}'
       rest = max(self._total - self._there - self._inputs, 0)
-      left = f', about {_duration(rest * seconds / self._inputs)} left'
+      left = f', about {duration(rest * seconds / self._inputs)} left'
     self._say(
       f'{self._there + self._inputs}{of} inputs, '
       f'{self._tokens / seconds:.0f} tokens/s{left}'
@@ -61,8 +62,8 @@ class DecodeProgress:
     compiled = time.perf_counter() - self._start - seconds
     self._say(
       f'{there}{self._inputs} inputs, {self._tokens} tokens in '
-      f'{_duration(seconds)} ({self._tokens / seconds:.0f} tokens/s) and '
-      f'{_duration(compiled)} of compiling, mean exit layer '
+      f'{duration(seconds)} ({self._tokens / seconds:.0f} tokens/s) and '
+      f'{duration(compiled)} of compiling, mean exit layer '
       f'{self._layers / max(self._chosen, 1):.2f} of {num_layers}'
     )
 
@@ -70,16 +71,3 @@ class DecodeProgress:
     """Returns the seconds spent on anything but compiling."""
     compiled = compile_clock.compile_seconds() - self._compiled
     return max(time.perf_counter() - self._start - compiled, 1e-9)
-
-
-def _duration(seconds: float) -> str:
-  """Returns a duration in words.
-
-  >>> [_duration(seconds) for seconds in (0.4, 75, 7260)]
-  ['0 s', '1 min 15 s', '2 h 1 min']
-  """
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours} h {minutes} min'
-  return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'

@@ -42,15 +42,17 @@ from calm_jax import (
   decoding,
   exits,
   pipeline,
-  records,
-  reporting,
 )
-from calm_jax.cli import gin_runner, input_lines, jobs, line_decoding
-from calm_jax.cli.input_lines import STANDARD_INPUT, BadLine, InputLine
+from calm_jax.cli import (
+  gin_runner,
+  input_lines,
+  jobs,
+  line_decoding,
+  terminal_decoding,
+)
+from calm_jax.cli.input_lines import STANDARD_INPUT, InputLine
 from calm_jax.cli.row_files import RowFile
 from calm_jax.records import provenance
-
-_UNCERTIFIED = 'UNCERTIFIED: the certificate is of something else'
 
 
 def run(
@@ -146,12 +148,12 @@ def run(
   )
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
-    _tell(_UNCERTIFIED)
+    jobs.tell(terminal_decoding.UNCERTIFIED)
   if input_file is None and output_file is None:
-    return _show(generator, inputs, options, uncertified)
+    return terminal_decoding.show(generator, inputs, options, uncertified)
   typed = input_file == STANDARD_INPUT and sys.stdin.isatty()
   if typed and output_file is None:
-    _talk(generator, options, input_format)
+    terminal_decoding.talk(generator, options, input_format)
   else:
     _write(generator, inputs, input_file, input_format, output_file, options)
   return []
@@ -182,94 +184,18 @@ def _policy(
   """Returns the policy to decode with and the certificate to apply, if any."""
   if threshold is not None:
     calibration.check_settings([threshold])
-    _tell(f'threshold {threshold:g}, given by hand: no guarantee')
+    jobs.tell(f'threshold {threshold:g}, given by hand: no guarantee')
     return decoding.with_threshold(policy, threshold), None
   if certificate is None:
     certificate = jobs.certificate_path(model_dir)
     if not os.path.exists(certificate):
       has_budget = isinstance(policy.exit_rule, exits.LayerBudget)
-      _tell(
+      jobs.tell(
         f'no certificate at {certificate}: decoding with the full model'
         + (' within its layer budget' if has_budget else '')
       )
       return decoding.full_within_budget(policy), None
   return policy, certificate
-
-
-def _show(
-  generator: pipeline.TextGenerator,
-  inputs: Sequence[str],
-  options: line_decoding.LineOptions,
-  uncertified: bool,
-) -> list[pipeline.GeneratedText]:
-  """Decodes texts and prints them in colours."""
-  outputs = generator.generate(
-    inputs,
-    too_long=options.too_long,
-    batch_size=options.batch_size,
-    num_samples=options.num_samples,
-    seed=options.seed,
-    forced_prefixes=[options.forced_prefix] * len(inputs),
-  )
-  for source, samples in zip(inputs, outputs, strict=True):
-    jobs.say(f'input:  {source}')
-    for output in samples if isinstance(samples, list) else [samples]:
-      for warning in output.warnings:
-        _tell(f'warning: {warning}')
-      decoded = records.DecodedText(
-        text=output.text,
-        tokens=output.tokens,
-        pieces=output.pieces,
-        exit_layers=output.exit_layers,
-        confidences=output.confidences,
-        prefix_length=output.prefix_length,
-      )
-      jobs.say(f'output: {output.text}')
-      jobs.say(
-        reporting.render_output(
-          decoded, num_layers=generator.decoder.num_layers
-        )
-      )
-      if uncertified:
-        jobs.say(_UNCERTIFIED)
-  return outputs
-
-
-def _talk(
-  generator: pipeline.TextGenerator,
-  options: line_decoding.LineOptions,
-  input_format: str,
-) -> None:
-  """Answers every line of a terminal, token by token."""
-  num_layers = generator.decoder.num_layers
-  colour = reporting.supports_colour()
-  _tell('one text a line, Ctrl-D to end')
-  jobs.say(reporting.legend(num_layers, colour=colour))
-  lines = input_lines.read_file(STANDARD_INPUT, input_format)
-  for found in line_decoding.usable_lines(generator, lines, options):
-    if isinstance(found, BadLine):
-      _tell(f'line {found.number} {found.reason}')
-      continue
-    line, request = found
-    for warning in request.warnings:
-      _tell(f'warning: {warning}')
-    tokens = generator.stream(
-      line.text,
-      too_long=options.too_long,
-      seed=options.seed,
-      number=request.number,
-      forced_prefix=options.forced_prefix,
-    )
-    for place, token in enumerate(tokens):
-      shown = reporting.colour_token(
-        token.piece,
-        token.exit_layer,
-        num_layers=num_layers,
-        colour=colour,
-        first=place == 0,
-      )
-      print(shown, end='', flush=True)
-    print(flush=True)
 
 
 def _write(
@@ -311,13 +237,14 @@ def _write(
         generator, lines(), rows, options, source=source
       )
     line_decoding.decode_lines(
-      generator, lines(), rows, options, source=source, say=_tell, total=total
+      generator,
+      lines(),
+      rows,
+      options,
+      source=source,
+      say=jobs.tell,
+      total=total,
     )
-
-
-def _tell(line: str) -> None:
-  """Prints a line beside the output."""
-  print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,11 @@ def say(line: str) -> None:
   """Prints a line of progress at once, also into a file; on one process."""
   if sharding.is_main_process():
     print(line, flush=True)
+
+
+def tell(line: str) -> None:
+  """Prints a line beside the output."""
+  print(line, file=sys.stderr, flush=True)
 
 
 def open_output(directory: str, config_name: str) -> None:

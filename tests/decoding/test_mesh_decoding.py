@@ -1,11 +1,8 @@
 """Decoding over meshes of four forced devices, in a process of its own."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
+import forced_devices
 import jax
 import numpy as np
 import policy_cases as cases
@@ -17,19 +14,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / 'mesh_decoding.py'
 
 
 def run_script(*arguments):
-  flags = '--xla_force_host_platform_device_count=4'
-  result = subprocess.run(
-    [sys.executable, str(SCRIPT), *arguments],
-    env={
-      **os.environ,
-      'PYTHONPATH': os.pathsep.join(sys.path),
-      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}',
-    },
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 0, result.stderr[-3000:]
-  return json.loads(result.stdout.splitlines()[-1])
+  return forced_devices.run(SCRIPT, *arguments, devices=4)
 
 
 def check(found):
