@@ -67,6 +67,7 @@ def measure(
   batches: Sequence[np.ndarray],
   *,
   num_repeats: int = 3,
+  depth_loops: Sequence[str] = tuple(decoding.DEPTH_LOOPS),
   decode_peers: Mapping[str, peers.Decode] | None = None,
 ) -> list[certified_table.CertifiedRow]:
   """Measures the full model, all policies and the peers at one batch size.
@@ -76,6 +77,7 @@ def measure(
     chosen: name -> threshold and policy.
     batches: inputs [B, S], all of one shape.
     num_repeats: turns; medians are compared.
+    depth_loops: keys of `decoding.DEPTH_LOOPS` to try.
     decode_peers: see `peers.installed_peers`.
   """
   named = {FULL: decoding.ComputePolicy()}
@@ -93,9 +95,12 @@ def measure(
     named,
     max_length=run.max_length,
     baseline=FULL,
-    depth_loops=decoding.DEPTH_LOOPS
-    if batch_size > 1
-    else {k: v for k, v in decoding.DEPTH_LOOPS.items() if k != 'compacting'},
+    depth_loops={
+      name: decoding.DEPTH_LOOPS[name]
+      for name in depth_loops
+      # One row has nothing to be compacted with.
+      if batch_size > 1 or name != 'compacting'
+    },
     num_repeats=num_repeats,
     bytes_of=policy_traffic.bytes_of(run.config, source_length),
     progress=lambda line: print(line, file=sys.stderr, flush=True),
@@ -237,6 +242,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('num_inputs', 16, 'inputs decoded at each batch size', type=int)
   add('max_length', 64, 'most tokens of an output', type=int)
   add('num_repeats', 3, 'turns; medians are compared', type=int)
+  add('depth_loops', ','.join(decoding.DEPTH_LOOPS), 'tried, by commas')
   parser.add_argument(
     '--peers', action='store_true', help='other programs too, if installed'
   )
@@ -274,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
           chosen,
           token_inputs.whole_batches(sources, size),
           num_repeats=flags.num_repeats,
+          depth_loops=decoding.check_depth_loops(flags.depth_loops.split(',')),
           decode_peers=decode_peers,
         )
       ]

@@ -142,11 +142,7 @@ def measure(
     The memory bandwidth in gigabytes per second, and one row per way of
     decoding and depth loop.
   """
-  for loop in depth_loops:
-    if loop not in decoding.DEPTH_LOOPS:
-      raise ValueError(
-        f'depth loop {loop!r} is none of {", ".join(decoding.DEPTH_LOOPS)}'
-      )
+  depth_loops = decoding.check_depth_loops(depth_loops)
   config = config or model.T5Config.named(shape, dtype=dtype)
   compared = list(ways(config, batch_size, target_length, seed=seed))
   inputs = np.random.default_rng(seed).integers(

@@ -195,7 +195,9 @@ def versions() -> dict[str, str]:
 
 
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
-  """Returns how a result of this process was obtained."""
+  """Returns how a result of this job was obtained."""
+  if jax.process_count() > 1:
+    details['processes'] = jax.process_count()
   return provenance.run_context(
     device=jax.devices()[0].device_kind,
     dtype=config.dtype,

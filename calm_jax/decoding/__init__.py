@@ -6,6 +6,8 @@ chosen, and a depth loop how the program walks the layers. The fourth slot, when
 to stop, is `calm_jax.exits`.
 """
 
+from collections.abc import Sequence
+
 from calm_jax.decoding.beam_search import BeamSearch
 from calm_jax.decoding.cache_fills import (
   ProjectExitState,
@@ -52,6 +54,21 @@ DEPTH_LOOPS = {
   'compacting': CompactingDepthLoop(),
 }
 
+
+def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
+  """Returns keys of `DEPTH_LOOPS`, checked.
+
+  Raises:
+    ValueError: for a name that is none.
+  """
+  for name in names:
+    if name not in DEPTH_LOOPS:
+      raise ValueError(
+        f'depth loop {name!r} is none of {", ".join(DEPTH_LOOPS)}'
+      )
+  return tuple(names)
+
+
 __all__ = [
   'DEPTH_LOOPS',
   'BeamSearch',
@@ -83,6 +100,7 @@ __all__ = [
   'UnrolledDepthLoop',
   'WhileDepthLoop',
   'advance',
+  'check_depth_loops',
   'check_inputs',
   'compile_decode',
   'decode_queue',
