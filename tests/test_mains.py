@@ -487,6 +487,20 @@ def test_a_budget_is_calibrated_and_evaluated_with(calibrated, tmp_path):
     call('evaluate', files, **bindings, **options)
 
 
+@pytest.mark.parametrize('job', ['calibrate', 'evaluate'])
+def test_a_dry_run_says_what_devices_would_hold(trained, capsys, job):
+  gin_runner.parse(
+    [f'runs/{job}.gin', 'policies/softmax_margin.gin', trained['task']],
+    [f'{name} = {value!r}' for name, value in bindings_of(trained).items()],
+  )
+  before = sorted(pathlib.Path(trained['MODEL_DIR']).rglob('*'))
+  assert gin.get_configurable(f'calm_jax.cli.{job}.run')(dry_run=True) is None
+  text = capsys.readouterr().out
+  assert 'mesh: none, one device' in text and 'memory per device:' in text
+  assert '32 requests per device, 1 rows each, 12 source and 12 target' in text
+  assert sorted(pathlib.Path(trained['MODEL_DIR']).rglob('*')) == before
+
+
 def test_evaluation_writes_table_and_page(calibrated, capsys):
   result = call(
     'evaluate',
