@@ -234,6 +234,13 @@ class Readout(PolicySlot, Protocol):
     Otherwise the logits on which a row stopped choose its token.
     """
 
+  @property
+  def needs_whole_matrix(self) -> bool:
+    """Whether rows of the output matrix are read by number; static.
+
+    A mesh that splits the matrix over its axis 'model' cannot serve that.
+    """
+
   def step(
     self,
     state: PyTree,

@@ -80,7 +80,10 @@ def describe(name, loop, sizes):
   """Decodes one case over one mesh."""
   case = cases.case(name)
   mesh = sharding.make_mesh(data=sizes[0], model=sizes[1])
-  state = start(case, loop, mesh)
+  try:
+    state = start(case, loop, mesh)
+  except ValueError as error:
+    return {'mesh': sizes, 'refused': str(error)}
   text = program(state)
   cache = state.carry.cache
   heads = jax.tree.leaves(cache.self_key)[0].sharding.spec[-1]

@@ -270,6 +270,7 @@ def test_fine_tuning_starts_from_another_run(trained, tmp_path):
   assert (kernels[0] != kernels[1]).any()
 
 
+@pytest.mark.slow
 def test_what_the_first_run_saw_counts_as_seen(trained, tmp_path):
   """And a run that has begun no longer needs the one it started from."""
   source, run = tmp_path / 'source', tmp_path / 'run'
@@ -296,6 +297,7 @@ def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_without_a_vocabulary_says_so(tmp_path):
   config = training_cases.CONFIG
   training.train(
@@ -309,6 +311,7 @@ def test_a_run_without_a_vocabulary_says_so(tmp_path):
     pipeline.load_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_part_of_a_mixture_is_read_with_its_own_prefix(trained, tmp_path):
   parts = [
     data.JsonlTask(
@@ -444,6 +447,7 @@ def test_a_killed_calibration_decodes_nothing_twice(
   assert len(calls) - again == again, 'as many decodes in two goes as in one'
 
 
+@pytest.mark.slow
 def test_a_budget_is_calibrated_and_evaluated_with(calibrated, tmp_path):
   """Its decodes are capped, its certificate is its own, its use is told."""
   policy = 'policies/softmax_margin_budget.gin'

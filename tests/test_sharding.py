@@ -223,6 +223,7 @@ def check_runs(found, *names):
   assert 'fsdp over data=8 x model=1: every device holds' in found['table']
 
 
+@pytest.mark.slow
 def test_fsdp_equals_one_device_and_restores_elsewhere(tmp_path):
   check_runs(run_script(tmp_path, 'one', 'fsdp'), 'fsdp')
 

@@ -146,6 +146,7 @@ class NoReading(StatelessSlot):
   """Reads nothing: one candidate, token 0, whose logit is a state's entry."""
 
   reads_exit_states: ClassVar[bool] = False
+  needs_whole_matrix: ClassVar[bool] = False
 
   def step(
     self,

@@ -147,8 +147,8 @@ def _in_words(error: Exception) -> str:
 
 def _exit(line: str, code: int) -> None:
   """Ends at once: an orderly end would wait for the other processes."""
-  print(line, file=sys.stderr)
   sys.stdout.flush()
+  print(line, file=sys.stderr)
   sys.stderr.flush()
   os._exit(code)
 

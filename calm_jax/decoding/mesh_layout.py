@@ -13,12 +13,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from calm_jax import sharding
 from calm_jax.array_types import Array, PyTree
+from calm_jax.decoding.policy import ComputePolicy
+from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.states import Carry
 from calm_jax.exits import checks
 
 
 def place(
-  mesh: Mesh | None, inputs: Array, params: PyTree, *numbers: PyTree
+  mesh: Mesh | None,
+  inputs: Array,
+  params: PyTree,
+  policy: ComputePolicy,
+  sampler: Sampler,
 ) -> tuple[Any, ...]:
   """Returns everything laid out over a mesh, or as it is without one.
 
@@ -28,13 +34,15 @@ def place(
     mesh: from `sharding.make_mesh`, or None.
     inputs: int [B, S].
     params: prepared parameters.
-    *numbers: trees that every device holds whole: policy, sampler.
+    policy: its numbers go to every device.
+    sampler: likewise.
 
   Raises:
-    ValueError: for another kind of mesh, or a B that it cannot share evenly.
+    ValueError: for another kind of mesh, a B that it cannot share evenly, or a
+      readout that the axis 'model' would take apart.
   """
   if mesh is None:
-    return inputs, params, *numbers
+    return inputs, params, policy, sampler
   if not sharding.is_row_mesh(mesh):
     raise ValueError(
       f'mesh must come from sharding.make_mesh, got {mesh!r}: its axes are '
@@ -46,13 +54,21 @@ def place(
       f'{inputs.shape[0]} inputs cannot be shared evenly by data={parts} of '
       f'the mesh: fill the batch up to a multiple of {parts}'
     )
+  if mesh.shape[sharding.MODEL] > 1 and policy.readout.needs_whole_matrix:
+    # Rows of other devices would be sent for inside the loops, by programs that
+    # all of the mesh must run, and not each part of it for itself.
+    raise ValueError(
+      f'{type(policy.readout).__name__} reads rows of the output matrix by '
+      f'number, which model={mesh.shape[sharding.MODEL]} of the mesh splits: '
+      'use FullVocabulary, or a mesh with model=1'
+    )
   rows = NamedSharding(mesh, PartitionSpec(sharding.DATA))
   whole = sharding.replicated(mesh)
   placed = [_put(inputs, lambda leaf: rows)]
   if all(map(checks.is_concrete, jax.tree.leaves(params))):
     params = sharding.place_params(params, mesh)
   placed.append(params)
-  placed += [_put(tree, lambda leaf: whole) for tree in numbers]
+  placed += [_put(tree, lambda leaf: whole) for tree in (policy, sampler)]
   return tuple(placed)
 
 

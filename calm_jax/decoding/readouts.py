@@ -18,6 +18,7 @@ class FullVocabulary(StatelessSlot):
   """Reads every state out over the whole vocabulary. The null object."""
 
   reads_exit_states: ClassVar[bool] = False
+  needs_whole_matrix: ClassVar[bool] = False
 
   def step(
     self,

@@ -39,6 +39,11 @@ class SuppressedTokens:
     """Whether the other readout reads exit states once more."""
     return self.readout.reads_exit_states
 
+  @property
+  def needs_whole_matrix(self) -> bool:
+    """What the other readout says."""
+    return self.readout.needs_whole_matrix
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with the other readout checked."""
     readout = self.readout.check(decoder, batch_size, max_length)

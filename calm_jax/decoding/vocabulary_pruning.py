@@ -8,6 +8,7 @@ maxima, so that `top_k` never sorts all of V.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -78,6 +79,8 @@ class PrunedVocabulary:
   num_blocks: int = dataclasses.field(default=128, metadata=dict(static=True))
   block_size: int = dataclasses.field(default=4, metadata=dict(static=True))
   final: str = dataclasses.field(default='pruned', metadata=dict(static=True))
+
+  needs_whole_matrix: ClassVar[bool] = True
 
   @property
   def reads_exit_states(self) -> bool:

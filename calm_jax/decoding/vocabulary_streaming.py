@@ -54,6 +54,7 @@ class StreamedVocabulary(StatelessSlot):
   block_size: int = dataclasses.field(default=4096, metadata=dict(static=True))
 
   reads_exit_states: ClassVar[bool] = False
+  needs_whole_matrix: ClassVar[bool] = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on a size, or decoder, without blocks.

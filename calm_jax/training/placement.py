@@ -65,8 +65,8 @@ class OnMesh:
     sharding.rules_of(strategy)
     if not sharding.is_row_mesh(mesh):
       raise ValueError(
-        'the mesh must have the axes data and model of type Auto: make it with '
-        f'sharding.make_mesh; got {mesh!r}'
+        f'mesh must come from sharding.make_mesh, got {mesh!r}: the axes are '
+        'data and model, of type Auto'
       )
     if mesh.shape[sharding.DATA] % jax.process_count():
       raise ValueError(

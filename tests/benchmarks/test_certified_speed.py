@@ -87,6 +87,7 @@ def test_what_cannot_be_made_again_is_refused(tmp_path):
     certified_policies.read_policies(str(tmp_path), [other])
 
 
+@pytest.mark.slow
 def test_shares_are_of_a_whole_and_parts_are_left_out():
   decoder = model.as_layered_decoder(CONFIG)
   params = decoder.prepare(

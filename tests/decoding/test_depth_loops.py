@@ -65,6 +65,7 @@ class CountingReadout(_Slot):
   """Reads out over the candidates 9, 3, 1, 0; counts the reads per row."""
 
   reads_exit_states: ClassVar[bool] = False
+  needs_whole_matrix: ClassVar[bool] = False
 
   def step(self, state, decoder, params, *, hidden, layer, first, active):
     ids = jnp.broadcast_to(jnp.array([9, 3, 1, 0]), (hidden.shape[0], 4))

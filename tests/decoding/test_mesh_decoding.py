@@ -21,6 +21,10 @@ def check(found):
   """What holds for every case, loop and mesh."""
   assert found
   for name, entry in found.items():
+    by_number = 'pruned' in name or 'streamed' in name
+    if by_number and entry['mesh'] == [2, 2]:
+      assert 'of the output matrix by number' in entry['refused'], name
+      continue
     assert entry['equal'], name
     assert entry['rows'] == "P('data',)", name
     if entry['mesh'] == [4, 1]:
@@ -28,7 +32,7 @@ def check(found):
     else:
       # Devices 0 and 1 share rows, and so do 2 and 3; no pair says anything to
       # the other.
-      assert entry['collectives'] == ['all-reduce'], name
+      assert set(entry['collectives']) <= {'all-reduce', 'all-gather'}, name
       assert entry['groups'] == [[[0, 1], [2, 3]]], name
       assert entry['heads'] == 'model', name
 

@@ -25,6 +25,7 @@ def compiled_step(batch, num_microbatches):
   return step.lower(state, batch).compile()
 
 
+@pytest.mark.slow
 def test_parts_give_the_gradient_of_the_whole_batch_in_less_memory():
   # Packed, and with very different numbers of tokens in the parts.
   batch = training_cases.batch(0, rows=64, length=12)

@@ -428,6 +428,7 @@ def wait_for(condition, process):
     time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_kill_keeps_the_last_checkpoint_and_sigterm_saves(tmp_path):
   """And what comes of it is what an uninterrupted run would have made."""
   run = tmp_path / 'run'

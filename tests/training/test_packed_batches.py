@@ -95,6 +95,7 @@ def packed():
   return make_batch([EXAMPLES[:2], EXAMPLES[2:]], 6, 7)
 
 
+@pytest.mark.slow
 def test_padded_unpadded_and_packed_rows_are_the_same_to_training(
   params, packed
 ):
