@@ -88,6 +88,7 @@ def test_bad_configurations_end_in_one_line(tmp_path):
   assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_written_ends_in_one_line():
   result = run_main(
     'train',
@@ -256,6 +257,7 @@ def fine_tune(trained, folder, **bindings):
   )
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_another_run(trained, tmp_path):
   fine_tune(
     trained, tmp_path / 'run', **{'train.run.frozen': ('token_embedder/.*',)}
@@ -289,6 +291,7 @@ def test_what_the_first_run_saw_counts_as_seen(trained, tmp_path):
   assert 7 in rows.trained
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
   fine_tune(trained, tmp_path / 'run')
   with pytest.raises(ValueError, match='length_buckets'):

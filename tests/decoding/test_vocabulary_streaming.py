@@ -84,6 +84,7 @@ def test_it_reads_as_the_full_vocabulary_does(block_size, scale):
   assert (np.asarray(confidences(MARGIN, streamed))[ties] == 0.0).all()
 
 
+@pytest.mark.slow
 def test_decodes_are_those_of_the_full_vocabulary():
   for name in ('softmax_margin', 'maximum_deferred_fill', 'oracle'):
     case = cases.case(name)

@@ -217,6 +217,7 @@ def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
     load(run, prefix='say: ')
 
 
+@pytest.mark.slow
 def test_beams_prefixes_and_suppressed_tokens_reach_the_decoder(run, outputs):
   say = dict(policy=POLICY, sampler=decoding.BeamSearch(num_beams=3))
   generator = pipeline.TextGenerator.from_checkpoint(run, **say)

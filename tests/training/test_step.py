@@ -18,6 +18,7 @@ def train_step():
   return training.make_train_step(CONFIG, OPTIMIZER, settings=SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_step_is_a_function_of_state_and_batch_and_draws_by_step():
   batch = training_cases.batch(0)
   losses = {}
