@@ -75,6 +75,11 @@ def test_strategies_split_what_they_say(strategy, mesh, wi, out, embedding):
 
   assert spec('decoder/layers_0/mlp/wi_1/kernel', 16, 32) == wi
   assert spec('encoder/layers_3/mlp/wi/kernel', 16, 32) == wi
+  # Prepared for decoding, layers apart or stacked.
+  gates = P(wi[0], None, wi[1]) if len(wi) else P()
+  assert spec('layers/0/mlp/gates/kernel', 16, 2, 32) == gates
+  stacked = P(None, *gates) if len(gates) else P()
+  assert spec('layers/mlp/gates/kernel', 6, 16, 2, 32) == stacked
   assert spec('decoder/layers_0/self_attention/out/kernel', 16, 16) == out
   assert spec('token_embedder/embedding', 64, 16) == embedding
   assert spec('decoder/decoder_norm/scale', 16) == P()

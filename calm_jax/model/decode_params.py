@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.model import layers
 from calm_jax.model.config import T5Config
 from calm_jax.pytrees import register_pytree
 
@@ -23,8 +24,9 @@ class DecodeParams:
   Attributes:
     token_embedder: the input table, T5X's subtree.
     encoder: T5X's subtree of the encoder.
-    layers: the decoder's layers: one tree whose leaves lead with L if the layer
-      is indexed by a traced number, else a tuple of L trees.
+    layers: the decoder's layers, gates joined (`layers.join_gates`): one tree
+      whose leaves lead with L if the layer is indexed by a traced number, else
+      a tuple of L trees.
     relpos_bias: the decoder's relative-position table, T5X's subtree.
     decoder_norm: the final norm, T5X's subtree.
     output: [V, D], the output matrix; for a tied model the input table.
@@ -62,7 +64,11 @@ def prepare(
     return params
   try:
     decoder = params['decoder']
-    trees = [decoder[f'layers_{i}'] for i in range(config.num_decoder_layers)]
+    names = [f'layers_{i}' for i in range(config.num_decoder_layers)]
+    trees = [
+      {**decoder[name], 'mlp': layers.join_gates(config, decoder[name]['mlp'])}
+      for name in names
+    ]
     if config.tied_embeddings:
       output = params['token_embedder']['embedding']
     else:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from calm_jax.array_types import Array
+from calm_jax.array_types import Array, Params
 from calm_jax.model.config import T5Config
 
 _ACTIVATIONS = {
@@ -148,23 +148,60 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """The feed-forward block, gated if two activations are given."""
+  """The feed-forward block, gated if two activations are given.
+
+  The matrices of both gates may come as one, 'gates' [D, 2, F]
+  (`join_gates`): decoding reads them faster.
+  """
 
   config: T5Config
 
   @nn.compact
   def __call__(self, hidden: Array, *, deterministic: bool = True) -> Array:
     config = self.config
-    gated = len(config.mlp_activations) > 1
     product = None
-    for index, name in enumerate(config.mlp_activations):
-      projection = _dense(
-        config, config.mlp_dim, name=f'wi_{index}' if gated else 'wi'
-      )
-      branch = _ACTIVATIONS[name](projection(hidden))
+    for name, projected in zip(
+      config.mlp_activations, self._project(hidden), strict=True
+    ):
+      branch = _ACTIVATIONS[name](projected)
       product = branch if product is None else product * branch
     product = dropout(config)(product, deterministic=deterministic)
     return _dense(config, config.embed_dim, name='wo')(product)
+
+  def _project(self, hidden: Array) -> list[Array]:
+    """Returns the input of every activation, [..., F] each."""
+    if self.has_variable('params', 'gates'):
+      kernel = self.get_variable('params', 'gates')['kernel']
+      joint = jnp.einsum('...d,dgf->...gf', hidden, kernel)
+      return [joint[..., gate, :] for gate in range(kernel.shape[1])]
+    return [
+      _dense(self.config, self.config.mlp_dim, name=name)(hidden)
+      for name in _gate_names(self.config)
+    ]
+
+
+def join_gates(config: T5Config, params: Params) -> Params:
+  """Returns a feed-forward's subtree with its gates' matrices as one.
+
+  Two matrices of T5-small's size are below what XLA on CPU reads with more than
+  one core; as one they are above it, and elsewhere one kernel is launched
+  instead of two. A block without gates comes back as it is.
+
+  Raises:
+    KeyError: if a gate is missing.
+  """
+  names = _gate_names(config)
+  if len(names) == 1:
+    return params
+  kernels = [params[name]['kernel'] for name in names]
+  rest = {name: leaf for name, leaf in params.items() if name not in names}
+  return {**rest, 'gates': {'kernel': jnp.stack(kernels, axis=1)}}
+
+
+def _gate_names(config: T5Config) -> list[str]:
+  """Returns what T5X calls the matrices into the feed-forward block."""
+  count = len(config.mlp_activations)
+  return [f'wi_{index}' for index in range(count)] if count > 1 else ['wi']
 
 
 class EncoderLayer(nn.Module):

@@ -14,13 +14,15 @@ from calm_jax.array_types import PyTree
 from calm_jax.sharding.mesh import DATA, MODEL
 
 # The whole path of a parameter -> the names of its dimensions. Paths are those
-# of T5X, and what `model.DecodeParams` makes of them ('output', [V, D]).
+# of T5X, and what `model.DecodeParams` makes of them: 'output', [V, D], 'gates',
+# [D, 2, F].
 LOGICAL_AXES = (
   (r'token_embedder/embedding|output', ('vocab', 'embed')),
   (r'(.*/)?relpos_bias/rel_embedding', ('heads', 'relpos_buckets')),
   (r'.*attention/(query|key|value)/kernel', ('embed', 'joined_kv')),
   (r'.*attention/out/kernel', ('joined_kv', 'embed')),
   (r'.*/mlp/wi(_\d+)?/kernel', ('embed', 'mlp')),
+  (r'.*/mlp/gates/kernel', ('embed', None, 'mlp')),
   (r'.*/mlp/wo/kernel', ('mlp', 'embed')),
   (r'.*/scale', ('embed',)),
   (r'decoder/logits_dense/kernel', ('embed', 'vocab')),

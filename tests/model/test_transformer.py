@@ -219,6 +219,21 @@ def test_prepare_is_idempotent_and_refuses_what_does_not_fit(variant):
     decoder.prepare(short)
 
 
+def test_gates_are_joined_for_decoding_and_a_missing_one_is_named():
+  params = init_params(SMALL, jax.random.key(1))
+  decoder = model.as_layered_decoder(SMALL)
+  mlp = params['decoder']['layers_1']['mlp']
+  joined = decoder.prepare(params, traced_layers=False).layers[1]['mlp']
+  assert set(joined) == {'gates', 'wo'}
+  np.testing.assert_array_equal(
+    joined['gates']['kernel'],
+    np.stack([mlp['wi_0']['kernel'], mlp['wi_1']['kernel']], axis=1),
+  )
+  del mlp['wi_1']
+  with pytest.raises(ValueError, match="lack 'wi_1'"):
+    decoder.prepare(params)
+
+
 def test_take_rows_and_output_rows(variant):
   config, params = variant
   decoder = model.as_layered_decoder(config)
