@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from calm_jax import pipeline
-from calm_jax.cli.decode_progress import DecodeProgress
 from calm_jax.cli.input_lines import BadLine, InputLine
 from calm_jax.cli.row_files import RowFile
+from calm_jax.evaluation.decode_progress import DecodeProgress
 
 BAD_LINES = ('fail', 'skip')
 # How many batches of lines may be decoded ahead of a line that must wait.
@@ -151,7 +151,12 @@ def decode_lines(
         if line.number not in rows
       ]
     )
-    progress.update(outputs)
+    texts = [text for samples in outputs for text in samples]
+    progress.update(
+      len(outputs),
+      sum(len(text.tokens) for text in texts),
+      (layer for text in texts for layer in text.chosen_layers),
+    )
   _check_any(reader.num_good, reader.last_line, source)
   rows.check_last(reader.last_line)
   rows.finish()

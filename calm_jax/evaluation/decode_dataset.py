@@ -135,11 +135,11 @@ def decode_dataset(
       waiting = pending.setdefault(row.batch_shape, [])
       waiting.append(row)
       if len(waiting) == row.batch_shape[0]:
-        line.update(_decode_rows(decode, waiting, collected, store))
+        _decode_rows(decode, waiting, collected, store, line)
         waiting.clear()
   for waiting in pending.values():
     if waiting:
-      line.update(_decode_rows(decode, waiting, collected, store))
+      _decode_rows(decode, waiting, collected, store, line)
   if not collected.num_inputs:
     raise ValueError('there is nothing to decode: the batches hold no inputs.')
   return collected.finish()
@@ -208,8 +208,8 @@ def _num_inputs(batches: Iterable[Batch], share: sharding.Share) -> int | None:
   return sum(map(share.holds, range(total)))
 
 
-def _decode_rows(decode, rows: list[Input], collected, store) -> np.ndarray:
-  """Decodes up to B inputs as one batch and returns their exit layers.
+def _decode_rows(decode, rows: list[Input], collected, store, line) -> None:
+  """Decodes up to B inputs as one batch, keeps them and says how far it is.
 
   Places that are left over hold the first input again: an empty one would be an
   error everywhere else, and what the model makes of nothing a waste.
@@ -231,7 +231,8 @@ def _decode_rows(decode, rows: list[Input], collected, store) -> np.ndarray:
   if store is not None:
     store.add([row.key for row in rows], arrays)
   collected.add(rows, arrays)
-  return arrays['exit_layers']
+  exit_layers = arrays['exit_layers'][arrays['exit_layers'] > 0]
+  line.update(len(rows), exit_layers.size, exit_layers.tolist())
 
 
 def _request_keys(rng: jax.Array | None, rows: np.ndarray) -> jax.Array | None:

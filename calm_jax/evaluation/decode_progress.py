@@ -1,9 +1,7 @@
 """How far a decode of many inputs is: tokens per second and what is left."""
 
 import time
-from collections.abc import Callable
-
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from calm_jax.evaluation import compile_clock
 
@@ -16,6 +14,7 @@ class DecodeProgress:
     say: Callable[[str], None] | None,
     total: int | None,
     *,
+    there: int = 0,
     seconds_between: float = 5.0,
   ):
     """Starts the clock.
@@ -23,45 +22,76 @@ class DecodeProgress:
     Args:
       say: gets a line now and then; nothing is said if None.
       total: inputs in all, if known.
+      there: how many of them were decoded before.
       seconds_between: at least so long between two lines.
     """
     self._say = say
     self._total = total
+    self._there = there
     self._seconds_between = seconds_between
-    self._found = self._inputs = self._tokens = self._layers = 0
+    self._inputs = self._tokens = self._exits = self._layers = 0
     self._start = self._last = time.perf_counter()
     self._compiled = compile_clock.compile_seconds()
 
   def found_one(self) -> None:
     """Counts an input that was decoded before."""
-    self._found += 1
+    self._there += 1
 
-  def update(self, exit_layers: np.ndarray) -> None:
+  def update(
+    self, num_inputs: int, num_tokens: int, exit_layers: Iterable[int]
+  ) -> None:
     """Counts a batch; says something if the last line is old enough.
 
     Args:
-      exit_layers: int [B, T] of the inputs, -1 where nothing was decoded.
+      num_inputs: of the batch.
+      num_tokens: of its outputs.
+      exit_layers: of the tokens that were chosen and not forced, 1..L.
     """
-    used = exit_layers[exit_layers > 0]
-    self._inputs += len(exit_layers)
-    self._tokens += used.size
-    self._layers += int(used.sum())
+    exit_layers = tuple(exit_layers)
+    self._inputs += num_inputs
+    self._tokens += num_tokens
+    self._exits += len(exit_layers)
+    self._layers += sum(exit_layers)
     now = time.perf_counter()
     if self._say is None or now - self._last < self._seconds_between:
       return
     self._last = now
-    compiled = compile_clock.compile_seconds() - self._compiled
-    seconds = max(now - self._start - compiled, 1e-9)
-    done = self._found + self._inputs
+    seconds = self._seconds()
+    done = self._there + self._inputs
     of, left = '', ''
     if self._total is not None:
       of = f' of {self._total}'
-      rest = (self._total - done) * seconds / self._inputs
+      rest = max(self._total - done, 0) * seconds / self._inputs
       left = f', about {duration(rest)} left'
     self._say(
       f'decoded {done}{of} inputs, {self._tokens / seconds:.0f} tokens/s, '
-      f'mean exit layer {self._layers / max(self._tokens, 1):.2f}{left}'
+      f'mean exit layer {self._mean_exit_layer():.2f}{left}'
     )
+
+  def finish(self, num_layers: int) -> None:
+    """Says what was done; `num_layers` is L."""
+    if self._say is None:
+      return
+    there = f'{self._there} inputs were there already; ' if self._there else ''
+    if not self._inputs:
+      self._say(f'{there}nothing was left to decode')
+      return
+    seconds = self._seconds()
+    compiled = time.perf_counter() - self._start - seconds
+    self._say(
+      f'{there}{self._inputs} inputs, {self._tokens} tokens in '
+      f'{duration(seconds)} ({self._tokens / seconds:.0f} tokens/s) and '
+      f'{duration(compiled)} of compiling, mean exit layer '
+      f'{self._mean_exit_layer():.2f} of {num_layers}'
+    )
+
+  def _seconds(self) -> float:
+    """Returns the seconds spent on anything but compiling."""
+    compiled = compile_clock.compile_seconds() - self._compiled
+    return max(time.perf_counter() - self._start - compiled, 1e-9)
+
+  def _mean_exit_layer(self) -> float:
+    return self._layers / max(self._exits, 1)
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,8 @@ from calm_jax.array_types import PyTree
 from calm_jax.sharding.mesh import DATA, MODEL
 
 # The whole path of a parameter -> the names of its dimensions. Paths are those
-# of T5X, and what `model.DecodeParams` makes of them: 'output', [V, D], 'gates',
-# [D, 2, F].
+# of T5X, and what `model.DecodeParams` makes of them: 'output' is [V, D],
+# 'gates' [D, 2, F].
 LOGICAL_AXES = (
   (r'token_embedder/embedding|output', ('vocab', 'embed')),
   (r'(.*/)?relpos_bias/rel_embedding', ('heads', 'relpos_buckets')),

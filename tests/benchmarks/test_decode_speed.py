@@ -35,7 +35,7 @@ def test_it_measures_every_way_and_writes_a_report(small, tmp_path, capsys):
       '--source_length=8',
       '--target_length=6',
       '--num_repeats=2',
-      '--depth_loops=unrolled',
+      '--depth_loops=while',
       f'--output={path}',
     ]
   )

@@ -26,6 +26,7 @@ def check(found):
       assert 'of the output matrix by number' in entry['refused'], name
       continue
     assert entry['equal'], name
+    assert 'inputs cannot be shared evenly' in entry['uneven'], name
     assert entry['rows'] == "P('data',)", name
     if entry['mesh'] == [4, 1]:
       assert not entry['collectives'], name
