@@ -14,6 +14,9 @@ def read_policies(
 ) -> dict[str, tuple[float, decoding.ComputePolicy]]:
   """Returns name -> threshold and policy of certificates, deferred as well.
 
+  Certificates of one policy for several tolerances are told apart by their
+  thresholds.
+
   Args:
     run_dir: the run; its classifier is loaded where a certificate is of one.
     paths: certificates of the run.
@@ -41,6 +44,8 @@ def read_policies(
     if described['readout']['type'] != 'FullVocabulary':
       names.append(described['readout']['type'])
     name = ', '.join(names)
+    if name in made:  # the same policy, certified for something else
+      name = f'{name} at {certificate.threshold:g}'
     made[name] = certificate.threshold, policy
     deferred = dataclasses.replace(
       policy, cache_fill=decoding.DeferredExitState()

@@ -33,11 +33,11 @@ MARGIN = exits.ConfidenceExit(
 )
 
 
-def certify(path, policy, *, losses=0.0):
-  """Writes a certificate of threshold 0.5 for a policy."""
+def certify(path, policy, *, losses=0.0, threshold=0.5):
+  """Writes a certificate of a threshold for a policy."""
   certificate = calibrate(
     np.full((200, 1), losses),
-    [0.5],
+    [threshold],
     tolerance=0.1,
     error_rate=0.05,
     context={'policy': decoding.describe(policy)},
@@ -70,6 +70,21 @@ def test_policies_are_made_again_from_certificates(tmp_path, policy):
   assert decoding.describe(one) == decoding.describe(policy)
   assert one == decoding.with_threshold(policy, 0.5)
   assert isinstance(deferred.cache_fill, decoding.DeferredExitState)
+
+
+def test_certificates_of_one_policy_are_told_apart(tmp_path):
+  policy = decoding.ComputePolicy(exit_rule=MARGIN)
+  paths = [
+    certify(tmp_path / f'{threshold}.json', policy, threshold=threshold)
+    for threshold in (0.7, 0.2)
+  ]
+  made = certified_policies.read_policies('nowhere', paths)
+  assert [(name, threshold) for name, (threshold, _) in made.items()] == [
+    ('SoftmaxMargin', 0.7),
+    ('SoftmaxMargin, deferred fill', 0.7),
+    ('SoftmaxMargin at 0.2', 0.2),
+    ('SoftmaxMargin at 0.2, deferred fill', 0.2),
+  ]
 
 
 def test_what_cannot_be_made_again_is_refused(tmp_path):
