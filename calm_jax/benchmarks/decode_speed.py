@@ -212,8 +212,14 @@ def _rows(config, stepping, starts, source_length, rate):
     )
     for way in dict.fromkeys(way for way, _ in stepping)
   }
+  # The eager fill alone writes the K/V of layers that nobody ran.
   full, one = (
-    min((k for k in stepping if k[0].name == name), key=stepping.get)
+    min(
+      (
+        key for key in stepping if (key[0].name, key[0].fill) == (name, 'eager')
+      ),
+      key=stepping.get,
+    )
     for name in (_FULL, _ONE)
   )
   # Full depth taken apart: head and fill of all layers, and the layers' rest.

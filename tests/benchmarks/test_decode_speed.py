@@ -48,6 +48,17 @@ def test_it_measures_every_way_and_writes_a_report(small, tmp_path, capsys):
   assert {row.mean_exit_layer for row in full} == {4.0}
   assert max(row.speed_up for row in full) == 1.0
   assert {row.ceiling for row in full} == {1.0}
+  # Taken apart by decodes that fill all layers: these two are their own parts.
+  for name in ('full depth', 'all after layer 1'):
+    fastest = min(
+      (
+        row
+        for row in report.rows
+        if (row.name, row.cache_fill) == (name, 'eager')
+      ),
+      key=lambda row: row.milliseconds_per_step,
+    )
+    assert fastest.parts == pytest.approx(fastest.milliseconds_per_step)
   for row in report.rows:
     # Not larger than the bound: on a busy machine, so small a model's time may
     # even be less than what is taken off it.
