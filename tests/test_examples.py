@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import pytest
 import toy_decoder as toy
 from flax import nnx
 
@@ -34,6 +35,7 @@ def test_inside_jit(capsys):
   assert inside_jit.depth_and_agreement._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_nnx_model(capsys):
   """The full decoder says what the model says, and some tokens leave early."""
   nnx_model.main()

@@ -413,6 +413,7 @@ def test_another_loss_decodes_nothing_again(
   assert certificate.loss_range == (-1, 1)
 
 
+@pytest.mark.slow
 def test_a_killed_calibration_decodes_nothing_twice(
   trained, tmp_path, monkeypatch
 ):

@@ -58,6 +58,7 @@ def test_the_table_says_what_is_known_otherwise(tmp_path, capsys):
     assert calm * 2 < number
 
 
+@pytest.mark.slow
 def test_too_many_examples_are_said_to_be():
   (row,) = calibration_power.measure(
     laws=['signed'], p_values=['hoeffding'], tolerances=[0.001]

@@ -26,6 +26,7 @@ def small(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_it_measures_every_way_and_writes_a_report(small, tmp_path, capsys):
   path = tmp_path / 'speed.json'
   decode_speed.main(

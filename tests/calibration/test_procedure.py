@@ -373,6 +373,7 @@ def test_a_hole_among_what_several_starts_do_not_need_is_refused():
   assert calibration.calibrate(losses, SETTINGS, procedure=procedure).index == 3
 
 
+@pytest.mark.slow
 def test_planning_for_any_p_value_and_range():
   exact, bets, mean = (
     calibration.required_examples(

@@ -96,6 +96,7 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   assert checkpoints.open_checkpoint(tmp_path / 'run').step == 5
 
 
+@pytest.mark.slow
 def test_bytes_need_no_vocabulary_file(tmp_path):
   source = text_cases.save_run(tmp_path / 'run')
   convert.run(source, tmp_path / 'hf', target('huggingface'))

@@ -17,7 +17,11 @@ POLICY = decoding.ComputePolicy(
 
 
 @pytest.mark.parametrize(
-  'depth_loop', [decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop()]
+  'depth_loop',
+  [
+    pytest.param(decoding.WhileDepthLoop(), marks=pytest.mark.slow),
+    decoding.UnrolledDepthLoop(),
+  ],
 )
 def test_half_precision_decodes_and_mismatches_are_counted(
   depth_loop, record_property, capsys

@@ -68,6 +68,7 @@ def test_every_request_is_decoded_as_if_alone(options):
   assert len(lengths) > 1
 
 
+@pytest.mark.slow
 def test_noise_follows_the_request():
   sampler, rng = decoding.Temperature(1.0), jax.random.key(4)
   options = dict(sampler=sampler, rng=rng, eos_id=-1)

@@ -105,6 +105,7 @@ def test_decodes_are_those_of_the_full_vocabulary():
       )
 
 
+@pytest.mark.slow
 def test_a_forced_prefix_is_forced():
   prefix = np.array([[5, 9], [6, 0], [0, 0], [7, 8]])
   one, other = (

@@ -64,11 +64,23 @@ def decode_step_by_step(config, params, *, traced_layers, positions_of):
   return np.stack(logits, axis=1)
 
 
-@pytest.mark.parametrize('traced_layers', [True, False])
+def shared(position):
+  return jnp.array([position])
+
+
+def per_row(position):
+  return jnp.full((3, 1), position)
+
+
+# Each layout of the layers and each form of positions once; the rest is slow.
 @pytest.mark.parametrize(
-  'positions_of',
-  [lambda p: jnp.array([p]), lambda p: jnp.full((3, 1), p)],
-  ids=['shared', 'per_row'],
+  ('traced_layers', 'positions_of'),
+  [
+    (True, shared),
+    (False, per_row),
+    pytest.param(True, per_row, marks=pytest.mark.slow),
+    pytest.param(False, shared, marks=pytest.mark.slow),
+  ],
 )
 def test_incremental_equals_teacher_forced(
   variant, traced_layers, positions_of
@@ -140,6 +152,7 @@ def test_bfloat16_keeps_logits_in_float32_and_stays_close(variant):
   assert np.abs(logits - full).max() < 0.1 * np.abs(full).max()
 
 
+@pytest.mark.slow
 def test_dropout_is_random_only_when_asked_for():
   config = dataclasses.replace(SMALL, dropout_rate=0.3)
   params = init_params(config, jax.random.key(1))
@@ -256,6 +269,7 @@ def test_take_rows_and_output_rows(variant):
   )
 
 
+@pytest.mark.slow
 def test_packed_rows_may_come_as_numpy_arrays():
   params = init_params(SMALL, jax.random.key(0))
   ids = np.where(INPUTS > 0, 1, 0), np.where(TOKENS > 0, 1, 0)

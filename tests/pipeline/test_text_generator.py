@@ -63,6 +63,7 @@ def test_order_batches_and_buckets_change_nothing(generator, outputs):
   assert generator.generate([]) == []
 
 
+@pytest.mark.slow
 def test_what_is_drawn_depends_on_seed_and_number_alone(drawing):
   few = drawing.generate(TEXTS, batch_size=2, seed=3)
   again = drawing.generate(TEXTS, batch_size=1, seed=3)

@@ -197,6 +197,7 @@ def test_shapes_that_do_not_fit_are_named():
     )
 
 
+@pytest.mark.slow
 def test_padded_and_unpadded_rows_have_the_same_loss_per_exit():
   """The official release fails this: it corrupts the padding mask."""
   config = training_cases.CONFIG
