@@ -11,6 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from calm_jax.data.batch_shapes import (
+  buckets_within,
+  check_positive,
+  checked_lengths,
+  shard_rows,
+)
 from calm_jax.data.preprocessors import as_text, unpack_references
 from calm_jax.data.tensorflow_setup import seqio, tf
 from calm_jax.data.token_datasets import (
@@ -20,7 +26,6 @@ from calm_jax.data.token_datasets import (
   report_too_long,
 )
 
-DEFAULT_LENGTHS = {'inputs': 64, 'targets': 64}
 DEFAULT_BUCKETS = ((16, 16), (32, 32), (64, 64))
 
 Batch = dict[str, np.ndarray]
@@ -84,15 +89,15 @@ def train_batches(
     ValueError: on an unknown split or a bad number.
     FileNotFoundError: if `use_cached` and there is no cache.
   """
-  lengths = _lengths(feature_lengths)
-  rows = _shard_rows(batch_size, num_shards, shard_id)
+  lengths = checked_lengths(feature_lengths)
+  rows = shard_rows(batch_size, num_shards, shard_id)
   if num_epochs is not None:
-    _check_positive(num_epochs=num_epochs)
+    check_positive(num_epochs=num_epochs)
   if shuffle_buffer is not None:
-    _check_positive(shuffle_buffer=shuffle_buffer)
+    check_positive(shuffle_buffer=shuffle_buffer)
   if skip < 0:
     raise ValueError(f'skip is {skip}; it must be 0 or more.')
-  buckets = _buckets(length_buckets, lengths)
+  buckets = buckets_within(length_buckets, lengths)
   dataset = for_training(
     task,
     split,
@@ -160,15 +165,15 @@ def eval_batches(
       `feature_lengths` with on_too_long='error'.
     FileNotFoundError: if `use_cached` and there is no cache.
   """
-  lengths = _lengths(feature_lengths)
-  _shard_rows(batch_size, num_shards, shard_id)
+  lengths = checked_lengths(feature_lengths)
+  shard_rows(batch_size, num_shards, shard_id)
   if on_too_long not in ('truncate', 'error'):
     raise ValueError(
       f"on_too_long is {on_too_long!r}; use 'truncate' or 'error'."
     )
   dataset = in_order(task, split, use_cached=use_cached)
   if max_examples is not None:
-    _check_positive(max_examples=max_examples)
+    check_positive(max_examples=max_examples)
     dataset = dataset.take(max_examples)
   examples = list(dataset.as_numpy_iterator())
   report_too_long(
@@ -206,7 +211,7 @@ def example_batches(
   Returns:
     An iterator of the dicts of `eval_batches`.
   """
-  rows = _shard_rows(batch_size, num_shards, shard_id)
+  rows = shard_rows(batch_size, num_shards, shard_id)
   return (
     _eval_batch(
       examples[start : start + batch_size][rows],
@@ -290,54 +295,3 @@ def _eval_batch(examples, batch_size, lengths):
     'targets_text': [as_text(row['targets_pretokenized']) for row in examples],
     'references': [unpack_references(row) for row in examples],
   }
-
-
-def _shard_rows(batch_size: int, num_shards: int, shard_id: int) -> slice:
-  """Returns which rows of every batch belong to a process."""
-  _check_positive(batch_size=batch_size, num_shards=num_shards)
-  if batch_size % num_shards:
-    raise ValueError(
-      f'batch_size is {batch_size}, which {num_shards} shards cannot share '
-      'evenly; it counts the rows of all processes together.'
-    )
-  if not 0 <= shard_id < num_shards:
-    raise ValueError(
-      f'shard_id is {shard_id}; it must be at least 0 and below num_shards, '
-      f'{num_shards}.'
-    )
-  rows = batch_size // num_shards
-  return slice(shard_id * rows, (shard_id + 1) * rows)
-
-
-def _lengths(feature_lengths):
-  lengths = {**DEFAULT_LENGTHS, **(feature_lengths or {})}
-  unknown = sorted(set(lengths) - set(FEATURES))
-  if unknown:
-    raise ValueError(f'feature_lengths names {unknown}; use {FEATURES}.')
-  _check_positive(**lengths)
-  return lengths
-
-
-def _buckets(length_buckets, lengths):
-  """Returns the buckets that fit into `lengths`, which is the last one."""
-  last = tuple(lengths[name] for name in FEATURES)
-  buckets = [tuple(map(int, bucket)) for bucket in length_buckets]
-  if any(len(bucket) != 2 or min(bucket) < 1 for bucket in buckets):
-    raise ValueError(
-      f'length_buckets is {length_buckets}; it must hold pairs of positive '
-      '(inputs, targets) lengths.'
-    )
-  smaller = sorted(
-    {
-      bucket
-      for bucket in buckets
-      if bucket != last and all(map(int.__le__, bucket, last))
-    }
-  )
-  return [*smaller, last]
-
-
-def _check_positive(**numbers):
-  for name, number in numbers.items():
-    if number < 1:
-      raise ValueError(f'{name} is {number}; it must be 1 or more.')

@@ -43,7 +43,7 @@ def copy(whole, tmp_path):
   return make
 
 
-def refused(path, match, error=ValueError):
+def assert_refused(path, match, error=ValueError):
   with pytest.raises(error, match=match):
     checkpoints.load(path)
 
@@ -80,12 +80,16 @@ def test_t5x_chunks_and_files_that_are_missing_or_cut(copy):
   # Opens, as a missing chunk shows only when it is read; and then it is not
   # taken for zeros.
   checkpoints.open_checkpoint(path)
-  refused(path, 'token_embedder/embedding in .* is missing in part or whole')
+  assert_refused(
+    path, 'token_embedder/embedding in .* is missing in part or whole'
+  )
   shutil.rmtree(path / EMBEDDING)
-  refused(path, 'token_embedder/embedding in .* is missing in part or whole')
+  assert_refused(
+    path, 'token_embedder/embedding in .* is missing in part or whole'
+  )
   path = path / 'checkpoint'
   path.write_bytes(path.read_bytes()[:-20])
-  refused(path.parent, 'checkpoint is no T5X checkpoint, or is cut')
+  assert_refused(path.parent, 'checkpoint is no T5X checkpoint, or is cut')
 
 
 def test_t5x_parameters_that_do_not_fit(copy):
@@ -98,9 +102,9 @@ def test_t5x_parameters_that_do_not_fit(copy):
     del target['encoder']['encoder_norm']
 
   edit_msgpack(path, damage)
-  refused(path, r'mlp/wo/kernel: expected \(10, 8\), found \(9, 8\)')
-  refused(path, r'adapter/scale: expected nothing, found \(8,\)')
-  refused(path, r'encoder_norm/scale: expected \(8,\), found nothing')
+  assert_refused(path, r'mlp/wo/kernel: expected \(10, 8\), found \(9, 8\)')
+  assert_refused(path, r'adapter/scale: expected nothing, found \(8,\)')
+  assert_refused(path, r'encoder_norm/scale: expected \(8,\), found nothing')
 
 
 def test_t5x_arrays_of_another_checkpoint(copy):
@@ -108,7 +112,9 @@ def test_t5x_arrays_of_another_checkpoint(copy):
   kernel = path / 'target.decoder.logits_dense.kernel'
   shutil.rmtree(path / EMBEDDING)
   shutil.copytree(kernel, path / EMBEDDING)
-  refused(path, r'embedding in .* has shape \(8, 20\) on disk, and \(20, 8\)')
+  assert_refused(
+    path, r'embedding in .* has shape \(8, 20\) on disk, and \(20, 8\)'
+  )
 
 
 @pytest.mark.parametrize(
@@ -121,13 +127,13 @@ def test_t5x_paths_that_lead_out(copy, place):
     target['token_embedder']['embedding']['kvstore']['path'] = place
 
   edit_msgpack(path, redirect)
-  refused(path, 'not a path inside the checkpoint')
+  assert_refused(path, 'not a path inside the checkpoint')
 
 
 def test_t5x_of_other_versions(copy):
   path = copy('t5x')
   edit_msgpack(path, lambda _, content: content.update(version=1))
-  refused(path, 'version 1; versions')
+  assert_refused(path, 'version 1; versions')
 
 
 @pytest.mark.parametrize(
@@ -138,12 +144,14 @@ def test_t5x_states_that_make_no_sense(copy, state):
   edit_msgpack(
     path, lambda _, content: content['optimizer'].update(state=state)
   )
-  refused(path, 'checkpoint_7/checkpoint is no T5X checkpoint, or is cut')
+  assert_refused(
+    path, 'checkpoint_7/checkpoint is no T5X checkpoint, or is cut'
+  )
   edit_msgpack(
     path,
     lambda _, content: content.update(optimizer={'target': [], 'state': {}}),
   )
-  refused(path, 'parameters are a list')
+  assert_refused(path, 'parameters are a list')
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ def test_t5x_states_that_make_no_sense(copy, state):
 def test_brackets_without_end_are_no_json(copy, form, file):
   path = copy(form)
   (path / file).write_bytes(b'[' * 200_000)
-  refused(path, f'{path}.*recursion')
+  assert_refused(path, f'{path}.*recursion')
 
 
 def test_headers_of_brackets_without_end(copy):
@@ -166,7 +174,7 @@ def test_headers_of_brackets_without_end(copy):
   header = b'[' * 200_000
   file = next(path.glob('*.safetensors'))
   file.write_bytes(len(header).to_bytes(8, 'little') + header)
-  refused(path, f'{file.name} has a damaged header')
+  assert_refused(path, f'{file.name} has a damaged header')
 
 
 def test_more_layers_than_there_can_be_are_not_counted(copy):
@@ -179,7 +187,7 @@ def test_more_layers_than_there_can_be_are_not_counted(copy):
       {f'layers_{many}': target['decoder']['layers_0']}
     ),
   )
-  refused(path, f'said to have {many + 2} layers')
+  assert_refused(path, f'said to have {many + 2} layers')
   for form, file, name in (
     ('huggingface', 'config.json', 'num_layers'),
     ('calm_jax', 'metadata/metadata', 'num_encoder_layers'),
@@ -190,13 +198,13 @@ def test_more_layers_than_there_can_be_are_not_counted(copy):
       fields.get('model_config', fields)[name] = many
 
     edit_json(path / file, exaggerate)
-    refused(path, f'said to have {many + 1} layers')
+    assert_refused(path, f'said to have {many + 1} layers')
 
 
 def test_descriptions_that_are_no_objects(copy):
   path = copy('calm_jax')
   (path / 'metadata' / 'metadata').write_text('[]')
-  refused(path, 'metadata holds no JSON object')
+  assert_refused(path, 'metadata holds no JSON object')
   with pytest.raises(ValueError, match='metadata holds no JSON object'):
     checkpoints.load_params(path)
 
@@ -209,21 +217,21 @@ def test_half_a_classifier(copy):
       meta_cls={'kernel': np.ones((8, 2), np.float32)}
     ),
   )
-  refused(path, 'meta_cls/bias should have 1 dimensions.*found nothing')
+  assert_refused(path, 'meta_cls/bias should have 1 dimensions.*found nothing')
 
 
 def test_orbax_damage(copy):
   path = copy('t5x_orbax')
   for file in path.glob('state/**/d/*'):
     file.write_bytes(file.read_bytes()[:10])
-  refused(path, 'in .*state (cannot be read|is missing)')
+  assert_refused(path, 'in .*state (cannot be read|is missing)')
   edit_json(
     path / 'state' / '_METADATA',
     lambda fields: fields['tree_metadata'].clear(),
   )
-  refused(path, "has no 'target'")
+  assert_refused(path, "has no 'target'")
   (path / 'state' / '_METADATA').write_text('{"tree')
-  refused(path, '_METADATA is damaged')
+  assert_refused(path, '_METADATA is damaged')
 
 
 def test_our_own_form_must_have_its_fingerprint(copy):
@@ -232,7 +240,7 @@ def test_our_own_form_must_have_its_fingerprint(copy):
     path / 'metadata' / 'metadata',
     lambda fields: fields.update(parameter_fingerprint='0' * 32),
   )
-  refused(path, 'were saved with 0000')
+  assert_refused(path, 'were saved with 0000')
   target = checkpoints.Target(format='t5x')
   with pytest.raises(ValueError, match='were saved with 0000'):
     checkpoints.convert(
@@ -240,7 +248,7 @@ def test_our_own_form_must_have_its_fingerprint(copy):
     )
   assert os.listdir(path.parent / 'out') == []
   (path / '_CHECKPOINT_METADATA').unlink()
-  refused(path, 'never completed')
+  assert_refused(path, 'never completed')
 
 
 def test_huggingface_files_that_are_missing_or_cut(copy):
@@ -248,15 +256,15 @@ def test_huggingface_files_that_are_missing_or_cut(copy):
   first, second, *_ = sorted(path.glob('model-*.safetensors'))
   whole = first.read_bytes()
   first.write_bytes(whole[:-1])
-  refused(path, 'shorter than it says')
+  assert_refused(path, 'shorter than it says')
   first.write_bytes(b'version https://git-lfs.github.com/spec/v1')
-  refused(path, 'no safetensors file.*Git LFS')
+  assert_refused(path, 'no safetensors file.*Git LFS')
   first.write_bytes(whole[:8] + b'x' * 20 + whole[28:])
-  refused(path, 'damaged header')
+  assert_refused(path, 'damaged header')
   first.write_bytes(second.read_bytes())
-  refused(path, 'does not have it')
+  assert_refused(path, 'does not have it')
   first.unlink()
-  refused(path, f'there is no {first.name}', FileNotFoundError)
+  assert_refused(path, f'there is no {first.name}', FileNotFoundError)
 
 
 def test_huggingface_indexes_that_lead_out(copy, tmp_path):
@@ -269,7 +277,7 @@ def test_huggingface_indexes_that_lead_out(copy, tmp_path):
         {'shared.weight': place}
       ),
     )
-    refused(path, 'not a path inside the checkpoint')
+    assert_refused(path, 'not a path inside the checkpoint')
 
 
 def test_huggingface_parameters_that_do_not_fit(copy):
@@ -280,8 +288,10 @@ def test_huggingface_parameters_that_do_not_fit(copy):
     del tensors['encoder.block.0.layer.1.DenseReluDense.wo.weight']
 
   rewrite(path, change)
-  refused(path, r'adapter.weight: expected nothing, found \(3,\)')
-  refused(path, r'1.DenseReluDense.wo.weight: expected \(8, 10\), found noth')
+  assert_refused(path, r'adapter.weight: expected nothing, found \(3,\)')
+  assert_refused(
+    path, r'1.DenseReluDense.wo.weight: expected \(8, 10\), found noth'
+  )
 
 
 @pytest.mark.parametrize(
@@ -300,7 +310,7 @@ def test_huggingface_parameters_that_do_not_fit(copy):
 def test_huggingface_configurations(copy, field, value, match):
   path = copy('huggingface')
   edit_json(path / 'config.json', lambda fields: fields.update({field: value}))
-  refused(path, match)
+  assert_refused(path, match)
 
 
 def test_integers_and_wrong_sizes_are_no_parameters(copy):
@@ -309,9 +319,9 @@ def test_integers_and_wrong_sizes_are_no_parameters(copy):
   file = path / 'model.safetensors'
   whole = file.read_bytes()
   file.write_bytes(whole.replace(b'"F32"', b'"I32"', 1))
-  refused(path, 'has dtype I32; parameters must be one of')
+  assert_refused(path, 'has dtype I32; parameters must be one of')
   file.write_bytes(whole.replace(b'[20,8]', b'[21,8]', 1))
-  refused(path, r'has shape \(21, 8\) and 640 bytes')
+  assert_refused(path, r'has shape \(21, 8\) and 640 bytes')
 
 
 def test_values_that_are_not_numbers(copy, tmp_path):
@@ -324,7 +334,7 @@ def test_values_that_are_not_numbers(copy, tmp_path):
 
   rewrite(path, spoil)
   ours = 'decoder/layers_0/self_attention/key/kernel'
-  refused(path, f'{ours} of .* holds 2 values that are NaN or infinite')
+  assert_refused(path, f'{ours} of .* holds 2 values that are NaN or infinite')
   params = checkpoints.load(path, allow_nonfinite=True).params
   kernel = parameter_names.flattened(params)[ours]
   assert np.isnan(kernel[3, 2]) and np.isinf(kernel[4, 2])
@@ -347,20 +357,20 @@ def test_values_that_are_not_numbers(copy, tmp_path):
 def test_formats_that_are_not_read(tmp_path):
   mesh = tmp_path / 'mesh'
   mesh.mkdir()
-  refused(mesh, 'there is nothing', FileNotFoundError)
+  assert_refused(mesh, 'there is nothing', FileNotFoundError)
   (mesh / 'model.ckpt-0.index').write_bytes(b'')
-  refused(mesh, 'Mesh TensorFlow.*convert_tf_checkpoint')
+  assert_refused(mesh, 'Mesh TensorFlow.*convert_tf_checkpoint')
   (mesh / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-0"')
-  refused(mesh, 'Mesh TensorFlow')
+  assert_refused(mesh, 'Mesh TensorFlow')
   pickled = tmp_path / 'pickled'
   pickled.mkdir()
   (pickled / 'config.json').write_text('{"model_type": "t5"}')
-  refused(pickled, 'neither model.safetensors nor', FileNotFoundError)
+  assert_refused(pickled, 'neither model.safetensors nor', FileNotFoundError)
   (pickled / 'pytorch_model.bin').write_bytes(b'')
-  refused(pickled, 'pytorch_model.bin.*can run code.*save_pretrained')
-  refused(pickled / 'pytorch_model.bin', 'give its folder')
-  refused(tmp_path / 'nowhere', 'there is nothing', FileNotFoundError)
-  refused('nonsense://there', 'cannot open nonsense')
+  assert_refused(pickled, 'pytorch_model.bin.*can run code.*save_pretrained')
+  assert_refused(pickled / 'pytorch_model.bin', 'give its folder')
+  assert_refused(tmp_path / 'nowhere', 'there is nothing', FileNotFoundError)
+  assert_refused('nonsense://there', 'cannot open nonsense')
 
 
 def test_targets(whole, tmp_path):
