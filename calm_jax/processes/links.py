@@ -34,15 +34,23 @@ class Link:
     """Sends a message; raises OSError if the other side is gone."""
     self.socket.sendall(json.dumps(message).encode() + b'\n')
 
-  def receive(self) -> list[dict[str, Any]]:
+  def receive(self, *, one: bool = False) -> list[dict[str, Any]]:
     """Waits for data and returns the messages that are complete with it.
+
+    Args:
+      one: return one message at most, and leave what came behind it where a
+        selector still sees it: for a reader that hands the link on.
 
     Raises:
       EOFError: if the other side has closed the connection.
       OSError: if the connection is broken, or nothing came in time.
       NotOurs: if it is no message.
     """
-    data = self.socket.recv(65536)
+    size = 65536
+    if one:
+      waiting = self.socket.recv(size, socket.MSG_PEEK)
+      size = waiting.find(b'\n') + 1 or len(waiting) or 1
+    data = self.socket.recv(size)
     if not data:
       raise EOFError('the connection was closed')
     *lines, self._received = (self._received + data).split(b'\n')

@@ -112,7 +112,8 @@ def _await_verdict(link: Link, report: Report, seconds: float) -> Link:
   link.socket.settimeout(seconds)
   link.send({'greeting': _GREETING, 'report': dataclasses.asdict(report)})
   while True:
-    for message in link.receive():
+    # What follows the verdict is for whoever gets the link.
+    for message in link.receive(one=True):
       if 'refused' in message:
         raise Refused(message['refused'])
       if 'start' not in message:

@@ -78,9 +78,29 @@ def test_the_port_is_free_for_jax_while_the_links_are_open():
     links = take_part(port, 2, 0)
     socket.create_server(('', port)).close()
     links[1].send({'still': 'there'})
+    joined.result()[0].socket.settimeout(30)
     assert joined.result()[0].receive() == [{'still': 'there'}]
     links[1].close()
     joined.result()[0].close()
+
+
+def test_what_comes_right_behind_the_verdict_is_not_lost():
+  listener = socket.create_server(('localhost', 0))
+  port = listener.getsockname()[1]
+  with concurrent.futures.ThreadPoolExecutor(1) as pool, listener:
+    joined = pool.submit(take_part, port, 2, 1)
+    connection, _ = listener.accept()
+    with connection:
+      connection.recv(65536)
+      connection.sendall(b'{"start": "zero"}\n{"still": "there"}\n{"an')
+      link = joined.result(30)[0]
+      link.socket.settimeout(30)
+      assert link.receive() == [{'still': 'there'}]
+      connection.sendall(b'd": 1}\n')
+      assert link.receive() == [{'and': 1}]
+    with pytest.raises(EOFError):
+      link.receive(one=True)
+    link.close()
 
 
 def test_all_are_told_what_the_judge_objects_to():
