@@ -77,6 +77,15 @@ def test_the_top_readme_leads_to_every_other():
   assert found == {path.resolve() for path in READMES}
 
 
+def test_the_top_readme_has_every_job():
+  table = text_of(TOP).split('\n| job |')[1].split('\n\n')[0]
+  assert sorted(re.findall(r'^\| `(\w+)` \|', table, re.MULTILINE)) == sorted(
+    path.stem
+    for path in (ROOT / 'calm_jax' / 'cli').glob('*.py')
+    if "if __name__ == '__main__'" in text_of(path)
+  )
+
+
 @in_readmes
 def test_links_lead_somewhere(readme):
   for link in LINK.findall(without_code(text_of(readme))):
