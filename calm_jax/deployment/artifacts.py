@@ -181,7 +181,8 @@ def _read_program(
     f'{jax.__version__}'
   )
   remedy = (
-    'export with the oldest jax that serves, or install the jax that wrote it'
+    'jax reads programs of the 6 months before it and the 3 weeks after it: '
+    'export again with a jax that fits, or install the jax that wrote it'
   )
   low = jax.export.minimum_supported_calling_convention_version
   high = jax.export.maximum_supported_calling_convention_version

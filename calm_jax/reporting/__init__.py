@@ -36,6 +36,7 @@ from calm_jax.reporting.terminal import (
   render_output,
   supports_colour,
 )
+from calm_jax.reporting.token_figure import token_figure
 from calm_jax.reporting.training_curves import loss_figure
 from calm_jax.reporting.validation_figures import (
   depth_figure,
@@ -78,6 +79,7 @@ __all__ = [
   'speed_table',
   'supports_colour',
   'timing_table',
+  'token_figure',
   'violation_figure',
   'write_page',
 ]

@@ -17,13 +17,12 @@ from calm_jax.reporting import (
   figures,
   page_template,
   palette,
+  pieces,
   tables,
   validation_figures,
   validation_tables,
 )
 
-_WORD_START = '\u2581'
-_END = '</s>'
 _MOST_REFERENCES = 3
 
 
@@ -214,7 +213,7 @@ def _sample(sample: records.SampleOutput) -> dict[str, Any]:
     'full': [
       token
       for token in _tokens(sample.full, full_differs)
-      if token['text'] != _END
+      if token['text'] != pieces.END
     ],
     'same': sample.full.tokens == sample.early.tokens,
   }
@@ -240,16 +239,14 @@ def _tokens(
   for piece, exit_layer, confidence, different in zip(
     output.pieces, output.exit_layers, output.confidences, differs, strict=True
   ):
-    opens_word = piece.startswith(_WORD_START) or piece == _END
-    text = piece[1:] if piece.startswith(_WORD_START) else piece
     title = f'exit after layer {exit_layer}'
     if math.isfinite(confidence):
       title += f', confidence {confidence:.3f}'
     tokens.append(
       {
-        'text': text.replace(_WORD_START, ' ') or '\u2423',
+        'text': pieces.as_text(piece),
         'exit_layer': exit_layer,
-        'opens_word': opens_word,
+        'opens_word': pieces.opens_word(piece),
         'differs': different,
         'title': title,
       }
