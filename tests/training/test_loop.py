@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import records, training
 from calm_jax.checkpoints import directories, native
