@@ -39,7 +39,7 @@ def own_error():
 
 def train():
   """Trains; says so at every step."""
-  import training_cases
+  from cases import training_cases
 
   from calm_jax import sharding, training
 

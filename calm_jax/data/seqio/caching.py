@@ -60,8 +60,8 @@ def check_cached(task, split: str) -> None:
       f'use_cached: there is no finished cache of {task.name} in '
       f'{seqio.get_global_cache_dirs() or "any folder (none was given)"}. Name '
       'its folder with data.add_cache_directories, or make it with '
-      f'seqio_cache_tasks --tasks={task.name} (how: calm_jax/data/caching.py), '
-      'or set use_cached=False.'
+      f'seqio_cache_tasks --tasks={task.name} (how: '
+      'calm_jax/data/seqio/caching.py), or set use_cached=False.'
     )
   if not tf.io.gfile.exists(f'{directory}/info.{split}.json'):
     raise FileNotFoundError(

@@ -56,7 +56,7 @@ def jsonl_files(tmp_path_factory):
 def tfds_directory(tmp_path_factory):
   """A folder with the paper's three data sets, a few rows each."""
   pytest.importorskip('seqio')
-  import tfds_fakes
+  from fakes import tfds_fakes
 
   folder = tmp_path_factory.mktemp('tfds')
   for make in (tfds_fakes.squad, tfds_fakes.cnn_dailymail, tfds_fakes.wmt15):

@@ -7,8 +7,7 @@ import pytest
 
 pytest.importorskip('seqio')
 
-from calm_jax.data import tasks
-from calm_jax.data.seqio import batches
+from calm_jax.data.seqio import batches, tasks
 from calm_jax.data.seqio.tensorflow_setup import tf
 
 KEYS = (

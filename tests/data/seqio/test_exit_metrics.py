@@ -8,7 +8,7 @@ import pytest
 seqio = pytest.importorskip('seqio')
 
 from calm_jax import data
-from calm_jax.data import exit_metrics
+from calm_jax.data.seqio import exit_metrics
 
 
 @pytest.fixture(scope='module')

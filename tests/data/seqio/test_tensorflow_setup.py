@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('seqio')
 
-from calm_jax.data import tensorflow_setup
+from calm_jax.data.seqio import tensorflow_setup
 
 
 class Config:
