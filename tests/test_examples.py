@@ -8,7 +8,7 @@ import sys
 
 import jax.numpy as jnp
 import pytest
-import toy_decoder as toy
+from fakes import toy_decoder as toy
 from flax import nnx
 
 from calm_jax import decoding, deployment, examples, exits

@@ -7,17 +7,17 @@ import shutil
 import subprocess
 import sys
 
-import counting_task
 import pytest
-import training_cases
-from counting_task import bindings_of
+from cases import training_cases
+from fakes import counting_task
+from fakes.counting_task import bindings_of
 
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 
-from calm_jax import data, decoding, pipeline, records, training  # noqa: E402
-from calm_jax.calibration.certificate import Certificate  # noqa: E402
-from calm_jax.cli import gin_runner, jobs, train  # noqa: E402
+from calm_jax import data, decoding, pipeline, records, runs, training
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.cli import gin_runner, jobs, train
 
 MAINS = sorted(
   path.stem
@@ -185,7 +185,7 @@ def calibrated(trained):
 
 
 def test_training_leaves_a_run_directory(trained):
-  run = pipeline.load_run(trained['MODEL_DIR'])
+  run = runs.load_run(trained['MODEL_DIR'])
   assert run.config.num_decoder_layers == 3
   folder = pathlib.Path(trained['MODEL_DIR'])
   rows = list(records.read_jsonl(folder / 'train_log.jsonl'))
@@ -262,8 +262,8 @@ def test_fine_tuning_starts_from_another_run(trained, tmp_path):
   fine_tune(
     trained, tmp_path / 'run', **{'train.run.frozen': ('token_embedder/.*',)}
   )
-  before = pipeline.load_run(trained['MODEL_DIR']).params
-  after = pipeline.load_run(tmp_path / 'run').params
+  before = runs.load_run(trained['MODEL_DIR']).params
+  after = runs.load_run(tmp_path / 'run').params
   embeddings = [tree['token_embedder']['embedding'] for tree in (before, after)]
   assert (embeddings[0] == embeddings[1]).all()
   kernels = [
@@ -311,7 +311,7 @@ def test_a_run_without_a_vocabulary_says_so(tmp_path):
     model_dir=tmp_path,
   )
   with pytest.raises(ValueError, match="lacks .*'vocabulary_file'"):
-    pipeline.load_run(tmp_path)
+    runs.load_run(tmp_path)
 
 
 @pytest.mark.slow
@@ -329,7 +329,7 @@ def test_a_part_of_a_mixture_is_read_with_its_own_prefix(trained, tmp_path):
   train.run(
     model_dir=str(tmp_path),
     task=data.MixtureTask('counting_mixture', parts),
-    config=pipeline.load_run(trained['MODEL_DIR']).config,
+    config=runs.load_run(trained['MODEL_DIR']).config,
     optimizer=training.adamw(1e-3),
     num_steps=1,
     feature_lengths={'inputs': 12, 'targets': 12},
@@ -603,7 +603,7 @@ def test_the_classifier_job_leaves_the_model_alone(with_classifier):
   run = pathlib.Path(files['MODEL_DIR'])
   folder = run / 'classifier'
   # Other numbers would not be loaded: they have another fingerprint.
-  classifier = pipeline.load_classifier(run)
+  classifier = runs.load_classifier(run)
   assert classifier.kernel.shape == (32,)
   rows = list(records.read_jsonl(folder / 'train_log.jsonl'))
   losses = [row['loss'] for row in rows if row['kind'] == 'train']
@@ -653,7 +653,7 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
     },
   )
   measure = certificate.context['policy']['exit_rule']['measure']
-  assert measure == decoding.describe(pipeline.load_classifier(run))
+  assert measure == decoding.describe(runs.load_classifier(run))
   assert measure['kernel'].startswith('float32[32] sha256 ')
   path = str(output_dir / 'certificate.json')
   result = call(
@@ -757,7 +757,7 @@ def test_the_wrong_vocabulary_is_refused(trained, tmp_path):
   try:
     vocabulary.write_bytes((tmp_path / 'other.model').read_bytes())
     with pytest.raises(ValueError, match='not the vocabulary of this'):
-      pipeline.load_run(run)
+      runs.load_run(run)
   finally:
     vocabulary.write_bytes(kept)
   # Training into the directory of another run touches nothing in it.

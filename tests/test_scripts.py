@@ -7,8 +7,8 @@ import shlex
 import subprocess
 
 import pytest
+from tools.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = ROOT / 'scripts'
 POD = ('pod', 'zone-b')
 # What a shell would take apart, were it not quoted.

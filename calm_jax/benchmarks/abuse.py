@@ -24,6 +24,7 @@ import numpy as np
 
 from calm_jax import (
   checkpoints,
+  checks,
   decoding,
   evaluation,
   exits,
@@ -34,9 +35,8 @@ from calm_jax import (
 from calm_jax.benchmarks import certified_policies, token_inputs
 from calm_jax.benchmarks.abuse_table import AbuseRow, to_markdown
 from calm_jax.benchmarks.arguments import Arguments
-from calm_jax.exits import checks
+from calm_jax.data import token_files
 from calm_jax.records import provenance
-from calm_jax.training import token_files
 
 
 @dataclasses.dataclass(frozen=True)

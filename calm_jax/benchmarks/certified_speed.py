@@ -29,6 +29,7 @@ import numpy as np
 
 from calm_jax import (
   checkpoints,
+  costs,
   decoding,
   evaluation,
   interfaces,
@@ -41,7 +42,6 @@ from calm_jax.benchmarks import (
   certified_policies,
   certified_table,
   peers,
-  policy_traffic,
   token_inputs,
 )
 from calm_jax.benchmarks.arguments import Arguments
@@ -102,7 +102,7 @@ def measure(
       if batch_size > 1 or name != 'compacting'
     },
     num_repeats=num_repeats,
-    bytes_of=policy_traffic.bytes_of(run.config, source_length),
+    bytes_of=costs.bytes_of(run.config, source_length),
     progress=lambda line: print(line, file=sys.stderr, flush=True),
   )
   rate = 1e9 * bandwidth.measure()
@@ -179,7 +179,7 @@ class _Details:
       self.num_repeats,
     )
     whole, start = (statistics.median(turns) for turns in seconds.values())
-    _, moved = policy_traffic.bytes_of(self.run.config, batch.shape[1])(
+    _, moved = costs.bytes_of(self.run.config, batch.shape[1])(
       self.policy, np.asarray(result.exit_layers)
     )
     return (whole - start) / (moved / rate)

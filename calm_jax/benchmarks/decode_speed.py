@@ -31,6 +31,7 @@ import jax
 import numpy as np
 
 from calm_jax import (
+  costs,
   decoding,
   evaluation,
   exits,
@@ -38,7 +39,7 @@ from calm_jax import (
   records,
   reporting,
 )
-from calm_jax.benchmarks import bandwidth, costs, forced_depths
+from calm_jax.benchmarks import bandwidth, forced_depths
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from calm_jax import checks
 from calm_jax.calibration import p_values
 
 # The share of the greatest bet that is ever made, so that no loss ends the
@@ -90,10 +91,7 @@ class Betting:
 
   def __post_init__(self):
     """Raises ValueError for a seed or level that is none."""
-    if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-      raise ValueError(f'seed must be an integer, not {self.seed!r}')
-    if self.seed < 0:
-      raise ValueError(f'seed must not be negative, but is {self.seed}')
+    checks.check_whole(self.seed, 'seed', low=0)
     if not 0 < self.level < 1:
       raise ValueError(
         f'level must be in (0, 1), not {self.level}; give the error rate'

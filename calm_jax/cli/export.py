@@ -21,7 +21,14 @@ from typing import Any
 
 import jax
 
-from calm_jax import decoding, deployment, interfaces, model, pipeline, records
+from calm_jax import (
+  decoding,
+  deployment,
+  interfaces,
+  model,
+  records,
+  runs,
+)
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import gin_runner, jobs
 
@@ -59,7 +66,7 @@ def run(
     FileNotFoundError, FileExistsError, ValueError: naming what is in the way.
   """
   deployment.check_free(output_dir)
-  loaded = pipeline.load_run(model_dir)
+  loaded = runs.load_run(model_dir)
   lengths = loaded.feature_lengths
   spec = deployment.ProgramSpec(
     source_length=lengths['inputs'] if source_length is None else source_length,
@@ -101,7 +108,7 @@ def run(
 def _find_certificate(
   path: str | None,
   model_dir: str,
-  loaded: pipeline.LoadedRun,
+  loaded: runs.LoadedRun,
   spec: deployment.ProgramSpec,
   allow_uncertified: bool,
 ) -> dict[str, Any] | None:
@@ -112,7 +119,7 @@ def _find_certificate(
     return None
   path = default if path is None else path
   certificate = Certificate.load(path)
-  differing = pipeline.certificate_differences(
+  differing = runs.certificate_differences(
     certificate,
     spec.policy,
     params=loaded.params,
@@ -149,7 +156,7 @@ def _find_certificate(
 def _say_what_would_be(
   output_dir: str,
   decoder: interfaces.LayeredDecoder,
-  loaded: pipeline.LoadedRun,
+  loaded: runs.LoadedRun,
   spec: deployment.ProgramSpec,
 ) -> None:
   """Prints signature, sizes and platforms."""
@@ -180,7 +187,7 @@ def _say_what_would_be(
 def _compare(
   output_dir: str,
   decoder: interfaces.LayeredDecoder,
-  loaded: pipeline.LoadedRun,
+  loaded: runs.LoadedRun,
   spec: deployment.ProgramSpec,
 ) -> None:
   """Reads the artifact back and decodes some inputs both ways.

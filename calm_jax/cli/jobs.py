@@ -1,8 +1,7 @@
-"""What the decoding jobs share: loading a run, decoding a split, saying so."""
+"""What the decoding jobs share: loading a run, decoding a split."""
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,25 +13,15 @@ from calm_jax import (
   decoding,
   evaluation,
   model,
-  pipeline,
   records,
+  runs,
   sharding,
 )
 from calm_jax.cli import gin_runner, memory_plans
+from calm_jax.processes import collectives, speaking
 from calm_jax.records import provenance
 
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
-
-
-def say(line: str) -> None:
-  """Prints a line of progress at once, also into a file; on one process."""
-  if sharding.is_main_process():
-    print(line, flush=True)
-
-
-def tell(line: str) -> None:
-  """Prints a line beside the output."""
-  print(line, file=sys.stderr, flush=True)
 
 
 def open_output(directory: str, config_name: str) -> None:
@@ -96,7 +85,7 @@ def describe_decoding(
 
 
 def make_decode(
-  run: pipeline.LoadedRun,
+  run: runs.LoadedRun,
   keep_in: str | None = None,
   *,
   model_parallel: int = 1,
@@ -117,7 +106,7 @@ def make_decode(
   decoder = model.as_layered_decoder(run.config)
   loop = decoding.default_depth_loop()
   params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
-  mesh, share = local_mesh(model_parallel), sharding.Share.here()
+  mesh, share = local_mesh(model_parallel), collectives.Share.here()
   if mesh is not None:
     params = sharding.place_params(params, mesh)
   about = {
@@ -151,7 +140,7 @@ def make_decode(
       mesh=mesh,
       share=share,
       store=store,
-      progress=say,
+      progress=speaking.say,
       **other,
     )
 
@@ -166,13 +155,13 @@ def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
   return {'threshold': float(getattr(threshold, 'value', threshold))}
 
 
-def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
+def load_run(model_dir: str, task: Any) -> runs.LoadedRun:
   """Loads a run and checks that a Task speaks its language.
 
   Raises:
     ValueError: if the Task has another vocabulary or prefix than the run.
   """
-  run = pipeline.load_run(model_dir)
+  run = runs.load_run(model_dir)
   vocabulary = data.as_task(task).output_features['inputs'].vocabulary
   found = data.tokenizer_of(vocabulary)
   if found.fingerprint != run.tokenizer.fingerprint:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from calm_jax import decoding, evaluation, model, pipeline, records
-from calm_jax.benchmarks import policy_traffic
+from calm_jax import costs, decoding, evaluation, model, records, runs
 from calm_jax.cli import jobs
+from calm_jax.processes import speaking
 
 _REPEATS = 3
 
 
 def measure(
-  loaded: pipeline.LoadedRun,
+  loaded: runs.LoadedRun,
   batches: Sequence[Any],
   *,
   policy: decoding.ComputePolicy,
@@ -48,11 +48,9 @@ def measure(
     baseline='full model',
     eos_id=loaded.tokenizer.eos_id,
     depth_loops=jobs.DEPTH_LOOPS,
-    bytes_of=policy_traffic.bytes_of(
-      loaded.config, loaded.feature_lengths['inputs']
-    ),
+    bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     num_repeats=_REPEATS,
-    progress=jobs.say,
+    progress=speaking.say,
   )
   full, *settings = timings
   return records.SettingSpeeds(

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
-from calm_jax.exits import checks
 
 
 @dataclasses.dataclass(frozen=True)

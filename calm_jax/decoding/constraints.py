@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax import checks
 from calm_jax.array_types import Array
 from calm_jax.decoding import forced_prefix as prefixes
 from calm_jax.decoding import suppression
 from calm_jax.decoding.policy import ComputePolicy
-from calm_jax.exits import checks
 
 
 def constrain(

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder
 from calm_jax.pytrees import register_pytree
 

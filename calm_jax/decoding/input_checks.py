@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax import checks
 from calm_jax.array_types import Array
-from calm_jax.exits import checks
 
 
 def check_inputs(inputs: Array, vocab_size: int) -> Array:

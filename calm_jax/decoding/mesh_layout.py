@@ -11,12 +11,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from calm_jax import sharding
+from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.states import Carry
-from calm_jax.exits import checks
 
 
 def place(

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import starting, token_loop
 from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder
 
 

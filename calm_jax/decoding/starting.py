@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from calm_jax import sharding
+from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import (
   constraints,
@@ -22,7 +22,6 @@ from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Greedy, Sampler
 from calm_jax.decoding.states import Carry, DecodeState, Search
-from calm_jax.exits import checks
 from calm_jax.interfaces import DepthLoop, LayeredDecoder
 
 

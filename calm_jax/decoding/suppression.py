@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder, Reading, Readout
 from calm_jax.pytrees import register_pytree
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from calm_jax import sharding
+from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import forced_prefix as prefixes
 from calm_jax.decoding import sampling
@@ -30,7 +30,6 @@ from calm_jax.decoding.states import (
   DecodeState,
   Search,
 )
-from calm_jax.exits import checks
 from calm_jax.interfaces import DepthLoop, LayeredDecoder
 
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 

@@ -16,9 +16,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from calm_jax import decoding
+from calm_jax import checks, decoding
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks
 from calm_jax.interfaces import DepthLoop, LayeredDecoder
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')

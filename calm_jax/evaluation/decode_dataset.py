@@ -26,6 +26,7 @@ from calm_jax.evaluation.decoded_dataset import (
   Input,
   example_id,
 )
+from calm_jax.processes import collectives
 
 Batch = Mapping[str, Any]
 PolicyForBatch = Callable[[np.ndarray], decoding.ComputePolicy]
@@ -45,7 +46,7 @@ def decode_dataset(
   rng: jax.Array | None = None,
   depth_loop: interfaces.DepthLoop | None = None,
   mesh: jax.sharding.Mesh | None = None,
-  share: sharding.Share | None = None,
+  share: collectives.Share | None = None,
   store: DecodeStore | None = None,
   progress: Callable[[str], None] | None = None,
   progress_seconds: float = 10.0,
@@ -72,8 +73,8 @@ def decode_dataset(
     depth_loop: as in `decoding.generate`.
     mesh: as in `decoding.generate`; of this process's devices, if there are
       several processes.
-    share: the inputs that this process decodes, `sharding.Share.here()` where
-      several processes decode the same batches; all if None.
+    share: the inputs that this process decodes, `collectives.Share.here()`
+      where several processes decode the same batches; all if None.
     store: rows that it holds are not decoded, the others are added to it. It
       must be of this very way of decoding.
     progress: gets a line to print now and then.
@@ -101,7 +102,7 @@ def decode_dataset(
   params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   if mesh is not None:
     params = sharding.place_params(params, mesh)
-  share = sharding.Share() if share is None else share
+  share = collectives.Share() if share is None else share
 
   def decode(inputs, rows):
     result = decoding.generate(
@@ -197,7 +198,9 @@ def _valid_rows(batch: Batch, num_before: int) -> list[Input]:
   ]
 
 
-def _num_inputs(batches: Iterable[Batch], share: sharding.Share) -> int | None:
+def _num_inputs(
+  batches: Iterable[Batch], share: collectives.Share
+) -> int | None:
   """Returns how many inputs are this process's, where that is known."""
   if not isinstance(batches, Sequence):
     return None

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from calm_jax import decoding, interfaces
+from calm_jax import checks, decoding, interfaces
 from calm_jax.array_types import Array, PyTree
 from calm_jax.evaluation.decode_dataset import Batch
-from calm_jax.exits import checks
 from calm_jax.exits.candidates import first_best
 
 

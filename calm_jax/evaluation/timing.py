@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from calm_jax import decoding, interfaces, records
+from calm_jax.costs import BytesOf
 from calm_jax.evaluation import stopwatch
 from calm_jax.evaluation.decode_dataset import Batch
 
 _START = 'start'
-BytesOf = Callable[[decoding.ComputePolicy, np.ndarray], tuple[float, float]]
 
 
 @dataclasses.dataclass

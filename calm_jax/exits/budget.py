@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks
 from calm_jax.interfaces import ExitRule, LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks, thresholds
+from calm_jax.exits import thresholds
 from calm_jax.exits.measures import Measure
 from calm_jax.interfaces import LayeredDecoder, LayerView, StatelessSlot
 from calm_jax.pytrees import register_pytree

@@ -11,8 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from calm_jax import checks
 from calm_jax.array_types import Array
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder
 from calm_jax.pytrees import register_pytree
 

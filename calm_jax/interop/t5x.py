@@ -19,11 +19,12 @@ from t5x import models as t5x_models
 
 from calm_jax import decoding, model, training
 from calm_jax.array_types import Array, PyTree
-from calm_jax.data import exit_metrics, tasks
+from calm_jax.data import packing
+from calm_jax.data.seqio import exit_metrics, tasks
 from calm_jax.interfaces import DepthLoop
 from calm_jax.interop import t5x_networks
 from calm_jax.training import layer_weights as layer_weights_lib
-from calm_jax.training import losses, packing, step
+from calm_jax.training import losses, step
 
 
 class EarlyExitModel(t5x_models.EncoderDecoderModel):

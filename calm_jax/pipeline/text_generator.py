@@ -14,14 +14,15 @@ import jax
 
 from calm_jax import checkpoints, decoding, interfaces, model
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.pipeline import requests, runs, token_choices
-from calm_jax.pipeline.certificates import use_certificate
+from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
   GeneratedText,
   StreamedToken,
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
+from calm_jax.runs import loading as runs
+from calm_jax.runs.certificates import use_certificate
 from calm_jax.tokenizer import Tokenizer
 
 

@@ -15,8 +15,9 @@ import sys
 import threading
 import urllib.parse
 
-import checkpoint_cases
 import pytest
+from cases import checkpoint_cases
+from tools.paths import ROOT
 
 from calm_jax import checkpoints
 
@@ -136,7 +137,7 @@ def run(address, *arguments):
       'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
       'JAX_PLATFORMS': 'cpu',
     },
-    cwd=pathlib.Path(__file__).parents[2],
+    cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,

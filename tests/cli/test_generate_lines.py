@@ -8,11 +8,12 @@ import pathlib
 import sys
 
 import pytest
-import text_cases
+from cases import text_cases
 
 from calm_jax import decoding, exits
-from calm_jax.cli import generate, input_lines
-from calm_jax.cli.input_lines import BadLine, InputLine
+from calm_jax.cli import generate
+from calm_jax.pipeline.files import input_lines
+from calm_jax.pipeline.files.input_lines import BadLine, InputLine
 
 TEXTS = ['eins', 'zwei', 'a bit longer: 17 to 31', 'Ä', '5', 'sechs', 'sieben']
 

@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import decoding, model, sharding, training
 from calm_jax.cli import memory_plans

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import validation_cases
+from cases import validation_cases
 
 from calm_jax import calibration, records
 from calm_jax.cli import validate

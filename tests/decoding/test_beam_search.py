@@ -7,13 +7,13 @@ the laws hold for a beam search as for any policy (`test_policy_laws`).
 import dataclasses
 import functools
 
-import beam_reference
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
-import toy_decoder as toy
+from cases import policy_cases as cases
+from fakes import toy_decoder as toy
+from tools import beam_reference
 
 from calm_jax import decoding, exits
 

@@ -14,8 +14,8 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
+from cases import policy_cases as cases
 
 from calm_jax import decoding, exits, model
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import golden_calm
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import golden_calm
 
 from calm_jax import decoding, exits, model
 

@@ -2,9 +2,9 @@
 
 import jax
 import numpy as np
-import policy_cases as cases
 import pytest
-from budget_cases import MARGIN, B, L, T, decode, used
+from cases import policy_cases as cases
+from cases.budget_cases import MARGIN, B, L, T, decode, used
 
 from calm_jax import decoding, exits
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
+from cases import policy_cases as cases
 
 from calm_jax import decoding, exits, interfaces
 from calm_jax.pytrees import register_pytree

@@ -1,5 +1,5 @@
 import jax
-import policy_cases as cases
+from cases import policy_cases as cases
 
 from calm_jax import decoding, sharding
 

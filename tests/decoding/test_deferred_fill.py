@@ -11,9 +11,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
-import toy_decoder as toy
+from cases import policy_cases as cases
+from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_decoder as toy
+from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
 from calm_jax.interfaces import LayerWork, Reading

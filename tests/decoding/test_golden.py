@@ -7,10 +7,10 @@ our rows exit one by one. Prints how close any confidence came to its threshold.
 
 import functools
 
-import golden_calm
 import jax
 import numpy as np
 import pytest
+from cases import golden_calm
 
 from calm_jax import decoding, exits, model
 

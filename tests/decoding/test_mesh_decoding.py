@@ -1,16 +1,15 @@
 """Decoding over meshes of four forced devices, in a process of its own."""
 
-import pathlib
-
-import forced_devices
 import jax
 import numpy as np
-import policy_cases as cases
 import pytest
+from cases import policy_cases as cases
+from tools import forced_devices
+from tools.paths import PROGRAMS
 
 from calm_jax import decoding, sharding
 
-SCRIPT = pathlib.Path(__file__).parents[1] / 'mesh_decoding.py'
+SCRIPT = PROGRAMS / 'mesh_decoding.py'
 
 
 def run_script(*arguments):

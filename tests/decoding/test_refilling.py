@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import toy_decoder as toy
+from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
 

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
-from toy_decoder import toy_decoder, toy_params
+from cases import policy_cases as cases
+from fakes.toy_decoder import toy_decoder, toy_params
 
 from calm_jax import decoding, exits, model
 from calm_jax.decoding import sampling

@@ -7,8 +7,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import toy_decoder as toy
-from training_cases import CONFIG
+from cases.training_cases import CONFIG
+from fakes import toy_decoder as toy
 
 from calm_jax import decoding, deployment, exits, model, records
 from calm_jax.deployment import programs

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-import toy_decoder
-from decoded_fakes import decoded_dataset, same_text
+from fakes import toy_decoder
+from fakes.decoded_fakes import decoded_dataset, same_text
 
 from calm_jax import decoding, evaluation, exits
 

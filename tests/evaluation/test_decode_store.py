@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import toy_decoder
+from fakes import toy_decoder
 
 from calm_jax import decoding, evaluation, exits
 from calm_jax.evaluation.decode_store import FIELDS

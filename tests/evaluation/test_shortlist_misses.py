@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import toy_decoder as toy
+from fakes import toy_decoder as toy
 
 from calm_jax import decoding, evaluation
 

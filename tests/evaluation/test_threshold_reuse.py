@@ -4,8 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
+from cases import policy_cases as cases
 
 from calm_jax import decoding, evaluation, exits
 from calm_jax.evaluation.decode_store import FIELDS

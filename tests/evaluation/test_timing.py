@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-import toy_decoder
+from fakes import toy_decoder
 
 from calm_jax import decoding, evaluation, exits
 from calm_jax.evaluation import timing

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
-from budget_cases import MARGIN, RULES, SIZE, B, L, T, decode, used
+from cases import policy_cases as cases
+from cases.budget_cases import MARGIN, RULES, SIZE, B, L, T, decode, used
 
 from calm_jax import decoding, evaluation, exits
 from calm_jax.interfaces import LayerView

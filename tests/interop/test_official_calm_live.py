@@ -12,16 +12,16 @@ import types
 import jax
 import numpy as np
 import pytest
-import t5x_stack
+from tools import t5x_stack
 
 t5x_stack.skip_without('t5x', 'airio', 'jestimator', 'flaxformer', 'aqt')
 
-import gin  # noqa: E402
-from t5x.contrib.calm import models as calm_models  # noqa: E402
-from t5x.examples.t5 import network  # noqa: E402
+import gin
+from t5x.contrib.calm import models as calm_models
+from t5x.examples.t5 import network
 
-from calm_jax import decoding, exits  # noqa: E402
-from calm_jax.interop import t5x as calm_t5x  # noqa: E402
+from calm_jax import decoding, exits
+from calm_jax.interop import t5x as calm_t5x
 
 LENGTH = 12
 VOCABULARY = types.SimpleNamespace(eos_id=1)

@@ -6,19 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import t5x_stack
+from tools import t5x_stack
 
 t5x_stack.skip_without('t5x', 'airio', 'jestimator')
 
-import flax  # noqa: E402
-from flax.linen import partitioning as flax_partitioning  # noqa: E402
-from t5x import adafactor, models, train_state  # noqa: E402
-from t5x import decoding as t5x_decoding  # noqa: E402
-from t5x.examples.t5 import network  # noqa: E402
+import flax
+from flax.linen import partitioning as flax_partitioning
+from t5x import adafactor, models, train_state
+from t5x import decoding as t5x_decoding
+from t5x.examples.t5 import network
 
-from calm_jax import decoding, exits, model, training  # noqa: E402
-from calm_jax.interop import t5x as calm_t5x  # noqa: E402
-from calm_jax.interop import t5x_networks  # noqa: E402
+from calm_jax import decoding, exits, model, training
+from calm_jax.interop import t5x as calm_t5x
+from calm_jax.interop import t5x_networks
 
 VOCABULARY = types.SimpleNamespace(eos_id=1)
 SIZES = dict(

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-import text_cases
-from text_cases import POLICY, L
+from cases import text_cases
+from cases.text_cases import POLICY, L
 
 from calm_jax import checkpoints, decoding, model, pipeline
 from calm_jax.pipeline import requests

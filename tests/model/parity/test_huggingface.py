@@ -1,18 +1,17 @@
 """Parity with Hugging Face's T5 on PyTorch, read from its own folders.
 
-The folders and arrays come from tests/regenerate_huggingface_golden.py.
+The folders and arrays come from
+tests/programs/regenerate_huggingface_golden.py.
 """
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from tools.paths import GOLDEN
 
 from calm_jax import checkpoints, decoding, model
-
-GOLDEN = pathlib.Path(__file__).parents[2] / 'golden'
 
 
 @pytest.fixture(scope='module', params=['v1_0', 'v1_1'])
