@@ -53,7 +53,10 @@ setuptools.setup(
     *GIN_PACKAGES,
   ],
   package_dir=GIN_PACKAGES,
-  package_data={package: ['*.gin'] for package in GIN_PACKAGES},
+  package_data={
+    **{package: ['*.gin'] for package in GIN_PACKAGES},
+    'calm_jax.reporting': ['page.html.jinja', 'page.css'],
+  },
   install_requires=[
     'absl-py>=2.1',
     'flax>=0.12',
