@@ -18,29 +18,10 @@ import numpy as np
 from calm_jax import decoding, exits
 from calm_jax.array_types import Array, PyTree
 from calm_jax.benchmarks import forced_depths
+from calm_jax.benchmarks.shares import Shares
 from calm_jax.evaluation import stopwatch
 from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
-
-
-@dataclasses.dataclass(frozen=True)
-class Shares:
-  """Shares of the time of a decode without its start; together 1.
-
-  What noise makes negative stands as it was measured.
-
-  Attributes:
-    checks: logits and confidences after the layers, beyond the one reading that
-      chooses the token.
-    fill: K/V projections of self-attention and writing them.
-    head: that one reading: output matrix and choice of the token.
-    layers: everything else: attention, FFN, and the loops' own work.
-  """
-
-  checks: float
-  fill: float
-  head: float
-  layers: float
 
 
 def measure_shares(

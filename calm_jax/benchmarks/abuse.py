@@ -29,13 +29,16 @@ from calm_jax import (
   exits,
   interfaces,
   model,
-  records,
 )
-from calm_jax.benchmarks import certified_policies, token_inputs
-from calm_jax.benchmarks.abuse_table import AbuseRow, to_markdown
+from calm_jax.benchmarks import (
+  abuse_table,
+  certified_policies,
+  measured_rows,
+  token_inputs,
+)
+from calm_jax.benchmarks.abuse_table import AbuseRow
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.data import token_files
-from calm_jax.records import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,18 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
   except (OSError, ValueError) as error:
     sys.exit(f'abuse: {error}')
-  print(to_markdown(rows))
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype=config.dtype
+  )
+  measured_rows.publish(measured, abuse_table.table, flags.output)
   for row in rows:
     if row.use is not None:
       print(f'{row.inputs}: {row.use.describe()}')
-  if flags.output:
-    context = provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=config.dtype,
-      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
-      details={'flags': vars(flags)},
-    )
-    records.write_json(flags.output, {'rows': rows, 'context': context})
 
 
 if __name__ == '__main__':

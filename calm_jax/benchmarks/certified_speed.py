@@ -34,19 +34,21 @@ from calm_jax import (
   evaluation,
   interfaces,
   model,
-  records,
 )
 from calm_jax.benchmarks import (
   ablations,
   bandwidth,
   certified_policies,
   certified_table,
+  measured_rows,
   peers,
   token_inputs,
 )
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.certified_table import CertifiedRow
+from calm_jax.benchmarks.shares import Shares
+from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import stopwatch
-from calm_jax.records import provenance
 
 FULL = 'full model'
 
@@ -63,18 +65,18 @@ class _Model:
 
 def measure(
   run: _Model,
-  chosen: Mapping[str, tuple[float, decoding.ComputePolicy]],
+  chosen: Mapping[str, tuple[Certificate, decoding.ComputePolicy]],
   batches: Sequence[np.ndarray],
   *,
   num_repeats: int = 3,
   depth_loops: Sequence[str] = tuple(decoding.DEPTH_LOOPS),
   decode_peers: Mapping[str, peers.Decode] | None = None,
-) -> list[certified_table.CertifiedRow]:
+) -> list[CertifiedRow]:
   """Measures the full model, all policies and the peers at one batch size.
 
   Args:
     run: the model.
-    chosen: name -> threshold and policy.
+    chosen: name -> certificate and its policy.
     batches: inputs [B, S], all of one shape.
     num_repeats: turns; medians are compared.
     depth_loops: keys of `decoding.DEPTH_LOOPS` to try.
@@ -114,9 +116,9 @@ def measure(
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(
-      certified_table.CertifiedRow(
+      CertifiedRow(
         name=timing.name,
-        threshold=chosen.get(timing.name, (math.nan,))[0],
+        **_promised(chosen.get(timing.name, (None,))[0]),
         batch_size=batch_size,
         depth_loop=timing.depth_loop,
         mean_exit_layer=timing.mean_exit_layer,
@@ -135,6 +137,18 @@ def measure(
       _peer_row(name, decode, batches, tokens, references, full, num_repeats)
     )
   return rows
+
+
+def _promised(certificate: Certificate | None) -> dict[str, Any]:
+  """Returns the fields of a row that follow from its certificate."""
+  if certificate is None:
+    return {'threshold': math.nan}
+  return {
+    'threshold': certificate.threshold,
+    'loss': certificate.context.get('loss', ''),
+    'tolerance': certificate.tolerance,
+    'error_rate': certificate.error_rate,
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +188,7 @@ class _Details:
     )
     return (whole - start) / (moved / rate)
 
-  def shares(self, batch: np.ndarray) -> ablations.Shares:
+  def shares(self, batch: np.ndarray) -> Shares:
     """Returns where the time of a batch goes."""
     result = self._call(decoding.generate, batch)
     return ablations.measure_shares(
@@ -198,7 +212,7 @@ def _peer_row(name, decode, batches, tokens, references, full, num_repeats):
   whole = sum(statistics.median(turns) for turns in seconds.values())
   steps = sum(int((batch != 0).sum(axis=1).max()) for batch in tokens)
   milliseconds = 1e3 * whole / steps
-  return certified_table.CertifiedRow(
+  return CertifiedRow(
     name=name,
     threshold=math.nan,
     batch_size=len(batches[0]),
@@ -274,15 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
       ]
   except (OSError, ValueError) as error:
     sys.exit(f'certified_speed: {error}')
-  print(certified_table.to_markdown(rows))
-  if flags.output:
-    context = provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=config.dtype,
-      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
-      details={'flags': vars(flags)},
-    )
-    records.write_json(flags.output, {'rows': rows, 'context': context})
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype=config.dtype
+  )
+  measured_rows.publish(measured, certified_table.table, flags.output)
 
 
 if __name__ == '__main__':

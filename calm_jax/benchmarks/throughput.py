@@ -28,33 +28,17 @@ from calm_jax import (
   exits,
   interfaces,
   model,
-  records,
 )
-from calm_jax.benchmarks import token_inputs
+from calm_jax.benchmarks import (
+  measured_rows,
+  throughput_table,
+  token_inputs,
+)
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.throughput_table import ThroughputRow
 from calm_jax.evaluation import stopwatch
-from calm_jax.records import provenance
 
 WAYS = ('static', 'sorted', 'slots')
-
-
-@dataclasses.dataclass(frozen=True)
-class ThroughputRow:
-  """Tokens per second of one way of batching.
-
-  Attributes:
-    policy: 'full model' or the early exit.
-    way: one of `WAYS`.
-    tokens_per_second: emitted tokens over wall clock, encoder included.
-    speed_up: over the full model in static batches.
-    num_tokens: emitted tokens, EOS included.
-  """
-
-  policy: str
-  way: str
-  tokens_per_second: float
-  speed_up: float
-  num_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,18 +172,6 @@ _WAYS: dict[str, Callable[..., int]] = {
 }
 
 
-def to_markdown(rows: Sequence[ThroughputRow]) -> str:
-  """Returns the table."""
-  lines = ['| decoding | batching | tokens per second | speed-up |']
-  lines.append('|---|---|--:|--:|')
-  lines += [
-    f'| {row.policy} | {row.way} | {row.tokens_per_second:.0f} | '
-    f'{row.speed_up:.2f}x |'
-    for row in rows
-  ]
-  return '\n'.join(lines)
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = Arguments('throughput', __doc__)
   add = parser.add
@@ -232,15 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
   except (OSError, ValueError) as error:
     sys.exit(f'throughput: {error}')
-  print(to_markdown(rows))
-  if flags.output:
-    context = provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=config.dtype,
-      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
-      details={'flags': vars(flags), 'num_inputs': len(sources)},
-    )
-    records.write_json(flags.output, {'rows': rows, 'context': context})
+  measured = measured_rows.of_this_process(
+    rows,
+    flags,
+    device=jax.devices()[0].device_kind,
+    dtype=config.dtype,
+    num_inputs=len(sources),
+  )
+  measured_rows.publish(measured, throughput_table.table, flags.output)
 
 
 if __name__ == '__main__':
