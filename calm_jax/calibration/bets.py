@@ -12,6 +12,7 @@ import math
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import checks
 from calm_jax.calibration import p_values
@@ -103,7 +104,7 @@ class Betting:
     level = '' if self.level == 0.05 else f', level={self.level!r}'
     return f'betting(seed={self.seed}{level})'
 
-  def __call__(self, losses: np.ndarray, *, tolerance: float) -> float:
+  def __call__(self, losses: ArrayLike, *, tolerance: float) -> float:
     """Returns the p-value, in [0, 1].
 
     Args:
@@ -113,8 +114,8 @@ class Betting:
     Raises:
       ValueError: for losses or a tolerance outside their range.
     """
-    losses = p_values.check_losses(losses, tolerance)
-    return float(self.batch(losses[np.newaxis], tolerance=tolerance)[0])
+    sample = p_values.check_losses(losses, tolerance)
+    return float(self.batch(sample[np.newaxis], tolerance=tolerance)[0])
 
   def batch(self, samples: np.ndarray, *, tolerance: float) -> np.ndarray:
     """Returns the p-values [M] of M samples [M, N], as if called on each."""
@@ -125,7 +126,7 @@ class Betting:
     return np.exp(-log_wealth)
 
 
-def betting(losses: np.ndarray, *, tolerance: float) -> float:
+def betting(losses: ArrayLike, *, tolerance: float) -> float:
   """Bets against the risk being above the tolerance: `Betting(seed=0)`.
 
   >>> betting([0.0] * 29, tolerance=0.1) == Betting()([0.0] * 29, tolerance=0.1)
@@ -136,9 +137,9 @@ def betting(losses: np.ndarray, *, tolerance: float) -> float:
 
 # What certificates and simulations ask a p-value for; a gin file can name a
 # function, but not an object.
-betting.name = Betting().name
-betting.batch = Betting().batch
-betting.depends_on_order = True
+vars(betting).update(
+  name=Betting().name, batch=Betting().batch, depends_on_order=True
+)
 
 
 def _greatest_log_wealth(losses, tolerance: float, level: float) -> np.ndarray:

@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import records
 
@@ -38,7 +39,7 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
     if _without_threshold(before) != _without_threshold(after):
       continue
     first, second = _threshold(before), _threshold(after)
-    if None not in (first, second) and first > second:
+    if first is not None and second is not None and first > second:
       continue
     raise ValueError(
       f'settings {number} and {number + 1}, {before} and {after}, are out of '
@@ -49,7 +50,7 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
 
 
 def _is_probability(value) -> bool:
-  return isinstance(value, numbers.Real) and 0 <= value <= 1
+  return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 def _threshold(setting) -> float | None:
@@ -91,7 +92,7 @@ def check_error_rate(error_rate: float) -> None:
     )
 
 
-def check_p_values(p_values: np.ndarray, error_rate: float) -> np.ndarray:
+def check_p_values(p_values: ArrayLike, error_rate: float) -> np.ndarray:
   """Returns p-values [J] as float64, NaN allowed.
 
   Raises:

@@ -15,19 +15,22 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax.calibration import corrections, inputs
 
 
 class Procedure(Protocol):
-  """What `calibrate` asks of a procedure.
+  """What `calibrate` asks of a procedure."""
 
-  Attributes:
-    name: how certificates name it, its parameters included; `find_procedure`
-      turns the name of one of calm_jax's back into the procedure.
-  """
+  @property
+  def name(self) -> str:
+    """How certificates name it, its parameters included.
 
-  name: str
+    `find_procedure` turns the name of one of calm_jax's back into the
+    procedure.
+    """
+    ...
 
   def __call__(
     self, p_values: np.ndarray, error_rate: float
@@ -38,6 +41,7 @@ class Procedure(Protocol):
       p_values: [J], in testing order; NaN where not tested.
       error_rate: the bound on P(any false rejection), in (0, 1).
     """
+    ...
 
   def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
     """Returns the index of the p-value needed next, None if none is.
@@ -48,6 +52,7 @@ class Procedure(Protocol):
       p_values: [J], NaN where not tested yet.
       error_rate: as above.
     """
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +141,7 @@ class FixedSequence:
       )
     return self.starts
 
-  def __call__(
-    self, p_values: np.ndarray, error_rate: float
-  ) -> tuple[int, ...]:
+  def __call__(self, p_values: ArrayLike, error_rate: float) -> tuple[int, ...]:
     """Returns, from every start, what comes before its first failure."""
     p_values = inputs.check_p_values(p_values, error_rate)
     level = self.level(p_values.size, error_rate)
@@ -147,7 +150,7 @@ class FixedSequence:
       rejected.update(range(start, _first_failure(p_values, start, level)))
     return tuple(sorted(rejected))
 
-  def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
+  def next_test(self, p_values: ArrayLike, error_rate: float) -> int | None:
     """Returns the next index of the last sequence that still counts.
 
     The sequence of the last start comes first. If it rejects anything, whatever
@@ -210,14 +213,14 @@ def find_procedure(name: str) -> Procedure:
 
 
 def _parameters(key: str | None, text: str | None) -> dict:
-  if key is None:
+  if key is None or text is None:
     return {}
   numbers = tuple(int(number) for number in text.split(','))
   return {key: numbers[0] if key == 'num_starts' else numbers}
 
 
 def needed_tests(
-  procedure: Procedure, p_values: np.ndarray, error_rate: float
+  procedure: Procedure, p_values: ArrayLike, error_rate: float
 ) -> np.ndarray:
   """Returns which p-values [J] a procedure asks for, one after the other.
 

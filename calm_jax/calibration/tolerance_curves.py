@@ -95,8 +95,8 @@ def tolerance_curve(
         float(np.mean(splits.test_risks)),
       )
     )
-    if population.speed_ups is not None:
-      speed_ups.append(float(population.speed_ups_of(chosen).mean()))
+    if (faster := population.speed_ups_of(chosen)) is not None:
+      speed_ups.append(float(faster.mean()))
     if progress is not None:
       progress(done)
   return records.ToleranceCurve(

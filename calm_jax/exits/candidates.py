@@ -8,6 +8,21 @@ reductions that give the same index here.
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array
+from calm_jax.interfaces import LayerView
+
+
+def logits_of(view: LayerView) -> Array:
+  """Returns the logits that a rule or measure asked for, float32 [B, C].
+
+  Raises:
+    ValueError: if there are none, as nobody asked.
+  """
+  if view.logits is None:
+    raise ValueError(
+      'the view has no logits: set needs_logits = True on the exit rule or '
+      'measure that reads them, and on what wraps it'
+    )
+  return view.logits
 
 
 def first_best(scores: Array) -> Array:

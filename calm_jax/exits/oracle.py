@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits.candidates import first_best
+from calm_jax.exits.candidates import first_best, logits_of
 from calm_jax.interfaces import LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
 
@@ -65,7 +65,7 @@ class OracleExit:
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Stops rows whose best token is their target."""
-    best = first_best(view.logits)[:, None]
+    best = first_best(logits_of(view))[:, None]
     if view.token_ids is not None:
       best = jnp.take_along_axis(view.token_ids, best, axis=1)
     target = jnp.take_along_axis(state, view.positions[:, None], axis=1)
