@@ -30,13 +30,13 @@ from calm_jax.calibration.sample_sizes import (
 )
 
 __all__ = [
+  'P_VALUES',
   'Betting',
   'Bonferroni',
   'Certificate',
   'FixedSequence',
   'Holm',
   'PValue',
-  'P_VALUES',
   'Procedure',
   'TooManyExamples',
   'bentkus',

@@ -8,6 +8,7 @@ of p_values.py, with the same signature; here the order of the losses matters.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import ClassVar
 
@@ -152,7 +153,7 @@ def _greatest_log_wealth(losses, tolerance: float, level: float) -> np.ndarray:
   greatest = np.zeros(len(losses))
   step = math.log(1 / level)
   aims = np.linspace(0, number, min(number, _MOST_AIMS) + 1).astype(int)
-  for start, end in zip(aims[:-1], aims[1:], strict=True):
+  for start, end in itertools.pairwise(aims):
     # A goal that is reached but for rounding is reached.
     goal = step * (np.floor(greatest / step + 1e-9) + 1)
     aim = np.sqrt((goal - log_wealth) / (number - start))

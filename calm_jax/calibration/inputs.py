@@ -1,5 +1,6 @@
 """Checks of what a calibration is asked for, shared by its entry points."""
 
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
     plain.append(setting)
   if not plain:
     raise ValueError('settings are empty; give at least one')
-  for number, (before, after) in enumerate(zip(plain, plain[1:], strict=False)):
+  for number, (before, after) in enumerate(itertools.pairwise(plain)):
     if _without_threshold(before) != _without_threshold(after):
       continue
     first, second = _threshold(before), _threshold(after)

@@ -10,6 +10,7 @@ three members; `PROCEDURES` lists those that certificates know by name.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -88,7 +89,7 @@ class FixedSequence:
     if not starts or any(isinstance(s, bool) for s in starts):
       raise ValueError(f'starts must be indices, at least one, not {starts}')
     if any(s != int(s) or s < 0 for s in starts) or any(
-      first >= second for first, second in zip(starts, starts[1:], strict=False)
+      first >= second for first, second in itertools.pairwise(starts)
     ):
       raise ValueError(
         f'starts must be indices from 0 on, each greater than the one before, '

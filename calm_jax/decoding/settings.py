@@ -18,8 +18,9 @@ from calm_jax.interfaces import ExitRule
 
 
 def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
-  """Returns the policy with another threshold; 1.0 keeps the checks but never
-  fires.
+  """Returns the policy with another threshold.
+
+  At 1.0 the rule looks where it did and never fires.
 
   Args:
     policy: its exit rule has a `threshold` (a number, or an object with a

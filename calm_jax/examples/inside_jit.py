@@ -57,6 +57,7 @@ def depth_and_agreement(decoder, params, inputs, thresholds):
 
 
 def main():
+  """Decodes inside a jitted function and prints what came out."""
   decoder = model.as_layered_decoder(CONFIG)
   params = model.init_params(CONFIG, jax.random.key(0))
   # Random weights are never sure of a token; larger ones are.

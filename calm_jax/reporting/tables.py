@@ -159,12 +159,12 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-  """Writes a table as GitHub Markdown.
+  r"""Writes a table as GitHub Markdown.
 
   >>> print(as_markdown(Table(('name', 'n'), (('a|b', '10'),))))
   | name | n |
   |---|--:|
-  | a\\|b | 10 |
+  | a\|b | 10 |
   """
   rule = '|'.join(
     '---' if not column else '--:' for column, _ in enumerate(table.header)
