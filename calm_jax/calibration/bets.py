@@ -119,7 +119,15 @@ class Betting:
     return float(self.batch(sample[np.newaxis], tolerance=tolerance)[0])
 
   def batch(self, samples: np.ndarray, *, tolerance: float) -> np.ndarray:
-    """Returns the p-values [M] of M samples [M, N], as if called on each."""
+    """Returns the p-values [M] of M samples [M, N], as if called on each.
+
+    Args:
+      samples: [M, N], in [0, 1].
+      tolerance: in (0, 1).
+
+    Raises:
+      ValueError: for losses or a tolerance outside their range.
+    """
     samples = np.asarray(samples, np.float64)
     p_values.check_losses(samples.ravel(), tolerance)
     order = np.random.default_rng(self.seed).permutation(samples.shape[1])
@@ -129,6 +137,16 @@ class Betting:
 
 def betting(losses: ArrayLike, *, tolerance: float) -> float:
   """Bets against the risk being above the tolerance: `Betting(seed=0)`.
+
+  Args:
+    losses: [N], one loss per example, in [0, 1].
+    tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
+
+  Returns:
+    The p-value, in [0, 1].
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
 
   >>> betting([0.0] * 29, tolerance=0.1) == Betting()([0.0] * 29, tolerance=0.1)
   True

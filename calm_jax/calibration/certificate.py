@@ -241,7 +241,11 @@ def _checksum(content: dict) -> str:
 
 
 def setting_in_words(setting: float | dict) -> str:
-  """Says which setting it is."""
+  """Says which setting it is.
+
+  >>> setting_in_words(0.9), setting_in_words({'threshold': 0.9, 'patience': 3})
+  ('threshold 0.9', 'threshold 0.9, patience 3')
+  """
   if isinstance(setting, dict):
     return ', '.join(f'{name} {value}' for name, value in setting.items())
   return f'threshold {setting:g}'

@@ -14,6 +14,10 @@ from calm_jax import records
 def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
   """Returns the settings as a list of floats and dicts.
 
+  Args:
+    settings: [J], from conservative to aggressive: thresholds in [0, 1],
+      strictly decreasing, or dicts (with a `threshold` or without).
+
   Raises:
     ValueError: if there are none, one is neither a number in [0, 1] nor a dict,
       or thresholds do not decrease strictly. Dicts are compared only where
@@ -70,6 +74,10 @@ def check_range(
 ) -> tuple[float, float]:
   """Returns the range of the losses.
 
+  Args:
+    loss_range: the smallest and the largest value a loss can have, finite.
+    tolerance: strictly between them.
+
   Raises:
     ValueError: if it is empty or the tolerance is not strictly inside it.
   """
@@ -95,6 +103,10 @@ def check_error_rate(error_rate: float) -> None:
 
 def check_p_values(p_values: ArrayLike, error_rate: float) -> np.ndarray:
   """Returns p-values [J] as float64, NaN allowed.
+
+  Args:
+    p_values: [J], in [0, 1]; NaN where not tested.
+    error_rate: in (0, 1).
 
   Raises:
     ValueError: if one is outside [0, 1], there are none, or the error rate is

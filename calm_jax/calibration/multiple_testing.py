@@ -41,6 +41,9 @@ class Procedure(Protocol):
     Args:
       p_values: [J], in testing order; NaN where not tested.
       error_rate: the bound on P(any false rejection), in (0, 1).
+
+    Raises:
+      ValueError: for p-values or an error rate outside their range.
     """
     ...
 
@@ -51,7 +54,10 @@ class Procedure(Protocol):
 
     Args:
       p_values: [J], NaN where not tested yet.
-      error_rate: as above.
+      error_rate: in (0, 1).
+
+    Raises:
+      ValueError: for p-values or an error rate outside their range.
     """
     ...
 
@@ -123,7 +129,7 @@ class FixedSequence:
     return error_rate / len(self.indices(num_settings))
 
   def indices(self, num_settings: int) -> tuple[int, ...]:
-    """Returns the starts among J settings.
+    """Returns the starts among J settings, ascending.
 
     Raises:
       ValueError: if there are fewer settings than it takes.
@@ -173,6 +179,13 @@ def fixed_sequence(
 ) -> FixedSequence:
   """Returns fixed sequence testing, from a single start if not told otherwise.
 
+  Args:
+    starts: the indices at which sequences begin, ascending.
+    num_starts: so many equally spaced starts instead.
+
+  Raises:
+    ValueError: for starts that are no ascending indices, or both at once.
+
   >>> fixed_sequence().name, fixed_sequence(num_starts=3).name
   ('fixed_sequence', 'fixed_sequence(num_starts=3)')
   """
@@ -190,6 +203,9 @@ PROCEDURES: dict[str, Callable[..., Procedure]] = {
 
 def find_procedure(name: str) -> Procedure:
   """Returns the procedure that has this name, down to its parameters.
+
+  Args:
+    name: as certificates hold it, such as 'holm'.
 
   Raises:
     ValueError: if none of calm_jax's has it.
@@ -233,6 +249,10 @@ def needed_tests(
 
   Returns:
     bool [J].
+
+  Raises:
+    ValueError: for p-values or an error rate outside their range, or if the
+      procedure asks for one of them twice.
 
   >>> needed_tests(fixed_sequence(), [0.01, 0.06, 0.001], 0.05)
   array([ True,  True, False])

@@ -191,7 +191,13 @@ def apply_rows(
     p_value: if it has a method `batch` that takes many samples at once, that is
       used.
     samples: [M, N], M samples of N losses.
-    tolerance: see the p-values.
+    tolerance: in (0, 1).
+
+  Returns:
+    float [M], in [0, 1].
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
 
   >>> apply_rows(hoeffding, np.zeros((2, 100)), tolerance=0.1).round(6)
   array([0.135335, 0.135335])
@@ -204,6 +210,10 @@ def apply_rows(
 
 def check_losses(losses: ArrayLike, tolerance: float) -> np.ndarray:
   """Returns losses [N] as float64.
+
+  Args:
+    losses: [N], in [0, 1].
+    tolerance: in (0, 1).
 
   Raises:
     ValueError: if there are none, one is outside [0, 1], or the tolerance is

@@ -41,10 +41,13 @@ def first_best(scores: Array) -> Array:
 
 
 def best_two(scores: Array) -> tuple[Array, Array]:
-  """Returns the two highest scores of each row, [B] each; equal if they tie.
+  """Returns the two highest scores of each row, equal if they tie.
 
   Args:
-    scores: float [B, C].
+    scores: float [B, C], C >= 2.
+
+  Returns:
+    The best and the second, [B] each, of the dtype of the scores.
   """
   best = scores.max(axis=-1, keepdims=True)
   is_best = scores == best
@@ -61,7 +64,8 @@ def total_over_best(
   Args:
     logits: float32 [B, C].
     best: float32 [B], their maxima.
-    log_total: see `interfaces.Reading`; None for the sum over the candidates.
+    log_total: float32 [B], see `interfaces.Reading`; None for the sum over the
+      candidates.
 
   Returns:
     float32 [B], at least 1 but for rounding.
