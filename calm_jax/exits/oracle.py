@@ -5,7 +5,6 @@ method but a bound: how early could a perfect confidence measure stop?
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -30,7 +29,7 @@ class OracleExit:
 
   target_tokens: Array
 
-  needs_logits: ClassVar[bool] = True
+  needs_logits = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with an int32 leaf; raises ValueError on bad tokens."""
