@@ -15,7 +15,7 @@ loops can gather, shard and reorder rows without knowing what is inside.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 
@@ -166,7 +166,13 @@ class BoundDecoder:
     return self.decoder.output_rows(self.params, token_ids)
 
   def output_block(self, first: Array | int, count: int) -> Array:
-    """Returns the output rows of neighbouring tokens, for `logits`."""
+    """Returns the output rows of neighbouring tokens, for `logits`.
+
+    Raises:
+      ValueError: if the decoder has no such function.
+    """
+    if self.decoder.output_block is None:
+      raise ValueError('this decoder has no output_block; give it one')
     return self.decoder.output_block(self.params, first, count)
 
 
@@ -233,17 +239,21 @@ class LayerWork(NamedTuple):
 class PolicySlot(Protocol):
   """What the four slots share."""
 
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
     """Returns itself with float32 leaves; raises ValueError on bad numbers.
 
     Called on the host at the entry of decoding. Numbers that are being traced
     cannot be looked at and pass unchecked.
     """
+    ...
 
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PyTree:
     """Returns the slot's state; per-row numbers are copied into it."""
+    ...
 
 
 class StatelessSlot:
@@ -268,6 +278,7 @@ class LayerPlan(PolicySlot, Protocol):
     self, state: PyTree, layer: Array | int, positions: Array
   ) -> tuple[PyTree, LayerWork]:
     """Returns the new state and the work of `layer` at `positions` [B]."""
+    ...
 
 
 class CacheFill(PolicySlot, Protocol):
@@ -305,6 +316,7 @@ class CacheFill(PolicySlot, Protocol):
       alive: bool [B], rows whose sequence has not ended; of others neither
         the cache nor the state must be written.
     """
+    ...
 
 
 class Readout(PolicySlot, Protocol):
@@ -321,6 +333,7 @@ class Readout(PolicySlot, Protocol):
     The second read then chooses the tokens, and may be over other candidates.
     Otherwise the logits on which a row stopped choose its token.
     """
+    ...
 
   @property
   def needs_whole_matrix(self) -> bool:
@@ -328,6 +341,7 @@ class Readout(PolicySlot, Protocol):
 
     A mesh that splits the matrix over its axis 'model' cannot serve that.
     """
+    ...
 
   def step(
     self,
@@ -352,6 +366,7 @@ class Readout(PolicySlot, Protocol):
       active: bool [B], the rows that are read. The loop does not mask what
         happens to the state of the others, as it does for the other slots.
     """
+    ...
 
 
 class ExitRule(PolicySlot, Protocol):
@@ -360,12 +375,14 @@ class ExitRule(PolicySlot, Protocol):
   @property
   def needs_logits(self) -> bool:
     """Whether `step` reads `view.logits`; static: the matmul is left out."""
+    ...
 
   def looks(self, layer: Array | int) -> Array | bool:
     """Whether the rule looks at this layer at all (a scalar).
 
     A Python bool for a Python int, the same for every token.
     """
+    ...
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Returns state, stop bool [B] and confidence float32 [B] in [0, 1] or NaN.
@@ -373,6 +390,7 @@ class ExitRule(PolicySlot, Protocol):
     Called only where `looks(layer)`. The loop ends every row at layer L-1
     whatever this says, and ignores rows that are not active.
     """
+    ...
 
 
 class DepthLoop(Protocol):
@@ -381,7 +399,8 @@ class DepthLoop(Protocol):
   `traced_layers` says which parameter layout it wants from `prepare`.
   """
 
-  traced_layers: bool
+  traced_layers: ClassVar[bool]
 
   def __call__(self, layers: Any, rows: Any, memory: Any) -> tuple[Any, Any]:
     """Runs layers until every row has stopped: `Rows` and `Memory` after it."""
+    ...

@@ -33,13 +33,13 @@ from calm_jax.calibration.validation_plan import ValidationPlan
 from calm_jax.calibration.validation_study import validate
 
 __all__ = [
+  'P_VALUES',
   'Betting',
   'Bonferroni',
   'Certificate',
   'FixedSequence',
   'Holm',
   'PValue',
-  'P_VALUES',
   'Procedure',
   'TooManyExamples',
   'ValidationPlan',

@@ -137,6 +137,7 @@ def _say(line: str) -> None:
 
 
 def main(argv):
+  """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --table=FILE')
   try:

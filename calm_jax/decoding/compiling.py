@@ -39,8 +39,16 @@ class CompiledDecode:
     """Returns what each device holds while tokens are decoded.
 
     That is 'params', 'carry' (caches and results) and 'temporaries'.
+
+    Raises:
+      NotImplementedError: on a backend that does not say it.
     """
     memory = self.advance.memory_analysis()
+    if memory is None:
+      raise NotImplementedError(
+        f'the backend {jax.default_backend()} does not say what memory a '
+        'program takes'
+      )
     return {
       'params': _device_bytes(self.state.bound.params),
       'carry': _device_bytes(self.state.carry),

@@ -194,13 +194,15 @@ class Layers:
       now = when(looks | last, read, rows)
 
     def look(_):
-      reading = now.reading or Reading(None)
+      logits, token_ids, log_total = now.reading or (None, None, None)
       view = LayerView(
         layer=layer,
         positions=self.positions,
         hidden=now.hidden[:, 0],
         previous_hidden=previous[:, 0],
-        **reading._asdict(),
+        logits=logits,
+        token_ids=token_ids,
+        log_total=log_total,
         active=rows.active,
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)

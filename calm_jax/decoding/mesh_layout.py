@@ -6,7 +6,6 @@ and the first carry says where its rows are.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -23,7 +22,7 @@ def place(
   inputs: Array,
   policy: ComputePolicy,
   sampler: Sampler,
-) -> tuple[Any, ...]:
+) -> tuple[Array, ComputePolicy, Sampler]:
   """Returns everything laid out over a mesh, or as it is without one.
 
   What is being traced stays as it is.

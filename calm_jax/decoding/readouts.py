@@ -5,7 +5,6 @@ looks at logits, once per check.
 """
 
 import dataclasses
-from typing import ClassVar
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
@@ -17,8 +16,8 @@ from calm_jax.pytrees import register_pytree
 class FullVocabulary(StatelessSlot):
   """Reads every state out over the whole vocabulary. The null object."""
 
-  reads_exit_states: ClassVar[bool] = False
-  needs_whole_matrix: ClassVar[bool] = False
+  reads_exit_states = False
+  needs_whole_matrix = False
 
   def step(
     self,

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import checks
 from calm_jax.array_types import Array
@@ -22,7 +23,9 @@ from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
 from calm_jax.interfaces import BoundDecoder
 
 
-def refill(state: DecodeState, slots: Array, new: DecodeState) -> DecodeState:
+def refill(
+  state: DecodeState, slots: ArrayLike, new: DecodeState
+) -> DecodeState:
   """Gives rows of a decode to the requests of one that was just started.
 
   Args:
@@ -77,7 +80,7 @@ def _put_rows(carry: Carry, rows: Array, new: Carry) -> Carry:
   )
 
 
-def _rows_of(requests: Array, state: DecodeState) -> Array:
+def _rows_of(requests: ArrayLike, state: DecodeState) -> Array | np.ndarray:
   """Returns the rows of requests [n], int [n * rows per request]."""
   if not isinstance(requests, jax.Array):
     requests = np.asarray(requests)
@@ -157,7 +160,7 @@ def decode_queue(
         else:
           state = refill(state, np.array(taken), started)
         slots.occupy(taken, [number for number, _ in part])
-    if not slots.occupied():
+    if state is None or not slots.occupied():
       return
     state = token_loop.advance(state, steps)
     yield from slots.harvest(state)
@@ -167,28 +170,27 @@ class _Slots:
   """Which request sits in which slot."""
 
   def __init__(self, number: int):
-    self._requests: list[int | None] = [None] * number
+    self._number = number
+    self._requests: dict[int, int] = {}
 
   def free(self) -> list[int]:
-    return [s for s, request in enumerate(self._requests) if request is None]
+    return [s for s in range(self._number) if s not in self._requests]
 
   def occupied(self) -> list[int]:
-    return [s for s, r in enumerate(self._requests) if r is not None]
+    return sorted(self._requests)
 
   def occupy(self, slots: Sequence[int], requests: Sequence[int]) -> None:
-    for slot, request in zip(slots, requests, strict=True):
-      self._requests[slot] = request
+    self._requests.update(zip(slots, requests, strict=True))
 
   def harvest(self, state: DecodeState) -> Iterator[tuple[int, DecodeResult]]:
     """Yields what has ended and frees its slots."""
-    alive = np.asarray(state.carry.alive)
-    alive = alive.reshape(-1, state.rows_per_request).any(axis=1)
-    ended = [slot for slot in self.occupied() if not alive[slot]]
+    alive = np.asarray(state.carry.alive).reshape(-1, state.rows_per_request)
+    ended = [slot for slot in self.occupied() if not alive[slot].any()]
     if not ended:
       return
     result = jax.device_get(token_loop.finish(state))
     for slot in ended:
-      request, self._requests[slot] = self._requests[slot], None
+      request = self._requests.pop(slot)
       yield request, jax.tree.map(lambda leaf, slot=slot: leaf[slot], result)
 
 

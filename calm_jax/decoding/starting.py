@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
@@ -27,7 +28,7 @@ from calm_jax.interfaces import BoundDecoder
 
 def start(
   bound: BoundDecoder,
-  inputs: Array,
+  inputs: ArrayLike,
   *,
   policy: ComputePolicy | None = None,
   sampler: Sampler | None = None,

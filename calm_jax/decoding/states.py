@@ -133,9 +133,11 @@ class Search(Sampler, Protocol):
 
   def num_rows(self, num_samples: int) -> int:
     """Returns the rows of a request; raises ValueError if they are too few."""
+    ...
 
   def start(self, carry: Carry) -> Carry:
     """Returns the carry before the first token."""
+    ...
 
   def extend(
     self,
@@ -147,9 +149,11 @@ class Search(Sampler, Protocol):
     num_samples: int,
   ) -> Carry:
     """Returns the carry after a token, its rows reordered."""
+    ...
 
   def results(self, carry: Carry, *, num_samples: int) -> 'DecodeResult':
     """Returns `num_samples` outputs of each request, [B * num_samples, ...]."""
+    ...
 
 
 @register_pytree

@@ -106,7 +106,7 @@ def checked_suppressed(
   token_ids = checks.checked_array(
     token_ids,
     'suppressed_tokens',
-    shapes=((math.prod(jnp.shape(token_ids)),),),
+    shapes=((math.prod(np.shape(token_ids)),),),
     low=0,
     high=vocab_size - 1,
     dtype=jnp.int32,

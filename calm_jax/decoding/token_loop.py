@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
@@ -35,7 +36,7 @@ from calm_jax.interfaces import BoundDecoder
 
 def generate(
   bound: BoundDecoder,
-  inputs: Array,
+  inputs: ArrayLike,
   *,
   policy: ComputePolicy | None = None,
   sampler: Sampler | None = None,
@@ -180,6 +181,7 @@ def _decode_token(
   )
   rows = layers.read(rows)
   reading = rows.reading
+  assert reading is not None, 'the exit states have been read'
   if carry.forced is not None:
     forced = carry.forced[jnp.arange(len(carry.alive)), layers.positions]
     reading = prefixes.force(reading, forced)

@@ -8,7 +8,6 @@ maxima, so that `top_k` never sorts all of V.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -80,7 +79,7 @@ class PrunedVocabulary:
   block_size: int = dataclasses.field(default=4, metadata=dict(static=True))
   final: str = dataclasses.field(default='pruned', metadata=dict(static=True))
 
-  needs_whole_matrix: ClassVar[bool] = True
+  needs_whole_matrix = True
 
   @property
   def reads_exit_states(self) -> bool:

@@ -8,7 +8,7 @@ written nor read back.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -58,8 +58,8 @@ class StreamedVocabulary(StatelessSlot):
 
   block_size: int = dataclasses.field(default=4096, metadata=dict(static=True))
 
-  reads_exit_states: ClassVar[bool] = False
-  needs_whole_matrix: ClassVar[bool] = True
+  reads_exit_states = False
+  needs_whole_matrix = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on a size, or decoder, without blocks.

@@ -55,6 +55,7 @@ def depth_and_agreement(bound, inputs, thresholds):
 
 
 def main():
+  """Decodes inside a jitted function and prints what came out."""
   params = model.init_params(CONFIG, jax.random.key(0))
   # Random weights are never sure of a token; larger ones are.
   params['decoder']['logits_dense']['kernel'] *= 10.0

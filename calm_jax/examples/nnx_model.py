@@ -38,18 +38,22 @@ class Layer(nnx.Module):
     self.norm = nnx.RMSNorm(EMBED_DIM, rngs=rngs)
 
   def attend(self, hidden, self_kv, mask, source_kv, source_mask):
+    """Returns [B, P, D] after self- and cross-attention."""
     query = self.query(self.norm(hidden))
     hidden = hidden + self.out(attention(query, *self_kv, mask))
     query = self.source_query(self.norm(hidden))
     return hidden + attention(query, *source_kv, source_mask)
 
   def feed_forward(self, hidden):
+    """Returns [B, P, D] after the FFN."""
     return hidden + self.down(nnx.relu(self.up(self.norm(hidden))))
 
   def self_kv(self, hidden):
+    """Returns keys and values of positions, [B, P, D] each."""
     return self.key(self.norm(hidden)), self.value(self.norm(hidden))
 
   def source_kv(self, source):
+    """Returns keys and values of the source, [B, S, D] each."""
     return self.source_key(source), self.source_value(source)
 
 
@@ -180,6 +184,7 @@ def greedy(model: Model, inputs, max_length: int):
 
 
 def main():
+  """Decodes with and without exits and prints what came out."""
   model = Model(nnx.Rngs(0))
   # Random weights are never sure of a token; larger ones are.
   model.output.kernel[...] *= 4.0

@@ -145,10 +145,10 @@ def test_logits_of_the_whole_vocabulary_are_never_held():
 
 
 def test_what_it_cannot_do_is_refused():
+  case = dataclasses.replace(
+    cases.case('margin_streamed'), sampler=decoding.Nucleus(0.9)
+  )
   with pytest.raises(ValueError, match=r'Nucleus draws among all tokens'):
-    case = dataclasses.replace(
-      cases.case('margin_streamed'), sampler=decoding.Nucleus(0.9)
-    )
     cases.run(case)
   streamed = dataclasses.replace(
     cases.case('margin_streamed'), sampler=decoding.BeamSearch(num_beams=2)

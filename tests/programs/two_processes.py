@@ -16,7 +16,7 @@ jax.config.update('jax_cpu_enable_async_dispatch', False)
 directory, port, number, partitioning = sys.argv[1:]
 jax.distributed.initialize(f'localhost:{port}', 2, int(number))
 
-import training_cases
+from cases import training_cases
 
 from calm_jax import checkpoints, records, sharding, training
 from calm_jax.processes import collectives
