@@ -29,6 +29,7 @@ import numpy as np
 
 from calm_jax import (
   checkpoints,
+  costs,
   decoding,
   evaluation,
   interfaces,
@@ -41,7 +42,6 @@ from calm_jax.benchmarks import (
   certified_table,
   measured_rows,
   peers,
-  policy_traffic,
   token_inputs,
 )
 from calm_jax.benchmarks.arguments import Arguments
@@ -90,30 +90,29 @@ def measure(
     name: [decode(batch) for batch in batches]
     for name, decode in (decode_peers or {}).items()
   }
+  bound = {
+    name: decoding.bind(
+      run.decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
+    )
+    for name in depth_loops
+    # One row has nothing to be compacted with.
+    if batch_size > 1 or name != 'compacting'
+  }
   timings = evaluation.time_decode(
-    run.decoder,
-    run.params,
+    bound,
     [{'encoder_input_tokens': batch} for batch in batches],
     named,
     max_length=run.max_length,
     baseline=FULL,
-    depth_loops={
-      name: decoding.DEPTH_LOOPS[name]
-      for name in depth_loops
-      # One row has nothing to be compacted with.
-      if batch_size > 1 or name != 'compacting'
-    },
     num_repeats=num_repeats,
-    bytes_of=policy_traffic.bytes_of(run.config, source_length),
+    bytes_of=costs.bytes_of(run.config, source_length),
     progress=lambda line: print(line, file=sys.stderr, flush=True),
   )
   rate = 1e9 * bandwidth.measure()
   rows, references = [], []
   for timing in timings:
     policy = named[timing.name]
-    details = _Details(
-      run, policy, decoding.DEPTH_LOOPS[timing.depth_loop], num_repeats
-    )
+    details = _Details(run, bound[timing.depth_loop], policy, num_repeats)
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(
@@ -157,25 +156,16 @@ class _Details:
   """What is asked of one policy besides its speed-up."""
 
   run: _Model
+  bound: interfaces.BoundDecoder
   policy: decoding.ComputePolicy
-  depth_loop: interfaces.DepthLoop
   num_repeats: int
-
-  @functools.cached_property
-  def params(self):
-    """The parameters in the layout of the depth loop."""
-    return self.run.decoder.prepare(
-      self.run.params, traced_layers=self.depth_loop.traced_layers
-    )
 
   def _call(self, function, batch):
     return function(
-      self.run.decoder,
-      self.params,
+      self.bound,
       batch,
       policy=self.policy,
       max_length=self.run.max_length,
-      depth_loop=self.depth_loop,
     )
 
   def tokens(self, batch: np.ndarray) -> np.ndarray:
@@ -193,7 +183,7 @@ class _Details:
       self.num_repeats,
     )
     whole, start = (statistics.median(turns) for turns in seconds.values())
-    _, moved = policy_traffic.bytes_of(self.run.config, batch.shape[1])(
+    _, moved = costs.bytes_of(self.run.config, batch.shape[1])(
       self.policy, np.asarray(result.exit_layers)
     )
     return (whole - start) / (moved / rate)
@@ -202,12 +192,10 @@ class _Details:
     """Returns where the time of a batch goes."""
     result = self._call(decoding.generate, batch)
     return ablations.measure_shares(
-      self.run.decoder,
-      self.params,
+      self.bound,
       batch,
       np.asarray(result.exit_layers),
       policy=self.policy,
-      depth_loop=self.depth_loop,
       num_repeats=self.num_repeats,
     )
 

@@ -164,12 +164,12 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-  """Writes a table as GitHub Markdown, columns of numbers to the right.
+  r"""Writes a table as GitHub Markdown, columns of numbers to the right.
 
   >>> print(as_markdown(Table(('name', 'n'), (('a|b', '10'),))))
   | name | n |
   |---|--:|
-  | a\\|b | 10 |
+  | a\|b | 10 |
   """
   columns = zip(*table.rows, strict=True) if table.rows else table.header
   rule = '|'.join(

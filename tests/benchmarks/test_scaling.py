@@ -129,7 +129,7 @@ def test_the_largest_t5_compiles_for_eight_devices_without_parameters():
   text = run('mesh_memory', '--shapes=t5_v1_1_xl,t5_v1_1_xxl')
   rows = {
     cells[1].strip(): cells
-    for cells in map(lambda line: line.split('|'), text.splitlines()[2:4])
+    for cells in (line.split('|') for line in text.splitlines()[2:4])
   }
   # bfloat16 parameters, an eighth on each device.
   assert rows['t5_v1_1_xl'][2].strip() == '2.85 billion'
