@@ -2,11 +2,10 @@
 
 import doctest
 import importlib
-import pathlib
 
 import pytest
+from tools.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 MODULES = sorted(
   '.'.join(path.relative_to(ROOT).with_suffix('').parts)
   for path in (ROOT / 'calm_jax').rglob('*.py')

@@ -12,9 +12,9 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
-from calm_jax import checkpoints, model  # noqa: E402
-from calm_jax.checkpoints import classifiers  # noqa: E402
-from calm_jax.cli import gin_runner  # noqa: E402
+from calm_jax import checkpoints, model
+from calm_jax.checkpoints import classifiers
+from calm_jax.cli import gin_runner
 
 CONFIGS = gin_runner.shipped_configs()
 BY_KIND = {

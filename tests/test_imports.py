@@ -22,6 +22,7 @@ FENCES = {
   'calm_jax.cli.generate': (*set(HEAVY) - {'gin'}, 'matplotlib'),
   'calm_jax.benchmarks': (*HEAVY, 'matplotlib'),
   'calm_jax.benchmarks.calibration_power': (*HEAVY, 'jax', 'matplotlib'),
+  'calm_jax.benchmarks.tables': (*HEAVY, 'jax', 'matplotlib'),
   **{
     f'calm_jax.{name}': (*HEAVY, 'matplotlib')
     for name in (

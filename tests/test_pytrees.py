@@ -5,7 +5,6 @@ import itertools
 import pathlib
 
 import jax
-import policy_cases
 import pytest
 
 from calm_jax import decoding, exits, pytrees
@@ -94,7 +93,7 @@ def test_static_fields_belong_to_the_structure_and_numbers_do_not():
 
 
 def test_nothing_here_is_registered_the_other_way():
-  tests = pathlib.Path(policy_cases.__file__).parent
+  tests = pathlib.Path(__file__).parent
   for path in [*PACKAGE.rglob('*.py'), *tests.rglob('*.py')]:
     if path.name not in ('pytrees.py', 'test_pytrees.py'):
       assert 'register_dataclass' not in path.read_text(encoding='utf-8'), path

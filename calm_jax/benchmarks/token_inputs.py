@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.training import token_files
+from calm_jax.data import token_files
 
 # Source lengths are padded to a multiple of this.
 BUCKET = 16

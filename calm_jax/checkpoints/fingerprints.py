@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import sharding
 from calm_jax.array_types import Array, Params
+from calm_jax.processes import collectives
 
 _NO_MESH = jax.sharding.Mesh(np.empty((), dtype=object), ())
 
@@ -75,7 +75,7 @@ def _totals(leaves: list[Array]) -> np.ndarray:
   )
   shared = [not getattr(leaf, 'is_fully_addressable', True) for leaf in leaves]
   if any(shared):
-    totals[shared] = sharding.sum_over_processes(totals[shared])
+    totals[shared] = collectives.sum_over_processes(totals[shared])
   return totals
 
 

@@ -23,17 +23,17 @@ import numpy as np
 
 from calm_jax import (
   calibration,
+  checks,
   data,
   decoding,
   evaluation,
-  pipeline,
   records,
-  sharding,
+  runs,
 )
 from calm_jax.cli import gin_runner, jobs, setting_speeds
 from calm_jax.cli.calibration_cost import CostMeter
 from calm_jax.cli.threshold_grid import ThresholdGrid
-from calm_jax.exits import checks
+from calm_jax.processes import collectives, speaking
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
 
@@ -96,7 +96,7 @@ def run(
       "that chose nothing: use 'calibration'"
     )
   if dry_run:
-    jobs.say(
+    speaking.say(
       jobs.describe_decoding(
         model_dir, batch_size=batch_size, model_parallel=model_parallel
       )
@@ -136,14 +136,14 @@ def run(
     metric=job.certify,
     batch_size=batch_size,
     feature_lengths=loaded.feature_lengths,
-    log_dir=output_dir if sharding.is_main_process() else None,
+    log_dir=output_dir if collectives.is_main_process() else None,
     split=split,
     max_examples=max_examples,
   )
   certificate = job.save()
-  if timed_inputs and sharding.is_main_process():
+  if timed_inputs and collectives.is_main_process():
     job.time_settings(timed_inputs)
-  sharding.wait_for_all('the end of the calibration')
+  collectives.wait_for_all('the end of the calibration')
   return certificate
 
 
@@ -153,7 +153,7 @@ class _Calibration:
   def __init__(
     self,
     *,
-    loaded: pipeline.LoadedRun,
+    loaded: runs.LoadedRun,
     model_dir: str,
     output_dir: str,
     policy: decoding.ComputePolicy,
@@ -198,7 +198,7 @@ class _Calibration:
     grid = ThresholdGrid(
       functools.partial(decode, batches), self._policy, self._meter
     )
-    jobs.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
+    speaking.say(f'full model on {sum(b["num_valid"] for b in batches)} inputs')
     full = grid.full()
     self._context['examples'] = _digest(full.example_ids)
     table = evaluation.build_loss_table(
@@ -214,7 +214,7 @@ class _Calibration:
       full_grid=self._full_grid,
       path=self._place('loss_table.npz'),
       fingerprint={**self._context, 'loss_range': self._loss.loss_range},
-      progress=jobs.say,
+      progress=speaking.say,
     )
     return full.tokens, table.losses
 
@@ -240,14 +240,14 @@ class _Calibration:
     if path is not None:
       self._certificate.save(path)
       records.write_json(self._place('cost.json'), cost)
-    jobs.say(
+    speaking.say(
       f'{self._certificate.describe()}\n{cost.describe()}\nwritten to {path}'
     )
     return self._certificate
 
   def _place(self, name: str) -> str | None:
     """Returns where a file goes; None on processes that write none."""
-    if not sharding.is_main_process():
+    if not collectives.is_main_process():
       return None
     return os.path.join(self._output_dir, name)
 
@@ -263,7 +263,7 @@ class _Calibration:
       fingerprint=self._context,
     )
     records.write_json(path, speeds)
-    jobs.say(f'speed of {len(self._thresholds)} thresholds: {path}')
+    speaking.say(f'speed of {len(self._thresholds)} thresholds: {path}')
 
 
 def _digest(example_ids: Sequence[str]) -> str:
@@ -276,18 +276,16 @@ def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
   """Refuses inputs that the run was trained or selected on."""
   path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
   if not os.path.exists(path):
-    jobs.say(f'no {path}: cannot check that these rows chose nothing')
+    speaking.say(f'no {path}: cannot check that these rows chose nothing')
     return
   rows = records.read_training_rows(path)
   data.refuse_training_rows(batches, rows, prefix=prefix)
 
 
-def _context(
-  loaded: pipeline.LoadedRun, policy, batch_size: int
-) -> dict[str, Any]:
+def _context(loaded: runs.LoadedRun, policy, batch_size: int) -> dict[str, Any]:
   """Returns what the losses depend on besides task, loss and threshold."""
   return {
-    **pipeline.certificate_context(
+    **runs.certificate_context(
       policy,
       params=loaded.params,
       tokenizer=loaded.tokenizer,

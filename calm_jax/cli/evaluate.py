@@ -19,20 +19,19 @@ from typing import Any
 
 from calm_jax import (
   calibration,
+  costs,
   data,
   decoding,
   evaluation,
   exits,
-  model,
-  pipeline,
   records,
   reporting,
-  sharding,
+  runs,
 )
-from calm_jax.benchmarks import policy_traffic
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import gin_runner, jobs, predictions
 from calm_jax.evaluation import corpus_metrics, text_metrics
+from calm_jax.processes import collectives, speaking
 
 
 def run(
@@ -83,7 +82,7 @@ def run(
   if sweep_thresholds:
     calibration.check_settings(sweep_thresholds)
   if dry_run:
-    jobs.say(
+    speaking.say(
       jobs.describe_decoding(
         model_dir, batch_size=batch_size, model_parallel=model_parallel
       )
@@ -94,7 +93,7 @@ def run(
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   jobs.open_output(output_dir, 'evaluate.gin')
   loaded = jobs.load_run(model_dir, task)
-  early_policy = pipeline.apply_certificate(
+  early_policy = runs.apply_certificate(
     certified, policy, params=loaded.params, tokenizer=loaded.tokenizer
   )
   batches = list(
@@ -135,7 +134,7 @@ def run(
     early_policy,
     setting=certified.threshold,
     certified=certified.certified,
-    progress=jobs.say,
+    progress=speaking.say,
   )
   full, early = compared[0].decoded, compared[1].decoded
   _check_not_calibrated_on(path, full)
@@ -169,9 +168,9 @@ def run(
     consistency_metric=certified.context['metric'],
     budget=_budget_use(early_policy, early),
   )
-  if sharding.is_main_process():
+  if collectives.is_main_process():
     _write(output_dir, result)
-  sharding.wait_for_all('the end of the evaluation')
+  collectives.wait_for_all('the end of the evaluation')
   return result
 
 
@@ -256,7 +255,7 @@ def _sweep(decode, policy, thresholds, compared, scoring):
       points.append((f'static, layer {layer}', 'static', layer, static))
   rows = []
   for name, kind, setting, at in points:
-    jobs.say(f'for the figure: {name}')
+    speaking.say(f'for the figure: {name}')
     entry = evaluation.ComparedDecode(name, kind, setting, decode(policy=at))
     rows.append(evaluation.score(entry, full=full, scoring=scoring))
   return tuple(rows)
@@ -267,25 +266,21 @@ def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
 
   On one of its devices: batches of this size are what a request is.
   """
-  if not sharding.is_main_process():
+  if not collectives.is_main_process():
     return ()
   full, early = compared[0].name, compared[1].name
-  timings = ()
+  timings, bound = (), jobs.bind_to_loops(loaded)
   for batches in timed_batches:
     timings += evaluation.time_decode(
-      model.as_layered_decoder(loaded.config),
-      loaded.params,
+      bound,
       batches,
       {full: decoding.full_model(policy), early: early_policy},
       max_length=loaded.feature_lengths['targets'],
       baseline=full,
       eos_id=loaded.tokenizer.eos_id,
-      depth_loops=jobs.DEPTH_LOOPS,
-      bytes_of=policy_traffic.bytes_of(
-        loaded.config, loaded.feature_lengths['inputs']
-      ),
+      bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
       num_repeats=repeats,
-      progress=jobs.say,
+      progress=speaking.say,
     )
   return timings
 
@@ -300,8 +295,8 @@ def _write(output_dir: str, result: records.EvaluationResult) -> None:
   records.write_text(place('table.md'), reporting.render_markdown(result))
   reporting.write_page(place('report.html'), result)
   reporting.save_figure(reporting.quality_figure(result), place('quality.png'))
-  jobs.say('\n' + reporting.render_text(result))
-  jobs.say(f'report: {place("report.html")}')
+  speaking.say('\n' + reporting.render_text(result))
+  speaking.say(f'report: {place("report.html")}')
 
 
 if __name__ == '__main__':

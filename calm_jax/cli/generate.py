@@ -43,15 +43,15 @@ from calm_jax import (
   exits,
   pipeline,
 )
-from calm_jax.cli import (
-  gin_runner,
+from calm_jax.cli import gin_runner, jobs
+from calm_jax.pipeline.files import (
   input_lines,
-  jobs,
   line_decoding,
   terminal_decoding,
 )
-from calm_jax.cli.input_lines import STANDARD_INPUT, InputLine
-from calm_jax.cli.row_files import RowFile
+from calm_jax.pipeline.files.input_lines import STANDARD_INPUT, InputLine
+from calm_jax.pipeline.files.row_files import RowFile
+from calm_jax.processes import speaking
 from calm_jax.records import provenance
 
 
@@ -148,7 +148,7 @@ def run(
   )
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
-    jobs.tell(terminal_decoding.UNCERTIFIED)
+    speaking.tell(terminal_decoding.UNCERTIFIED)
   if input_file is None and output_file is None:
     return terminal_decoding.show(generator, inputs, options, uncertified)
   typed = input_file == STANDARD_INPUT and sys.stdin.isatty()
@@ -184,13 +184,13 @@ def _policy(
   """Returns the policy to decode with and the certificate to apply, if any."""
   if threshold is not None:
     calibration.check_settings([threshold])
-    jobs.tell(f'threshold {threshold:g}, given by hand: no guarantee')
+    speaking.tell(f'threshold {threshold:g}, given by hand: no guarantee')
     return decoding.with_threshold(policy, threshold), None
   if certificate is None:
     certificate = jobs.certificate_path(model_dir)
     if not os.path.exists(certificate):
       has_budget = isinstance(policy.exit_rule, exits.LayerBudget)
-      jobs.tell(
+      speaking.tell(
         f'no certificate at {certificate}: decoding with the full model'
         + (' within its layer budget' if has_budget else '')
       )
@@ -242,7 +242,7 @@ def _write(
       rows,
       options,
       source=source,
-      say=jobs.tell,
+      say=speaking.tell,
       total=total,
     )
 

@@ -18,15 +18,12 @@ import gin
 import jax
 from absl import app, flags, logging
 
-from calm_jax import records, sharding
+from calm_jax import records
 from calm_jax.checkpoints import SaveError
-from calm_jax.cli import (
-  app_runner,
-  binding_types,
-  process_flags,
-  several_processes,
-)
+from calm_jax.cli import app_runner, binding_types
 from calm_jax.cli.dry_run_flag import DRY_RUN
+from calm_jax.processes import collectives
+from calm_jax.processes.start import joining, process_flags
 
 _GIN_FILE = flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; may be given several times, later ones win.'
@@ -187,7 +184,7 @@ def write_operative_config(directory: str, name: str) -> None:
 
 def _speaks() -> bool:
   """Whether this is the only process or the first; starts no device."""
-  return not jax.distributed.is_initialized() or sharding.is_main_process()
+  return not jax.distributed.is_initialized() or collectives.is_main_process()
 
 
 def main(
@@ -224,7 +221,7 @@ def main(
       run = gin.get_configurable(f'calm_jax.cli.{job}.run')
     except (ValueError, SyntaxError, NameError, ImportError) as problem:
       error = f'configuration error: {problem}'
-    process = several_processes.start(
+    process = joining.start(
       configuration='' if error else gin.config_str(),
       directories={} if error else _directories(job, writes_to),
       error=error,

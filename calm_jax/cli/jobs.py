@@ -1,8 +1,7 @@
-"""What the decoding jobs share: loading a run, decoding a split, saying so."""
+"""What the decoding jobs share: loading a run, decoding a split."""
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,26 +12,17 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
+  interfaces,
   model,
-  pipeline,
   records,
+  runs,
   sharding,
 )
 from calm_jax.cli import gin_runner, memory_plans
+from calm_jax.processes import collectives, speaking
 from calm_jax.records import provenance
 
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
-
-
-def say(line: str) -> None:
-  """Prints a line of progress at once, also into a file; on one process."""
-  if sharding.is_main_process():
-    print(line, flush=True)
-
-
-def tell(line: str) -> None:
-  """Prints a line beside the output."""
-  print(line, file=sys.stderr, flush=True)
 
 
 def open_output(directory: str, config_name: str) -> None:
@@ -55,11 +45,6 @@ def local_mesh(model_parallel: int = 1) -> jax.sharding.Mesh | None:
     return None
   return sharding.make_mesh(model=model_parallel, devices=devices)
 
-
-# What timings choose from.
-DEPTH_LOOPS = {
-  name: decoding.DEPTH_LOOPS[name] for name in ('while', 'unrolled')
-}
 
 # The folder in MODEL_DIR where decoded rows are kept, for whichever job needs
 # them next. It may be deleted at any time.
@@ -96,7 +81,7 @@ def describe_decoding(
 
 
 def make_decode(
-  run: pipeline.LoadedRun,
+  run: runs.LoadedRun,
   keep_in: str | None = None,
   *,
   model_parallel: int = 1,
@@ -114,19 +99,17 @@ def make_decode(
     a decode of the same batches at higher thresholds of the same policy: its
     rows are taken over where they cannot differ.
   """
-  decoder = model.as_layered_decoder(run.config)
-  loop = decoding.default_depth_loop()
-  params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
-  mesh, share = local_mesh(model_parallel), sharding.Share.here()
-  if mesh is not None:
-    params = sharding.place_params(params, mesh)
+  mesh, share = local_mesh(model_parallel), collectives.Share.here()
+  bound = decoding.bind(
+    model.as_layered_decoder(run.config), run.params, mesh=mesh
+  )
   about = {
     'parameters': checkpoints.parameter_fingerprint(run.params),
     'tokenizer': run.tokenizer.fingerprint,
     'max_length': run.feature_lengths['targets'],
     'dtype': run.config.dtype,
     'backend': jax.default_backend(),
-    'depth_loop': type(loop).__name__,
+    'depth_loop': type(bound.depth_loop).__name__,
     'versions': versions(),
     # Rows that lie otherwise may round otherwise.
     **({} if mesh is None else {'mesh': dict(mesh.shape)}),
@@ -140,22 +123,32 @@ def make_decode(
     if earlier is not None:
       evaluation.take_over(store, earlier, policy, share=share)
     return evaluation.decode_dataset(
-      decoder,
-      params,
+      bound,
       batches,
       detokenize=run.tokenizer.decode,
       max_length=run.feature_lengths['targets'],
       eos_id=run.tokenizer.eos_id,
-      depth_loop=loop,
       policy=policy,
-      mesh=mesh,
       share=share,
       store=store,
-      progress=say,
+      progress=speaking.say,
       **other,
     )
 
   return decode
+
+
+def bind_to_loops(
+  run: runs.LoadedRun,
+) -> dict[str, interfaces.BoundDecoder]:
+  """Returns a run's decoder bound to each depth loop that timings try."""
+  decoder = model.as_layered_decoder(run.config)
+  return {
+    name: decoding.bind(
+      decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
+    )
+    for name in ('while', 'unrolled')
+  }
 
 
 def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
@@ -166,13 +159,13 @@ def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
   return {'threshold': float(getattr(threshold, 'value', threshold))}
 
 
-def load_run(model_dir: str, task: Any) -> pipeline.LoadedRun:
+def load_run(model_dir: str, task: Any) -> runs.LoadedRun:
   """Loads a run and checks that a Task speaks its language.
 
   Raises:
     ValueError: if the Task has another vocabulary or prefix than the run.
   """
-  run = pipeline.load_run(model_dir)
+  run = runs.load_run(model_dir)
   vocabulary = data.as_task(task).output_features['inputs'].vocabulary
   found = data.tokenizer_of(vocabulary)
   if found.fingerprint != run.tokenizer.fingerprint:

@@ -9,7 +9,8 @@ all files together hold every input once.
 import os
 from collections.abc import Iterator, Mapping
 
-from calm_jax import evaluation, records, sharding
+from calm_jax import evaluation, records
+from calm_jax.processes import collectives
 
 
 def write(
@@ -21,10 +22,10 @@ def write(
     directory: the job's.
     decodes: name -> the whole decode.
   """
-  share = sharding.Share.here()
+  share = collectives.Share.here()
   folder = os.path.join(directory, 'predictions')
   os.makedirs(folder, exist_ok=True)
-  if sharding.is_main_process():
+  if collectives.is_main_process():
     _remove_others(folder, share.count)
   for name, decoded in decodes.items():
     part = f'{share.index:05d}-of-{share.count:05d}'
@@ -40,7 +41,7 @@ def _remove_others(folder: str, count: int) -> None:
 
 
 def _rows(
-  decoded: evaluation.DecodedDataset, share: sharding.Share
+  decoded: evaluation.DecodedDataset, share: collectives.Share
 ) -> Iterator[dict]:
   """Yields the rows of a share, in their order."""
   for row in range(decoded.num_examples):

@@ -128,6 +128,7 @@ def _read(path: str, kind: type, name: str, job: str):
 
 
 def main(argv):
+  """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --run_dir=DIR')
   try:

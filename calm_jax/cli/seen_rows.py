@@ -4,8 +4,9 @@ import os
 
 import numpy as np
 
-from calm_jax import checkpoints, data, records, sharding
+from calm_jax import checkpoints, data, records
 from calm_jax.cli.decoding_evaluator import DecodingPlan
+from calm_jax.processes import collectives
 
 
 def write(
@@ -16,7 +17,7 @@ def write(
   A run that goes on, and one that starts from another, adds to what was
   written before.
   """
-  if not sharding.is_main_process():
+  if not collectives.is_main_process():
     return
   path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
   begun = checkpoints.latest_step(model_dir) is not None

@@ -24,15 +24,16 @@ from calm_jax import (
   checkpoints,
   data,
   model,
-  pipeline,
   records,
   reporting,
+  runs,
   sharding,
   training,
 )
 from calm_jax.cli import gin_runner, jobs, memory_plans, seen_rows
 from calm_jax.cli.decoding_evaluator import DecodingPlan
 from calm_jax.cli.tensorboard_logger import TensorBoardLogger
+from calm_jax.processes import collectives, speaking
 from calm_jax.tokenizer import keep_vocabulary, vocabulary_context
 from calm_jax.training.run_directory import LOG_NAME
 
@@ -146,14 +147,14 @@ def run(
     optimizer = training.freeze(optimizer, frozen)
   layout = dict(mesh=_mesh(model_parallel), partitioning=partitioning)
   if dry_run:
-    jobs.say(
+    speaking.say(
       memory_plans.describe_training(
         config, optimizer, batch_size=batch_size, **layout
       )
     )
     return None
   jobs.open_output(model_dir, 'train.gin')
-  if sharding.is_main_process():
+  if collectives.is_main_process():
     keep_vocabulary(tokenizer, model_dir)
   seen_rows.write(
     model_dir,
@@ -244,7 +245,7 @@ def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
   """Returns the parameters of another run, unless ours has begun already."""
   if model_dir is None or checkpoints.latest_step(resumed) is not None:
     return None
-  loaded = pipeline.load_run(model_dir)
+  loaded = runs.load_run(model_dir)
   if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
     raise ValueError(
       f'{model_dir} was trained with another vocabulary than this task reads; '
@@ -255,7 +256,7 @@ def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
     raise ValueError(
       f'{model_dir} holds another model: {changed}; give the same model file'
     )
-  jobs.say(f'starting from step {loaded.step} of {model_dir}')
+  speaking.say(f'starting from step {loaded.step} of {model_dir}')
   return loaded.params
 
 
@@ -272,14 +273,14 @@ def _changed_shape(theirs: model.T5Config, ours: model.T5Config) -> str:
 
 def _draw_losses(model_dir: str) -> None:
   """Draws the log, where there is matplotlib."""
-  if not sharding.is_main_process():
+  if not collectives.is_main_process():
     return
   if importlib.util.find_spec('matplotlib') is None:
     return
   log = os.path.join(model_dir, LOG_NAME)
   path = os.path.join(model_dir, 'losses.png')
   reporting.save_figure(reporting.loss_figure(records.read_jsonl(log)), path)
-  jobs.say(f'curves: {path}')
+  speaking.say(f'curves: {path}')
 
 
 def _check_resumable(model_dir: str, config, context) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import data, pipeline, records, reporting, training
+from calm_jax import data, records, reporting, runs, training
 from calm_jax.cli import gin_runner, jobs
+from calm_jax.processes import speaking
 
 
 def run(
@@ -96,7 +97,7 @@ def run(
   )
   evaluation = _evaluate(loaded, trained, validation, seqio_task.name)
   records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
-  jobs.say(reporting.render_classifier_text(evaluation))
+  speaking.say(reporting.render_classifier_text(evaluation))
   return evaluation
 
 
@@ -113,7 +114,7 @@ def _add_training_rows(model_dir: str, task: Any) -> None:
 
 
 def _evaluate(
-  loaded: pipeline.LoadedRun,
+  loaded: runs.LoadedRun,
   trained: training.ClassifierResult,
   validation: Any,
   task: str,

@@ -1,36 +1,35 @@
-"""Text in: seqio Tasks, splits disjoint by input, batches of NumPy arrays.
+"""Data: files of texts and of token ids, splits, batches of NumPy arrays.
 
-The only home of seqio and TensorFlow in this project. They take seconds to
-load, so names load when they are first used (PEP 562); `splits` and
-`jsonl_files` need neither.
+What lies in `seqio` reads through seqio and TensorFlow, which take seconds to
+load, so names load when they are first used (PEP 562); the rest needs NumPy.
 """
 
 import importlib
 
 _HOMES = {
-  'EmbeddedCorpus': 'corpus',
-  'JsonlTask': 'tasks',
-  'MixtureTask': 'mixtures',
-  'QuestionAnswering': 'text_forms',
+  'EmbeddedCorpus': 'seqio.corpus',
+  'JsonlTask': 'seqio.tasks',
+  'MixtureTask': 'seqio.mixtures',
+  'QuestionAnswering': 'seqio.text_forms',
   'SplitPlan': 'splits',
-  'Summarisation': 'text_forms',
+  'Summarisation': 'seqio.text_forms',
   'TextExample': 'jsonl_files',
-  'TfdsTask': 'tfds_tasks',
-  'Translation': 'text_forms',
-  'add_cache_directories': 'caching',
-  'as_task': 'tasks',
-  'eval_batches': 'batches',
-  'input_hashes': 'row_hashes',
+  'TfdsTask': 'seqio.tfds_tasks',
+  'Translation': 'seqio.text_forms',
+  'add_cache_directories': 'seqio.caching',
+  'as_task': 'seqio.tasks',
+  'eval_batches': 'seqio.batches',
+  'input_hashes': 'seqio.row_hashes',
   'normalised_input_hash': 'splits',
-  'prefix_of': 'tasks',
+  'prefix_of': 'seqio.tasks',
   'read_examples': 'jsonl_files',
-  'refuse_training_rows': 'row_hashes',
-  'register_jsonl_task': 'tasks',
-  'run_calibration_task': 'calibration_task',
-  'subtasks_of': 'tasks',
-  'tokenised_examples': 'token_datasets',
-  'tokenizer_of': 'vocabularies',
-  'train_batches': 'batches',
+  'refuse_training_rows': 'seqio.row_hashes',
+  'register_jsonl_task': 'seqio.tasks',
+  'run_calibration_task': 'seqio.calibration_task',
+  'subtasks_of': 'seqio.tasks',
+  'tokenised_examples': 'seqio.token_datasets',
+  'tokenizer_of': 'seqio.vocabularies',
+  'train_batches': 'seqio.batches',
 }
 
 __all__ = sorted(_HOMES)

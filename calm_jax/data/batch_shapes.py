@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from calm_jax.data.token_datasets import FEATURES
+from calm_jax.data.token_files import FEATURES
 
 DEFAULT_LENGTHS = {'inputs': 64, 'targets': 64}
 

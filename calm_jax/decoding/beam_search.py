@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import checks
 from calm_jax.array_types import Array
 from calm_jax.decoding.sampling import Greedy
 from calm_jax.decoding.states import Carry, DecodeResult
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
@@ -116,7 +116,7 @@ class BeamSearch:
       )
     return self.num_beams
 
-  def rank(self, scores: Array, lengths: Array) -> Array:
+  def rank(self, scores: Array, lengths: Array | int) -> Array:
     """Returns what hypotheses are ordered by, the best highest.
 
     Args:

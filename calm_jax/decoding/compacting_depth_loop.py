@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
-from calm_jax.exits import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _run_rows(
   ran = bucket.run(
     layer,
     jax.tree.map(lambda leaf: leaf[chosen], rows),
-    layers.decoder.take_rows(cache, chosen),
+    layers.bound.decoder.take_rows(cache, chosen),
   )
   return jax.tree.map(
     lambda leaf, new: leaf.at[chosen].set(new, unique_indices=True), rows, ran

@@ -9,9 +9,8 @@ import jax
 import jax.export
 import numpy as np
 
-from calm_jax import decoding
+from calm_jax import checks, decoding
 from calm_jax.array_types import Array
-from calm_jax.exits import checks
 from calm_jax.records import ExportManifest
 
 

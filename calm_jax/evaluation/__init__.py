@@ -37,10 +37,9 @@ from calm_jax.evaluation.shortlist_misses import (
   count_shortlist_misses,
 )
 from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
-from calm_jax.evaluation.timing import BytesOf, take_batches, time_decode
+from calm_jax.evaluation.timing import take_batches, time_decode
 
 __all__ = [
-  'BytesOf',
   'ComparedDecode',
   'ConsistencyLoss',
   'DecodeStore',

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax import sharding
 from calm_jax.evaluation.decode_store import FIELDS, row_key
+from calm_jax.processes import collectives
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class CollectedRows:
   """Gathers rows as they come, and puts them in the order of the inputs."""
 
   def __init__(
-    self, detokenize, eos_id: int, num_layers: int, share: sharding.Share
+    self, detokenize, eos_id: int, num_layers: int, share: collectives.Share
   ):
     self._share = share
     self._detokenize = detokenize

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from calm_jax.exits import checks
+from calm_jax import checks
 
 Sources = list[np.ndarray]
 Costs = Callable[[Sources], np.ndarray]

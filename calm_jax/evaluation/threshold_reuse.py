@@ -10,9 +10,10 @@ again only where something between two settings was seen.
 import jax
 import numpy as np
 
-from calm_jax import decoding, sharding
+from calm_jax import decoding
 from calm_jax.evaluation.decode_store import FIELDS, DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.processes import collectives
 
 _ROUNDING = 1e-6
 
@@ -50,7 +51,7 @@ def take_over(
   earlier: DecodedDataset,
   policy: decoding.ComputePolicy,
   *,
-  share: sharding.Share | None = None,
+  share: collectives.Share | None = None,
 ) -> int:
   """Puts the rows of an earlier decode that stay the same into a store.
 
@@ -63,7 +64,7 @@ def take_over(
   Returns:
     How many of them rows stay the same.
   """
-  share = sharding.Share() if share is None else share
+  share = collectives.Share() if share is None else share
   unchanged = ~changed_rows(earlier, policy)
   same = np.flatnonzero(unchanged & share.holds(np.arange(len(unchanged))))
   rows = {

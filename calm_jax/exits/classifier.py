@@ -12,8 +12,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from calm_jax import checks
 from calm_jax.array_types import Array
-from calm_jax.exits import checks
 from calm_jax.interfaces import LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
 

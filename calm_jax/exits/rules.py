@@ -8,13 +8,14 @@ check out of the compiled program.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import checks, thresholds
+from calm_jax.exits import thresholds
 from calm_jax.exits.measures import Measure
 from calm_jax.interfaces import LayeredDecoder, LayerView, StatelessSlot
 from calm_jax.pytrees import register_pytree
@@ -25,7 +26,7 @@ from calm_jax.pytrees import register_pytree
 class NeverExit(StatelessSlot):
   """Never fires: every token takes every layer. The null object."""
 
-  needs_logits: ClassVar[bool] = False
+  needs_logits = False
 
   def looks(self, layer: Array | int) -> bool:
     """Returns False: no layer is looked at."""
@@ -49,7 +50,7 @@ class FixedExit:
 
   exit_layer: Array | int
 
-  needs_logits: ClassVar[bool] = False
+  needs_logits = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with an int32 leaf; raises ValueError outside 1..L."""
@@ -87,7 +88,7 @@ class ScheduledExit:
 
   exit_layers: Array
 
-  needs_logits: ClassVar[bool] = False
+  needs_logits = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with an int32 leaf; raises ValueError on bad layers."""

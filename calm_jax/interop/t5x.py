@@ -19,11 +19,12 @@ from t5x import models as t5x_models
 
 from calm_jax import decoding, model, training
 from calm_jax.array_types import Array, PyTree
-from calm_jax.data import exit_metrics, tasks
+from calm_jax.data import packing
+from calm_jax.data.seqio import exit_metrics, tasks
 from calm_jax.interfaces import DepthLoop
 from calm_jax.interop import t5x_networks
 from calm_jax.training import layer_weights as layer_weights_lib
-from calm_jax.training import losses, packing, step
+from calm_jax.training import losses, step
 
 
 class EarlyExitModel(t5x_models.EncoderDecoderModel):
@@ -210,8 +211,11 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     if prompt_with_targets:
       prompts = targets[:, 1:] * (targets[:, 1:] != eos_id)
     result = decoding.generate(
-      model.as_layered_decoder(self._config),
-      flax.core.unfreeze(params),
+      decoding.bind(
+        model.as_layered_decoder(self._config),
+        flax.core.unfreeze(params),
+        depth_loop=self._depth_loop,
+      ),
       inputs,
       policy=self._policy,
       sampler=self._sampler,
@@ -220,7 +224,6 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
       rng=rng,
       num_samples=num_samples,
       forced_prefix=prompts,
-      depth_loop=self._depth_loop,
     )
     outputs = {
       'tokens': result.tokens,

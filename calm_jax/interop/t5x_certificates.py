@@ -7,7 +7,7 @@ at them. So they are looked at in the checkpoint that the job restores.
 import os
 from typing import Any
 
-from calm_jax import checkpoints, data, decoding, pipeline
+from calm_jax import checkpoints, data, decoding, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.interop import t5x_networks
 
@@ -47,7 +47,7 @@ def certified_policy(
       f"{computed_in}: give network.T5Config.dtype = '{known}', or "
       'allow_uncertified = True to decode without a guarantee'
     )
-  return pipeline.apply_certificate(
+  return runs.apply_certificate(
     certificate,
     policy,
     params=checkpoints.load(checkpoint).params,

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import jax.numpy as jnp
 
+from calm_jax import checks
+
 _DTYPES = ('float32', 'bfloat16')
 _ACTIVATIONS = ('gelu', 'relu', 'silu', 'linear')
 
@@ -59,9 +61,7 @@ class T5Config:
       'vocab_size embed_dim num_heads head_dim mlp_dim num_encoder_layers'
       ' num_decoder_layers relative_buckets relative_max_distance'
     ).split():
-      value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be a positive integer, got {value!r}')
+      checks.check_whole(getattr(self, name), name, low=1)
     if self.dtype not in _DTYPES:
       raise ValueError(f'dtype must be one of {_DTYPES}, got {self.dtype!r}')
     unknown = set(self.mlp_activations) - set(_ACTIVATIONS)

@@ -1,27 +1,6 @@
-"""Several processes that run one job: they meet, compare notes, watch out.
+"""Several processes that run one job, from meeting to what they say at work.
 
-Before JAX connects them, all processes of a job meet at the coordinator's
-address (`roll_call`), say what they have (`reports`), and start only if it is
-the same everywhere. The connections stay open (`watch`), so that the end of one
-process is known to the others at once. Plain sockets, no JAX: what JAX does
-about a process that is missing or different is to wait and then abort.
+`meeting` lets them find each other and compare what they have, over plain
+sockets and without JAX. `start` puts it before a job and lets JAX connect them.
+`collectives` is what they say to each other from there on.
 """
-
-from calm_jax.processes.directories import Mark, not_shared
-from calm_jax.processes.membership import Membership
-from calm_jax.processes.reports import Report, disagreements
-from calm_jax.processes.roll_call import Refused, hold, join
-from calm_jax.processes.watch import Ending, Watch
-
-__all__ = [
-  'Ending',
-  'Mark',
-  'Membership',
-  'Refused',
-  'Report',
-  'Watch',
-  'disagreements',
-  'hold',
-  'join',
-  'not_shared',
-]

@@ -35,7 +35,7 @@ def colour_tokens(
   num_layers: int,
   colour: bool,
 ) -> str:
-  """Writes the tokens of one output in a line.
+  r"""Writes the tokens of one output in a line.
 
   Args:
     pieces: the tokenizer's pieces, one per token.
@@ -46,7 +46,7 @@ def colour_tokens(
   Raises:
     ValueError: if there are not as many pieces as exit layers.
 
-  >>> colour_tokens(['\\u2581I', '\\u2581am', '</s>'], [1, 4, 2], num_layers=4,
+  >>> colour_tokens(['\u2581I', '\u2581am', '</s>'], [1, 4, 2], num_layers=4,
   ...               colour=False)
   'I/1 am/4 </s>/2'
   """

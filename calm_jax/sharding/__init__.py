@@ -2,16 +2,9 @@
 
 Compilation does the rest: a step that gets sharded arguments under
 `jax.set_mesh` is partitioned by XLA, and a decode runs under `map_rows`, each
-part of the mesh by itself. `across_processes` is what hosts tell each other.
+part of the mesh by itself.
 """
 
-from calm_jax.sharding.across_processes import (
-  Share,
-  any_process,
-  is_main_process,
-  sum_over_processes,
-  wait_for_all,
-)
 from calm_jax.sharding.inside_jit import map_rows, share_heads, share_rows
 from calm_jax.sharding.layout import place_params, put, shard_batch
 from calm_jax.sharding.logical_axes import (
@@ -33,9 +26,6 @@ __all__ = [
   'LOGICAL_AXES',
   'MODEL',
   'RULES',
-  'Share',
-  'any_process',
-  'is_main_process',
   'is_row_mesh',
   'logical_axes',
   'make_mesh',
@@ -51,7 +41,5 @@ __all__ = [
   'share_heads',
   'share_rows',
   'state_shardings',
-  'sum_over_processes',
   'undivided',
-  'wait_for_all',
 ]

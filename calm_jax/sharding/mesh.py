@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
+from calm_jax import checks
+
 DATA, MODEL = 'data', 'model'
 
 
@@ -28,10 +30,8 @@ def make_mesh(
   """
   devices = list(jax.devices() if devices is None else devices)
   for name, size in (('data', data), ('model', model)):
-    if size is None and name == 'data':
-      continue
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-      raise ValueError(f'{name} must be an integer >= 1, got {size!r}')
+    if size is not None or name == 'model':
+      checks.check_whole(size, name, low=1)
   if data is None:
     data = max(len(devices) // model, 1)
   if data * model != len(devices):

@@ -5,6 +5,12 @@
 batches are dicts of NumPy arrays from wherever.
 """
 
+from calm_jax.data.token_batches import npz_batches
+from calm_jax.data.token_files import (
+  npz_input_hashes,
+  npz_metadata,
+  write_npz,
+)
 from calm_jax.training.classifier_evaluation import (
   ClassifierCounts,
   evaluate_classifier,
@@ -40,12 +46,6 @@ from calm_jax.training.step import (
   init_train_state,
   make_eval_step,
   make_train_step,
-)
-from calm_jax.training.token_batches import npz_batches
-from calm_jax.training.token_files import (
-  npz_input_hashes,
-  npz_metadata,
-  write_npz,
 )
 
 __all__ = [

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import model, sharding
+from calm_jax import checks, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers, directories
 from calm_jax.exits import Classifier
+from calm_jax.processes import collectives
 from calm_jax.training import classifier_losses, classifier_step, progress
 from calm_jax.training import step as step_lib
 from calm_jax.training.interruption import StopSignals
@@ -282,8 +283,7 @@ def _check_arguments(config, batches, numbers: Mapping[str, Any]) -> None:
       f'batches from there on, got {type(batches).__name__}'
     )
   for name, value in numbers.items():
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise ValueError(f'{name} must be an integer >= 1, got {value!r}')
+    checks.check_whole(value, name, low=1)
 
 
 def _check_name(name: str) -> None:
@@ -300,5 +300,5 @@ def _check_name(name: str) -> None:
 
 
 def _say(line: str) -> None:
-  if sharding.is_main_process():
+  if collectives.is_main_process():
     print(line, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from calm_jax import sharding
+from calm_jax.processes import collectives
 
 
 class Interrupted(BaseException):
@@ -56,7 +56,7 @@ class StopSignals:
 
     All processes call it at the same step.
     """
-    if sharding.any_process(self.received is not None):
+    if collectives.any_process(self.received is not None):
       self.received = self.received or signal.SIGTERM
 
   @contextlib.contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from calm_jax import checks
+
 # From the number of decoder layers to one weight per layer.
 LayerWeightsFn = Callable[[int], Sequence[float]]
 
@@ -134,10 +136,7 @@ def _check_exit_layers(exit_layers: Sequence[int]) -> tuple[int, ...]:
     )
   chosen = tuple(exit_layers)
   for layer in chosen:
-    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 1:
-      raise ValueError(
-        f'exit_layers must be integers >= 1, got {layer!r} in {chosen}'
-      )
+    checks.check_whole(layer, f'in exit_layers {chosen}:', low=1)
   if not chosen or len(set(chosen)) < len(chosen):
     raise ValueError(
       f'exit_layers must name at least one layer, each once, got {chosen}'

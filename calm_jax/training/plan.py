@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from calm_jax import checks
 from calm_jax.array_types import Params
 
 
@@ -42,18 +43,13 @@ class Plan:
 
   def __post_init__(self):
     for name in 'num_steps log_every eval_every checkpoint_every'.split():
-      self._check_at_least_one(name)
-    self._check_at_least_one('max_to_keep')
+      checks.check_whole(getattr(self, name), name, low=1)
+    checks.check_whole(self.max_to_keep, 'max_to_keep', low=1)
     if self.patience is not None:
-      self._check_at_least_one('patience')
+      checks.check_whole(self.patience, 'patience', low=1)
     if self.max_minutes is not None and not self.max_minutes > 0:
       raise ValueError(f'max_minutes must be > 0, got {self.max_minutes!r}')
     if self.best_mode not in ('min', 'max'):
       raise ValueError(
         f"best_mode must be 'min' or 'max', got {self.best_mode!r}"
       )
-
-  def _check_at_least_one(self, name: str) -> None:
-    value = getattr(self, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise ValueError(f'{name} must be an integer >= 1, got {value!r}')

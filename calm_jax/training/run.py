@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from calm_jax import sharding
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import SaveError
+from calm_jax.processes import collectives
 from calm_jax.training import progress
 from calm_jax.training import step as step_lib
 from calm_jax.training.interruption import Interrupted, StopSignals
@@ -183,7 +183,9 @@ class Run:
     """
     if jax.process_count() == 1:
       return flag
-    return self.step % self.plan.log_every == 0 and sharding.any_process(flag)
+    return self.step % self.plan.log_every == 0 and collectives.any_process(
+      flag
+    )
 
   # Log, evaluation, checkpoint.
 
@@ -311,5 +313,5 @@ def _all_finite(params: Params) -> jax.Array:
 
 
 def _say(line: str) -> None:
-  if sharding.is_main_process():
+  if collectives.is_main_process():
     print(line, flush=True)

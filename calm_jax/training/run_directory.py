@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 
-from calm_jax import records, sharding
+from calm_jax import records
 from calm_jax.checkpoints import directories, native
 from calm_jax.model import T5Config
+from calm_jax.processes import collectives
 from calm_jax.training.step import TrainState
 
 LOG_NAME = 'train_log.jsonl'
@@ -85,7 +86,7 @@ class RunDirectory:
       ValueError: if the checkpoint belongs to a run with another model,
         vocabulary or optimizer, or is damaged.
     """
-    if sharding.is_main_process():
+    if collectives.is_main_process():
       directories.clean_up(self.path)
     if self.latest is None:
       self._drop_log_after(0)
@@ -167,12 +168,12 @@ class RunDirectory:
 
   def write_parameters(self, table: str) -> None:
     """Writes the table of parameters."""
-    if sharding.is_main_process():
+    if collectives.is_main_process():
       records.write_text(os.path.join(self.path, PARAMETERS_NAME), table)
 
   def append(self, row: Mapping[str, Any]) -> None:
     """Appends a row to the log, and hands it to the loggers."""
-    if not sharding.is_main_process():
+    if not collectives.is_main_process():
       return
     records.append_jsonl(os.path.join(self.path, LOG_NAME), row)
     for logger in self._loggers:
@@ -180,7 +181,7 @@ class RunDirectory:
 
   def _drop_log_after(self, step: int) -> None:
     path = os.path.join(self.path, LOG_NAME)
-    if not sharding.is_main_process() or not os.path.exists(path):
+    if not collectives.is_main_process() or not os.path.exists(path):
       return
     rows = []
     try:

@@ -15,16 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from calm_jax import model
+from calm_jax import checks, model
 from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.data import packing
 from calm_jax.pytrees import register_pytree
-from calm_jax.training import (
-  accumulation,
-  freezing,
-  layer_weights,
-  losses,
-  packing,
-)
+from calm_jax.training import accumulation, freezing, layer_weights, losses
 from calm_jax.training.optimizer import Optimizer
 
 BATCH_KEYS = (
@@ -165,7 +160,7 @@ def make_train_step(
       does not divide the batch, or the optimizer's frozen parameters are not
       among the model's.
   """
-  check_num_microbatches(num_microbatches)
+  checks.check_whole(num_microbatches, 'num_microbatches', low=1)
 
   def gradients_of(params, batch, rng, denominator=None):
     def loss(params):
@@ -203,18 +198,6 @@ def make_train_step(
     )
 
   return jax.jit(train_step, donate_argnums=0)
-
-
-def check_num_microbatches(num_microbatches: int) -> None:
-  """Raises a ValueError unless it is an integer >= 1."""
-  if (
-    isinstance(num_microbatches, bool)
-    or not isinstance(num_microbatches, int)
-    or num_microbatches < 1
-  ):
-    raise ValueError(
-      f'num_microbatches must be an integer >= 1, got {num_microbatches!r}'
-    )
 
 
 @functools.cache

@@ -126,8 +126,8 @@ def test_certificates_name_the_seed(tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ({'seed': -1}, 'must not be negative'),
-    ({'seed': 0.5}, 'must be an integer'),
+    ({'seed': -1}, 'seed -1 must be a whole number at least 0'),
+    ({'seed': 0.5}, 'seed 0.5 must be a whole number'),
     ({'level': 1.0}, 'level must be in'),
     ({'level': math.nan}, 'level must be in'),
   ],

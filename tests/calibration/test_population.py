@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import validation_cases
+from cases import validation_cases
 from scipy import stats
 
 from calm_jax import calibration

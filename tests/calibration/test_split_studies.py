@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import validation_cases
+from cases import validation_cases
 
 from calm_jax import calibration
 from calm_jax.calibration import choices, split_studies, violations

@@ -5,9 +5,9 @@ import os
 import pathlib
 import shutil
 
-import checkpoint_cases as cases
 import numpy as np
 import pytest
+from cases import checkpoint_cases as cases
 from flax import serialization
 
 from calm_jax import checkpoints

@@ -15,8 +15,9 @@ import sys
 import threading
 import urllib.parse
 
-import checkpoint_cases
 import pytest
+from cases import checkpoint_cases
+from tools.paths import ROOT
 
 from calm_jax import checkpoints
 
@@ -48,7 +49,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
   # An answer goes out whole; in parts, each would wait for an acknowledgement.
   wbufsize = -1
 
-  def do_GET(self):  # noqa: N802, the name that http.server calls.
+  def do_GET(self):
     url = urllib.parse.urlsplit(self.path)
     query = dict(urllib.parse.parse_qsl(url.query))
     match = re.fullmatch(r'/storage/v1/b/([^/]+)/o(?:/([^/]+))?', url.path)
@@ -136,7 +137,7 @@ def run(address, *arguments):
       'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
       'JAX_PLATFORMS': 'cpu',
     },
-    cwd=pathlib.Path(__file__).parents[2],
+    cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,

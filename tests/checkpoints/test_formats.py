@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 
-import checkpoint_cases as cases
-import golden_calm
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tensorstore as ts
+from cases import checkpoint_cases as cases
+from cases import golden_calm
 from flax import serialization
 
 from calm_jax import checkpoints, model
@@ -305,7 +305,7 @@ PROGRAM = """
 import sys
 import jax
 import numpy as np
-import checkpoint_cases as cases
+from cases import checkpoint_cases as cases
 from calm_jax import checkpoints, sharding
 from calm_jax.checkpoints import parameter_names, stored_tensors
 

@@ -5,7 +5,7 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
-from calm_jax.cli import binding_types, gin_runner  # noqa: E402
+from calm_jax.cli import binding_types, gin_runner
 
 FILES = ['runs/train.gin', 'models/text_256.gin', 'tasks/e2e_nlg.gin']
 PLACES = ["DATA_DIR = 'data'", "MODEL_DIR = 'run'"]

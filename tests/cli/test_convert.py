@@ -3,14 +3,13 @@
 import subprocess
 import sys
 
-import golden_calm
 import numpy as np
 import pytest
-import text_cases
-from checkpoint_cases import SMALL, V1_1, arrays, assert_same_bits, write
+from cases import golden_calm, text_cases
+from cases.checkpoint_cases import SMALL, V1_1, arrays, assert_same_bits, write
 from flax import serialization
 
-from calm_jax import checkpoints, pipeline
+from calm_jax import checkpoints, pipeline, runs
 from calm_jax.cli import convert
 from calm_jax.tokenizer import ByteTokenizer, train_sentencepiece
 
@@ -80,11 +79,11 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   convert.run(*arguments, **options, extra_ids=4)
   printed = capsys.readouterr().out
   assert 'two logits become one' in printed
-  loaded = pipeline.load_run(tmp_path / 'run')
+  loaded = runs.load_run(tmp_path / 'run')
   assert loaded.config == golden_calm.CONFIG and loaded.step == 5
   assert loaded.feature_lengths == {'inputs': 19, 'targets': 5}
   assert loaded.prefix == 'say: ' and loaded.tokenizer.vocab_size == size + 4
-  classifier = pipeline.load_classifier(tmp_path / 'run')
+  classifier = runs.load_classifier(tmp_path / 'run')
   kernel = params['decoder']['meta_cls']['kernel']
   np.testing.assert_array_equal(classifier.kernel, kernel[:, 1] - kernel[:, 0])
   [output] = pipeline.TextGenerator.from_checkpoint(tmp_path / 'run').generate(
@@ -107,7 +106,7 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
     vocabulary='bytes',
     extra_ids=5,
   )
-  loaded = pipeline.load_run(tmp_path / 'back')
+  loaded = runs.load_run(tmp_path / 'back')
   assert loaded.tokenizer.fingerprint == ByteTokenizer(5).fingerprint
   assert not (tmp_path / 'back' / 'vocabulary.model').exists()
   with pytest.raises(ValueError, match='bytes has 384 pieces .* only 264 rows'):

@@ -2,24 +2,25 @@
 
 import dataclasses
 
-import checkpoint_cases
 import jax
 import numpy as np
 import pytest
+from cases import checkpoint_cases
 
 gin = pytest.importorskip('gin')
 
-from calm_jax import (  # noqa: E402
+from calm_jax import (
   calibration,
   checkpoints,
   decoding,
   deployment,
   model,
   pipeline,
+  runs,
 )
-from calm_jax.checkpoints import parameter_names  # noqa: E402
-from calm_jax.cli import convert, gin_runner  # noqa: E402
-from calm_jax.tokenizer import (  # noqa: E402
+from calm_jax.checkpoints import parameter_names
+from calm_jax.cli import convert, gin_runner
+from calm_jax.tokenizer import (
   SentencePieceTokenizer,
   train_sentencepiece,
 )
@@ -56,7 +57,7 @@ def run_dir(tmp_path_factory):
     (0.9, 0.7),
     tolerance=0.1,
     error_rate=0.05,
-    context=pipeline.certificate_context(
+    context=runs.certificate_context(
       policy,
       params=params,
       tokenizer=SentencePieceTokenizer(vocabulary, 4),
@@ -109,7 +110,7 @@ def test_the_artifact_decodes_as_the_run_does(run_dir, exported):
 
 def test_the_manifest_says_what_it_is_of(run_dir, exported):
   manifest = exported.manifest
-  loaded = pipeline.load_run(run_dir)
+  loaded = runs.load_run(run_dir)
   fingerprint = checkpoints.parameter_fingerprint(loaded.params)
   assert manifest.parameter_fingerprint == fingerprint
   assert manifest.tokenizer_fingerprint == loaded.tokenizer.fingerprint

@@ -8,11 +8,12 @@ import pathlib
 import sys
 
 import pytest
-import text_cases
+from cases import text_cases
 
 from calm_jax import decoding, exits
-from calm_jax.cli import generate, input_lines
-from calm_jax.cli.input_lines import BadLine, InputLine
+from calm_jax.cli import generate
+from calm_jax.pipeline.files import input_lines
+from calm_jax.pipeline.files.input_lines import BadLine, InputLine
 
 TEXTS = ['eins', 'zwei', 'a bit longer: 17 to 31', 'Ä', '5', 'sechs', 'sieben']
 
@@ -193,7 +194,7 @@ def test_bad_lines_end_the_job_before_anything_is_decoded(
   monkeypatch.setattr(decoding, 'generate', refuse)
   source = tmp_path / 'texts.txt'
   source.write_bytes(BAD_TEXT)
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match='line 2') as caught:
     run(model_dir, source, tmp_path / 'rows.jsonl')
   message = str(caught.value)
   for part in (

@@ -5,9 +5,9 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio')
 
-from calm_jax import evaluation  # noqa: E402
-from calm_jax.cli import calibrate, gin_runner  # noqa: E402
-from calm_jax.evaluation import text_metrics  # noqa: E402
+from calm_jax import evaluation
+from calm_jax.cli import calibrate, gin_runner
+from calm_jax.evaluation import text_metrics
 
 MODULE = """
 def closeness(prediction, references):

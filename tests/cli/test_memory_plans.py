@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import decoding, model, sharding, training
 from calm_jax.cli import memory_plans
@@ -97,7 +97,9 @@ def test_decoding_holds_what_a_decode_starts_with():
   def start(inputs):
     params = model.init_params(config, KEY)
     state = decoding.start(
-      decoder, params, inputs, max_length=sizes['target_length']
+      decoding.bind(decoder, params),
+      inputs,
+      max_length=sizes['target_length'],
     )
     return state.carry.cache
 

@@ -5,9 +5,8 @@ import os
 import subprocess
 import sys
 
-import example_result
 import pytest
-import validation_cases
+from cases import example_result, validation_cases
 
 from calm_jax import records
 from calm_jax.cli import report

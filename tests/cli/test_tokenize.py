@@ -8,16 +8,16 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio')
 
-from calm_jax import data, training  # noqa: E402
-from calm_jax.cli import gin_runner  # noqa: E402
-from calm_jax.tokenizer import (  # noqa: E402
+from calm_jax import data, training
+from calm_jax.cli import gin_runner
+from calm_jax.tokenizer import (
   SentencePieceTokenizer,
   train_sentencepiece,
 )
 
 TASK = """
 from __gin__ import dynamic_registration
-from calm_jax.data import tasks
+from calm_jax.data.seqio import tasks
 
 DATA_DIR = %gin.REQUIRED
 TASK = @tasks.JsonlTask()

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import validation_cases
+from cases import validation_cases
 
 from calm_jax import calibration, records
 from calm_jax.cli import validate
@@ -269,7 +269,7 @@ def test_a_damaged_table_is_named(tmp_path):
   with open(path, 'rb+') as file:
     file.truncate(200)
   with pytest.raises(ValueError, match='not a complete loss table'):
-    validate.run([path])
+    validate.run([path], calibration.ValidationPlan())
 
 
 def test_measured_speeds_stand_beside_depths(tmp_path, capsys):

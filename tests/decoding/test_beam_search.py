@@ -7,13 +7,13 @@ the laws hold for a beam search as for any policy (`test_policy_laws`).
 import dataclasses
 import functools
 
-import beam_reference
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
-import toy_decoder as toy
+from cases import policy_cases as cases
+from fakes import toy_decoder as toy
+from tools import beam_reference
 
 from calm_jax import decoding, exits
 
@@ -50,15 +50,13 @@ def start(
       forced_prefix=cases.PREFIXES, suppressed_tokens=cases.SUPPRESSED
     )
   return decoding.start(
-    cases.decoder(),
-    cases.prepared(depth_loop.traced_layers),
+    cases.bound(depth_loop),
     cases.inputs(),
     policy=decoding.ComputePolicy(exit_rule=rule, **slots),
     sampler=decoding.BeamSearch(K, length_penalty),
     max_length=cases.T,
     eos_id=cases.EOS_ID,
     num_samples=num_samples,
-    depth_loop=depth_loop,
     **constraints,
   )
 
@@ -197,8 +195,7 @@ def test_inside_another_program_with_traced_numbers():
 
 def search(sampler, *, max_length=4, eos_id=4, **options):
   return decoding.start(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     np.array([[1, 2], [2, 0]]),
     policy=decoding.ComputePolicy(
       exit_rule=exits.ConfidenceExit(exits.SoftmaxMargin(), 0.6)

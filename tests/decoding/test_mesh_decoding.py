@@ -1,16 +1,15 @@
 """Decoding over meshes of four forced devices, in a process of its own."""
 
-import pathlib
-
-import forced_devices
 import jax
 import numpy as np
-import policy_cases as cases
 import pytest
+from cases import policy_cases as cases
+from tools import forced_devices
+from tools.paths import PROGRAMS
 
 from calm_jax import decoding, sharding
 
-SCRIPT = pathlib.Path(__file__).parents[1] / 'mesh_decoding.py'
+SCRIPT = PROGRAMS / 'mesh_decoding.py'
 
 
 def run_script(*arguments):
@@ -58,12 +57,10 @@ def mesh_of(data):
 
 def start(mesh, inputs=None):
   return decoding.start(
-    cases.decoder(),
-    cases.prepared(False),
+    cases.bound(decoding.UnrolledDepthLoop(), mesh),
     cases.inputs() if inputs is None else inputs,
     max_length=cases.T,
     eos_id=cases.EOS_ID,
-    mesh=mesh,
   )
 
 

@@ -13,8 +13,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import policy_cases as cases
 import pytest
+from cases import policy_cases as cases
 
 from calm_jax import decoding, exits, model
 from calm_jax.decoding import token_loop

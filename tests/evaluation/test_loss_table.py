@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from decoded_fakes import decoded_dataset, same_text
+from fakes.decoded_fakes import decoded_dataset, same_text
 
 from calm_jax import calibration, evaluation, records
 

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from decoded_fakes import decoded_dataset, same_text
+from fakes.decoded_fakes import decoded_dataset, same_text
 
 from calm_jax import evaluation
 from calm_jax.evaluation import losses, text_metrics

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from decoded_fakes import decoded_dataset
+from fakes.decoded_fakes import decoded_dataset
 
 from calm_jax import evaluation
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_decoder import VOCAB_SIZE, toy_decoder
+from fakes.toy_decoder import VOCAB_SIZE, toy_decoder
 
 from calm_jax import exits
 from calm_jax.interfaces import LayerView

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_decoder import toy_decoder
+from fakes.toy_decoder import toy_decoder
 
 from calm_jax import exits
 

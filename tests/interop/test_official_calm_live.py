@@ -12,16 +12,16 @@ import types
 import jax
 import numpy as np
 import pytest
-import t5x_stack
+from tools import t5x_stack
 
 t5x_stack.skip_without('t5x', 'airio', 'jestimator', 'flaxformer', 'aqt')
 
-import gin  # noqa: E402
-from t5x.contrib.calm import models as calm_models  # noqa: E402
-from t5x.examples.t5 import network  # noqa: E402
+import gin
+from t5x.contrib.calm import models as calm_models
+from t5x.examples.t5 import network
 
-from calm_jax import decoding, exits  # noqa: E402
-from calm_jax.interop import t5x as calm_t5x  # noqa: E402
+from calm_jax import decoding, exits
+from calm_jax.interop import t5x as calm_t5x
 
 LENGTH = 12
 VOCABULARY = types.SimpleNamespace(eos_id=1)
@@ -96,10 +96,8 @@ def model_of(size):
   sizes = SIZES[size]
   module = official_network(sizes)
   model = calm_models.EncoderDecoderModel(module, VOCABULARY, VOCABULARY, None)
-  shapes = {
-    name: (1, LENGTH)
-    for name in ('encoder_input_tokens', 'decoder_input_tokens')
-  }
+  names = ('encoder_input_tokens', 'decoder_input_tokens')
+  shapes = dict.fromkeys(names, (1, LENGTH))
   types_of = dict.fromkeys(shapes, 'int32')
   variables = jax.jit(
     lambda key: model.get_initial_variables(key, shapes, types_of)

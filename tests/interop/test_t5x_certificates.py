@@ -5,10 +5,10 @@ import types
 import jax
 import pytest
 import seqio
-import text_cases
-from text_cases import CONFIG, POLICY
+from cases import text_cases
+from cases.text_cases import CONFIG, POLICY
 
-from calm_jax import checkpoints, decoding, pipeline
+from calm_jax import checkpoints, decoding, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.interop.t5x_certificates import certified_policy
 from calm_jax.tokenizer import ByteTokenizer
@@ -31,7 +31,7 @@ def network_of(**changes):
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
   text_cases.save_run(folder)
-  context = pipeline.certificate_context(
+  context = runs.certificate_context(
     POLICY,
     params=checkpoints.load(folder).params,
     tokenizer=ByteTokenizer(5),

@@ -2,27 +2,27 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import t5x_stack
+from tools import t5x_stack
+from tools.paths import ROOT
 
 t5x_stack.skip_without('t5x', 'airio', 'jestimator', 'fiddle')
 
-from calm_jax import (  # noqa: E402
+from calm_jax import (
   checkpoints,
   decoding,
   exits,
   model,
-  pipeline,
+  runs,
   tokenizer,
 )
-from calm_jax.calibration.certificate import Certificate  # noqa: E402
-from calm_jax.checkpoints import classifiers  # noqa: E402
-from calm_jax.cli import gin_runner  # noqa: E402
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.checkpoints import classifiers
+from calm_jax.cli import gin_runner
 
 THRESHOLD = 0.85
 FILES = (
@@ -49,7 +49,6 @@ def t5x_main(folder, mode, run_file, *bindings, policy=POLICY):
     'partitioning.PjitPartitioner.num_partitions=2',
     'DROPOUT_RATE=0.1',
   )
-  here = pathlib.Path(__file__).parents[2]
   result = subprocess.run(
     [
       *(sys.executable, '-m', 't5x.main', f'--run_mode={mode}'),
@@ -61,7 +60,7 @@ def t5x_main(folder, mode, run_file, *bindings, policy=POLICY):
     cwd=folder,
     env={
       **os.environ,
-      'PYTHONPATH': os.pathsep.join([str(here), *map(str, sys.path)]),
+      'PYTHONPATH': os.pathsep.join([str(ROOT), *map(str, sys.path)]),
       'XLA_FLAGS': '--xla_backend_optimization_level=0'
       ' --xla_force_host_platform_device_count=2',
     },
@@ -143,8 +142,7 @@ def assert_decoded_by(policy, trained, rows):
     tokens = [*vocabulary.encode(text), 1]
     row[: len(tokens)] = tokens
   result = decoding.generate(
-    model.as_layered_decoder(config),
-    params,
+    decoding.bind(model.as_layered_decoder(config), params),
     inputs,
     policy=policy,
     max_length=18,
@@ -183,11 +181,11 @@ def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
   )
   policy = decoding.ComputePolicy(
     exit_rule=exits.ConfidenceExit(
-      pipeline.load_classifier(run),
+      runs.load_classifier(run),
       exits.DecayingThreshold(1.0, temperature=4.0, max_length=64),
     )
   )
-  context = pipeline.certificate_context(
+  context = runs.certificate_context(
     policy,
     params=checkpoints.load(run).params,
     tokenizer=vocabulary,

@@ -6,19 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import t5x_stack
+from tools import t5x_stack
 
 t5x_stack.skip_without('t5x', 'airio', 'jestimator')
 
-import flax  # noqa: E402
-from flax.linen import partitioning as flax_partitioning  # noqa: E402
-from t5x import adafactor, models, train_state  # noqa: E402
-from t5x import decoding as t5x_decoding  # noqa: E402
-from t5x.examples.t5 import network  # noqa: E402
+import flax
+from flax.linen import partitioning as flax_partitioning
+from t5x import adafactor, models, train_state
+from t5x import decoding as t5x_decoding
+from t5x.examples.t5 import network
 
-from calm_jax import decoding, exits, model, training  # noqa: E402
-from calm_jax.interop import t5x as calm_t5x  # noqa: E402
-from calm_jax.interop import t5x_networks  # noqa: E402
+from calm_jax import decoding, exits, model, training
+from calm_jax.interop import t5x as calm_t5x
+from calm_jax.interop import t5x_networks
 
 VOCABULARY = types.SimpleNamespace(eos_id=1)
 SIZES = dict(
@@ -232,8 +232,9 @@ def test_auxiliary_outputs_are_rectangular_and_of_the_policy():
   batch = batch_of()
   tokens, aux = ours.predict_batch_with_aux(params, batch)
   expected = decoding.generate(
-    model.as_layered_decoder(t5x_networks.config_of(module_of())),
-    params,
+    decoding.bind(
+      model.as_layered_decoder(t5x_networks.config_of(module_of())), params
+    ),
     batch['encoder_input_tokens'],
     policy=policy,
     max_length=6,
@@ -272,8 +273,10 @@ def test_a_beam_search_gives_its_best_last():
     params, batch, return_all_decodes=True, num_decodes=3
   )
   expected = decoding.generate(
-    model.as_layered_decoder(t5x_networks.config_of(module_of())),
-    flax.core.unfreeze(params),
+    decoding.bind(
+      model.as_layered_decoder(t5x_networks.config_of(module_of())),
+      flax.core.unfreeze(params),
+    ),
     batch['encoder_input_tokens'],
     sampler=sampler,
     max_length=6,

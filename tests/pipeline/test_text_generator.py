@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-import text_cases
-from text_cases import POLICY, L
+from cases import text_cases
+from cases.text_cases import POLICY, L
 
 from calm_jax import checkpoints, decoding, model, pipeline
 from calm_jax.pipeline import requests
@@ -106,8 +106,7 @@ def test_streamed_characters_come_whole(run):
   generator = pipeline.TextGenerator.from_checkpoint(run)
   (batch,) = generator.batches([generator.encode(0, 'x')], 1)
   state = decoding.start(
-    generator.decoder,
-    generator.params,
+    generator.bound,
     batch.inputs(),
     max_length=len(Spelling.bytes),
     eos_id=-1,

@@ -12,11 +12,10 @@ import signal
 import subprocess
 import threading
 
-import example_result
 import numpy as np
 import pytest
-import validation_cases
-from html_outline import Outline
+from cases import example_result, validation_cases
+from tools.html_outline import Outline
 
 from calm_jax import records
 from calm_jax.cli import report

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-import example_result
 import numpy as np
 import pytest
+from cases import example_result
 
 from calm_jax import reporting
 

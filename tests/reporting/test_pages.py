@@ -5,10 +5,9 @@ import re
 import subprocess
 import sys
 
-import example_result
 import pytest
-import validation_cases
-from html_outline import Outline
+from cases import example_result, validation_cases
+from tools.html_outline import Outline
 
 from calm_jax import records, reporting
 

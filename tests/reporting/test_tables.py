@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-import example_result
 import pytest
+from cases import example_result
 
 from calm_jax import records, reporting
 from calm_jax.reporting import tables

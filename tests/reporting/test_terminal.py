@@ -3,8 +3,8 @@
 import io
 import re
 
-import example_result
 import pytest
+from cases import example_result
 
 from calm_jax import reporting
 from calm_jax.reporting import palette

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-import example_result
 import pytest
+from cases import example_result
 
 from calm_jax import reporting
 from calm_jax.reporting import palette

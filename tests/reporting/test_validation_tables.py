@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-import validation_cases
+from cases import validation_cases
 
 from calm_jax import reporting
 from calm_jax.reporting import validation_tables

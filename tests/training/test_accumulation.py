@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import training
 from calm_jax.training import accumulation, losses
@@ -84,7 +84,9 @@ def test_bad_numbers_of_parts_are_named():
   with pytest.raises(ValueError, match='64 rows does not divide into .* = 3'):
     compiled_step(training_cases.batch(0, rows=64, length=12), 3)
   for bad in (0, -1, 2.0, '2', None):
-    with pytest.raises(ValueError, match=f'integer >= 1, got {bad!r}'):
+    with pytest.raises(
+      ValueError, match=f'num_microbatches {bad!r} must be a whole number'
+    ):
       training.make_train_step(
         CONFIG, DESCENT, settings=SETTINGS, num_microbatches=bad
       )

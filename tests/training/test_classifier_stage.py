@@ -10,9 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import training_cases
+from cases import training_cases
 
-from calm_jax import checkpoints, exits, model, pipeline, records, training
+from calm_jax import (
+  checkpoints,
+  exits,
+  model,
+  records,
+  runs,
+  training,
+)
 from calm_jax.training import classifier_evaluation, classifier_step
 
 CONFIG = dataclasses.replace(training_cases.CONFIG, num_decoder_layers=3)
@@ -136,7 +143,7 @@ def test_a_nan_stops_the_run_and_is_never_saved(tmp_path, params):
 
 def test_a_saved_classifier_decodes(run_directory, params):
   trained = train(params, run_directory).classifier
-  loaded = pipeline.load_classifier(run_directory)
+  loaded = runs.load_classifier(run_directory)
   assert isinstance(loaded, exits.Classifier)
   same(loaded, trained)
   # The run directory is still the model's.
@@ -153,7 +160,7 @@ def test_another_backbone_is_refused(run_directory, params):
   with pytest.raises(
     ValueError, match=f'trained for parameters {fingerprint}, but {path}'
   ):
-    pipeline.load_classifier(run_directory)
+    runs.load_classifier(run_directory)
 
 
 def test_another_run_in_the_directory_is_refused(tmp_path, params):
@@ -206,10 +213,10 @@ def test_a_model_of_one_layer_has_no_exit(tmp_path, params):
 
 def test_a_missing_or_wrong_folder_is_named(run_directory, params):
   with pytest.raises(FileNotFoundError, match='train_classifier'):
-    pipeline.load_classifier(run_directory)
+    runs.load_classifier(run_directory)
   checkpoints.save(run_directory / 'other', 1, params=params, config=CONFIG)
   with pytest.raises(ValueError, match='other is no classifier'):
-    pipeline.load_classifier(run_directory, name='other')
+    runs.load_classifier(run_directory, name='other')
 
 
 # Evaluation.

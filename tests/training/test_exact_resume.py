@@ -18,7 +18,7 @@ SCRIPT = """
   import sys, jax
   jax.config.update('jax_compilation_cache_dir', sys.argv[2])
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  import training_cases
+  from cases import training_cases
   from calm_jax import training
   evaluator = training.teacher_forced_evaluator(
     training_cases.CONFIG, lambda: [training_cases.batch(900)]

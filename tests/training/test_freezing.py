@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import training
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import records, training
 from calm_jax.checkpoints import directories, native
@@ -389,7 +389,7 @@ SCRIPT = """
   import dataclasses, sys, jax
   jax.config.update('jax_compilation_cache_dir', sys.argv[2])
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  import training_cases
+  from cases import training_cases
   from calm_jax import training
   training.train(
     dataclasses.replace(training_cases.CONFIG, dropout_rate=0.0),

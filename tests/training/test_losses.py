@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import model, training
 from calm_jax.training import layer_weights, losses

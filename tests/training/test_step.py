@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import training_cases
+from cases import training_cases
 
 from calm_jax import training
 from calm_jax.training import step as step_lib

@@ -1,9 +1,9 @@
 """Parity with T5X's CALM network (Flaxformer calm_t5) on a tiny random T5."""
 
-import golden_calm
 import jax
 import numpy as np
 import pytest
+from cases import golden_calm
 
 from calm_jax import model
 

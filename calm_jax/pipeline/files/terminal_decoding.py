@@ -1,0 +1,84 @@
+"""Texts decoded for the eyes: coloured by exit layer, or typed and answered."""
+
+from collections.abc import Sequence
+
+from calm_jax import pipeline, records, reporting
+from calm_jax.pipeline.files import input_lines, line_decoding
+from calm_jax.pipeline.files.input_lines import STANDARD_INPUT, BadLine
+from calm_jax.processes import speaking
+
+UNCERTIFIED = 'UNCERTIFIED: the certificate is of something else'
+
+
+def show(
+  generator: pipeline.TextGenerator,
+  inputs: Sequence[str],
+  options: line_decoding.LineOptions,
+  uncertified: bool,
+) -> list[pipeline.GeneratedText]:
+  """Decodes texts and prints them in colours."""
+  outputs = generator.generate(
+    inputs,
+    too_long=options.too_long,
+    batch_size=options.batch_size,
+    num_samples=options.num_samples,
+    seed=options.seed,
+    forced_prefixes=[options.forced_prefix] * len(inputs),
+  )
+  for source, samples in zip(inputs, outputs, strict=True):
+    speaking.say(f'input:  {source}')
+    for output in samples if isinstance(samples, list) else [samples]:
+      for warning in output.warnings:
+        speaking.tell(f'warning: {warning}')
+      decoded = records.DecodedText(
+        text=output.text,
+        tokens=output.tokens,
+        pieces=output.pieces,
+        exit_layers=output.exit_layers,
+        confidences=output.confidences,
+        prefix_length=output.prefix_length,
+      )
+      speaking.say(f'output: {output.text}')
+      speaking.say(
+        reporting.render_output(decoded, num_layers=generator.bound.num_layers)
+      )
+      if uncertified:
+        speaking.say(UNCERTIFIED)
+  return outputs
+
+
+def talk(
+  generator: pipeline.TextGenerator,
+  options: line_decoding.LineOptions,
+  input_format: str,
+) -> None:
+  """Answers every line of a terminal, token by token."""
+  num_layers = generator.bound.num_layers
+  colour = reporting.supports_colour()
+  speaking.tell('one text a line, Ctrl-D to end')
+  speaking.say(reporting.legend(num_layers, colour=colour))
+  lines = input_lines.read_file(STANDARD_INPUT, input_format)
+  for found in line_decoding.usable_lines(generator, lines, options):
+    if isinstance(found, BadLine):
+      speaking.tell(f'line {found.number} {found.reason}')
+      continue
+    line, request = found
+    for warning in request.warnings:
+      speaking.tell(f'warning: {warning}')
+    tokens = generator.stream(
+      line.text,
+      too_long=options.too_long,
+      seed=options.seed,
+      number=request.number,
+      forced_prefix=options.forced_prefix,
+    )
+    for place, token in enumerate(tokens):
+      shown = reporting.colour_token(
+        token.piece,
+        token.exit_layer,
+        num_layers=num_layers,
+        colour=colour,
+        first=place == 0,
+      )
+      print(shown, end='', flush=True)
+    print(flush=True)

@@ -1,0 +1,286 @@
+"""Where processes meet before JAX connects them.
+
+Process 0 holds the roll call at the coordinator's address, before JAX's own
+service listens there; the others join it with a report. When all are there,
+process 0 compares the reports and tells everybody to start, or why not. Both
+ends raise within the stated time, and name who is missing.
+"""
+
+import dataclasses
+import errno
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from calm_jax.processes.meeting.links import Link, NotOurs
+from calm_jax.processes.meeting.membership import Membership
+from calm_jax.processes.meeting.reports import Report
+
+# Says that a connection is one of ours.
+_GREETING = 'calm_jax 1'
+# After a refusal, those who come late are still told of it.
+_LINGER_SECONDS = 5.0
+_IMPATIENT_AFTER_SECONDS = 15.0
+_RETRY_SECONDS = 0.3
+
+# From all reports to what keeps them from starting, a line each.
+Judge = Callable[[Sequence[Report]], Sequence[str]]
+
+
+class Refused(ValueError):
+  """The job does not start; the message says why."""
+
+
+def hold(
+  membership: Membership,
+  report: Report,
+  *,
+  judge: Judge,
+  timeout_seconds: float,
+) -> dict[int, Link]:
+  """Holds the roll call, as process 0.
+
+  Args:
+    membership: of process 0.
+    report: its own.
+    judge: called with all reports, in order, when all are there.
+    timeout_seconds: how long to wait for the others.
+
+  Returns:
+    The connections to the other processes, by their index.
+
+  Raises:
+    Refused: if a process did not come, came twice, counts otherwise, or the
+      judge objects; those who came are told, and raise the same.
+  """
+  with _listen(membership, timeout_seconds) as listener:
+    call = _RollCall(membership, report, listener)
+    try:
+      call.wait(timeout_seconds)
+      if objections := judge(call.reports()):
+        raise Refused('; '.join(objections))
+    except Refused as error:
+      call.refuse(str(error), linger=not call.complete)
+      raise
+  return call.start()
+
+
+def join(
+  membership: Membership, report: Report, *, timeout_seconds: float
+) -> Link:
+  """Joins the roll call, as any other process; returns the connection.
+
+  Raises:
+    Refused: if process 0 cannot be reached, or refuses.
+  """
+  deadline = time.monotonic() + timeout_seconds
+  problem = 'no answer'
+  while (left := deadline - time.monotonic()) > 0:
+    try:
+      connection = socket.create_connection(
+        membership.address, timeout=min(left, 10)
+      )
+    except OSError as error:
+      problem = error.strerror or str(error)
+      time.sleep(_RETRY_SECONDS)
+      continue
+    link = Link(connection)
+    try:
+      # Process 0 waits for the others for as long as we would.
+      return _await_verdict(link, report, timeout_seconds + 10)
+    except Refused:
+      link.close()
+      raise
+    except (EOFError, OSError):
+      problem = 'what listens there hung up without an answer'
+    except NotOurs as error:
+      problem = (
+        f'what listens there is not process 0 of this job: it said {error}'
+      )
+    link.close()
+    time.sleep(_RETRY_SECONDS)
+  raise Refused(
+    f'{membership} did not reach process 0 at {membership.coordinator} within '
+    f'{timeout_seconds:g} s ({problem}). Is process 0 running there, with the '
+    'same --coordinator_address, and is the port open between the hosts?'
+  )
+
+
+def _await_verdict(link: Link, report: Report, seconds: float) -> Link:
+  link.socket.settimeout(seconds)
+  link.send({'greeting': _GREETING, 'report': dataclasses.asdict(report)})
+  while True:
+    # What follows the verdict is for whoever gets the link.
+    for message in link.receive(one=True):
+      if 'refused' in message:
+        raise Refused(message['refused'])
+      if 'start' not in message:
+        raise NotOurs(repr(message)[:40])
+      link.socket.settimeout(None)
+      link.name = message['start']
+      return link
+
+
+def _listen(membership: Membership, timeout_seconds: float) -> socket.socket:
+  """Listens on the coordinator's port, on all addresses of this host."""
+  _, port = membership.address
+  both = socket.has_dualstack_ipv6()
+  # A former start of the job may be closing.
+  deadline = time.monotonic() + min(timeout_seconds, 5.0)
+  while True:
+    try:
+      return socket.create_server(
+        ('', port),
+        family=socket.AF_INET6 if both else socket.AF_INET,
+        dualstack_ipv6=both,
+        backlog=1024,
+      )
+    except OSError as error:
+      if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+        time.sleep(_RETRY_SECONDS)
+        continue
+      raise Refused(
+        f'{membership} cannot listen on port {port} ({error.strerror}): end '
+        'what holds it, or give all processes another port in '
+        '--coordinator_address'
+      ) from None
+
+
+class _RollCall:
+  """Who has come so far."""
+
+  def __init__(self, membership, report, listener):
+    self._membership = membership
+    self._listener = listener
+    self._reports = {0: report}
+    self._links: dict[int, Link] = {}
+    # Connections that have not said who they are.
+    self._strangers: set[Link] = set()
+    self._selector = selectors.DefaultSelector()
+    self._selector.register(listener, selectors.EVENT_READ)
+
+  @property
+  def complete(self) -> bool:
+    return len(self._reports) == self._membership.count
+
+  def reports(self) -> list[Report]:
+    return [report for _, report in sorted(self._reports.items())]
+
+  def wait(self, seconds: float) -> None:
+    """Waits until all are there; raises Refused."""
+    started = time.monotonic()
+    impatient = False
+    while not self.complete:
+      waited = time.monotonic() - started
+      if waited >= seconds:
+        raise Refused(self._missing(seconds))
+      if waited >= _IMPATIENT_AFTER_SECONDS and not impatient:
+        impatient = True
+        print(f'still waiting for {self._absent()}', file=sys.stderr)
+      if refusal := self._look(min(seconds - waited, 1.0)):
+        raise Refused(refusal)
+
+  def start(self) -> dict[int, Link]:
+    """Tells everybody to start; returns the connections."""
+    for index, link in self._links.items():
+      try:
+        link.send({'start': str(self._reports[0])})
+      except OSError:
+        raise Refused(f'{self._reports[index]} went away at once') from None
+    self._selector.close()
+    for link in self._strangers:
+      link.close()
+    return self._links
+
+  def refuse(self, reason: str, *, linger: bool) -> None:
+    """Tells everybody why not, and for a while those who still come."""
+    deadline = time.monotonic() + (_LINGER_SECONDS if linger else 0)
+    told: set[int] = set()
+    while True:
+      for index in self._links.keys() - told:
+        told.add(index)
+        try:
+          self._links[index].send({'refused': reason})
+        except OSError:
+          pass
+      if self.complete or time.monotonic() >= deadline:
+        break
+      self._look(0.2)
+    for link in (*self._links.values(), *self._strangers):
+      link.close()
+
+  def _look(self, seconds: float) -> str | None:
+    """Takes in what has come; returns a reason to stop, if there is one."""
+    refusal = None
+    for key, _ in self._selector.select(seconds):
+      if key.fileobj is self._listener:
+        link = Link(self._listener.accept()[0])
+        self._strangers.add(link)
+        self._selector.register(link, selectors.EVENT_READ)
+      else:
+        refusal = self._read(key.fileobj) or refusal
+    return refusal
+
+  def _read(self, link: Link) -> str | None:
+    try:
+      messages = link.receive()
+      if not messages:
+        return None
+      if messages[0].get('greeting') != _GREETING:
+        raise NotOurs
+      report = Report(**messages[0]['report'])
+    except (EOFError, OSError, NotOurs, KeyError, TypeError):
+      # A stranger, or one that gave up: it may come again.
+      self._forget(link)
+      return None
+    self._strangers.discard(link)
+    return self._enter(link, report)
+
+  def _enter(self, link: Link, report: Report) -> str | None:
+    count = self._membership.count
+    there = self._reports.get(report.index)
+    refusal = None
+    if report.count != count:
+      refusal = (
+        f'{report} was told that there are {report.count} processes, '
+        f'{self._reports[0]} that there are {count}: give all the same '
+        '--process_count'
+      )
+    elif there is not None:
+      refusal = (
+        f'there are two of number {report.index}, on {there.host} and on '
+        f'{report.host}: give each process its own --process_index'
+      )
+    if refusal:
+      try:
+        link.send({'refused': refusal})
+      except OSError:
+        pass
+      self._forget(link)
+      return refusal
+    self._reports[report.index] = report
+    self._links[report.index] = link
+    link.name = str(report)
+    return None
+
+  def _forget(self, link: Link) -> None:
+    self._selector.unregister(link)
+    self._strangers.discard(link)
+    for index, known in list(self._links.items()):
+      if known is link:
+        del self._links[index], self._reports[index]
+    link.close()
+
+  def _absent(self) -> str:
+    absent = sorted(set(range(self._membership.count)) - self._reports.keys())
+    shown = ', '.join(map(str, absent[:8])) + (', ...' if absent[8:] else '')
+    return f'{len(absent)} of {self._membership.count} processes ({shown})'
+
+  def _missing(self, seconds: float) -> str:
+    return (
+      f'{self._absent()} did not come to {self._membership.coordinator} '
+      f'within {seconds:g} s. Start them, or set --process_count to what runs; '
+      'if they run, that address or port is closed to them'
+    )

@@ -1,0 +1,1 @@
+"""How a job starts as one of several processes: its flags, what is compared."""

@@ -1,0 +1,190 @@
+"""Models from disk: parameters, configuration, tokenizer and classifier.
+
+A run directory holds all of it; of other checkpoints the caller says what they
+leave open.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from calm_jax import checkpoints, exits, model
+from calm_jax.array_types import Params
+from calm_jax.checkpoints import classifiers
+from calm_jax.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+
+# Of checkpoints that do not say.
+_LENGTHS = {'inputs': 512, 'targets': 128}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+  """What a run directory holds.
+
+  Attributes:
+    params: the parameter tree, float32, T5X's names.
+    config: the model's shape.
+    tokenizer: the tokenizer it was trained with.
+    step: training steps taken.
+    feature_lengths: longest inputs and targets in tokens, EOS included.
+    prefix: what training put in front of every input.
+    prefixes: of the parts of a mixture, by their names.
+  """
+
+  params: Params
+  config: model.T5Config
+  tokenizer: Tokenizer
+  step: int
+  feature_lengths: dict[str, int]
+  prefix: str
+  prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def load_run(
+  path: str | os.PathLike, *, allow_nonfinite: bool = False
+) -> LoadedRun:
+  """Loads parameters, configuration and tokenizer of a run directory.
+
+  Args:
+    path: the run directory, or one of its checkpoints.
+    allow_nonfinite: load parameters that are not numbers all the same.
+
+  Raises:
+    FileNotFoundError: if a part is missing.
+    ValueError: if the vocabulary beside the checkpoint is not the one that the
+      model was trained with, or a parameter is not finite.
+  """
+  params, config, metadata = checkpoints.load_params(path)
+  if not allow_nonfinite:
+    checkpoints.check_all_finite(path, params)
+  context = metadata['context']
+  missing = [
+    name
+    for name in ('vocabulary_file', 'vocabulary_fingerprint', 'feature_lengths')
+    if name not in context
+  ]
+  if missing:
+    raise ValueError(
+      f'{os.fspath(path)} does not say which vocabulary it was trained with '
+      f'(its context lacks {missing}): calm_jax.cli.train notes it, '
+      'training.train takes it as `context`; checkpoints.load_params loads the '
+      'parameters alone'
+    )
+  return LoadedRun(
+    params=params,
+    config=config,
+    tokenizer=find_tokenizer(context, path),
+    step=metadata['step'],
+    feature_lengths=context['feature_lengths'],
+    prefix=context.get('prefix', ''),
+    prefixes=context.get('prefixes', {}),
+  )
+
+
+def load_with_vocabulary(
+  path: str | os.PathLike,
+  vocabulary: str | os.PathLike,
+  *,
+  extra_ids: int = 100,
+  feature_lengths: Mapping[str, int] | None = None,
+  prefix: str = '',
+  allow_nonfinite: bool = False,
+) -> LoadedRun:
+  """Loads a checkpoint of any form, whose vocabulary lies elsewhere.
+
+  Args:
+    path: whatever `checkpoints.load` reads.
+    vocabulary: a SentencePiece model, or 'bytes'.
+    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125.
+    feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
+      what the checkpoint says, or 512 and 128.
+    prefix: put in front of every input.
+    allow_nonfinite: load parameters that are not numbers all the same.
+
+  Raises:
+    FileNotFoundError: if the checkpoint or the vocabulary is missing.
+    ValueError: if they do not go together, or as `checkpoints.load`.
+  """
+  tokenizer = load_tokenizer(vocabulary, extra_ids)
+  params, config, about = checkpoints.load(
+    path, allow_nonfinite=allow_nonfinite
+  )
+  context = about.get('context', {})
+  if tokenizer.vocab_size > config.vocab_size:
+    raise ValueError(
+      f'{tokenizer.name} has {tokenizer.vocab_size} ids ({extra_ids} extra ids '
+      f'included), the model only {config.vocab_size} rows: it is the '
+      'vocabulary of another model, or extra_ids is too high'
+    )
+  known = context.get('vocabulary_fingerprint', tokenizer.fingerprint)
+  if known != tokenizer.fingerprint:
+    raise ValueError(
+      f'{tokenizer.name} with {extra_ids} extra ids is not the vocabulary that '
+      f'{os.fspath(path)} was trained with: its fingerprint is '
+      f'{tokenizer.fingerprint}, not {known}'
+    )
+  lengths = {
+    **_LENGTHS,
+    **context.get('feature_lengths', {}),
+    **(feature_lengths or {}),
+  }
+  if set(lengths) != set(_LENGTHS) or min(lengths.values()) < 1:
+    raise ValueError(
+      f"feature_lengths is {feature_lengths}; give positive 'inputs' and "
+      "'targets'"
+    )
+  return LoadedRun(
+    params=params,
+    config=config,
+    tokenizer=tokenizer,
+    step=about['step'],
+    feature_lengths=lengths,
+    prefix=prefix or context.get('prefix', ''),
+  )
+
+
+def load(
+  path: str | os.PathLike,
+  vocabulary: str | os.PathLike | None = None,
+  *,
+  allow_nonfinite: bool = False,
+  **about: Any,
+) -> LoadedRun:
+  """Loads a run directory, or any checkpoint where a vocabulary is given.
+
+  Args:
+    path: as for `load_run` or `load_with_vocabulary`.
+    vocabulary: None for a run directory, which has its own.
+    allow_nonfinite: load parameters that are not numbers all the same.
+    **about: what else `load_with_vocabulary` takes.
+
+  Raises:
+    TypeError: for these without a vocabulary.
+    FileNotFoundError, ValueError: as `load_run` or `load_with_vocabulary`.
+  """
+  if vocabulary is not None:
+    return load_with_vocabulary(
+      path, vocabulary, allow_nonfinite=allow_nonfinite, **about
+    )
+  if about:
+    raise TypeError(
+      f'{sorted(about)} go with `vocabulary`; a run directory says all of it'
+    )
+  return load_run(path, allow_nonfinite=allow_nonfinite)
+
+
+def load_classifier(
+  model_dir: str | os.PathLike, *, name: str = classifiers.DEFAULT_NAME
+) -> exits.Classifier:
+  """Loads the early-exit classifier that was trained for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_classifier` was run on.
+    name: of the classifier's folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it was trained for other parameters than the directory holds.
+  """
+  return exits.Classifier(**classifiers.load_classifier(model_dir, name=name))

@@ -1,0 +1,503 @@
+"""THE list of policies that must keep the laws, and their decodes.
+
+Every policy runs on one tiny T5 (4 decoder layers) in two programs, compiled
+once and shared by all laws: the reference loop on a batch of 4, and the
+unrolled loop on one row at a time, with more source padding and a longer output
+buffer. Thresholds are moved into a gap between the confidences that are met.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax import decoding, exits, model
+from calm_jax.interfaces import LayerWork
+from calm_jax.pytrees import register_pytree
+
+B, S, T, V = 4, 6, 8, 40
+LONGER_S, LONGER_T = 8, 10
+EOS_ID = 4
+CONFIG = model.T5Config(
+  vocab_size=V,
+  embed_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=24,
+  num_encoder_layers=1,
+  num_decoder_layers=4,
+)
+L = CONFIG.num_decoder_layers
+GAP = 1e-3
+KEY = jax.random.key(11)
+WHILE = decoding.WhileDepthLoop()
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class SkipFeedForward:
+  """A layer plan for these tests: no FFN where position + layer is odd.
+
+  Attributes:
+    first_position: int [], positions before it run everything.
+  """
+
+  first_position: Any = 0
+
+  def check(self, decoder, batch_size, max_length):
+    return SkipFeedForward(jnp.asarray(self.first_position, jnp.int32))
+
+  def init(self, decoder, batch_size, max_length):
+    return jnp.broadcast_to(self.first_position, (batch_size,))
+
+  def step(self, state, layer, positions):
+    runs = ((positions + layer) % 2 == 0) | (positions < state)
+    return state, LayerWork(feed_forward=runs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One policy of the list.
+
+  Attributes:
+    name: how the table calls it.
+    policy: from the rows of the batch that are decoded and a threshold to the
+      policy.
+    threshold: where to look for a threshold, or None if it has none.
+    sampler: the sampler.
+    options: from the rows of the batch to further arguments of `generate`.
+  """
+
+  name: str
+  policy: Callable[[np.ndarray, Any], decoding.ComputePolicy]
+  threshold: float | None = None
+  sampler: Any = decoding.Greedy()
+  options: Callable[[np.ndarray], dict[str, Any]] = lambda rows: {}
+
+
+def _exits(rule, **slots):
+  """Returns a `policy` function from one that makes the exit rule."""
+
+  def make(rows, threshold):
+    return decoding.ComputePolicy(exit_rule=rule(rows, threshold), **slots)
+
+  return make
+
+
+def _confident(measure, **options):
+  return lambda rows, threshold: exits.ConfidenceExit(
+    measure, threshold, **options
+  )
+
+
+def _decaying(kind, measure, **options):
+  return lambda rows, threshold: exits.ConfidenceExit(
+    measure, kind(threshold, temperature=4.0, max_length=T), **options
+  )
+
+
+_MARGIN = exits.SoftmaxMargin()
+_CLASSIFIER = exits.Classifier(
+  np.random.default_rng(3).normal(size=CONFIG.embed_dim) / 12.0, 0.1
+)
+# V is no multiple of it.
+STREAMED = decoding.StreamedVocabulary(block_size=12)
+PRUNED = decoding.PrunedVocabulary(num_blocks=3, block_size=6)
+PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
+SUPPRESSED = (13, 27, 18)
+_SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
+
+CASES = (
+  Case('full', lambda rows, threshold: decoding.ComputePolicy()),
+  Case(
+    'fixed_exit',
+    _exits(lambda rows, _: exits.FixedExit(np.array([1, 2, 3, 4])[rows])),
+  ),
+  Case(
+    'scheduled_exit', _exits(lambda rows, _: exits.ScheduledExit(_SCHEDULE))
+  ),
+  Case(
+    'oracle', _exits(lambda rows, _: exits.OracleExit(oracle_targets()[rows]))
+  ),
+  Case('softmax_margin', _exits(_confident(_MARGIN)), 0.3),
+  Case(
+    'margin_decaying',
+    _exits(_decaying(exits.DecayingThreshold, _MARGIN)),
+    0.25,
+  ),
+  Case(
+    'maximum_release_decay',
+    _exits(
+      _decaying(
+        exits.ReleaseDecayThreshold,
+        exits.SoftmaxMaximum(),
+        minimum_exit_layer=2,
+        interval=2,
+      )
+    ),
+    0.5,
+  ),
+  Case(
+    'state_similarity_per_row',
+    _exits(
+      lambda rows, threshold: exits.ConfidenceExit(
+        exits.StateSimilarity(),
+        threshold + np.array([0.0, 0.05, 0.1, 0.15])[rows] * (threshold < 1.0),
+      )
+    ),
+    0.7,
+  ),
+  Case('classifier', _exits(_confident(_CLASSIFIER)), 0.5),
+  Case(
+    'margin_first_exit_fill',
+    _exits(_confident(_MARGIN), cache_fill=decoding.ProjectFirstExitState()),
+    0.3,
+  ),
+  Case(
+    'maximum_deferred_fill',
+    _exits(
+      _confident(exits.SoftmaxMaximum()),
+      # Blocks smaller than what layers lack.
+      cache_fill=decoding.DeferredExitState(block_size=3),
+    ),
+    0.4,
+  ),
+  Case(
+    'margin_nucleus',
+    _exits(_confident(_MARGIN)),
+    0.3,
+    decoding.Nucleus(0.9, temperature=1.2),
+  ),
+  Case('margin_pruned', _exits(_confident(_MARGIN), readout=PRUNED), 0.5),
+  Case(
+    'margin_pruned_full_final',
+    _exits(
+      _confident(_MARGIN), readout=dataclasses.replace(PRUNED, final='full')
+    ),
+    0.5,
+  ),
+  Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
+  Case(
+    'beams_margin_per_row',
+    _exits(
+      lambda rows, threshold: exits.ConfidenceExit(
+        _MARGIN,
+        threshold + np.array([0.0, 0.1, -0.1, 0.15])[rows] * (threshold < 1.0),
+      )
+    ),
+    0.4,
+    decoding.BeamSearch(3),
+  ),
+  Case(
+    'margin_prefix_suppressed',
+    _exits(_confident(_MARGIN)),
+    0.3,
+    options=lambda rows: dict(
+      forced_prefix=PREFIXES[rows], suppressed_tokens=SUPPRESSED
+    ),
+  ),
+  Case(
+    'budget_margin_per_row',
+    _exits(
+      lambda rows, threshold: exits.LayerBudget(
+        exits.ConfidenceExit(_MARGIN, threshold),
+        per_request=np.array([12, 14, 20, 16])[rows],
+        per_token=np.array([3, 4, 2, 4])[rows],
+        max_length=LONGER_T,
+      )
+    ),
+    0.6,
+  ),
+  Case(
+    # It may stop at layer 1, where the rule does not look.
+    'budget_similarity',
+    _exits(
+      lambda rows, threshold: exits.LayerBudget(
+        exits.ConfidenceExit(exits.StateSimilarity(), threshold),
+        per_request=18,
+        max_length=LONGER_T,
+      )
+    ),
+    0.8,
+  ),
+  Case(
+    'skip_feed_forward',
+    lambda rows, threshold: decoding.ComputePolicy(
+      layer_plan=SkipFeedForward()
+    ),
+  ),
+)
+NAMES = tuple(case.name for case in CASES)
+
+
+@functools.cache
+def decoder():
+  return model.as_layered_decoder(CONFIG)
+
+
+@functools.cache
+def params():
+  """Returns random parameters under which confidences spread."""
+  shapes = jax.eval_shape(lambda: model.init_params(CONFIG, jax.random.key(0)))
+  rng = np.random.default_rng(5)
+
+  def fill(shape):
+    if len(shape.shape) == 1:
+      return np.ones(shape.shape, np.float32)
+    scale = 1.0 / np.sqrt(shape.shape[0]) if shape.shape[0] != V else 1.0
+    return (rng.normal(size=shape.shape) * scale).astype(np.float32)
+
+  tree = jax.tree.map(fill, shapes)
+  tree['decoder']['logits_dense']['kernel'] *= 2.5
+  return tree
+
+
+@functools.cache
+def prepared(traced_layers):
+  return decoder().prepare(params(), traced_layers=traced_layers)
+
+
+def bound(depth_loop=WHILE, mesh=None):
+  return decoding.bind(
+    decoder(),
+    prepared(depth_loop.traced_layers),
+    depth_loop=depth_loop,
+    mesh=mesh,
+  )
+
+
+@functools.cache
+def inputs():
+  """Returns [B, S] source tokens, one row padded."""
+  tokens = np.random.default_rng(8).integers(2, V, (B, S))
+  tokens[1, 4:] = 0
+  return tokens
+
+
+@functools.cache
+def oracle_targets():
+  """Returns the full model's tokens, [B, LONGER_T]."""
+  tokens = np.asarray(decode('full').tokens)
+  return np.pad(tokens, ((0, 0), (0, LONGER_T - T)))
+
+
+@functools.cache
+def case(name):
+  """Returns the case, its threshold moved into a gap (see `_in_a_gap`)."""
+  found = CASES[NAMES.index(name)]
+  if found.threshold is None:
+    return found
+  for offset in range(40):
+    threshold = found.threshold + 2 * GAP * offset
+    if _in_a_gap(found, threshold):
+      return dataclasses.replace(found, threshold=threshold)
+  raise AssertionError(f'no gap near {found.threshold} for {name}')
+
+
+def _in_a_gap(found, threshold):
+  """Whether no confidence that is met lies within GAP of the threshold.
+
+  If the decodes at both ends of an interval agree, then no confidence compared
+  on the way lies inside it.
+  """
+  ends = [
+    run(dataclasses.replace(found, threshold=threshold + side))
+    for side in (-GAP, GAP)
+  ]
+  return all(
+    np.array_equal(getattr(ends[0], field), getattr(ends[1], field))
+    for field in ('tokens', 'exit_layers')
+  )
+
+
+def start(case, *, source=None, rows=None, rng=KEY, **options):
+  """Starts a case in the first program, with [B, S] inputs."""
+  rows = np.arange(B) if rows is None else rows
+  return decoding.start(
+    bound(),
+    inputs() if source is None else source,
+    policy=case.policy(rows, case.threshold),
+    sampler=case.sampler,
+    max_length=T,
+    eos_id=EOS_ID,
+    rng=rng,
+    **case.options(rows),
+    **options,
+  )
+
+
+def run(case, **options):
+  """Decodes a case in the first program."""
+  return host(decoding.finish(decoding.advance(start(case, **options))))
+
+
+@functools.cache
+def decode(name):
+  """Returns the decode of a case in the first program."""
+  return run(case(name))
+
+
+def start_alone(name, row):
+  """Starts one row of a case in the second program, [1, LONGER_S] inputs.
+
+  For a search T is no mere buffer: what has not ended by then never will.
+  """
+  one, rows = case(name), np.array([row])
+  searches = isinstance(one.sampler, decoding.Search)
+  source = np.pad(inputs()[row : row + 1], ((0, 0), (0, LONGER_S - S)))
+  return decoding.start(
+    bound(decoding.UnrolledDepthLoop()),
+    source,
+    policy=one.policy(rows, one.threshold),
+    sampler=one.sampler,
+    max_length=T if searches else LONGER_T,
+    eos_id=EOS_ID,
+    rng=request_keys()[row : row + 1],
+    **one.options(rows),
+  )
+
+
+@functools.cache
+def decode_alone(name, row):
+  """Returns the decode of one row of a case in the second program."""
+  return host(decoding.finish(decoding.advance(start_alone(name, row))))
+
+
+def request_keys():
+  """Returns the keys that the rows get from KEY."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(B))
+
+
+def host(result):
+  """Returns a result as NumPy arrays."""
+  return jax.tree.map(np.asarray, result)
+
+
+def poison(state):
+  """Returns a started decode whose empty self-attention cache holds 1e3.
+
+  What a decode must not read before it has written it.
+  """
+  cache = state.carry.cache
+  cache = dataclasses.replace(
+    cache,
+    self_key=jnp.full_like(cache.self_key, 1e3),
+    self_value=jnp.full_like(cache.self_value, 1e3),
+  )
+  carry = dataclasses.replace(state.carry, cache=cache)
+  return dataclasses.replace(state, carry=carry)
+
+
+@functools.cache
+def decode_poisoned(name):
+  """Returns result and final (keys, values) of a decode on a poisoned cache."""
+  state = decoding.advance(poison(start(case(name))))
+  cache = state.carry.cache
+  kv = np.asarray(cache.self_key), np.asarray(cache.self_value)
+  return host(decoding.finish(state)), kv
+
+
+def layer_masks(name):
+  """Returns which layers and which FFNs a decode ran, each bool [B, T, L]."""
+  exit_layers = decode(name).exit_layers
+  mask = np.arange(L) < exit_layers[..., None]
+  ffn_mask = np.ones((B, T, L), bool)
+  if name == 'skip_feed_forward':
+    ffn_mask &= (np.arange(T)[:, None] + np.arange(L)) % 2 == 0
+  return mask, ffn_mask
+
+
+def decoder_input_tokens(name):
+  """Returns the tokens a decode was conditioned on: its own, shifted."""
+  return np.pad(decode(name).tokens, ((0, 0), (1, 0)))[:, :-1]
+
+
+@functools.partial(jax.jit, static_argnames='first_exit')
+def _fill_in_parallel(source, tokens, mask, ffn_mask, *, first_exit):
+  """Runs all positions at once through the seam, one layer after the other."""
+  seam, weights = decoder(), prepared(True)
+  cache = seam.start(weights, seam.encode(weights, source), T)
+  positions = jnp.arange(T)
+  hidden = seam.embed(weights, tokens, positions)
+  for layer in range(L):
+    runs = mask[..., layer, None]
+    if layer == 1:
+      first = hidden
+    filled_from = hidden
+    if first_exit and layer:
+      filled_from = jnp.where(runs, hidden, first)
+    cache = seam.fill_layer(weights, layer, filled_from, positions, cache)
+    attended = seam.attend(weights, layer, hidden, positions, cache)
+    fed = seam.feed_forward(weights, layer, attended)
+    fed = jnp.where(ffn_mask[..., layer, None], fed, attended)
+    hidden = jnp.where(runs, fed, hidden)
+  return (cache.self_key, cache.self_value), seam.logits(weights, hidden)
+
+
+def live_reference(name):
+  """Returns K/V of a search's live rows, [R, L, H, T, K], and expected ones.
+
+  Also which positions they were decoded at, bool [R, T].
+  """
+  state = decoding.advance(poison(start(case(name))))
+  carry, cache = host(state.carry), state.carry.cache
+  tokens = np.pad(carry.tokens, ((0, 0), (1, 0)))[:, :-1]
+  mask = np.arange(L) < carry.exit_layers[..., None]
+  source = np.repeat(inputs(), state.rows_per_request, axis=0)
+  expected, _ = _fill_in_parallel(
+    source, tokens, mask, np.ones_like(mask), first_exit=False
+  )
+  kv = cache.self_key, cache.self_value
+  return host(kv), host(expected), carry.exit_layers > 0
+
+
+@functools.cache
+def parallel_reference(name, first_exit=False):
+  """Returns (keys, values) [B, L, H, T, K] and logits [B, T, V] of a decode.
+
+  Teacher forced with the decode's own tokens and exit layers, all positions at
+  once. K/V of layers not run come from the exit state, or from the state after
+  layer 1 with `first_exit`.
+  """
+  mask, ffn_mask = layer_masks(name)
+  return host(
+    _fill_in_parallel(
+      inputs(),
+      decoder_input_tokens(name),
+      mask,
+      ffn_mask,
+      first_exit=first_exit,
+    )
+  )
+
+
+@functools.cache
+def masked_reference(name, exit_layer=None):
+  """Returns the model's own masked logits [B, T, V] for a decode.
+
+  After the layers that it used, or after `exit_layer` layers everywhere; with
+  suppressed tokens at -inf and forced ones certain.
+  """
+  mask, ffn_mask = layer_masks(name)
+  if exit_layer is not None:
+    mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
+  run_masked = _masked_decode()
+  logits = np.array(
+    run_masked(params(), inputs(), decoder_input_tokens(name), mask, ffn_mask)
+  )
+  options = case(name).options(np.arange(B))
+  logits[..., list(options.get('suppressed_tokens', ()))] = -np.inf
+  forced = options.get('forced_prefix', np.zeros((B, 0), int))
+  for row, position in np.argwhere(forced):
+    logits[row, position] = -np.inf
+    logits[row, position, forced[row, position]] = 0.0
+  return logits
+
+
+@functools.cache
+def _masked_decode():
+  return jax.jit(functools.partial(model.decode_with_layer_mask, CONFIG))
