@@ -75,7 +75,7 @@ def run(
     source_length=lengths['inputs'] if source_length is None else source_length,
     max_length=lengths['targets'] if max_length is None else max_length,
     policy=policy,
-    sampler=decoding.Greedy() if sampler is None else sampler,
+    sampler=decoding.as_sampler(sampler),
     eos_id=loaded.tokenizer.eos_id,
     platforms=tuple(platforms),
   )
