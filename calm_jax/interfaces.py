@@ -17,6 +17,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
+
 from calm_jax.array_types import Array, PyTree
 from calm_jax.pytrees import register_pytree
 
@@ -78,6 +80,94 @@ class LayeredDecoder:
   output_rows: Callable[..., Array]
   take_rows: Callable[..., PyTree]
   output_block: Callable[..., Array] | None = None
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class BoundDecoder:
+  """A decoder with its parameters, ready to decode: `decoding.bind` makes it.
+
+  A pytree whose leaves are the parameters; all else is part of its structure,
+  so that it can be an argument of a jitted function. Its methods are the
+  decoder's functions with the parameters filled in.
+
+  Attributes:
+    params: the decoder's parameters, prepared for the depth loop.
+    decoder: the decoder.
+    depth_loop: how layers are looped over.
+    mesh: the mesh that rows are shared out over, if any.
+  """
+
+  params: PyTree
+  decoder: LayeredDecoder = dataclasses.field(metadata=dict(static=True))
+  depth_loop: 'DepthLoop' = dataclasses.field(metadata=dict(static=True))
+  mesh: jax.sharding.Mesh | None = dataclasses.field(
+    default=None, metadata=dict(static=True)
+  )
+
+  @property
+  def num_layers(self) -> int:
+    """L."""
+    return self.decoder.num_layers
+
+  @property
+  def vocab_size(self) -> int:
+    """V."""
+    return self.decoder.vocab_size
+
+  def encode(self, inputs: Array) -> PyTree:
+    """Returns the encoded sources [B, S]."""
+    return self.decoder.encode(self.params, inputs)
+
+  def start(self, encoded: PyTree, max_length: int) -> PyTree:
+    """Returns the cache of the sources, with room for T positions."""
+    return self.decoder.start(self.params, encoded, max_length)
+
+  def embed(self, tokens: Array, positions: Array) -> Array:
+    """Returns what enters the first layer, [B, P, D]."""
+    return self.decoder.embed(self.params, tokens, positions)
+
+  def fill_layer(
+    self,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    where: Array | None = None,
+  ) -> PyTree:
+    """Returns the cache with the K/V of a layer at the positions."""
+    return self.decoder.fill_layer(
+      self.params, layer, hidden, positions, cache, where
+    )
+
+  def attend(
+    self,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    context: PyTree = None,
+  ) -> Array:
+    """Returns the states [B, P, D] after a layer's attention."""
+    return self.decoder.attend(
+      self.params, layer, hidden, positions, cache, context
+    )
+
+  def feed_forward(self, layer: Array | int, hidden: Array) -> Array:
+    """Returns the states [B, P, D] after a layer's FFN."""
+    return self.decoder.feed_forward(self.params, layer, hidden)
+
+  def logits(self, hidden: Array, weights: Array | None = None) -> Array:
+    """Returns logits of states, over all tokens or those of `weights`."""
+    return self.decoder.logits(self.params, hidden, weights)
+
+  def output_rows(self, token_ids: Array) -> Array:
+    """Returns the output rows of tokens [B, C], for `logits`."""
+    return self.decoder.output_rows(self.params, token_ids)
+
+  def output_block(self, first: Array | int, count: int) -> Array:
+    """Returns the output rows of neighbouring tokens, for `logits`."""
+    return self.decoder.output_block(self.params, first, count)
 
 
 @register_pytree
@@ -192,8 +282,7 @@ class CacheFill(PolicySlot, Protocol):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     layer: Array | int,
     hidden: Array,
@@ -206,8 +295,7 @@ class CacheFill(PolicySlot, Protocol):
 
     Args:
       state: the slot's state.
-      decoder: the decoder.
-      params: its prepared parameters.
+      bound: the decoder with its parameters.
       layer: the layer about to run, or left over.
       hidden: [B, 1, D], the state entering it; for rows that have stopped,
         their exit state.
@@ -244,8 +332,7 @@ class Readout(PolicySlot, Protocol):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -256,8 +343,7 @@ class Readout(PolicySlot, Protocol):
 
     Args:
       state: the slot's state.
-      decoder: the decoder.
-      params: its prepared parameters.
+      bound: the decoder with its parameters.
       hidden: [B, D], the states to read.
       layer: the layer they came out of: a scalar at a check, int32 [B] for exit
         states, after the layers.
