@@ -37,6 +37,7 @@ ALLOWED = {
   },
   'evaluation': {
     *BASE,
+    'calibration',
     'checks',
     'costs',
     'decoding',

@@ -179,7 +179,10 @@ def calibrated(trained):
     **bindings_of(trained),
     TOLERANCE=0.3,
     TIMED_INPUTS=1,
-    **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
+    **{
+      'evaluation.CalibrationPlan.settings': (0.8, 0.4),
+      'evaluation.BatchLayout.batch_size': 26,
+    },
   )
   return trained
 
@@ -371,7 +374,10 @@ def calibrate_again(
     ['runs/calibrate.gin', policy, trained['task']],
     **bindings_of(trained),
     OUTPUT_DIR=str(folder),
-    **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
+    **{
+      'evaluation.CalibrationPlan.settings': (0.8, 0.4),
+      'evaluation.BatchLayout.batch_size': 26,
+    },
     **bindings,
   )
 
@@ -481,9 +487,9 @@ def test_a_budget_is_calibrated_and_evaluated_with(calibrated, tmp_path):
     OUTPUT_DIR=str(tmp_path / 'evaluation'),
   )
   options = {
-    'evaluate.run.batch_size': 26,
-    'evaluate.run.sweep_thresholds': (),
-    'evaluate.run.timing_batch_sizes': (),
+    'evaluation.BatchLayout.batch_size': 26,
+    'evaluation.ComparisonPlan.sweep_thresholds': (),
+    'evaluation.ComparisonPlan.timing_batch_sizes': (),
   }
   result = call('evaluate', files, **bindings, **options)
   assert result.budget.largest_token <= 2
@@ -519,11 +525,11 @@ def test_evaluation_writes_table_and_page(calibrated, capsys):
     ],
     **bindings_of(calibrated),
     **{
-      'evaluate.run.batch_size': 26,
-      'evaluate.run.sweep_thresholds': (0.5,),
-      'evaluate.run.timing_batch_sizes': (2,),
-      'evaluate.run.timing_batches': 1,
-      'evaluate.run.timing_repeats': 1,
+      'evaluation.BatchLayout.batch_size': 26,
+      'evaluation.ComparisonPlan.sweep_thresholds': (0.5,),
+      'evaluation.ComparisonPlan.timing_batch_sizes': (2,),
+      'evaluation.ComparisonPlan.timing_batches': 1,
+      'evaluation.ComparisonPlan.timing_repeats': 1,
     },
   )
   kinds = [row.kind for row in result.rows]
@@ -647,8 +653,8 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
     **bindings_of(files),
     TOLERANCE=0.4,
     **{
-      'calibrate.run.thresholds': (0.9, 0.7),
-      'calibrate.run.batch_size': 26,
+      'evaluation.CalibrationPlan.settings': (0.9, 0.7),
+      'evaluation.BatchLayout.batch_size': 26,
       'calibrate.run.output_dir': str(output_dir),
     },
   )
@@ -661,11 +667,11 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
     ['runs/evaluate.gin', policy, files['task']],
     **bindings_of(files),
     **{
-      'evaluate.run.batch_size': 26,
+      'evaluation.BatchLayout.batch_size': 26,
       'evaluate.run.certificate': path,
       'evaluate.run.output_dir': str(run / 'classifier' / 'evaluation'),
-      'evaluate.run.sweep_thresholds': (),
-      'evaluate.run.timing_batch_sizes': (),
+      'evaluation.ComparisonPlan.sweep_thresholds': (),
+      'evaluation.ComparisonPlan.timing_batch_sizes': (),
     },
   )
   assert result.certificate.measure == 'Classifier'

@@ -75,13 +75,13 @@ def run_dir(tmp_path_factory):
   return folder
 
 
-def certify(policy, *, losses=0.0, settings=(0.5,), **context):
+def certify(policy, *, losses=0.0, settings=(0.5,), context=None):
   return calibrate(
     np.full((200, 1), losses),
     settings,
     tolerance=0.1,
     error_rate=0.05,
-    context={'policy': decoding.describe(policy), **context},
+    context=context or {'policy': decoding.describe(policy)},
   )
 
 
@@ -113,7 +113,7 @@ def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
     certificate = certify(
       POLICIES['classifier'],
       losses=losses,
-      **runs.certificate_context(
+      context=runs.certificate_context(
         POLICIES['classifier'], sampler=decoding.Greedy(), **made_for
       ),
     )
