@@ -688,12 +688,12 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
   query = gin.config.query_parameter
   own = query('%POLICY').scoped_configurable_fn()
   load = dict(policy=own, certificate=path)
-  assert pipeline.TextGenerator.from_checkpoint(run, **load)
+  assert pipeline.TextGenerator.from_run(run, **load)
   bindings = [f'MODEL_DIR = {str(run)!r}', "CLASSIFIER = 'balanced'"]
   gin_runner.parse([policy], bindings)
   other = query('%POLICY').scoped_configurable_fn()
   with pytest.raises(ValueError, match='policy: certified for'):
-    pipeline.TextGenerator.from_checkpoint(run, **{**load, 'policy': other})
+    pipeline.TextGenerator.from_run(run, **{**load, 'policy': other})
 
 
 @pytest.mark.parametrize(
@@ -701,7 +701,7 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
   [('  ', 'input 0 is empty'), ('one ' * 40, 'tokens .*trained for 12')],
 )
 def test_bad_inputs_are_refused(trained, text, message):
-  generator = pipeline.TextGenerator.from_checkpoint(trained['MODEL_DIR'])
+  generator = pipeline.TextGenerator.from_run(trained['MODEL_DIR'])
   with pytest.raises(ValueError, match=message):
     generator.generate([text])
 
@@ -711,7 +711,7 @@ def test_a_certificate_holds_for_what_it_was_made_for_only(calibrated):
   gin_runner.parse(['policies/state_similarity.gin'])
   other = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   with pytest.raises(ValueError, match='policy: certified for'):
-    pipeline.TextGenerator.from_checkpoint(
+    pipeline.TextGenerator.from_run(
       calibrated['MODEL_DIR'], policy=other, certificate=path
     )
 

@@ -68,7 +68,7 @@ def run(
   program = deployment.ProgramPlan() if program is None else program
   spec = program.spec(
     policy,
-    sampler=decoding.Greedy() if sampler is None else sampler,
+    sampler=decoding.as_sampler(sampler),
     eos_id=loaded.tokenizer.eos_id,
     feature_lengths=loaded.feature_lengths,
   )

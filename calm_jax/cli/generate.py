@@ -86,7 +86,8 @@ def run(
     allow_nonfinite: decode with parameters that are not numbers too.
 
   Returns:
-    The outputs that were shown; none where they went to a file.
+    The outputs that were shown, one after the other; none where they went to a
+    file.
   """
   files.check()
   options = text_files.LineOptions() if options is None else options

@@ -49,7 +49,7 @@ class Calibration:
 def calibrate(
   bound: interfaces.BoundDecoder,
   batches: Sequence[Batch],
-  policy: decoding.ComputePolicy,
+  policy: decoding.ComputePolicy | interfaces.ExitRule,
   settings: Sequence[float],
   *,
   detokenize: Callable[[Sequence[int]], str],
@@ -68,7 +68,8 @@ def calibrate(
     bound: the decoder with its parameters.
     batches: of inputs that chose nothing: neither parameters nor settings; as
       for `decode_dataset`, with `references` where the loss needs them.
-    policy: the policy; the value of its threshold does not matter.
+    policy: the policy, or its exit rule alone; the value of its threshold does
+      not matter.
     settings: thresholds in [0, 1], strictly decreasing.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens of an output, EOS included.
@@ -107,7 +108,7 @@ def calibrate(
 def run_calibration(
   decode: DatasetDecoder,
   batches: Sequence[Batch],
-  policy: decoding.ComputePolicy,
+  policy: decoding.ComputePolicy | interfaces.ExitRule,
   plan: CalibrationPlan,
   *,
   context: Mapping[str, Any] | None = None,
@@ -120,7 +121,7 @@ def run_calibration(
   Args:
     decode: decodes the batches under any policy.
     batches: as for `calibrate`.
-    policy: the policy; the value of its threshold does not matter.
+    policy: as for `calibrate`.
     plan: what is tested.
     context: kept in the certificate, and in the table as its fingerprint.
     full_grid: decode what lies beyond the setting where testing stops as well;
@@ -132,6 +133,7 @@ def run_calibration(
     ValueError: as `calibrate`.
   """
   say = progress if progress is not None else lambda line: None
+  policy = decoding.as_policy(policy)
   loss, statistics, meter = plan.loss, plan.statistics(), CostMeter()
   # Before anything is decoded.
   loss.check_references(

@@ -38,7 +38,7 @@ def decode_dataset(
   *,
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
-  policy: decoding.ComputePolicy | None = None,
+  policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
   policy_for_batch: PolicyForBatch | None = None,
   sampler: Any = None,
   eos_id: int = 1,
@@ -59,8 +59,8 @@ def decode_dataset(
       them, `targets_text` stands in). Batches of one shape compile once.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens to decode, EOS included.
-    policy: the policy of every batch; a plain full-depth decode if neither this
-      nor `policy_for_batch` is given.
+    policy: the policy of every batch, or an exit rule alone; a plain full-depth
+      decode if neither this nor `policy_for_batch` is given.
     policy_for_batch: instead, a policy per batch, for rules that hold per-row
       data: it gets int [B], the place of each row in the result.
     sampler: as in `decoding.generate`; greedy by default.
@@ -83,8 +83,8 @@ def decode_dataset(
   """
   if policy is not None and policy_for_batch is not None:
     raise ValueError('give policy or policy_for_batch, not both.')
-  if policy is None and policy_for_batch is None:
-    policy = decoding.ComputePolicy()
+  if policy_for_batch is None:
+    policy = decoding.as_policy(policy)
   if store is not None and (policy_for_batch is not None or rng is not None):
     raise ValueError(
       'a store finds rows by their input alone; leave it out with '
@@ -144,7 +144,7 @@ def oracle_policy(
     A function from the rows of a batch to the policy whose tokens exit at the
     first layer that agrees with the full model.
   """
-  base = decoding.ComputePolicy() if policy is None else policy
+  base = decoding.as_policy(policy)
 
   def policy_for_batch(rows: np.ndarray) -> decoding.ComputePolicy:
     rule = exits.OracleExit(full.tokens[rows])

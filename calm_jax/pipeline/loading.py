@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from calm_jax import decoding, runs
+from calm_jax import decoding, interfaces, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline.text_generator import TextGenerator
 
@@ -12,7 +12,7 @@ def load(
   path: str | os.PathLike,
   *,
   vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
-  policy: decoding.ComputePolicy | None = None,
+  policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
   certificate: Certificate | str | os.PathLike | None = 'own',
   **options: Any,
 ) -> TextGenerator:
@@ -28,14 +28,14 @@ def load(
     vocabulary: a SentencePiece model, or 'bytes', with T5's 100 extra ids;
       `runs.TextFeatures` where more is to be said. None for a run directory,
       which has its own.
-    policy: what is computed for each token; that of the certificate if None,
-      and the full model where there is no certificate. A policy that is given
-      without a certificate is used as it is, and its outputs are marked as not
-      certified.
+    policy: what is computed for each token, or an exit rule alone; that of the
+      certificate if None, and the full model where there is no certificate. A
+      policy that is given without a certificate is used as it is, and its
+      outputs are marked as not certified.
     certificate: 'own' for the one in the run directory, if there is one; a
       certificate or its path; None for none.
     **options: `sampler`, `allow_uncertified`, `suppressed_tokens`,
-      `forced_prefix` and `allow_nonfinite` of `TextGenerator.from_checkpoint`,
+      `forced_prefix` and `allow_nonfinite` of `TextGenerator.from_run`,
       and with `vocabulary` those of `runs.TextFeatures`.
 
   Raises:
@@ -51,7 +51,7 @@ def load(
     certificate = Certificate.load(certificate)
   if certificate is not None and policy is None:
     policy = runs.policy_of(certificate, path)
-  return TextGenerator.from_checkpoint(
+  return TextGenerator.from_run(
     path,
     policy=policy,
     certificate=certificate,

@@ -16,7 +16,7 @@ def show(
   options: line_decoding.LineOptions,
   uncertified: bool,
 ) -> list[pipeline.GeneratedText]:
-  """Decodes texts and prints them in colours."""
+  """Decodes texts, prints them in colours and returns all outputs in order."""
   outputs = generator.generate(
     inputs,
     too_long=options.too_long,
@@ -26,7 +26,7 @@ def show(
   )
   for source, samples in zip(inputs, outputs, strict=True):
     speaking.say(f'input:  {source}')
-    for output in samples if isinstance(samples, list) else [samples]:
+    for output in samples:
       for warning in output.warnings:
         speaking.tell(f'warning: {warning}')
       decoded = records.DecodedText(
@@ -43,7 +43,7 @@ def show(
       )
       if uncertified:
         speaking.say(UNCERTIFIED)
-  return outputs
+  return [output for samples in outputs for output in samples]
 
 
 def talk(
