@@ -8,6 +8,7 @@ import jax
 
 from calm_jax import (
   checkpoints,
+  costs,
   data,
   decoding,
   evaluation,
@@ -16,7 +17,7 @@ from calm_jax import (
   records,
   runs,
 )
-from calm_jax.cli import gin_runner, memory_plans
+from calm_jax.cli import gin_runner
 from calm_jax.processes import collectives, speaking
 from calm_jax.records import provenance
 
@@ -44,7 +45,7 @@ def describe_decoding(model_dir: str, layout: evaluation.BatchLayout) -> str:
   path = checkpoints.find_checkpoint(model_dir)
   metadata = checkpoints.read_metadata(path)
   lengths = metadata['context']['feature_lengths']
-  return memory_plans.describe_decoding_memory(
+  return costs.describe_decoding_memory(
     checkpoints.config_of(path, metadata),
     mesh=layout.mesh(),
     batch_size=layout.batch_size,
