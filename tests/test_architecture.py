@@ -25,7 +25,7 @@ ALLOWED = {
   'model': {*BASE, 'checks', 'sharding'},
   'exits': {*BASE, 'checks', 'sharding'},
   'decoding': {*BASE, 'checks', 'exits', 'sharding'},
-  'costs': {'decoding', 'model'},
+  'costs': {'array_types', 'decoding', 'model', 'sharding'},
   'calibration': {'checks', 'records'},
   'reporting': {'records'},
   'checkpoints': {
@@ -37,6 +37,7 @@ ALLOWED = {
   },
   'evaluation': {
     *BASE,
+    'calibration',
     'checks',
     'costs',
     'decoding',

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 
-from calm_jax import checkpoints, decoding, interfaces, model
+from calm_jax import checkpoints, decoding, interfaces, model, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
@@ -21,7 +21,6 @@ from calm_jax.pipeline.generated_text import (
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
-from calm_jax.runs import loading as runs
 from calm_jax.runs.certificates import use_certificate
 from calm_jax.tokenizer import Tokenizer
 
@@ -41,6 +40,7 @@ class TextGenerator:
     certificate: the certificate that covers all this, None if none does.
     source: what names the parameters: fingerprint, step and dtype.
     suppressed_tokens: ids that are never said.
+    forced_prefix: what outputs begin with, unless said otherwise.
   """
 
   bound: interfaces.BoundDecoder
@@ -53,6 +53,7 @@ class TextGenerator:
   certificate: Certificate | None = None
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   suppressed_tokens: tuple[int, ...] = ()
+  forced_prefix: str = ''
 
   @classmethod
   def from_run(
@@ -64,8 +65,9 @@ class TextGenerator:
     sampler: Any = None,
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str = (),
+    forced_prefix: str = '',
     allow_nonfinite: bool = False,
-    vocabulary: str | os.PathLike | None = None,
+    vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
@@ -81,11 +83,12 @@ class TextGenerator:
         not certified.
       suppressed_tokens: ids or pieces that are never said, see
         `token_choices.token_ids`. No certificate covers that.
+      forced_prefix: what every output begins with; no certificate covers that.
       allow_nonfinite: load parameters that are not numbers all the same.
-      vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
-        which has its own.
-      **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
-        and `prefix` as for `load_with_vocabulary`.
+      vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
+        None for a run directory, which has its own.
+      **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
+        else `runs.TextFeatures` takes.
     """
     return cls.from_loaded(
       runs.load(
@@ -99,6 +102,7 @@ class TextGenerator:
       sampler=sampler,
       allow_uncertified=allow_uncertified,
       suppressed_tokens=suppressed_tokens,
+      forced_prefix=forced_prefix,
     )
 
   @classmethod
@@ -111,12 +115,18 @@ class TextGenerator:
     sampler: Any = None,
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str = (),
+    forced_prefix: str = '',
   ) -> Self:
     """Makes a generator of what was loaded; see `from_run`."""
     policy = decoding.as_policy(policy)
     sampler = decoding.as_sampler(sampler)
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
+    )
+    token_choices.prefix_tokens(
+      forced_prefix,
+      loaded.tokenizer,
+      max_length=loaded.feature_lengths['targets'],
     )
     if certificate is not None:
       policy, certificate = use_certificate(
@@ -145,6 +155,7 @@ class TextGenerator:
         'dtype': loaded.config.dtype,
       },
       suppressed_tokens=suppressed_tokens,
+      forced_prefix=forced_prefix,
     )
 
   def generate(
@@ -169,7 +180,8 @@ class TextGenerator:
       seed: of what samplers draw. Text r always draws the same with it,
         however texts are batched.
       forced_prefixes: what the output of each text begins with, '' for nothing;
-        no certificate covers such outputs.
+        `forced_prefix` for all of them if None. No certificate covers such
+        outputs.
 
     Returns:
       One output per text, in their order; a list of them per text if
@@ -182,7 +194,7 @@ class TextGenerator:
     if isinstance(texts, str):
       raise ValueError(f'texts is one text, {texts!r:.60}: give a list of them')
     if forced_prefixes is None:
-      forced_prefixes = [''] * len(texts)
+      forced_prefixes = [self.forced_prefix] * len(texts)
     if len(forced_prefixes) != len(texts):
       raise ValueError(
         f'there are {len(forced_prefixes)} forced_prefixes for {len(texts)} '
@@ -211,7 +223,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     seed: int = 0,
     number: int = 0,
-    forced_prefix: str = '',
+    forced_prefix: str | None = None,
   ) -> Iterator[StreamedToken]:
     """Decodes one text and yields each token as soon as it is there.
 
@@ -233,7 +245,7 @@ class TextGenerator:
     *,
     too_long: str = 'refuse',
     name: str | None = None,
-    forced_prefix: str = '',
+    forced_prefix: str | None = None,
   ) -> requests.Request:
     """Returns a text as a request; see `requests.encode`."""
     return requests.encode(
@@ -245,7 +257,9 @@ class TextGenerator:
       input_length=self.input_length,
       max_length=self.max_length,
       too_long=too_long,
-      forced_prefix=forced_prefix,
+      forced_prefix=self.forced_prefix
+      if forced_prefix is None
+      else forced_prefix,
     )
 
   def batches(
@@ -295,6 +309,7 @@ class TextGenerator:
       'prefix': self.prefix,
       'certified': self.certificate is not None,
       'suppressed_tokens': list(self.suppressed_tokens),
+      'forced_prefix': self.forced_prefix,
       'backend': jax.default_backend(),
     }
 

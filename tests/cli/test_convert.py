@@ -74,9 +74,9 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
     feature_lengths={'inputs': 19, 'targets': 5},
     prefix='say: ',
   )
-  with pytest.raises(ValueError, match='has 330 pieces .* only 160 rows'):
-    convert.run(*arguments, **options, extra_ids=300)
-  convert.run(*arguments, **options, extra_ids=4)
+  with pytest.raises(ValueError, match='has 330 ids .* only 160 rows'):
+    convert.run(*arguments, texts=runs.TextFeatures(**options, extra_ids=300))
+  convert.run(*arguments, texts=runs.TextFeatures(**options, extra_ids=4))
   printed = capsys.readouterr().out
   assert 'two logits become one' in printed
   loaded = runs.load_run(tmp_path / 'run')
@@ -103,25 +103,28 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
     tmp_path / 'hf',
     tmp_path / 'back',
     target('calm_jax'),
-    vocabulary='bytes',
-    extra_ids=5,
+    texts=runs.TextFeatures('bytes', extra_ids=5),
   )
   loaded = runs.load_run(tmp_path / 'back')
   assert loaded.tokenizer.fingerprint == ByteTokenizer(5).fingerprint
   assert not (tmp_path / 'back' / 'vocabulary.model').exists()
-  with pytest.raises(ValueError, match='bytes has 384 pieces .* only 264 rows'):
+  with pytest.raises(ValueError, match='bytes has 384 ids .* only 264 rows'):
     convert.run(
       tmp_path / 'hf',
       tmp_path / 'again',
       target('calm_jax'),
-      vocabulary='bytes',
-      extra_ids=125,
+      texts=runs.TextFeatures('bytes', extra_ids=125),
     )
 
 
 def test_a_vocabulary_is_for_our_own_form(tmp_path):
   with pytest.raises(ValueError, match='--vocabulary is for --to=calm_jax'):
-    convert.run(tmp_path, tmp_path, target('t5x'), vocabulary='spiece.model')
+    convert.run(
+      tmp_path,
+      tmp_path,
+      target('t5x'),
+      texts=runs.TextFeatures('spiece.model'),
+    )
 
 
 def test_the_command(tmp_path):

@@ -23,7 +23,6 @@ def show(
     batch_size=options.batch_size,
     num_samples=options.num_samples,
     seed=options.seed,
-    forced_prefixes=[options.forced_prefix] * len(inputs),
   )
   for source, samples in zip(inputs, outputs, strict=True):
     speaking.say(f'input:  {source}')
@@ -70,7 +69,6 @@ def talk(
       too_long=options.too_long,
       seed=options.seed,
       number=request.number,
-      forced_prefix=options.forced_prefix,
     )
     for place, token in enumerate(tokens):
       shown = reporting.colour_token(
