@@ -88,19 +88,20 @@ def measure(
     name: [decode(batch) for batch in batches]
     for name, decode in (decode_peers or {}).items()
   }
+  bound = {
+    name: decoding.bind(
+      run.decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
+    )
+    for name in depth_loops
+    # One row has nothing to be compacted with.
+    if batch_size > 1 or name != 'compacting'
+  }
   timings = evaluation.time_decode(
-    run.decoder,
-    run.params,
+    bound,
     [{'encoder_input_tokens': batch} for batch in batches],
     named,
     max_length=run.max_length,
     baseline=FULL,
-    depth_loops={
-      name: decoding.DEPTH_LOOPS[name]
-      for name in depth_loops
-      # One row has nothing to be compacted with.
-      if batch_size > 1 or name != 'compacting'
-    },
     num_repeats=num_repeats,
     bytes_of=costs.bytes_of(run.config, source_length),
     progress=lambda line: print(line, file=sys.stderr, flush=True),
@@ -109,9 +110,7 @@ def measure(
   rows, references = [], []
   for timing in timings:
     policy = named[timing.name]
-    details = _Details(
-      run, policy, decoding.DEPTH_LOOPS[timing.depth_loop], num_repeats
-    )
+    details = _Details(run, bound[timing.depth_loop], policy, num_repeats)
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(
@@ -143,25 +142,16 @@ class _Details:
   """What is asked of one policy besides its speed-up."""
 
   run: _Model
+  bound: interfaces.BoundDecoder
   policy: decoding.ComputePolicy
-  depth_loop: interfaces.DepthLoop
   num_repeats: int
-
-  @functools.cached_property
-  def params(self):
-    """The parameters in the layout of the depth loop."""
-    return self.run.decoder.prepare(
-      self.run.params, traced_layers=self.depth_loop.traced_layers
-    )
 
   def _call(self, function, batch):
     return function(
-      self.run.decoder,
-      self.params,
+      self.bound,
       batch,
       policy=self.policy,
       max_length=self.run.max_length,
-      depth_loop=self.depth_loop,
     )
 
   def tokens(self, batch: np.ndarray) -> np.ndarray:
@@ -188,12 +178,10 @@ class _Details:
     """Returns where the time of a batch goes."""
     result = self._call(decoding.generate, batch)
     return ablations.measure_shares(
-      self.run.decoder,
-      self.params,
+      self.bound,
       batch,
       np.asarray(result.exit_layers),
       policy=self.policy,
-      depth_loop=self.depth_loop,
       num_repeats=self.num_repeats,
     )
 

@@ -48,14 +48,16 @@ def table_row(
   )
   start = time.perf_counter()
   compiled = decoding.compile_decode(
-    model.as_layered_decoder(config),
-    params,
+    decoding.bind(
+      model.as_layered_decoder(config),
+      params,
+      depth_loop=decoding.WhileDepthLoop(),
+      mesh=mesh,
+    ),
     batch_size=batch_size,
     source_length=source_length,
     max_length=target_length,
     policy=policy,
-    depth_loop=decoding.WhileDepthLoop(),
-    mesh=mesh,
   )
   seconds = time.perf_counter() - start
   count = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -61,16 +61,14 @@ class ThroughputRow:
 class _Job:
   """What every way decodes with."""
 
-  decoder: interfaces.LayeredDecoder
-  params: Any
+  bound: interfaces.BoundDecoder
   batch_size: int
   steps: int
   options: dict[str, Any]
 
 
 def measure(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
+  bound: interfaces.BoundDecoder,
   sources: Sequence[np.ndarray],
   *,
   batch_size: int,
@@ -78,20 +76,17 @@ def measure(
   threshold: float,
   steps: int = 8,
   num_repeats: int = 3,
-  depth_loop: interfaces.DepthLoop | None = None,
 ) -> list[ThroughputRow]:
   """Measures every way with the full model and with early exit.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters.
+    bound: the decoder with its parameters.
     sources: token ids of the inputs, EOS included.
     batch_size: B, also the number of slots.
     max_length: T.
     threshold: of the softmax margin.
     steps: tokens between two looks for rows that have ended.
     num_repeats: turns; medians are reported.
-    depth_loop: the default one if None.
 
   Raises:
     ValueError: for fewer inputs than a batch has rows.
@@ -102,7 +97,6 @@ def measure(
       f'{len(sources)} inputs do not fill a batch of {batch_size}; give more, '
       'or a smaller batch'
     )
-  depth_loop = depth_loop or decoding.default_depth_loop()
   margin = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
   policies = {
     'full model': decoding.ComputePolicy(),
@@ -110,16 +104,10 @@ def measure(
       exit_rule=margin
     ),
   }
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   runs, counts = {}, {}
   for name, policy in policies.items():
-    job = _Job(
-      decoder,
-      params,
-      batch_size,
-      steps,
-      dict(policy=policy, max_length=max_length, depth_loop=depth_loop),
-    )
+    options = dict(policy=policy, max_length=max_length)
+    job = _Job(bound, batch_size, steps, options)
     for way in WAYS:
       runs[name, way] = functools.partial(_WAYS[way], job, sources)
       counts[name, way] = runs[name, way]()
@@ -168,7 +156,7 @@ def _batches(job, sources, length) -> int:
     for row in range(job.batch_size):
       source = part[min(row, len(part) - 1)]
       inputs[row, : len(source)] = source
-    result = decoding.generate(job.decoder, job.params, inputs, **job.options)
+    result = decoding.generate(job.bound, inputs, **job.options)
     lengths = np.asarray(result.lengths)
     num_tokens += int(lengths[: len(part)].sum())
   return num_tokens
@@ -182,8 +170,7 @@ def _slots(job: _Job, sources: Sequence[np.ndarray]) -> int:
   num_tokens = 0
   for length, part in buckets.items():
     for _, result in decoding.decode_queue(
-      job.decoder,
-      job.params,
+      job.bound,
       part,
       num_slots=job.batch_size,
       source_length=length,
@@ -235,8 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     params, config, _ = checkpoints.load_params(flags.run_dir)
     sources = token_inputs.read_sources(flags.tokens, flags.num_inputs)
     rows = measure(
-      model.as_layered_decoder(config),
-      params,
+      decoding.bind(model.as_layered_decoder(config), params),
       sources,
       batch_size=flags.batch_size,
       max_length=flags.max_length,

@@ -52,11 +52,7 @@ def measure(
     seed: of weights, sources and depths.
   """
   decoder = model.as_layered_decoder(config)
-  loop = decoding.default_depth_loop()
-  params = decoder.prepare(
-    model.init_params(config, jax.random.key(seed)),
-    traced_layers=loop.traced_layers,
-  )
+  params = model.init_params(config, jax.random.key(seed))
   rng = np.random.default_rng(seed)
   runs = {}
   for count, parts in {(n, n) for n in devices} | {(n, 1) for n in devices}:
@@ -69,14 +65,11 @@ def measure(
     )
     run = functools.partial(
       decoding.generate,
-      decoder,
-      sharding.place_params(params, mesh),
+      decoding.bind(decoder, params, mesh=mesh),
       rng.integers(2, config.vocab_size, (rows, source_length)),
       policy=decoding.ComputePolicy(exit_rule=exits.ScheduledExit(depths)),
       max_length=target_length,
       eos_id=-1,
-      depth_loop=loop,
-      mesh=mesh,
     )
     jax.block_until_ready(run())
     runs[parts, rows] = run

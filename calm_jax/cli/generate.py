@@ -112,7 +112,8 @@ def run(
     allow_nonfinite: decode with parameters that are not numbers too.
 
   Returns:
-    The outputs that were shown; none where they went to a file.
+    The outputs that were shown, one after the other; none where they went to a
+    file.
   """
   if not isinstance(inputs, (list, tuple)):
     inputs = [str(inputs)]
@@ -131,7 +132,7 @@ def run(
     about = dict(
       extra_ids=extra_ids, feature_lengths=feature_lengths, prefix=prefix
     )
-  generator = pipeline.TextGenerator.from_checkpoint(
+  generator = pipeline.TextGenerator.from_run(
     model_dir,
     policy=policy,
     certificate=certificate,

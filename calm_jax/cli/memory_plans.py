@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calm_jax import model, sharding, training
+from calm_jax import decoding, model, sharding, training
 from calm_jax.array_types import PyTree
 from calm_jax.training import parameter_table, placement
 
@@ -94,7 +94,6 @@ def describe_decoding_memory(
     ValueError: for a batch that the devices cannot share.
   """
   requests = _rows_per_device(batch_size, mesh)
-  decoder = model.as_layered_decoder(config)
   params = jax.eval_shape(
     lambda key: model.init_params(config, key), jax.random.key(0)
   )
@@ -103,8 +102,12 @@ def describe_decoding_memory(
     shardings = sharding.param_shardings(params, mesh, partitioning)
 
   def start(params, inputs):
-    params = decoder.prepare(params, traced_layers=False)
-    return decoder.start(params, decoder.encode(params, inputs), target_length)
+    bound = decoding.bind(
+      model.as_layered_decoder(config),
+      params,
+      depth_loop=decoding.UnrolledDepthLoop(),
+    )
+    return bound.start(bound.encode(inputs), target_length)
 
   cache = jax.eval_shape(
     start,

@@ -8,7 +8,7 @@ import dataclasses
 from typing import ClassVar
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
+from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
@@ -23,8 +23,7 @@ class FullVocabulary(StatelessSlot):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -33,4 +32,4 @@ class FullVocabulary(StatelessSlot):
   ) -> tuple[PyTree, Reading]:
     """Returns state, and logits float32 [B, V] of `hidden` [B, D]."""
     del layer, first, active
-    return state, Reading(decoder.logits(params, hidden))
+    return state, Reading(bound.logits(hidden))

@@ -14,7 +14,7 @@ from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.layer_steps import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.sampling import Sampler
-from calm_jax.interfaces import DepthLoop, LayeredDecoder, Reading
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
 
@@ -158,44 +158,39 @@ class DecodeState:
   """A decode under way.
 
   Attributes:
-    params: the decoder's prepared parameters.
+    bound: the decoder with its parameters.
     policy: the policy, checked, its numbers as arrays.
     sampler: the sampler, likewise.
     carry: what changes from token to token; `advance` consumes it.
-    decoder: the decoder.
-    depth_loop: the depth loop.
     eos_id: the token that ends a row.
-    num_samples: outputs per request, and rows but for a `Search`.
-    mesh: the mesh that rows are shared out over, if any.
+    num_samples: outputs per request, and rows but for a `Search`; None for one
+      whose results have no axis of samples.
   """
 
-  params: PyTree
+  bound: BoundDecoder
   policy: ComputePolicy
   sampler: Sampler
   carry: Carry
-  decoder: LayeredDecoder = dataclasses.field(metadata=dict(static=True))
-  depth_loop: DepthLoop = dataclasses.field(metadata=dict(static=True))
   eos_id: int = dataclasses.field(metadata=dict(static=True))
-  num_samples: int = dataclasses.field(metadata=dict(static=True))
-  mesh: jax.sharding.Mesh | None = dataclasses.field(
-    default=None, metadata=dict(static=True)
-  )
+  num_samples: int | None = dataclasses.field(metadata=dict(static=True))
 
   @property
   def rows_per_request(self) -> int:
     """Rows per request: its samples or beams."""
+    num_samples = self.num_samples or 1
     if isinstance(self.sampler, Search):
-      return self.sampler.num_rows(self.num_samples)
-    return self.num_samples
+      return self.sampler.num_rows(num_samples)
+    return num_samples
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeResult:
-  """What was decoded, and how. With n > 1 samples, [B, ...] reads [B, n, ...].
+  """What was decoded, and how.
 
-  Those of a beam search are its n best, best first; `BeamSearch` says in what
-  order.
+  Where a number of samples n was asked for, 1 included, [B, ...] reads
+  [B, n, ...]. Those of a beam search are its n best, best first; `BeamSearch`
+  says in what order.
 
   Attributes:
     tokens: int32 [B, T], EOS included, 0 after it.

@@ -30,57 +30,48 @@ from calm_jax.decoding.states import (
   DecodeState,
   Search,
 )
-from calm_jax.interfaces import DepthLoop, LayeredDecoder
+from calm_jax.interfaces import BoundDecoder, ExitRule
 
 
 def generate(
-  decoder: LayeredDecoder,
-  params: PyTree,
+  bound: BoundDecoder,
   inputs: Array,
   *,
-  policy: ComputePolicy | None = None,
+  policy: ComputePolicy | ExitRule | None = None,
   sampler: Sampler | None = None,
   max_length: int,
   eos_id: int = 1,
   rng: Array | None = None,
-  num_samples: int = 1,
+  num_samples: int | None = None,
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
-  depth_loop: DepthLoop | None = None,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeResult:
   """Decodes inputs, stopping the layers of each token where the policy says.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters; pass `decoder.prepare(params, ...)` when decoding
-      many batches, or they are laid out anew for each.
+    bound: the decoder with its parameters, of `bind`.
     inputs: int [B, S] source tokens, 0 = padding.
-    policy: what is computed for each token; the full model by default.
+    policy: what is computed for each token, or an exit rule alone; the full
+      model by default.
     sampler: how tokens are chosen, `Greedy()` by default; or a `BeamSearch`.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the token that ends a row; -1 if none does.
     rng: for samplers that draw: one key, or [B] keys, one per request.
     num_samples: n, outputs per input; the encoder runs once for all. A beam
-      search returns its n best, at most as many as it has beams.
+      search returns its n best, at most as many as it has beams. Results then
+      have an axis of samples, [B, n, ...], also for n = 1; with None there is
+      one output and no such axis, [B, ...].
     forced_prefix: int [B, P], what outputs begin with, 0 behind the tokens of
       shorter ones. It is part of the outputs, runs all L layers and has
       confidence NaN and log-probability 0.
     suppressed_tokens: int [N], ids that are never said; confidences and
       probabilities are those of a model that lacks them.
-    depth_loop: how layers are looped over; `default_depth_loop()` if None.
-    mesh: from `sharding.make_mesh`: B is shared out over its axis 'data', whose
-      parts decode without talking to each other and stop by themselves, and
-      parameters over 'model'. Lay out prepared parameters with
-      `sharding.place_params` when decoding many batches. With several
-      processes, each gives the whole batch.
 
   Raises:
     ValueError: naming the bad value, if something cannot be decoded.
   """
   state = start(
-    decoder,
-    params,
+    bound,
     inputs,
     policy=policy,
     sampler=sampler,
@@ -90,8 +81,6 @@ def generate(
     num_samples=num_samples,
     forced_prefix=forced_prefix,
     suppressed_tokens=suppressed_tokens,
-    depth_loop=depth_loop,
-    mesh=mesh,
   )
   return finish(advance(state))
 
@@ -119,41 +108,40 @@ def lower_advance(state: DecodeState) -> jax.stages.Lowered:
 
 
 def _traced(state: DecodeState) -> tuple[PyTree, ...]:
-  return state.carry, state.params, state.policy, state.sampler
+  return state.carry, state.bound, state.policy, state.sampler
 
 
 def _static(state: DecodeState) -> dict[str, Any]:
-  names = ('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh')
-  return {name: getattr(state, name) for name in names}
+  return dict(eos_id=state.eos_id, num_samples=state.num_samples or 1)
 
 
 def finish(state: DecodeState) -> DecodeResult:
   """Returns what has been decoded so far; `state` may be advanced further."""
   n = state.num_samples
   if isinstance(state.sampler, Search):
-    result = state.sampler.results(state.carry, num_samples=n)
+    result = state.sampler.results(state.carry, num_samples=n or 1)
   else:
     # Copies, because advancing the state would take the carry's buffers.
     result = jax.tree.map(jnp.copy, state.carry.result())
-  if n == 1:
+  if n is None:
     return result
   return jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), result)
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh'),
+  static_argnames=('eos_id', 'num_samples'),
   donate_argnames=('carry',),
 )
-def _advance(carry, params, policy, sampler, steps, *, mesh, **static) -> Carry:
+def _advance(carry, bound, policy, sampler, steps, **static) -> Carry:
   """Decodes up to `steps` tokens of every row that is alive."""
   advance_rows = functools.partial(_advance_rows, **static)
-  return sharding.map_rows(advance_rows, mesh)(
-    carry, params, policy, sampler, steps
+  return sharding.map_rows(advance_rows, bound.mesh)(
+    carry, bound, policy, sampler, steps
   )
 
 
-def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
+def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
   """The token loop, of all rows or those of one part of a mesh."""
 
   def unfinished(loop):
@@ -162,7 +150,7 @@ def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
 
   def decode_token(loop):
     step, carry = loop
-    return step + 1, _decode_token(carry, params, policy, sampler, **static)
+    return step + 1, _decode_token(carry, bound, policy, sampler, **static)
 
   _, carry = lax.while_loop(unfinished, decode_token, (jnp.int32(0), carry))
   return carry
@@ -170,28 +158,25 @@ def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
 
 def _decode_token(
   carry: Carry,
-  params,
+  bound: BoundDecoder,
   policy,
   sampler,
   *,
-  decoder,
-  depth_loop,
   eos_id,
   num_samples,
 ) -> Carry:
   """Decodes one token of every row that is alive."""
   layers = Layers(
-    decoder=decoder,
-    params=params,
+    bound=bound,
     policy=policy,
     # Rows that are full stay where they are; nothing of theirs is written.
     positions=jnp.minimum(carry.positions, carry.tokens.shape[1] - 1),
     alive=carry.alive,
   )
-  hidden = decoder.embed(
-    params, carry.previous_tokens[:, None], layers.positions[:, None]
+  hidden = bound.embed(
+    carry.previous_tokens[:, None], layers.positions[:, None]
   )
-  rows, memory = depth_loop(
+  rows, memory = bound.depth_loop(
     layers,
     layers.start(hidden, carry.policy),
     Memory(cache=carry.cache, cache_fill=carry.policy.cache_fill),
@@ -206,7 +191,7 @@ def _decode_token(
     return sampler.extend(
       carry,
       reading,
-      decoder=decoder,
+      decoder=bound.decoder,
       eos_id=eos_id,
       num_samples=num_samples,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import decoding, exits, interfaces, sharding
+from calm_jax import decoding, exits, interfaces
 from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_progress import DecodeProgress
 from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
@@ -33,19 +33,16 @@ PolicyForBatch = Callable[[np.ndarray], decoding.ComputePolicy]
 
 
 def decode_dataset(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
+  bound: interfaces.BoundDecoder,
   batches: Iterable[Batch],
   *,
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
-  policy: decoding.ComputePolicy | None = None,
+  policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
   policy_for_batch: PolicyForBatch | None = None,
   sampler: Any = None,
   eos_id: int = 1,
   rng: jax.Array | None = None,
-  depth_loop: interfaces.DepthLoop | None = None,
-  mesh: jax.sharding.Mesh | None = None,
   share: collectives.Share | None = None,
   store: DecodeStore | None = None,
   progress: Callable[[str], None] | None = None,
@@ -54,25 +51,22 @@ def decode_dataset(
   """Decodes every input of the batches.
 
   Args:
-    decoder: the decoder.
-    params: its parameters, prepared or not.
+    bound: the decoder with its parameters. Its mesh is of this process's
+      devices, if there are several processes.
     batches: dictionaries with `encoder_input_tokens` int [B, S] (0 is padding)
       and, where known, `num_valid` (rows from there on only fill the batch up)
       and the lists `inputs_text` and `references` (texts per row; without
       them, `targets_text` stands in). Batches of one shape compile once.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens to decode, EOS included.
-    policy: the policy of every batch; a plain full-depth decode if neither this
-      nor `policy_for_batch` is given.
+    policy: the policy of every batch, or an exit rule alone; a plain full-depth
+      decode if neither this nor `policy_for_batch` is given.
     policy_for_batch: instead, a policy per batch, for rules that hold per-row
       data: it gets int [B], the place of each row in the result.
     sampler: as in `decoding.generate`; greedy by default.
     eos_id: the id that ends a sequence.
     rng: a key, for samplers that draw; input r of the data draws from
       fold_in(rng, r), however the data are cut into batches.
-    depth_loop: as in `decoding.generate`.
-    mesh: as in `decoding.generate`; of this process's devices, if there are
-      several processes.
     share: the inputs that this process decodes, `collectives.Share.here()`
       where several processes decode the same batches; all if None.
     store: rows that it holds are not decoded, the others are added to it. It
@@ -89,37 +83,28 @@ def decode_dataset(
   """
   if policy is not None and policy_for_batch is not None:
     raise ValueError('give policy or policy_for_batch, not both.')
-  if policy is None and policy_for_batch is None:
-    policy = decoding.ComputePolicy()
+  if policy_for_batch is None:
+    policy = decoding.as_policy(policy)
   if store is not None and (policy_for_batch is not None or rng is not None):
     raise ValueError(
       'a store finds rows by their input alone; leave it out with '
       'policy_for_batch or rng'
     )
-  if depth_loop is None:
-    depth_loop = decoding.default_depth_loop(params)
-  # Laid out once here, or `generate` would do it for every batch.
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
-  if mesh is not None:
-    params = sharding.place_params(params, mesh)
   share = collectives.Share() if share is None else share
 
   def decode(inputs, rows):
     result = decoding.generate(
-      decoder,
-      params,
+      bound,
       inputs,
       policy=policy if policy is not None else policy_for_batch(rows),
       sampler=sampler,
       max_length=max_length,
       eos_id=eos_id,
       rng=_request_keys(rng, rows),
-      depth_loop=depth_loop,
-      mesh=mesh,
     )
     return jax.device_get(result)
 
-  collected = CollectedRows(detokenize, eos_id, decoder.num_layers, share)
+  collected = CollectedRows(detokenize, eos_id, bound.num_layers, share)
   line = DecodeProgress(
     progress, _num_inputs(batches, share), seconds_between=progress_seconds
   )
@@ -159,7 +144,7 @@ def oracle_policy(
     A function from the rows of a batch to the policy whose tokens exit at the
     first layer that agrees with the full model.
   """
-  base = decoding.ComputePolicy() if policy is None else policy
+  base = decoding.as_policy(policy)
 
   def policy_for_batch(rows: np.ndarray) -> decoding.ComputePolicy:
     rule = exits.OracleExit(full.tokens[rows])

@@ -211,8 +211,11 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     if prompt_with_targets:
       prompts = targets[:, 1:] * (targets[:, 1:] != eos_id)
     result = decoding.generate(
-      model.as_layered_decoder(self._config),
-      flax.core.unfreeze(params),
+      decoding.bind(
+        model.as_layered_decoder(self._config),
+        flax.core.unfreeze(params),
+        depth_loop=self._depth_loop,
+      ),
       inputs,
       policy=self._policy,
       sampler=self._sampler,
@@ -221,7 +224,6 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
       rng=rng,
       num_samples=num_samples,
       forced_prefix=prompts,
-      depth_loop=self._depth_loop,
     )
     outputs = {
       'tokens': result.tokens,
@@ -229,8 +231,6 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
       'exit_layers': result.exit_layers,
       'confidences': jnp.nan_to_num(result.confidences, nan=-1.0),
     }
-    if num_samples == 1:
-      outputs = {name: array[:, None] for name, array in outputs.items()}
     best_last = jnp.argsort(outputs['scores'], axis=1)
     if isinstance(self._sampler, decoding.Search):
       # Best first, by ranks that scores alone do not tell.

@@ -31,8 +31,7 @@ class TextGenerator:
   """A model with its tokenizer and policy, ready to turn texts into texts.
 
   Attributes:
-    decoder: the model, taken apart.
-    params: its prepared parameters.
+    bound: the decoder with its parameters.
     tokenizer: its tokenizer.
     policy: what is computed for each token.
     sampler: how tokens are chosen.
@@ -44,8 +43,7 @@ class TextGenerator:
     suppressed_tokens: ids that are never said.
   """
 
-  decoder: interfaces.LayeredDecoder
-  params: Any
+  bound: interfaces.BoundDecoder
   tokenizer: Tokenizer
   policy: decoding.ComputePolicy
   sampler: Any
@@ -57,11 +55,11 @@ class TextGenerator:
   suppressed_tokens: tuple[int, ...] = ()
 
   @classmethod
-  def from_checkpoint(
+  def from_run(
     cls,
     path: str | os.PathLike,
     *,
-    policy: decoding.ComputePolicy | None = None,
+    policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
@@ -75,7 +73,8 @@ class TextGenerator:
     Args:
       path: a run directory that `calm_jax.cli.train` wrote or one of its
         checkpoints; with `vocabulary`, whatever `checkpoints.load` reads.
-      policy: the full model if None.
+      policy: what is computed for each token, or an exit rule alone; the full
+        model if None.
       certificate: its threshold is put into `policy`, see `apply_certificate`.
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
@@ -88,7 +87,7 @@ class TextGenerator:
       **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
         and `prefix` as for `load_with_vocabulary`.
     """
-    return cls.from_run(
+    return cls.from_loaded(
       runs.load(
         path,
         vocabulary,
@@ -103,19 +102,19 @@ class TextGenerator:
     )
 
   @classmethod
-  def from_run(
+  def from_loaded(
     cls,
     loaded: runs.LoadedRun,
     *,
-    policy: decoding.ComputePolicy | None = None,
+    policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str = (),
   ) -> Self:
-    """Makes a generator of what was loaded; see `from_checkpoint`."""
-    policy = decoding.ComputePolicy() if policy is None else policy
-    sampler = decoding.Greedy() if sampler is None else sampler
+    """Makes a generator of what was loaded; see `from_run`."""
+    policy = decoding.as_policy(policy)
+    sampler = decoding.as_sampler(sampler)
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
     )
@@ -129,11 +128,10 @@ class TextGenerator:
         suppressed_tokens=suppressed_tokens,
         allow_uncertified=allow_uncertified,
       )
-    decoder = model.as_layered_decoder(loaded.config)
-    traced = decoding.default_depth_loop().traced_layers
     return cls(
-      decoder=decoder,
-      params=decoder.prepare(loaded.params, traced_layers=traced),
+      bound=decoding.bind(
+        model.as_layered_decoder(loaded.config), loaded.params
+      ),
       tokenizer=loaded.tokenizer,
       policy=policy,
       sampler=sampler,
@@ -155,7 +153,7 @@ class TextGenerator:
     *,
     batch_size: int = 16,
     too_long: str = 'refuse',
-    num_samples: int = 1,
+    num_samples: int | None = None,
     seed: int = 0,
     forced_prefixes: Sequence[str] | None = None,
   ) -> list[GeneratedText] | list[list[GeneratedText]]:
@@ -166,15 +164,16 @@ class TextGenerator:
       batch_size: texts decoded together, at most.
       too_long: what to do with texts of more than `input_length` tokens,
         'refuse' or 'truncate' (with a warning in the output).
-      num_samples: outputs per text, for samplers that draw and for beams.
+      num_samples: outputs per text, for samplers that draw and for beams; one
+        if None.
       seed: of what samplers draw. Text r always draws the same with it,
         however texts are batched.
       forced_prefixes: what the output of each text begins with, '' for nothing;
         no certificate covers such outputs.
 
     Returns:
-      One output per text, in their order; a list of them per text where there
-      are several.
+      One output per text, in their order; a list of them per text if
+      `num_samples` is a number, 1 included.
 
     Raises:
       ValueError: for an empty text, or one that is too long and refused,
@@ -194,14 +193,15 @@ class TextGenerator:
       self.encode(number, text, too_long=too_long, forced_prefix=forced)
       for number, (text, forced) in pairs
     ]
+    number = 1 if num_samples is None else num_samples
     outputs: dict[int, list[GeneratedText]] = {}
     for batch in self.batches(encoded, batch_size):
-      decoded = self.decode(batch, num_samples=num_samples, seed=seed)
+      decoded = self.decode(batch, num_samples=number, seed=seed)
       for request, samples in zip(batch.requests, decoded, strict=True):
         outputs[request.number] = samples
     in_order = [outputs[number] for number in range(len(encoded))]
-    if all(len(samples) == 1 for samples in in_order):
-      return [samples[0] for samples in in_order]
+    if num_samples is None:
+      return [output for (output,) in in_order]
     return in_order
 
   def stream(
@@ -222,7 +222,7 @@ class TextGenerator:
     )
     (batch,) = self.batches([request], 1)
     state = decoding.start(
-      self.decoder, self.params, batch.inputs(), **self._options(batch, seed)
+      self.bound, batch.inputs(), **self._options(batch, seed)
     )
     yield from stream_tokens(state, self.tokenizer)
 
@@ -272,8 +272,7 @@ class TextGenerator:
       )
     result = jax.device_get(
       decoding.generate(
-        self.decoder,
-        self.params,
+        self.bound,
         batch.inputs(),
         num_samples=num_samples,
         **self._options(batch, seed),

@@ -55,7 +55,7 @@ def certificate_differences(
     policy,
     params=params,
     tokenizer=tokenizer,
-    sampler=decoding.Greedy() if sampler is None else sampler,
+    sampler=decoding.as_sampler(sampler),
   )
   differing = [
     f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'

@@ -104,25 +104,22 @@ def test_what_cannot_be_made_again_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_shares_are_of_a_whole_and_parts_are_left_out():
-  decoder = model.as_layered_decoder(CONFIG)
-  params = decoder.prepare(
-    model.init_params(CONFIG, jax.random.key(0)), traced_layers=True
+  bound = decoding.bind(
+    model.as_layered_decoder(CONFIG),
+    model.init_params(CONFIG, jax.random.key(0)),
+    depth_loop=decoding.WhileDepthLoop(),
   )
   inputs = np.random.default_rng(0).integers(2, 32, (2, 5))
   policy = decoding.with_threshold(
     decoding.ComputePolicy(exit_rule=MARGIN), 0.1
   )
-  result = decoding.generate(
-    decoder, params, inputs, policy=policy, max_length=6
-  )
+  result = decoding.generate(bound, inputs, policy=policy, max_length=6)
   exit_layers = np.asarray(result.exit_layers)
   shares = ablations.measure_shares(
-    decoder,
-    params,
+    bound,
     inputs,
     exit_layers,
     policy=policy,
-    depth_loop=decoding.WhileDepthLoop(),
     num_repeats=1,
   )
   assert math.isclose(sum(dataclasses.astuple(shares)), 1.0, abs_tol=1e-6)
@@ -130,7 +127,7 @@ def test_shares_are_of_a_whole_and_parts_are_left_out():
   replays = ablations._replays(policy, depths)
   decodes = {
     name: decoding.generate(
-      decoder, params, inputs, policy=replay, max_length=6, eos_id=-1
+      bound, inputs, policy=replay, max_length=6, eos_id=-1
     )
     for name, replay in replays.items()
   }

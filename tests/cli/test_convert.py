@@ -84,7 +84,7 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   classifier = runs.load_classifier(tmp_path / 'run')
   kernel = params['decoder']['meta_cls']['kernel']
   np.testing.assert_array_equal(classifier.kernel, kernel[:, 1] - kernel[:, 0])
-  [output] = pipeline.TextGenerator.from_checkpoint(tmp_path / 'run').generate(
+  [output] = pipeline.TextGenerator.from_run(tmp_path / 'run').generate(
     ['apple']
   )
   assert 1 <= len(output.tokens) <= 5

@@ -88,7 +88,7 @@ def exported(run_dir, tmp_path_factory):
 def test_the_artifact_decodes_as_the_run_does(run_dir, exported):
   """At the certified threshold, without being told."""
   gin_runner.parse(FILES[1:])
-  generator = pipeline.TextGenerator.from_checkpoint(
+  generator = pipeline.TextGenerator.from_run(
     run_dir,
     policy=gin.config.query_parameter('%POLICY').scoped_configurable_fn(),
     certificate=run_dir / 'calibration' / 'certificate.json',

@@ -112,9 +112,9 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
   query = gin.config.query_parameter
   own = query('%POLICY').scoped_configurable_fn()
   load = dict(policy=own, certificate=path)
-  assert pipeline.TextGenerator.from_checkpoint(run, **load)
+  assert pipeline.TextGenerator.from_run(run, **load)
   bindings = [f'MODEL_DIR = {str(run)!r}', "CLASSIFIER = 'balanced'"]
   gin_runner.parse([policy], bindings)
   other = query('%POLICY').scoped_configurable_fn()
   with pytest.raises(ValueError, match='policy: certified for'):
-    pipeline.TextGenerator.from_checkpoint(run, **{**load, 'policy': other})
+    pipeline.TextGenerator.from_run(run, **{**load, 'policy': other})

@@ -16,7 +16,7 @@ def show(
   options: line_decoding.LineOptions,
   uncertified: bool,
 ) -> list[pipeline.GeneratedText]:
-  """Decodes texts and prints them in colours."""
+  """Decodes texts, prints them in colours and returns all outputs in order."""
   outputs = generator.generate(
     inputs,
     too_long=options.too_long,
@@ -27,7 +27,7 @@ def show(
   )
   for source, samples in zip(inputs, outputs, strict=True):
     speaking.say(f'input:  {source}')
-    for output in samples if isinstance(samples, list) else [samples]:
+    for output in samples:
       for warning in output.warnings:
         speaking.tell(f'warning: {warning}')
       decoded = records.DecodedText(
@@ -40,13 +40,11 @@ def show(
       )
       speaking.say(f'output: {output.text}')
       speaking.say(
-        reporting.render_output(
-          decoded, num_layers=generator.decoder.num_layers
-        )
+        reporting.render_output(decoded, num_layers=generator.bound.num_layers)
       )
       if uncertified:
         speaking.say(UNCERTIFIED)
-  return outputs
+  return [output for samples in outputs for output in samples]
 
 
 def talk(
@@ -55,7 +53,7 @@ def talk(
   input_format: str,
 ) -> None:
   """Answers every line of a terminal, token by token."""
-  num_layers = generator.decoder.num_layers
+  num_layers = generator.bound.num_layers
   colour = reporting.supports_colour()
   speaking.tell('one text a line, Ctrl-D to end')
   speaking.say(reporting.legend(num_layers, colour=colour))

@@ -1,83 +1,15 @@
-"""The seam: what a decoder must offer and what a policy may decide.
+"""The policy side: the four slots, and what they see and say.
 
-`LayeredDecoder` is the model side, pure functions over P positions and one
-layer at a time. The four protocols are the policy side: a policy decides, the
-loops in `calm_jax.decoding` obey, the model knows nothing of exits. Anyone with
-another JAX model supplies a `LayeredDecoder`; anyone with another
-adaptive-compute method supplies one of the four slots.
-
-Conventions. `layer` counts from 0 and is a Python int or a traced int32 scalar;
-`exit_layer` is the number of layers used, 1..L. Positions are int32 [P] (shared
-by the rows) or [B, P], in [0, T), the P positions of a row one after the other.
-Every leaf of a cache and of a policy state leads with the batch axis, so that
-loops can gather, shard and reorder rows without knowing what is inside.
+A policy decides, the loops in `calm_jax.decoding` obey.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from calm_jax.array_types import Array, PyTree
+from calm_jax.interfaces.bound_decoder import BoundDecoder
+from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.pytrees import register_pytree
-
-
-@dataclasses.dataclass(frozen=True)
-class LayeredDecoder:
-  """A decoder taken apart into pure functions, hashable and comparable.
-
-  Attributes:
-    num_layers: L, the number of decoder layers.
-    embed_dim: D, the width of the residual stream.
-    vocab_size: V, the number of output rows.
-    dtype: the dtype of `hidden` (activations).
-    prepare: `(params, traced_layers=True) -> decode_params`. Lays parameters
-      out for decoding, once, outside jit: layers stacked on a leading L axis
-      where a depth loop indexes them by a traced `layer` (`traced_layers`), one
-      tree per layer otherwise. Idempotent. All functions below take its result
-      as `params`; if that has an attribute `traced_layers`, `generate` picks a
-      depth loop to suit.
-    encode: `(params, inputs [B, S]) -> encoded`. Runs the encoder; 0 is
-      padding. Every leaf of `encoded` leads with B.
-    start: `(params, encoded, max_length) -> cache`. Cross-attention K/V of
-      every layer, computed once, and an empty self-attention cache for T
-      positions.
-    embed: `(params, tokens [B, P], positions) -> hidden [B, P, D]`.
-    fill_layer: `(params, layer, hidden [B, P, D], positions, cache, where=None)
-      -> cache`. Projects the K/V of `layer` from the state that ENTERS it and
-      writes them at `positions`, for the rows or positions where `where`, bool
-      [B] or [B, P], holds (all if None). Idempotent.
-    attend: `(params, layer, hidden, positions, cache, context=None) -> hidden`.
-      Self- and cross-attention sub-layers with their residuals, reading a cache
-      that already holds these positions.
-    feed_forward: `(params, layer, hidden) -> hidden`. The FFN sub-layer with
-      its residual.
-    logits: `(params, hidden [..., D], weights=None) -> [..., V] float32`. Final
-      norm and shared output projection; with `weights` [B, C, D] from
-      `output_rows` and hidden [B, D], over those rows only: [B, C]; likewise
-      with `weights` [C, D] from `output_block`.
-    output_rows: `(params, token_ids [B, C]) -> weights [B, C, D]` in `dtype`.
-    output_block: `(params, first, count) -> weights [count, D]`, the output
-      rows of `count` neighbouring tokens (a Python int) from `first` on, for
-      `logits` over these alone, all rows the same: [..., count]. None if the
-      decoder has no such thing; readouts that need it then refuse it.
-    take_rows: `(cache, rows [R]) -> cache`. Reorders or selects rows.
-  """
-
-  num_layers: int
-  embed_dim: int
-  vocab_size: int
-  dtype: Any
-  prepare: Callable[..., PyTree]
-  encode: Callable[..., PyTree]
-  start: Callable[..., PyTree]
-  embed: Callable[..., Array]
-  fill_layer: Callable[..., PyTree]
-  attend: Callable[..., Array]
-  feed_forward: Callable[..., Array]
-  logits: Callable[..., Array]
-  output_rows: Callable[..., Array]
-  take_rows: Callable[..., PyTree]
-  output_block: Callable[..., Array] | None = None
 
 
 @register_pytree
@@ -143,23 +75,29 @@ class LayerWork(NamedTuple):
 class PolicySlot(Protocol):
   """What the four slots share."""
 
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
     """Returns itself with float32 leaves; raises ValueError on bad numbers.
 
     Called on the host at the entry of decoding. Numbers that are being traced
     cannot be looked at and pass unchecked.
     """
+    ...
 
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PyTree:
     """Returns the slot's state; per-row numbers are copied into it."""
+    ...
 
 
 class StatelessSlot:
   """What a slot with nothing to check and no state inherits."""
 
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
     """Returns itself: there is nothing to check."""
     del decoder, batch_size, max_length
     return self
@@ -178,6 +116,7 @@ class LayerPlan(PolicySlot, Protocol):
     self, state: PyTree, layer: Array | int, positions: Array
   ) -> tuple[PyTree, LayerWork]:
     """Returns the new state and the work of `layer` at `positions` [B]."""
+    ...
 
 
 class CacheFill(PolicySlot, Protocol):
@@ -192,8 +131,7 @@ class CacheFill(PolicySlot, Protocol):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     layer: Array | int,
     hidden: Array,
@@ -206,8 +144,7 @@ class CacheFill(PolicySlot, Protocol):
 
     Args:
       state: the slot's state.
-      decoder: the decoder.
-      params: its prepared parameters.
+      bound: the decoder with its parameters.
       layer: the layer about to run, or left over.
       hidden: [B, 1, D], the state entering it; for rows that have stopped,
         their exit state.
@@ -217,6 +154,7 @@ class CacheFill(PolicySlot, Protocol):
       alive: bool [B], rows whose sequence has not ended; of others neither
         the cache nor the state must be written.
     """
+    ...
 
 
 class Readout(PolicySlot, Protocol):
@@ -233,6 +171,7 @@ class Readout(PolicySlot, Protocol):
     The second read then chooses the tokens, and may be over other candidates.
     Otherwise the logits on which a row stopped choose its token.
     """
+    ...
 
   @property
   def needs_whole_matrix(self) -> bool:
@@ -240,12 +179,12 @@ class Readout(PolicySlot, Protocol):
 
     A mesh that splits the matrix over its axis 'model' cannot serve that.
     """
+    ...
 
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -256,8 +195,7 @@ class Readout(PolicySlot, Protocol):
 
     Args:
       state: the slot's state.
-      decoder: the decoder.
-      params: its prepared parameters.
+      bound: the decoder with its parameters.
       hidden: [B, D], the states to read.
       layer: the layer they came out of: a scalar at a check, int32 [B] for exit
         states, after the layers.
@@ -266,20 +204,24 @@ class Readout(PolicySlot, Protocol):
       active: bool [B], the rows that are read. The loop does not mask what
         happens to the state of the others, as it does for the other slots.
     """
+    ...
 
 
+@runtime_checkable
 class ExitRule(PolicySlot, Protocol):
   """Decides, after a layer, which rows stop."""
 
   @property
   def needs_logits(self) -> bool:
     """Whether `step` reads `view.logits`; static: the matmul is left out."""
+    ...
 
   def looks(self, layer: Array | int) -> Array | bool:
     """Whether the rule looks at this layer at all (a scalar).
 
     A Python bool for a Python int, the same for every token.
     """
+    ...
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Returns state, stop bool [B] and confidence float32 [B] in [0, 1] or NaN.
@@ -287,15 +229,4 @@ class ExitRule(PolicySlot, Protocol):
     Called only where `looks(layer)`. The loop ends every row at layer L-1
     whatever this says, and ignores rows that are not active.
     """
-
-
-class DepthLoop(Protocol):
-  """Runs the layers of one position; see `calm_jax.decoding.depth_loops`.
-
-  `traced_layers` says which parameter layout it wants from `prepare`.
-  """
-
-  traced_layers: bool
-
-  def __call__(self, layers: Any, rows: Any, memory: Any) -> tuple[Any, Any]:
-    """Runs layers until every row has stopped: `Rows` and `Memory` after it."""
+    ...
