@@ -172,7 +172,7 @@ OPTIONS = {
     'tasks/e2e_nlg.gin',
     'policies/softmax_margin.gin',
   ],
-  'cli': ['runs/generate.gin', 'policies/softmax_margin.gin'],
+  'pipeline/files': ['runs/generate.gin', 'policies/softmax_margin.gin'],
 }
 
 
