@@ -44,9 +44,9 @@ class Plan:
   def __post_init__(self):
     for name in 'num_steps log_every eval_every checkpoint_every'.split():
       checks.check_whole(getattr(self, name), name, low=1)
-    self._check_at_least_one('max_to_keep')
+    checks.check_whole(self.max_to_keep, 'max_to_keep', low=1)
     if self.patience is not None:
-      self._check_at_least_one('patience')
+      checks.check_whole(self.patience, 'patience', low=1)
     if self.max_minutes is not None and not self.max_minutes > 0:
       raise ValueError(f'max_minutes must be > 0, got {self.max_minutes!r}')
     if self.best_mode not in ('min', 'max'):

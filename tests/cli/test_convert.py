@@ -1,13 +1,11 @@
 """The convert command: its flags, what it prints and what a run needs."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from cases import golden_calm, text_cases
 from cases.checkpoint_cases import SMALL, V1_1, arrays, assert_same_bits, write
 from flax import serialization
+from tools.mains import run_main
 
 from calm_jax import checkpoints, pipeline, runs
 from calm_jax.cli import convert
@@ -130,13 +128,10 @@ def test_a_vocabulary_is_for_our_own_form(tmp_path):
 def test_the_command(tmp_path):
   """Flags reach what they name, and errors end in one line."""
   source = write(SMALL, tmp_path / 'hf', 'huggingface')
-  command = (sys.executable, '-m', 'calm_jax.cli.convert')
   arguments = (f'--source={source}', f'--target={tmp_path / "t5x"}')
   options = ('--to=t5x', '--stacked', '--dtype=float16', '--step=3')
   for expected in (0, 1):
-    result = subprocess.run(
-      [*command, *arguments, *options], capture_output=True, text=True
-    )
+    result = run_main('convert', *arguments, *options)
     assert result.returncode == expected, result.stderr
   assert result.stderr.strip().startswith('convert: ')
   assert 'checkpoint_3 is there already' in result.stderr

@@ -1,9 +1,7 @@
 """A task small enough for whole jobs: numbers in words, said again."""
 
-import subprocess
-import sys
-
 from calm_jax import records
+from calm_jax.tokenizer import train_sentencepiece
 
 _WORDS = 'one two three four five six seven eight nine ten'.split()
 
@@ -48,6 +46,7 @@ def sentence(number):
 
 def write(folder):
   """Writes rows, vocabulary and gin file; returns what jobs are bound to."""
+  folder.mkdir(parents=True, exist_ok=True)
   numbers = [(7 * n) % 1000 for n in range(1000)]
   for split, part in (
     ('train', numbers[:700]),
@@ -56,24 +55,18 @@ def write(folder):
   ):
     rows = [{'inputs': sentence(n), 'targets': sentence(n)} for n in part]
     records.write_jsonl(folder / f'{split}.jsonl', rows)
-  vocabulary = folder / 'vocabulary.model'
-  subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'calm_jax.cli.build_vocabulary',
-      f'--input={folder / "train.jsonl"}',
-      f'--output={vocabulary}',
-      '--vocab_size=28',
-    ],
-    capture_output=True,
-    check=True,
-  )
+  texts = [text for n in numbers[:700] for text in 2 * [sentence(n)]]
+  train_sentencepiece(texts, folder / 'vocabulary.model', vocab_size=28)
   (folder / 'counting.gin').write_text(_TASK, encoding='utf-8')
+  return files_in(folder)
+
+
+def files_in(folder):
+  """What jobs are bound to where `write` has been."""
   return dict(
     DATA_DIR=str(folder),
     MODEL_DIR=str(folder / 'run'),
-    VOCABULARY=str(vocabulary),
+    VOCABULARY=str(folder / 'vocabulary.model'),
     task=str(folder / 'counting.gin'),
   )
 
