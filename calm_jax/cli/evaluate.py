@@ -11,26 +11,21 @@ processes each decodes its share and writes what it predicts; killed and started
 again it goes on where it was.
 """
 
-import dataclasses
 import functools
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import (
-  calibration,
   costs,
   data,
   decoding,
   evaluation,
-  exits,
   records,
   reporting,
   runs,
 )
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.cli import gin_runner, jobs, predictions
-from calm_jax.evaluation import corpus_metrics, text_metrics
+from calm_jax.cli import gin_runner, jobs
 from calm_jax.processes import collectives, speaking
 
 
@@ -39,16 +34,11 @@ def run(
   model_dir: str,
   task: Any,
   policy: decoding.ComputePolicy,
-  metrics: Sequence[str] = ('bleu', 'rouge_l'),
+  plan: evaluation.ComparisonPlan | None = None,
+  layout: evaluation.BatchLayout | None = None,
   split: str = 'test',
-  batch_size: int = 32,
   max_examples: int | None = None,
-  sweep_thresholds: Sequence[float] = (0.9, 0.7, 0.5, 0.3, 0.1),
-  timing_batch_sizes: Sequence[int] = (1, 8),
-  timing_batches: int = 8,
-  timing_repeats: int = 3,
   certificate: str | None = None,
-  model_parallel: int = 1,
   output_dir: str | None = None,
   dry_run: bool = False,
 ) -> records.EvaluationResult | None:
@@ -58,37 +48,20 @@ def run(
     model_dir: a run directory of `calm_jax.cli.train`.
     task: the Task.
     policy: the policy that the certificate was made for.
-    metrics: names in corpus_metrics.CORPUS_METRICS; the first is drawn.
+    plan: metrics, figure and timings; the defaults if None.
+    layout: how rows are decoded together; the defaults if None.
     split: the split to decode.
-    batch_size: rows decoded together.
     max_examples: use only so many examples.
-    sweep_thresholds: further thresholds for the figure, which then also shows
-      all static exits; () for neither.
-    timing_batch_sizes: batch sizes to time; () for none.
-    timing_batches: different batches timed at each size.
-    timing_repeats: how often each is timed.
     certificate: path; MODEL_DIR/calibration/certificate.json if None.
-    model_parallel: devices of a process that share every row; 'batch_size' rows
-      are shared out over the others.
     output_dir: MODEL_DIR/evaluation if None.
     dry_run: say what devices would hold, and do nothing.
   """
-  unknown = [m for m in metrics if m not in corpus_metrics.CORPUS_METRICS]
-  if unknown or not metrics:
-    raise ValueError(
-      f'metrics are {tuple(metrics)}; use some of '
-      f'{sorted(corpus_metrics.CORPUS_METRICS)}'
-    )
-  if sweep_thresholds:
-    calibration.check_settings(sweep_thresholds)
+  plan = evaluation.ComparisonPlan() if plan is None else plan
+  layout = evaluation.BatchLayout() if layout is None else layout
   if dry_run:
-    speaking.say(
-      jobs.describe_decoding(
-        model_dir, batch_size=batch_size, model_parallel=model_parallel
-      )
-    )
+    speaking.say(jobs.describe_decoding(model_dir, layout))
     return None
-  path = certificate or jobs.certificate_path(model_dir)
+  path = certificate or runs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   jobs.open_output(output_dir, 'evaluate.gin')
@@ -99,111 +72,46 @@ def run(
   batches = list(
     data.eval_batches(
       task,
-      batch_size,
+      layout.batch_size,
       feature_lengths=loaded.feature_lengths,
       split=split,
       max_examples=max_examples,
     )
   )
-  # Before anything is decoded: too few inputs for a batch show at once.
-  timed_batches = [
-    evaluation.take_batches(
-      batches, batch_size=size, num_batches=timing_batches
+  _check_not_calibrated_on(path, batches)
+  timed = None
+  if collectives.is_main_process():
+    timed = evaluation.Timed(
+      bind=functools.partial(jobs.bind_to_loops, loaded),
+      bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     )
-    for size in timing_batch_sizes
-  ]
-  decode = functools.partial(
-    jobs.make_decode(
-      loaded,
-      keep_in=os.path.join(model_dir, jobs.DECODES),
-      model_parallel=model_parallel,
-    ),
+  found = evaluation.run_evaluation(
+    jobs.dataset_decoder(loaded, layout, model_dir=model_dir),
     batches,
-  )
-  metric = text_metrics.get_metric(certified.context['metric'])
-  scoring = evaluation.Scoring(
-    quality={name: corpus_metrics.CORPUS_METRICS[name] for name in metrics},
-    textual=evaluation.textual_loss(metric),
-    # Unclipped where that is what was certified.
-    risk=evaluation.get_loss(
-      'signed' if certified.context['loss'] == 'signed' else 'risk', metric
-    ),
-  )
-  compared = evaluation.decode_for_comparison(
-    decode,
-    early_policy,
-    setting=certified.threshold,
-    certified=certified.certified,
-    progress=speaking.say,
-  )
-  full, early = compared[0].decoded, compared[1].decoded
-  _check_not_calibrated_on(path, full)
-  predictions.write(output_dir, {'full': full, 'early': early})
-  samples, selection = evaluation.sample_outputs(
-    early,
-    full,
-    losses=scoring.textual(early, full),
+    policy,
+    certified,
+    certified_policy=early_policy,
+    plan=plan,
     pieces=loaded.tokenizer.pieces,
-  )
-  result = records.EvaluationResult(
+    prefix=loaded.prefix,
+    timed=timed,
+    progress=speaking.say,
     task=data.as_task(task).name,
     split=split,
-    num_examples=full.num_examples,
-    num_layers=full.num_layers,
-    primary_metric=metrics[0],
-    rows=_table(compared, loaded.prefix, scoring),
     context=jobs.run_context(
       loaded.config,
       checkpoint_step=loaded.step,
       certificate=path,
-      batch_size=batch_size,
+      batch_size=layout.batch_size,
     ),
-    sweep=_sweep(decode, policy, sweep_thresholds, compared, scoring),
-    certificate=_summary(certified, policy),
-    timings=_timings(
-      loaded, timed_batches, compared, policy, early_policy, timing_repeats
-    ),
-    samples=samples,
-    sample_selection=selection,
-    consistency_metric=certified.context['metric'],
-    budget=_budget_use(early_policy, early),
+  )
+  evaluation.write_predictions(
+    output_dir, {'full': found.full, 'early': found.early}
   )
   if collectives.is_main_process():
-    _write(output_dir, result)
+    _write(output_dir, found.result)
   collectives.wait_for_all('the end of the evaluation')
-  return result
-
-
-def _table(compared, prefix: str, scoring) -> tuple[records.PolicyRow, ...]:
-  """Returns the rows of the decodes and of copying the input."""
-  full = compared[0].decoded
-  copies = [text.removeprefix(prefix) for text in full.inputs_text]
-  copy_row = evaluation.baseline_row(
-    'copy of the input', copies, full=full, scoring=scoring
-  )
-  return (*evaluation.compare(compared, scoring=scoring), copy_row)
-
-
-def _summary(certified: Certificate, policy) -> records.CertificateSummary:
-  """Returns what a report says of the certificate."""
-  return records.CertificateSummary.of(
-    certified,
-    loss=certified.context['loss'],
-    metric=certified.context['metric'],
-    measure=type(policy.exit_rule.measure).__name__,
-  )
-
-
-def _budget_use(policy, early) -> records.BudgetUse | None:
-  """Returns how far a decode used its layer budget, None without one."""
-  if not isinstance(policy.exit_rule, exits.LayerBudget):
-    return None
-  return evaluation.budget_use(
-    policy.exit_rule,
-    early.exit_layers,
-    early.confidences,
-    num_layers=early.num_layers,
-  )
+  return found.result
 
 
 def _load_certificate(path: str, split: str, task: str) -> Certificate:
@@ -226,63 +134,22 @@ def _load_certificate(path: str, split: str, task: str) -> Certificate:
   return certified
 
 
-def _check_not_calibrated_on(certificate: str, full) -> None:
+def _check_not_calibrated_on(certificate: str, batches) -> None:
   """Refuses inputs of the loss table that lies beside the certificate."""
   path = os.path.join(os.path.dirname(certificate), 'loss_table.npz')
   if not os.path.exists(path):
     return
-  shared = set(records.read_loss_table(path).example_ids) & set(
-    full.example_ids
-  )
+  ids = [
+    evaluation.example_id(row)
+    for batch in batches
+    for row in batch['encoder_input_tokens'][: batch['num_valid']]
+  ]
+  shared = set(records.read_loss_table(path).example_ids) & set(ids)
   if shared:
     raise ValueError(
-      f'{len(shared)} of {full.num_examples} inputs were calibrated on; give '
-      'the task the same split arguments as calibration had'
+      f'{len(shared)} of {len(ids)} inputs were calibrated on; give the task '
+      'the same split arguments as calibration had'
     )
-
-
-def _sweep(decode, policy, thresholds, compared, scoring):
-  """Returns further points of the figure: thresholds and static exits."""
-  full = compared[0].decoded
-  points = []
-  for threshold in thresholds:
-    early = decoding.with_threshold(policy, threshold)
-    points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
-  there = {entry.setting for entry in compared if entry.kind == 'static'}
-  for layer in range(1, full.num_layers if thresholds else 0):
-    if layer not in there:
-      static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
-      points.append((f'static, layer {layer}', 'static', layer, static))
-  rows = []
-  for name, kind, setting, at in points:
-    speaking.say(f'for the figure: {name}')
-    entry = evaluation.ComparedDecode(name, kind, setting, decode(policy=at))
-    rows.append(evaluation.score(entry, full=full, scoring=scoring))
-  return tuple(rows)
-
-
-def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
-  """Times full depth and early exit under both depth loops, on one process.
-
-  On one of its devices: batches of this size are what a request is.
-  """
-  if not collectives.is_main_process():
-    return ()
-  full, early = compared[0].name, compared[1].name
-  timings, bound = (), jobs.bind_to_loops(loaded)
-  for batches in timed_batches:
-    timings += evaluation.time_decode(
-      bound,
-      batches,
-      {full: decoding.full_model(policy), early: early_policy},
-      max_length=loaded.feature_lengths['targets'],
-      baseline=full,
-      eos_id=loaded.tokenizer.eos_id,
-      bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
-      num_repeats=repeats,
-      progress=speaking.say,
-    )
-  return timings
 
 
 def _write(output_dir: str, result: records.EvaluationResult) -> None:
