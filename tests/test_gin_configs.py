@@ -54,13 +54,14 @@ def test_without_t5x_its_files_say_what_is_missing():
     gin_runner.parse(['t5x/early_exit.gin'])
 
 
-def parse(files):
-  """Parses files, filling in only what none of them gives."""
+def parse(files, bindings=()):
+  """Parses files and bindings, filling in only what no file gives."""
   texts = [(CONFIGS / file).read_text(encoding='utf-8') for file in files]
   required = {name for text in texts for name in REQUIRED.findall(text)}
   given = {name for text in texts for name in ASSIGNED.findall(text)}
   missing = sorted(required - given)
-  gin_runner.parse(files, [f'{name} = {filler(name)}' for name in missing])
+  filled = [f'{name} = {filler(name)}' for name in missing]
+  gin_runner.parse(files, [*filled, *bindings])
   return missing
 
 
@@ -208,6 +209,12 @@ OPTIONS = {
 }
 
 
+# What a parameter's name begins with -> the file of runs/ whose jobs have it.
+JOB_OF = {'training': 'train', 'model': 'train', 'decoding_evaluator': 'train'}
+# Those of T5X's jobs, and of the files of policies and tasks.
+NOT_OF_RUNS = {'exits', 'infer', 'tasks'}
+
+
 def bindings_in(line):
   """Returns what the code in a line of Markdown would have gin bind."""
   return [
@@ -232,6 +239,28 @@ def test_what_the_readmes_say_to_bind_binds(part):
     (flag,) = gin_runner.rewrite_gin_arguments([argument])
     gin_runner.parse(
       OPTIONS[part], [*given, flag.removeprefix('--gin_bindings=')]
+    )
+
+
+def test_parameters_in_the_commands_of_readmes_are_there():
+  """Those with dots; macros are in the tables above or in the files' heads."""
+  readmes = [*ROOT.glob('*/README.md'), *ROOT.glob('calm_jax/**/README.md')]
+  bindings = {
+    (name, value)
+    for path in readmes
+    for name, value in re.findall(
+      r'--gin\.((?:\w+\.)+\w+)=([\w.@]+(?:\(\))?)(?=[\s"`\'])',
+      path.read_text(encoding='utf-8'),
+    )
+    if name.split('.')[0] not in NOT_OF_RUNS
+  }
+  assert len(bindings) >= 8
+  for name, value in bindings:
+    job = JOB_OF.get(name.split('.')[0], name.split('.')[0])
+    flags = gin_runner.rewrite_gin_arguments([f'--gin.{name}={value}'])
+    parse(
+      [f'runs/{job}.gin', 'models/text_256.gin'],
+      [flag.removeprefix('--gin_bindings=') for flag in flags],
     )
 
 
