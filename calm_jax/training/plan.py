@@ -27,29 +27,47 @@ class TrainResult:
   seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """The arguments of `train` that say when to do what; see there."""
+  """When a run does what, and when it ends.
+
+  Attributes:
+    num_steps: steps of the whole run, counted from its first start.
+    log_every: steps between log lines.
+    eval_every: steps between evaluations; there is one at the end as well.
+    checkpoint_every: steps between checkpoints; also one at the end.
+    max_to_keep: checkpoints kept besides the best one.
+    patience: stop after so many evaluations without a new best; None for never.
+    max_minutes: stop (and save) after this time, earlier starts of the run
+      included; None for never.
+    best_metric: the metric that picks the best checkpoint.
+    best_mode: 'min' or 'max'.
+  """
 
   num_steps: int
-  log_every: int
-  eval_every: int
-  checkpoint_every: int
-  max_to_keep: int
-  patience: int | None
-  max_minutes: float | None
-  best_metric: str
-  best_mode: str
+  log_every: int = 50
+  eval_every: int = 500
+  checkpoint_every: int = 500
+  max_to_keep: int = 2
+  patience: int | None = None
+  max_minutes: float | None = None
+  best_metric: str = 'validation_loss'
+  best_mode: str = 'min'
 
   def __post_init__(self):
     for name in 'num_steps log_every eval_every checkpoint_every'.split():
       checks.check_whole(getattr(self, name), name, low=1)
-    self._check_at_least_one('max_to_keep')
+    checks.check_whole(self.max_to_keep, 'max_to_keep', low=1)
     if self.patience is not None:
-      self._check_at_least_one('patience')
+      checks.check_whole(self.patience, 'patience', low=1)
     if self.max_minutes is not None and not self.max_minutes > 0:
       raise ValueError(f'max_minutes must be > 0, got {self.max_minutes!r}')
     if self.best_mode not in ('min', 'max'):
       raise ValueError(
         f"best_mode must be 'min' or 'max', got {self.best_mode!r}"
       )
+
+  def is_better(self, value: float, best: float | None) -> bool:
+    """Whether a metric beats the best one so far; NaN never does."""
+    sign = 1 if self.best_mode == 'min' else -1
+    return value == value and (best is None or sign * value < sign * best)
