@@ -28,7 +28,10 @@ TESTS = [
   'pytest>=8',
   'pytest-xdist>=3.6',
   'mapie>=1.0',
-  'ruff>=0.6',
+  # What it formats how changes from one minor version to the next.
+  'ruff>=0.17,<0.18',
+  # Pyright with a node of its own: it downloads nothing when it runs.
+  'basedpyright>=1.40,<2',
   'safetensors>=0.5',
 ]
 
@@ -53,7 +56,12 @@ setuptools.setup(
     *GIN_PACKAGES,
   ],
   package_dir=GIN_PACKAGES,
-  package_data={package: ['*.gin'] for package in GIN_PACKAGES},
+  package_data={
+    # Says that the annotations are there to be checked (PEP 561).
+    'calm_jax': ['py.typed'],
+    'calm_jax.reporting': ['page.html.jinja', 'page.css'],
+    **{package: ['*.gin'] for package in GIN_PACKAGES},
+  },
   install_requires=[
     'absl-py>=2.1',
     'flax>=0.12',

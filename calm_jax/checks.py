@@ -27,8 +27,8 @@ def checked_array(
   name: str,
   *,
   shapes: tuple[tuple[int, ...], ...] = ((),),
-  low: float = -np.inf,
-  high: float = np.inf,
+  low: float | np.floating = -np.inf,
+  high: float | np.floating = np.inf,
   dtype: Any = None,
   remedy: str,
 ) -> 'jax.Array':

@@ -15,7 +15,9 @@ loops can gather, shard and reorder rows without knowing what is inside.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import jax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.pytrees import register_pytree
@@ -82,6 +84,100 @@ class LayeredDecoder:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
+class BoundDecoder:
+  """A decoder with its parameters, ready to decode: `decoding.bind` makes it.
+
+  A pytree whose leaves are the parameters; all else is part of its structure,
+  so that it can be an argument of a jitted function. Its methods are the
+  decoder's functions with the parameters filled in.
+
+  Attributes:
+    params: the decoder's parameters, prepared for the depth loop.
+    decoder: the decoder.
+    depth_loop: how layers are looped over.
+    mesh: the mesh that rows are shared out over, if any.
+  """
+
+  params: PyTree
+  decoder: LayeredDecoder = dataclasses.field(metadata=dict(static=True))
+  depth_loop: 'DepthLoop' = dataclasses.field(metadata=dict(static=True))
+  mesh: jax.sharding.Mesh | None = dataclasses.field(
+    default=None, metadata=dict(static=True)
+  )
+
+  @property
+  def num_layers(self) -> int:
+    """L."""
+    return self.decoder.num_layers
+
+  @property
+  def vocab_size(self) -> int:
+    """V."""
+    return self.decoder.vocab_size
+
+  def encode(self, inputs: Array) -> PyTree:
+    """Returns the encoded sources [B, S]."""
+    return self.decoder.encode(self.params, inputs)
+
+  def start(self, encoded: PyTree, max_length: int) -> PyTree:
+    """Returns the cache of the sources, with room for T positions."""
+    return self.decoder.start(self.params, encoded, max_length)
+
+  def embed(self, tokens: Array, positions: Array) -> Array:
+    """Returns what enters the first layer, [B, P, D]."""
+    return self.decoder.embed(self.params, tokens, positions)
+
+  def fill_layer(
+    self,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    where: Array | None = None,
+  ) -> PyTree:
+    """Returns the cache with the K/V of a layer at the positions."""
+    return self.decoder.fill_layer(
+      self.params, layer, hidden, positions, cache, where
+    )
+
+  def attend(
+    self,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    context: PyTree = None,
+  ) -> Array:
+    """Returns the states [B, P, D] after a layer's attention."""
+    return self.decoder.attend(
+      self.params, layer, hidden, positions, cache, context
+    )
+
+  def feed_forward(self, layer: Array | int, hidden: Array) -> Array:
+    """Returns the states [B, P, D] after a layer's FFN."""
+    return self.decoder.feed_forward(self.params, layer, hidden)
+
+  def logits(self, hidden: Array, weights: Array | None = None) -> Array:
+    """Returns logits of states, over all tokens or those of `weights`."""
+    return self.decoder.logits(self.params, hidden, weights)
+
+  def output_rows(self, token_ids: Array) -> Array:
+    """Returns the output rows of tokens [B, C], for `logits`."""
+    return self.decoder.output_rows(self.params, token_ids)
+
+  def output_block(self, first: Array | int, count: int) -> Array:
+    """Returns the output rows of neighbouring tokens, for `logits`.
+
+    Raises:
+      ValueError: if the decoder has no such function.
+    """
+    if self.decoder.output_block is None:
+      raise ValueError('this decoder has no output_block; give it one')
+    return self.decoder.output_block(self.params, first, count)
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
 class LayerView:
   """What an exit rule may look at after a layer has run.
 
@@ -143,17 +239,21 @@ class LayerWork(NamedTuple):
 class PolicySlot(Protocol):
   """What the four slots share."""
 
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
     """Returns itself with float32 leaves; raises ValueError on bad numbers.
 
     Called on the host at the entry of decoding. Numbers that are being traced
     cannot be looked at and pass unchecked.
     """
+    ...
 
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PyTree:
     """Returns the slot's state; per-row numbers are copied into it."""
+    ...
 
 
 class StatelessSlot:
@@ -178,6 +278,7 @@ class LayerPlan(PolicySlot, Protocol):
     self, state: PyTree, layer: Array | int, positions: Array
   ) -> tuple[PyTree, LayerWork]:
     """Returns the new state and the work of `layer` at `positions` [B]."""
+    ...
 
 
 class CacheFill(PolicySlot, Protocol):
@@ -192,8 +293,7 @@ class CacheFill(PolicySlot, Protocol):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     layer: Array | int,
     hidden: Array,
@@ -206,8 +306,7 @@ class CacheFill(PolicySlot, Protocol):
 
     Args:
       state: the slot's state.
-      decoder: the decoder.
-      params: its prepared parameters.
+      bound: the decoder with its parameters.
       layer: the layer about to run, or left over.
       hidden: [B, 1, D], the state entering it; for rows that have stopped,
         their exit state.
@@ -217,6 +316,7 @@ class CacheFill(PolicySlot, Protocol):
       alive: bool [B], rows whose sequence has not ended; of others neither
         the cache nor the state must be written.
     """
+    ...
 
 
 class Readout(PolicySlot, Protocol):
@@ -233,6 +333,7 @@ class Readout(PolicySlot, Protocol):
     The second read then chooses the tokens, and may be over other candidates.
     Otherwise the logits on which a row stopped choose its token.
     """
+    ...
 
   @property
   def needs_whole_matrix(self) -> bool:
@@ -240,12 +341,12 @@ class Readout(PolicySlot, Protocol):
 
     A mesh that splits the matrix over its axis 'model' cannot serve that.
     """
+    ...
 
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -256,8 +357,7 @@ class Readout(PolicySlot, Protocol):
 
     Args:
       state: the slot's state.
-      decoder: the decoder.
-      params: its prepared parameters.
+      bound: the decoder with its parameters.
       hidden: [B, D], the states to read.
       layer: the layer they came out of: a scalar at a check, int32 [B] for exit
         states, after the layers.
@@ -266,6 +366,7 @@ class Readout(PolicySlot, Protocol):
       active: bool [B], the rows that are read. The loop does not mask what
         happens to the state of the others, as it does for the other slots.
     """
+    ...
 
 
 class ExitRule(PolicySlot, Protocol):
@@ -274,12 +375,14 @@ class ExitRule(PolicySlot, Protocol):
   @property
   def needs_logits(self) -> bool:
     """Whether `step` reads `view.logits`; static: the matmul is left out."""
+    ...
 
   def looks(self, layer: Array | int) -> Array | bool:
     """Whether the rule looks at this layer at all (a scalar).
 
     A Python bool for a Python int, the same for every token.
     """
+    ...
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Returns state, stop bool [B] and confidence float32 [B] in [0, 1] or NaN.
@@ -287,6 +390,7 @@ class ExitRule(PolicySlot, Protocol):
     Called only where `looks(layer)`. The loop ends every row at layer L-1
     whatever this says, and ignores rows that are not active.
     """
+    ...
 
 
 class DepthLoop(Protocol):
@@ -295,7 +399,8 @@ class DepthLoop(Protocol):
   `traced_layers` says which parameter layout it wants from `prepare`.
   """
 
-  traced_layers: bool
+  traced_layers: ClassVar[bool]
 
   def __call__(self, layers: Any, rows: Any, memory: Any) -> tuple[Any, Any]:
     """Runs layers until every row has stopped: `Rows` and `Memory` after it."""
+    ...

@@ -1,18 +1,27 @@
 #!/usr/bin/env bash
-# Sets up ./.venv on a bare machine and runs the tests.
+# Sets up ./.venv on a bare machine, checks style and types, runs the tests:
 #   scripts/test.sh            the suite
 #   scripts/test.sh --all      the long checks as well
 #   scripts/test.sh ARGS...    everything else goes to pytest
+#   scripts/test.sh -n 0 tests/exits -k budget
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/setup_environment.sh
+
+usage() { sed -n '2,6p' "$0" | cut -c3-; }
 
 select=(-m 'not slow')
 arguments=()
 for argument in "$@"; do
-  if [ "$argument" = --all ]; then select=(); else arguments+=("$argument"); fi
+  case "$argument" in
+    -h | --help) usage; exit 0 ;;
+    --all) select=() ;;
+    *) arguments+=("$argument") ;;
+  esac
 done
+scripts/setup_environment.sh
 .venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/basedpyright --project .pyright.json --pythonpath .venv/bin/python
 # One process per core, each file in one of them; `-n 0` runs all in this one.
 exec .venv/bin/python -m pytest --durations=25 \
   --numprocesses=auto --maxprocesses=4 --dist=loadfile \

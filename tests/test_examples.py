@@ -49,17 +49,20 @@ def test_nnx_model(capsys):
 
 def test_an_nnx_model_can_be_exported(tmp_path):
   """Its parameters are no dicts, the program's are."""
-  decoder, params = nnx_model.as_layered_decoder(nnx_model.Model(nnx.Rngs(1)))
+  bound = decoding.bind(
+    *nnx_model.as_layered_decoder(nnx_model.Model(nnx.Rngs(1))),
+    depth_loop=decoding.WhileDepthLoop(),
+  )
   rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.5)
   spec = deployment.ProgramSpec(
     source_length=4,
     max_length=3,
     policy=decoding.ComputePolicy(exit_rule=rule),
   )
-  deployment.export_artifact(tmp_path / 'a', decoder, params, spec)
+  deployment.export_artifact(bound, tmp_path / 'a', spec)
   exported = deployment.load_artifact(tmp_path / 'a')
   assert 'layers/query/kernel/value' in exported.parameters
-  compared = deployment.compare_with_decoder(exported, decoder, params, spec)
+  compared = deployment.compare_with_decoder(bound, exported, spec)
   assert compared.equal and compared.num_tokens >= 4
 
 
@@ -76,7 +79,10 @@ def test_numpy_client(tmp_path):
   # Of two dtypes, one of which is not NumPy's own.
   step = toy.toy_params()['step'].astype('bfloat16')
   params = {'step': step, 'unused': jnp.ones((2, 3))}
-  deployment.export_artifact(tmp_path / 'a', toy.toy_decoder(), params, spec)
+  bound = decoding.bind(
+    toy.toy_decoder(), params, depth_loop=decoding.WhileDepthLoop()
+  )
+  deployment.export_artifact(bound, tmp_path / 'a', spec)
   client = shutil.copy(FOLDER / 'numpy_client.py', tmp_path)
   # -v names every import, whatever brought it.
   command = [sys.executable, '-v', client, 'a', '0.6', '1 2', '2']

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import pathlib
 import re
 import shlex
 
@@ -184,22 +185,56 @@ def test_what_belongs_to_a_plan_is_refused_by_name_elsewhere(binding, wanted):
   gin_runner.parse(files, [*macros, f'{wanted}.{binding}'])
 
 
-README = CONFIGS.parent / 'README.md'
+ROOT = pathlib.Path(__file__).parents[1]
+# README of a part -> the files whose job its table of options is about.
+OPTIONS = {
+  'training': ['runs/train.gin', 'models/text_256.gin', 'tasks/e2e_nlg.gin'],
+  'calibration': [
+    'runs/calibrate.gin',
+    'tasks/e2e_nlg.gin',
+    'policies/softmax_margin.gin',
+  ],
+  'cli': ['runs/generate.gin', 'policies/softmax_margin.gin'],
+}
 
 
-@pytest.mark.skipif(not README.exists(), reason='an installed package')
-def test_what_the_readme_says_to_bind_binds():
-  table = README.read_text(encoding='utf-8').split('### Training')[1]
-  table = table.split('\n| to | give |')[1].split('\n\n')[0]
-  arguments = [
+def bindings_in(line):
+  """Returns what the code in a line of Markdown would have gin bind."""
+  return [
     argument
-    for code in re.findall('`([^`]+)`', table)
+    for code in re.findall('`([^`]+)`', line)
     for argument in shlex.split(code)
     if argument.startswith('--gin.')
   ]
-  assert len(arguments) >= 8
-  files = ['runs/train.gin', 'models/text_256.gin', 'tasks/e2e_nlg.gin']
-  given = ["DATA_DIR = 'data'", "MODEL_DIR = 'run'"]
+
+
+@pytest.mark.parametrize('part', OPTIONS)
+def test_what_the_readmes_say_to_bind_binds(part):
+  """Every option in a table of options, alone."""
+  text = (ROOT / 'calm_jax' / part / 'README.md').read_text(encoding='utf-8')
+  lines = [line for line in text.splitlines() if line.startswith('| ')]
+  arguments = [argument for line in lines for argument in bindings_in(line)]
+  assert len(arguments) >= 5
+  given = ["MODEL_DIR = 'run'"]
+  if any(file.startswith('tasks/') for file in OPTIONS[part]):
+    given.append("DATA_DIR = 'data'")
   for argument in arguments:
     (flag,) = gin_runner.rewrite_gin_arguments([argument])
-    gin_runner.parse(files, [*given, flag.removeprefix('--gin_bindings=')])
+    gin_runner.parse(
+      OPTIONS[part], [*given, flag.removeprefix('--gin_bindings=')]
+    )
+
+
+def test_the_task_of_ones_own_goes_with_every_other_kind(tmp_path):
+  """As gin_configs/README.md writes it."""
+  text = (ROOT / 'gin_configs' / 'README.md').read_text(encoding='utf-8')
+  (task,) = re.findall(r'^```gin\n(.*?)^```$', text, re.M | re.S)
+  (tmp_path / 'mine.gin').write_text(task, encoding='utf-8')
+  mine = str(tmp_path / 'mine.gin')
+  for files in (
+    ['runs/train.gin', 'models/text_256.gin', mine],
+    ['runs/calibrate.gin', mine, 'policies/softmax_margin.gin'],
+    ['runs/evaluate.gin', mine, 'policies/softmax_margin.gin'],
+  ):
+    gin_runner.parse(files, ["MODEL_DIR = 'run'"])
+    gin.clear_config()

@@ -1,9 +1,10 @@
-"""The launch scripts, with stubs in place of gcloud, srun and scontrol."""
+"""The scripts, with stubs in place of the programs that they call."""
 
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -64,6 +65,115 @@ def test_bash_reads_it(script):
   )
   assert checked.returncode == 0, checked.stderr
   assert os.access(SCRIPTS / script, os.X_OK)
+
+
+@pytest.mark.parametrize(
+  'script,words',
+  [
+    ('demo.sh', ('--input', '--directory')),
+    ('launch_tpu_pod.sh', ('--setup', '--print', 'MODEL_DIR')),
+    ('setup_environment.sh', ('EXTRAS=', 'PYTHON=', 'cuda12')),
+    ('test.sh', ('--all', 'pytest', '-n 0')),
+  ],
+)
+def test_help_teaches_and_runs_nothing(script, words, tmp_path):
+  shutil.copytree(SCRIPTS, tmp_path / 'scripts')
+  done = subprocess.run(
+    ['bash', f'scripts/{script}', '--help'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0 and not done.stderr
+  assert f'scripts/{script}' in done.stdout
+  assert all(word in done.stdout for word in words)
+  assert '#' not in done.stdout and 'set -euo' not in done.stdout
+  assert os.listdir(tmp_path) == ['scripts']
+
+
+@pytest.fixture
+def checkout(tmp_path):
+  """A folder that looks set up, its programs stubs that note their calls."""
+  shutil.copytree(SCRIPTS, tmp_path / 'scripts')
+  shutil.copy(ROOT / 'setup.py', tmp_path)
+  programs = tmp_path / '.venv' / 'bin'
+  programs.mkdir(parents=True)
+  for name in ('ruff', 'basedpyright', 'python'):
+    (programs / name).write_text(
+      f'#!/usr/bin/env bash\nprintf "%q " {name} "$@" >> "$CALLS"\n'
+      'echo >> "$CALLS"\n[ "$*" != "${FAILS:-}" ]\n'
+    )
+    (programs / name).chmod(0o755)
+  checksum = subprocess.run(
+    'cksum < setup.py', shell=True, cwd=tmp_path, capture_output=True, text=True
+  ).stdout.split()[0]
+  (tmp_path / '.venv' / f'installed-{checksum}').touch()
+  return tmp_path
+
+
+def run_tests(checkout, *arguments, **environment):
+  """Returns the exit code of test.sh and the calls of the stubs."""
+  environment = {**os.environ, 'CALLS': str(checkout / 'calls'), **environment}
+  environment.pop('EXTRAS', None)
+  done = subprocess.run(
+    ['bash', 'scripts/test.sh', *arguments],
+    cwd=checkout,
+    env=environment,
+    capture_output=True,
+  )
+  return done.returncode, calls(environment)
+
+
+def test_style_and_types_are_checked_before_the_tests(checkout):
+  code, called = run_tests(checkout, '-k', 'a b')
+  assert code == 0
+  assert [words[:2] for words in called] == [
+    ['ruff', 'check'],
+    ['ruff', 'format'],
+    ['basedpyright', '--project'],
+    ['python', '-m'],
+  ]
+  assert called[-1][2] == 'pytest' and called[-1][-2:] == ['-k', 'a b']
+  assert called[-1][-4:-2] == ['-m', 'not slow']
+  # Whoever checks must not mend: what is submitted is what was checked.
+  assert '--check' in called[1]
+
+
+@pytest.mark.parametrize('fails', ['check .', 'format --check .'])
+def test_no_test_runs_where_a_check_fails(checkout, fails):
+  code, called = run_tests(checkout, FAILS=fails)
+  assert code != 0 and called[-1] == ['ruff', *fails.split()]
+
+
+def test_all_takes_the_slow_tests_too(checkout):
+  _, called = run_tests(checkout, '--all')
+  assert 'not slow' not in called[-1] and '--all' not in called[-1]
+
+
+def test_an_extra_that_does_not_exist_is_refused(checkout):
+  done = subprocess.run(
+    ['bash', 'scripts/setup_environment.sh'],
+    cwd=checkout,
+    env={**os.environ, 'EXTRAS': 'all,cuda'},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2 and "no extra 'cuda'" in done.stderr
+
+
+def test_commits_are_checked_as_submissions_are():
+  yaml = pytest.importorskip('yaml')
+  text = (ROOT / '.pre-commit-config.yaml').read_text()
+  (repository,) = yaml.safe_load(text)['repos']
+  assert repository['repo'] == 'local'
+  hooks = {hook['id']: hook for hook in repository['hooks']}
+  assert all(hook['language'] == 'system' for hook in hooks.values())
+  lines = (SCRIPTS / 'test.sh').read_text().splitlines()
+  checks = [line for line in lines if re.match(r'\.venv/bin/\w+ ', line)]
+  assert [line.split()[:2] for line in checks] == [
+    hook['entry'].split()[:2] for hook in hooks.values()
+  ]
+  assert hooks['types']['entry'] in checks
 
 
 def remote_words(call_words):

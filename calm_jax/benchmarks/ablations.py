@@ -15,66 +15,41 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import decoding, exits, interfaces
+from calm_jax import decoding, exits
 from calm_jax.array_types import Array, PyTree
 from calm_jax.benchmarks import forced_depths
+from calm_jax.benchmarks.shares import Shares
 from calm_jax.evaluation import stopwatch
-from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
+from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
-@dataclasses.dataclass(frozen=True)
-class Shares:
-  """Shares of the time of a decode without its start; together 1.
-
-  What noise makes negative stands as it was measured.
-
-  Attributes:
-    checks: logits and confidences after the layers, beyond the one reading that
-      chooses the token.
-    fill: K/V projections of self-attention and writing them.
-    head: that one reading: output matrix and choice of the token.
-    layers: everything else: attention, FFN, and the loops' own work.
-  """
-
-  checks: float
-  fill: float
-  head: float
-  layers: float
-
-
 def measure_shares(
-  decoder: LayeredDecoder,
-  params: PyTree,
+  bound: BoundDecoder,
   inputs: np.ndarray,
   exit_layers: np.ndarray,
   *,
   policy: decoding.ComputePolicy,
-  depth_loop: interfaces.DepthLoop,
   num_repeats: int = 5,
 ) -> Shares:
   """Measures where the time of a decode goes.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters, prepared for the depth loop.
+    bound: the decoder with its parameters.
     inputs: int [B, S].
     exit_layers: int [B, T] of the decode, less than 1 where nothing was
       decoded. Rows that had ended are replayed at one layer.
     policy: what it was decoded with.
-    depth_loop: the depth loop.
     num_repeats: turns; medians are compared.
   """
   depths = np.maximum(exit_layers, 1).astype(np.int32)
   depths = depths[:, : int((exit_layers > 0).sum(axis=1).max())]
   replay = functools.partial(
     decoding.generate,
-    decoder,
-    params,
+    bound,
     inputs,
     max_length=depths.shape[1],
     eos_id=-1,
-    depth_loop=depth_loop,
   )
   runs: dict[str, Any] = {
     name: functools.partial(replay, policy=replayed)
@@ -129,14 +104,13 @@ class NoFill(StatelessSlot):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     cache: PyTree,
     **ignored: Any,
   ) -> tuple[PyTree, PyTree]:
     """Returns the cache as it is."""
-    del decoder, params, ignored
+    del bound, ignored
     return state, cache
 
 
@@ -151,14 +125,13 @@ class NoReading(StatelessSlot):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     **ignored: Any,
   ) -> tuple[PyTree, Reading]:
     """Returns one candidate per row."""
-    del decoder, params, ignored
+    del bound, ignored
     # What depends on the state keeps the layers in the program.
     logits = hidden[:, :1].astype(jnp.float32)
     return state, Reading(logits, jnp.where(jnp.isinf(logits), 1, 0))

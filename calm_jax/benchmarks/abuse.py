@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -30,13 +29,16 @@ from calm_jax import (
   exits,
   interfaces,
   model,
-  records,
 )
-from calm_jax.benchmarks import certified_policies, token_inputs
-from calm_jax.benchmarks.abuse_table import AbuseRow, to_markdown
+from calm_jax.benchmarks import (
+  abuse_table,
+  certified_policies,
+  measured_rows,
+  token_inputs,
+)
+from calm_jax.benchmarks.abuse_table import AbuseRow
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.data import token_files
-from calm_jax.records import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +57,7 @@ class Search:
 
 
 def measure(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
+  bound: interfaces.BoundDecoder,
   sources: Sequence[np.ndarray],
   token_ids: np.ndarray,
   *,
@@ -64,39 +65,32 @@ def measure(
   search: Search,
   batch_size: int,
   max_length: int,
-  depth_loop: interfaces.DepthLoop | None = None,
 ) -> list[AbuseRow]:
   """Measures inputs of every kind without and with the budget.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters.
+    bound: the decoder with its parameters.
     sources: token ids of real inputs, EOS included.
     token_ids: int [C], what inputs may be made of.
     rule: the budget around a rule with thresholds.
     search: how hard adversarial inputs are searched for.
     batch_size: rows decoded together.
     max_length: T.
-    depth_loop: the default one if None.
 
   Raises:
     ValueError: naming a number that makes no sense, or if layers exceed the
       budget.
   """
   checks.check_whole(batch_size, 'batch_size', low=1)
-  depth_loop = depth_loop or decoding.default_depth_loop()
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   source_length = token_inputs.bucket(max(map(len, sources)))
 
   def decode(inputs, rule):
     return evaluation.decode_dataset(
-      decoder,
-      params,
+      bound,
       _batches(inputs, batch_size, source_length),
       detokenize=lambda ids: '',
       max_length=max_length,
       policy=decoding.ComputePolicy(exit_rule=rule),
-      depth_loop=depth_loop,
     )
 
   def searched(cost):
@@ -246,8 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checks.check_whole(flags.num_inputs, 'num_inputs', low=1)
     params, config, _ = checkpoints.load_params(flags.run_dir)
     rows = measure(
-      model.as_layered_decoder(config),
-      params,
+      decoding.bind(model.as_layered_decoder(config), params),
       token_inputs.read_sources(flags.tokens, flags.num_inputs),
       read_token_ids(flags.tokens),
       rule=rule,
@@ -257,18 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
   except (OSError, ValueError) as error:
     sys.exit(f'abuse: {error}')
-  print(to_markdown(rows))
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype=config.dtype
+  )
+  measured_rows.publish(measured, abuse_table.table, flags.output)
   for row in rows:
     if row.use is not None:
       print(f'{row.inputs}: {row.use.describe()}')
-  if flags.output:
-    context = provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=config.dtype,
-      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
-      details={'flags': vars(flags)},
-    )
-    records.write_json(flags.output, {'rows': rows, 'context': context})
 
 
 if __name__ == '__main__':

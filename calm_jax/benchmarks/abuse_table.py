@@ -1,9 +1,10 @@
 """The table of a test of abuse: what inputs of each kind cost."""
 
 import dataclasses
-from collections.abc import Sequence
 
 from calm_jax import records
+from calm_jax.benchmarks.measured_rows import Measured
+from calm_jax.reporting import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +41,48 @@ class AbuseRow:
   use: records.BudgetUse | None
 
 
-def to_markdown(rows: Sequence[AbuseRow]) -> str:
+def table(measured: Measured) -> tables.Table:
   """Returns the table."""
-  lines = [
-    '| inputs | budget | layers per token | saving | of it lost | layers per '
-    'output | at most | outputs stopped | same outputs |',
-    '|---|---|--:|--:|--:|--:|--:|--:|--:|',
-  ]
-  for row in rows:
-    use = row.use
-    # No minus sign before a zero.
-    lost = round(row.saving_lost, 2) + 0.0
-    at_most, stopped = f'{row.largest_request}', '-'
-    if use is not None:
-      stopped = f'{use.capped_requests:.0%}'
-      if use.per_request is not None:
-        at_most += f' of {use.per_request}'
-    lines.append(
-      f'| {row.inputs} | {"yes" if row.budget else "no"} | '
-      f'{row.mean_exit_layer:.2f} | {row.saving:.0%} | {lost:.0%} | '
-      f'{row.mean_request:.0f} | {at_most} | {stopped} | '
-      f'{row.same_outputs:.0%} |'
-    )
-  return '\n'.join(lines)
+  return tables.Table(
+    header=(
+      'inputs',
+      'budget',
+      'layers per token',
+      'saving',
+      'of it lost',
+      'layers per output',
+      'at most',
+      'outputs stopped',
+      'same outputs',
+    ),
+    rows=tuple(map(_cells, measured.rows)),
+    notes=(
+      'of it lost: the share of the saving on real inputs (without a budget) '
+      'that is not there.',
+      'at most: the layers of the dearest output.',
+      'outputs stopped: those with a token that the budget stopped before the '
+      'rule would.',
+    ),
+  )
+
+
+def _cells(row: AbuseRow) -> tuple[str, ...]:
+  use = row.use
+  # No minus sign before a zero.
+  lost = round(row.saving_lost, 2) + 0.0
+  at_most, stopped = f'{row.largest_request}', '-'
+  if use is not None:
+    stopped = f'{use.capped_requests:.0%}'
+    if use.per_request is not None:
+      at_most += f' of {use.per_request}'
+  return (
+    row.inputs,
+    'yes' if row.budget else 'no',
+    f'{row.mean_exit_layer:.2f}',
+    f'{row.saving:.0%}',
+    f'{lost:.0%}',
+    f'{row.mean_request:.0f}',
+    at_most,
+    stopped,
+    f'{row.same_outputs:.0%}',
+  )

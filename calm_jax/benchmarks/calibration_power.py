@@ -14,12 +14,11 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import scipy
-
-from calm_jax import calibration, records
-from calm_jax.benchmarks import loss_laws
+from calm_jax import calibration
+from calm_jax.benchmarks import loss_laws, measured_rows
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.measured_rows import Measured
+from calm_jax.reporting import tables
 
 TOLERANCES = (0.02, 0.05, 0.1, 0.25)
 
@@ -116,22 +115,29 @@ def _required(
     return None
 
 
-def to_markdown(rows: Sequence[PowerRow]) -> str:
+def table(measured: Measured) -> tables.Table:
   """Returns the table: a line per law and p-value, a column per tolerance."""
+  rows, flags = measured.rows, measured.flags
   tolerances = sorted({row.tolerance for row in rows})
-  cells = {(row.law, row.p_value, row.tolerance): row for row in rows}
-  heads = ['losses', 'p-value', *(f'{tolerance:g}' for tolerance in tolerances)]
-  lines = [heads, ['---', '---', *['---:'] * len(tolerances)]]
-  for law, p_value in dict.fromkeys((row.law, row.p_value) for row in rows):
-    numbers = [cells[law, p_value, tolerance] for tolerance in tolerances]
-    lines.append(
-      [
+  numbers = {
+    (row.law, row.p_value, row.tolerance): row.num_examples for row in rows
+  }
+  return tables.Table(
+    header=('losses', 'p-value', *(f'{value:g}' for value in tolerances)),
+    rows=tuple(
+      (
         loss_laws.LAWS[law].description,
         p_value,
-        *(_in_words(row.num_examples) for row in numbers),
-      ]
-    )
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+        *(_in_words(numbers[law, p_value, value]) for value in tolerances),
+      )
+      for law, p_value in dict.fromkeys((row.law, row.p_value) for row in rows)
+    ),
+    notes=(
+      f'Calibration examples for {flags["power"]:.0%} power at error rate '
+      f'{flags["error_rate"]:g}, by tolerance; the risk is half the tolerance, '
+      'or 0 where all losses are.',
+    ),
+  )
 
 
 def _in_words(number: int | None) -> str:
@@ -164,9 +170,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Prints the table."""
+  """Measures, writes and prints."""
   flags = _parse(arguments)
-  settings = dict(error_rate=flags.error_rate, power=flags.power)
   rows = []
   try:
     for row in measure(
@@ -174,24 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
       p_values=flags.p_values.split(','),
       tolerances=[float(item) for item in flags.tolerances.split(',')],
       seed=flags.seed,
-      **settings,
+      error_rate=flags.error_rate,
+      power=flags.power,
     ):
       rows.append(row)
       print(row, file=sys.stderr)
   except ValueError as error:
     sys.exit(f'ValueError: {error}')
-  print(
-    f'Calibration examples for {flags.power:.0%} power at error rate '
-    f'{flags.error_rate:g}, by tolerance; the risk is half the tolerance, or 0 '
-    'where all losses are.\n'
+  measured = measured_rows.of_this_process(
+    rows, flags, device='cpu', dtype='float64', libraries=('numpy', 'scipy')
   )
-  print(to_markdown(rows))
-  if flags.output:
-    versions = {'numpy': np.__version__, 'scipy': scipy.__version__}
-    records.write_json(
-      flags.output,
-      {**settings, 'seed': flags.seed, 'versions': versions, 'rows': rows},
-    )
+  measured_rows.publish(measured, table, flags.output)
 
 
 if __name__ == '__main__':

@@ -11,8 +11,8 @@ from calm_jax.checkpoints import classifiers
 
 def read_policies(
   run_dir: str, paths: Sequence[str]
-) -> dict[str, tuple[float, decoding.ComputePolicy]]:
-  """Returns name -> threshold and policy of certificates, deferred as well.
+) -> dict[str, tuple[Certificate, decoding.ComputePolicy]]:
+  """Returns name -> certificate and its policy, with the deferred fill as well.
 
   Certificates of one policy for several tolerances are told apart by their
   thresholds.
@@ -46,11 +46,11 @@ def read_policies(
     name = ', '.join(names)
     if name in made:  # the same policy, certified for something else
       name = f'{name} at {certificate.threshold:g}'
-    made[name] = certificate.threshold, policy
+    made[name] = certificate, policy
     deferred = dataclasses.replace(
       policy, cache_fill=decoding.DeferredExitState()
     )
-    made[f'{name}, deferred fill'] = certificate.threshold, deferred
+    made[f'{name}, deferred fill'] = certificate, deferred
   return made
 
 

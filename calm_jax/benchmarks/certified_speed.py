@@ -34,19 +34,21 @@ from calm_jax import (
   evaluation,
   interfaces,
   model,
-  records,
 )
 from calm_jax.benchmarks import (
   ablations,
   bandwidth,
   certified_policies,
   certified_table,
+  measured_rows,
   peers,
   token_inputs,
 )
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.certified_table import CertifiedRow
+from calm_jax.benchmarks.shares import Shares
+from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import stopwatch
-from calm_jax.records import provenance
 
 FULL = 'full model'
 
@@ -63,18 +65,18 @@ class _Model:
 
 def measure(
   run: _Model,
-  chosen: Mapping[str, tuple[float, decoding.ComputePolicy]],
+  chosen: Mapping[str, tuple[Certificate, decoding.ComputePolicy]],
   batches: Sequence[np.ndarray],
   *,
   num_repeats: int = 3,
   depth_loops: Sequence[str] = tuple(decoding.DEPTH_LOOPS),
   decode_peers: Mapping[str, peers.Decode] | None = None,
-) -> list[certified_table.CertifiedRow]:
+) -> list[CertifiedRow]:
   """Measures the full model, all policies and the peers at one batch size.
 
   Args:
     run: the model.
-    chosen: name -> threshold and policy.
+    chosen: name -> certificate and its policy.
     batches: inputs [B, S], all of one shape.
     num_repeats: turns; medians are compared.
     depth_loops: keys of `decoding.DEPTH_LOOPS` to try.
@@ -88,19 +90,20 @@ def measure(
     name: [decode(batch) for batch in batches]
     for name, decode in (decode_peers or {}).items()
   }
+  bound = {
+    name: decoding.bind(
+      run.decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
+    )
+    for name in depth_loops
+    # One row has nothing to be compacted with.
+    if batch_size > 1 or name != 'compacting'
+  }
   timings = evaluation.time_decode(
-    run.decoder,
-    run.params,
+    bound,
     [{'encoder_input_tokens': batch} for batch in batches],
     named,
     max_length=run.max_length,
     baseline=FULL,
-    depth_loops={
-      name: decoding.DEPTH_LOOPS[name]
-      for name in depth_loops
-      # One row has nothing to be compacted with.
-      if batch_size > 1 or name != 'compacting'
-    },
     num_repeats=num_repeats,
     bytes_of=costs.bytes_of(run.config, source_length),
     progress=lambda line: print(line, file=sys.stderr, flush=True),
@@ -109,15 +112,13 @@ def measure(
   rows, references = [], []
   for timing in timings:
     policy = named[timing.name]
-    details = _Details(
-      run, policy, decoding.DEPTH_LOOPS[timing.depth_loop], num_repeats
-    )
+    details = _Details(run, bound[timing.depth_loop], policy, num_repeats)
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(
-      certified_table.CertifiedRow(
+      CertifiedRow(
         name=timing.name,
-        threshold=chosen.get(timing.name, (math.nan,))[0],
+        **_promised(chosen.get(timing.name, (None,))[0]),
         batch_size=batch_size,
         depth_loop=timing.depth_loop,
         mean_exit_layer=timing.mean_exit_layer,
@@ -138,30 +139,33 @@ def measure(
   return rows
 
 
+def _promised(certificate: Certificate | None) -> dict[str, Any]:
+  """Returns the fields of a row that follow from its certificate."""
+  if certificate is None:
+    return {'threshold': math.nan}
+  return {
+    'threshold': certificate.threshold,
+    'loss': certificate.context.get('loss', ''),
+    'tolerance': certificate.tolerance,
+    'error_rate': certificate.error_rate,
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class _Details:
   """What is asked of one policy besides its speed-up."""
 
   run: _Model
+  bound: interfaces.BoundDecoder
   policy: decoding.ComputePolicy
-  depth_loop: interfaces.DepthLoop
   num_repeats: int
-
-  @functools.cached_property
-  def params(self):
-    """The parameters in the layout of the depth loop."""
-    return self.run.decoder.prepare(
-      self.run.params, traced_layers=self.depth_loop.traced_layers
-    )
 
   def _call(self, function, batch):
     return function(
-      self.run.decoder,
-      self.params,
+      self.bound,
       batch,
       policy=self.policy,
       max_length=self.run.max_length,
-      depth_loop=self.depth_loop,
     )
 
   def tokens(self, batch: np.ndarray) -> np.ndarray:
@@ -184,16 +188,14 @@ class _Details:
     )
     return (whole - start) / (moved / rate)
 
-  def shares(self, batch: np.ndarray) -> ablations.Shares:
+  def shares(self, batch: np.ndarray) -> Shares:
     """Returns where the time of a batch goes."""
     result = self._call(decoding.generate, batch)
     return ablations.measure_shares(
-      self.run.decoder,
-      self.params,
+      self.bound,
       batch,
       np.asarray(result.exit_layers),
       policy=self.policy,
-      depth_loop=self.depth_loop,
       num_repeats=self.num_repeats,
     )
 
@@ -210,7 +212,7 @@ def _peer_row(name, decode, batches, tokens, references, full, num_repeats):
   whole = sum(statistics.median(turns) for turns in seconds.values())
   steps = sum(int((batch != 0).sum(axis=1).max()) for batch in tokens)
   milliseconds = 1e3 * whole / steps
-  return certified_table.CertifiedRow(
+  return CertifiedRow(
     name=name,
     threshold=math.nan,
     batch_size=len(batches[0]),
@@ -286,15 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
       ]
   except (OSError, ValueError) as error:
     sys.exit(f'certified_speed: {error}')
-  print(certified_table.to_markdown(rows))
-  if flags.output:
-    context = provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=config.dtype,
-      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
-      details={'flags': vars(flags)},
-    )
-    records.write_json(flags.output, {'rows': rows, 'context': context})
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype=config.dtype
+  )
+  measured_rows.publish(measured, certified_table.table, flags.output)
 
 
 if __name__ == '__main__':

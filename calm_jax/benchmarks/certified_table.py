@@ -2,9 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
-from calm_jax.benchmarks import ablations
+from calm_jax.benchmarks.measured_rows import Measured
+from calm_jax.benchmarks.shares import Shares
+from calm_jax.reporting import tables
+
+_LOSSES = {
+  'textual': 'mean distance to the full model',
+  'risk': 'mean quality lost to the full model',
+  'signed': 'mean quality lost to the full model',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +32,10 @@ class CertifiedRow:
       takes at the bandwidth measured in the same run; NaN for peers.
     shares: where the time goes; None for peers.
     same_tokens: share of tokens that the full model decodes too.
+    loss: what the certificate bounds: 'textual', 'risk' or 'signed'; '' where
+      there is no certificate.
+    tolerance: what the expected loss is at most; NaN without a certificate.
+    error_rate: how likely the certificate may be wrong; NaN without one.
   """
 
   name: str
@@ -36,41 +47,82 @@ class CertifiedRow:
   speed_up: float
   ceiling: float
   of_bound: float
-  shares: ablations.Shares | None
+  shares: Shares | None
   same_tokens: float
+  loss: str = ''
+  tolerance: float = math.nan
+  error_rate: float = math.nan
 
 
-def to_markdown(rows: Sequence[CertifiedRow]) -> str:
-  """Returns the table."""
-  lines = [
-    '| decoding | threshold | batch | depth loop | mean layers | ms per step | '
-    'speed-up | ceiling | of it | of the bound | layers, head, checks, fill % '
-    '| same tokens % |',
-    '|---|--:|--:|---|--:|--:|--:|--:|--:|--:|---|--:|',
-  ]
-  for row in rows:
-    shares = '-'
-    if row.shares is not None:
-      parts = ('layers', 'head', 'checks', 'fill')
-      shares = ' '.join(
-        f'{100 * getattr(row.shares, part):.0f}' for part in parts
-      )
-    cells = (
-      row.name,
-      _number(row.threshold, 'g'),
-      str(row.batch_size),
-      row.depth_loop,
-      f'{row.mean_exit_layer:.2f}',
-      f'{row.milliseconds_per_step:.2f}',
-      f'{row.speed_up:.2f}x',
-      _number(row.ceiling, '.2f', 'x'),
-      _number(row.speed_up / row.ceiling, '.2f'),
-      _number(row.of_bound, '.2f'),
-      shares,
-      f'{100 * row.same_tokens:.1f}',
+def promise(row: CertifiedRow) -> str:
+  """Returns what the row's certificate promises, '-' without one."""
+  if math.isnan(row.tolerance):
+    return '-'
+  return (
+    f'{_LOSSES.get(row.loss, "mean loss")} at most {row.tolerance:g} with '
+    f'probability {1 - row.error_rate:g}'
+  )
+
+
+def table(*measured: Measured) -> tables.Table:
+  """Returns the table of one or several runs."""
+  return tables.Table(
+    header=(
+      'decoding',
+      'threshold',
+      'batch',
+      'depth loop',
+      'mean layers',
+      'ms per step',
+      'speed-up',
+      'ceiling',
+      'of the bound',
+      'layers, head, checks, fill %',
+      'same tokens %',
+    ),
+    rows=tuple(_cells(row) for one in measured for row in one.rows),
+    notes=(
+      'ms per step: wall clock of a step of the token loop with its share of '
+      f'what is done once per batch, on {measured[0].machine}; '
+      + ', '.join(map(_inputs, measured))
+      + f', median of {measured[0].flags["num_repeats"]} turns.',
+      f'{tables.SPEED_UP_NOTE}; ceiling: what memory traffic allows.',
+      'of the bound: the time without its start over what its memory traffic '
+      'alone takes at the bandwidth measured in the same run.',
+      'layers, head, checks, fill: where the time goes, by what leaving a part '
+      'out at the same depths saves; as differences of measurements they may '
+      'fall below 0.',
+      "same tokens: the full model's tokens that are decoded, too.",
+    ),
+  )
+
+
+def _inputs(measured: Measured) -> str:
+  flags = measured.flags
+  sizes = flags['batch_sizes'].replace(',', ' and ')
+  return f'{flags["num_inputs"]} inputs at batch {sizes}'
+
+
+def _cells(row: CertifiedRow) -> tuple[str, ...]:
+  shares = '-'
+  if row.shares is not None:
+    parts = ('layers', 'head', 'checks', 'fill')
+    shares = ' '.join(
+      str(round(100 * getattr(row.shares, part))) for part in parts
     )
-    lines.append(f'| {" | ".join(cells)} |')
-  return '\n'.join(lines)
+  return (
+    row.name,
+    _number(row.threshold, 'g'),
+    str(row.batch_size),
+    row.depth_loop,
+    f'{row.mean_exit_layer:.2f}',
+    f'{row.milliseconds_per_step:.2f}',
+    f'{row.speed_up:.2f}x',
+    _number(row.ceiling, '.2f', 'x'),
+    _number(row.of_bound, '.2f'),
+    shares,
+    f'{100 * row.same_tokens:.1f}',
+  )
 
 
 def _number(value: float, form: str, unit: str = '') -> str:

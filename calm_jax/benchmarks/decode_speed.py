@@ -154,16 +154,12 @@ def measure(
   decoder = model.as_layered_decoder(config)
   params = model.init_params(config, jax.random.key(seed))
   for loop in depth_loops:
-    depth_loop = decoding.DEPTH_LOOPS[loop]
-    prepared = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
     request = functools.partial(
       decoding.start,
-      decoder,
-      prepared,
+      decoding.bind(decoder, params, depth_loop=decoding.DEPTH_LOOPS[loop]),
       inputs,
       eos_id=-1,
       max_length=target_length,
-      depth_loop=depth_loop,
     )
     for way in compared:
       start = functools.partial(request, policy=way.policy)

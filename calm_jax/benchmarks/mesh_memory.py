@@ -16,23 +16,20 @@ from collections.abc import Sequence
 import jax
 
 from calm_jax import decoding, exits, model, sharding
+from calm_jax.benchmarks import measured_rows, mesh_memory_table
 from calm_jax.benchmarks.arguments import Arguments
-
-_HEADER = (
-  '| shape | parameters | data x model | batch | parameters, GB | caches, GB '
-  '| temporaries, GB | compile s |\n|---|--:|---|--:|--:|--:|--:|--:|'
-)
+from calm_jax.benchmarks.mesh_memory_table import MemoryRow
 
 
-def table_row(
+def measure(
   shape: str,
   mesh: jax.sharding.Mesh,
   *,
   batch_size: int,
   source_length: int,
   target_length: int,
-) -> str:
-  """Compiles one shape; returns a row of the table, gigabytes per device.
+) -> MemoryRow:
+  """Compiles one shape; returns what each device holds.
 
   Args:
     shape: a name of `T5Config.named`.
@@ -48,23 +45,30 @@ def table_row(
   )
   start = time.perf_counter()
   compiled = decoding.compile_decode(
-    model.as_layered_decoder(config),
-    params,
+    decoding.bind(
+      model.as_layered_decoder(config),
+      params,
+      depth_loop=decoding.WhileDepthLoop(),
+      mesh=mesh,
+    ),
     batch_size=batch_size,
     source_length=source_length,
     max_length=target_length,
     policy=policy,
-    depth_loop=decoding.WhileDepthLoop(),
-    mesh=mesh,
   )
   seconds = time.perf_counter() - start
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   held = compiled.device_bytes()
-  return (
-    f'| {shape} | {count / 1e9:.2f} billion | {mesh.shape["data"]} x '
-    f'{mesh.shape["model"]} | {batch_size} | {held["params"] / 1e9:.2f} | '
-    f'{held["carry"] / 1e9:.3f} | {held["temporaries"] / 1e9:.2f} | '
-    f'{seconds:.0f} |'
+  return MemoryRow(
+    shape=shape,
+    num_parameters=count,
+    data=mesh.shape['data'],
+    model=mesh.shape['model'],
+    batch_size=batch_size,
+    parameter_bytes=held['params'],
+    cache_bytes=held['carry'],
+    temporary_bytes=held['temporaries'],
+    compile_seconds=seconds,
   )
 
 
@@ -77,28 +81,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('batch_size', 8, 'rows on the whole mesh', type=int)
   add('source_length', 512, 'tokens of a source', type=int)
   add('target_length', 128, 'tokens decoded', type=int)
+  add('output', None, 'a JSON file to write')
   return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Compiles and prints."""
+  """Compiles, writes and prints."""
   flags = _parse(arguments)
+  rows = []
   try:
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', flags.data * flags.model)
     mesh = sharding.make_mesh(data=flags.data, model=flags.model)
-    print(_HEADER)
     for shape in flags.shapes.split(','):
-      row = table_row(
+      print(f'{shape} is being compiled', file=sys.stderr, flush=True)
+      row = measure(
         shape,
         mesh,
         batch_size=flags.batch_size,
         source_length=flags.source_length,
         target_length=flags.target_length,
       )
-      print(row, flush=True)
+      rows.append(row)
   except ValueError as error:
     sys.exit(f'mesh_memory: {error}')
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype='bfloat16'
+  )
+  measured_rows.publish(measured, mesh_memory_table.table, flags.output)
 
 
 if __name__ == '__main__':

@@ -61,6 +61,7 @@ def _version(package: str) -> str:
 
 def _huggingface(folder, config, max_length, min_length) -> Decode:
   """Returns a decode by `T5ForConditionalGeneration.generate`."""
+  del config  # the folder has one
   torch = importlib.import_module('torch')
   transformers = importlib.import_module('transformers')
   torch.set_num_threads(len(os.sched_getaffinity(0)))

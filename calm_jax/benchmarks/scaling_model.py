@@ -22,7 +22,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax import records
+from calm_jax.benchmarks import measured_rows
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.measured_rows import Measured
+from calm_jax.reporting import tables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,19 +168,38 @@ def efficiencies(
   return {name: perfect / taken for name, taken in seconds.items()}
 
 
-def table(recorded: Recorded, devices: Sequence[int], **options) -> str:
-  """Returns the table of efficiencies; options as of `efficiencies`."""
-  lines: list[str] = []
-  for num_devices in devices:
-    found = efficiencies(recorded, num_devices, **options)
-    if not lines:
-      lines = [
-        f'| devices | {" | ".join(found)} |',
-        f'|--:|{"--:|" * len(found)}',
-      ]
-    cells = (f'{ratio:.2f}' for ratio in found.values())
-    lines.append(f'| {num_devices} | {" | ".join(cells)} |')
-  return '\n'.join(lines)
+@dataclasses.dataclass(frozen=True)
+class EfficiencyRow:
+  """What some number of devices would make of the inputs.
+
+  Attributes:
+    num_devices: how many share the work.
+    efficiencies: as of `efficiencies`.
+  """
+
+  num_devices: int
+  efficiencies: dict[str, float]
+
+
+def table(measured: Measured) -> tables.Table:
+  """Returns the table of efficiencies."""
+  rows, flags = measured.rows, measured.flags
+  return tables.Table(
+    header=('devices', *rows[0].efficiencies),
+    rows=tuple(
+      (
+        str(row.num_devices),
+        *(f'{ratio:.2f}' for ratio in row.efficiencies.values()),
+      )
+      for row in rows
+    ),
+    notes=(
+      'Throughput over that of as many devices that share perfectly: '
+      f'{flags["copies"]} copies of the inputs, {flags["batch_size"]} rows per '
+      "device, a step taken to cost its deepest row's layers and "
+      f'{flags["fixed"]:g} more.',
+    ),
+  )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -189,11 +211,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('fixed', 2.0, 'what a step costs besides layers, in layers', type=float)
   add('copies', 16, 'how often the data are taken', type=int)
   add('seed', 0, 'of the order', type=int)
+  add('output', None, 'a JSON file to write')
   return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Reads, adds up and prints."""
+  """Reads, adds up, writes and prints."""
   flags = _parse(arguments)
   try:
     recorded = read_predictions(flags.predictions)
@@ -212,7 +235,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name: getattr(flags, name)
     for name in ('batch_size', 'fixed', 'copies', 'seed')
   }
-  print(table(recorded, devices, **options))
+  measured = measured_rows.of_this_process(
+    [
+      EfficiencyRow(number, efficiencies(recorded, number, **options))
+      for number in devices
+    ],
+    flags,
+    device='a model of devices',
+    dtype='float64',
+    libraries=('numpy', 'calm_jax'),
+  )
+  measured_rows.publish(measured, table, flags.output)
 
 
 if __name__ == '__main__':

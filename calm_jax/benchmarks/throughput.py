@@ -28,49 +28,31 @@ from calm_jax import (
   exits,
   interfaces,
   model,
-  records,
 )
-from calm_jax.benchmarks import token_inputs
+from calm_jax.benchmarks import (
+  measured_rows,
+  throughput_table,
+  token_inputs,
+)
 from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.throughput_table import ThroughputRow
 from calm_jax.evaluation import stopwatch
-from calm_jax.records import provenance
 
 WAYS = ('static', 'sorted', 'slots')
-
-
-@dataclasses.dataclass(frozen=True)
-class ThroughputRow:
-  """Tokens per second of one way of batching.
-
-  Attributes:
-    policy: 'full model' or the early exit.
-    way: one of `WAYS`.
-    tokens_per_second: emitted tokens over wall clock, encoder included.
-    speed_up: over the full model in static batches.
-    num_tokens: emitted tokens, EOS included.
-  """
-
-  policy: str
-  way: str
-  tokens_per_second: float
-  speed_up: float
-  num_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
   """What every way decodes with."""
 
-  decoder: interfaces.LayeredDecoder
-  params: Any
+  bound: interfaces.BoundDecoder
   batch_size: int
   steps: int
   options: dict[str, Any]
 
 
 def measure(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
+  bound: interfaces.BoundDecoder,
   sources: Sequence[np.ndarray],
   *,
   batch_size: int,
@@ -78,20 +60,17 @@ def measure(
   threshold: float,
   steps: int = 8,
   num_repeats: int = 3,
-  depth_loop: interfaces.DepthLoop | None = None,
 ) -> list[ThroughputRow]:
   """Measures every way with the full model and with early exit.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters.
+    bound: the decoder with its parameters.
     sources: token ids of the inputs, EOS included.
     batch_size: B, also the number of slots.
     max_length: T.
     threshold: of the softmax margin.
     steps: tokens between two looks for rows that have ended.
     num_repeats: turns; medians are reported.
-    depth_loop: the default one if None.
 
   Raises:
     ValueError: for fewer inputs than a batch has rows.
@@ -102,7 +81,6 @@ def measure(
       f'{len(sources)} inputs do not fill a batch of {batch_size}; give more, '
       'or a smaller batch'
     )
-  depth_loop = depth_loop or decoding.default_depth_loop()
   margin = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
   policies = {
     'full model': decoding.ComputePolicy(),
@@ -110,16 +88,10 @@ def measure(
       exit_rule=margin
     ),
   }
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
   runs, counts = {}, {}
   for name, policy in policies.items():
-    job = _Job(
-      decoder,
-      params,
-      batch_size,
-      steps,
-      dict(policy=policy, max_length=max_length, depth_loop=depth_loop),
-    )
+    options = dict(policy=policy, max_length=max_length)
+    job = _Job(bound, batch_size, steps, options)
     for way in WAYS:
       runs[name, way] = functools.partial(_WAYS[way], job, sources)
       counts[name, way] = runs[name, way]()
@@ -168,7 +140,7 @@ def _batches(job, sources, length) -> int:
     for row in range(job.batch_size):
       source = part[min(row, len(part) - 1)]
       inputs[row, : len(source)] = source
-    result = decoding.generate(job.decoder, job.params, inputs, **job.options)
+    result = decoding.generate(job.bound, inputs, **job.options)
     lengths = np.asarray(result.lengths)
     num_tokens += int(lengths[: len(part)].sum())
   return num_tokens
@@ -182,8 +154,7 @@ def _slots(job: _Job, sources: Sequence[np.ndarray]) -> int:
   num_tokens = 0
   for length, part in buckets.items():
     for _, result in decoding.decode_queue(
-      job.decoder,
-      job.params,
+      job.bound,
       part,
       num_slots=job.batch_size,
       source_length=length,
@@ -199,18 +170,6 @@ _WAYS: dict[str, Callable[..., int]] = {
   'sorted': _sorted,
   'slots': _slots,
 }
-
-
-def to_markdown(rows: Sequence[ThroughputRow]) -> str:
-  """Returns the table."""
-  lines = ['| decoding | batching | tokens per second | speed-up |']
-  lines.append('|---|---|--:|--:|')
-  lines += [
-    f'| {row.policy} | {row.way} | {row.tokens_per_second:.0f} | '
-    f'{row.speed_up:.2f}x |'
-    for row in rows
-  ]
-  return '\n'.join(lines)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -235,8 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     params, config, _ = checkpoints.load_params(flags.run_dir)
     sources = token_inputs.read_sources(flags.tokens, flags.num_inputs)
     rows = measure(
-      model.as_layered_decoder(config),
-      params,
+      decoding.bind(model.as_layered_decoder(config), params),
       sources,
       batch_size=flags.batch_size,
       max_length=flags.max_length,
@@ -246,15 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
   except (OSError, ValueError) as error:
     sys.exit(f'throughput: {error}')
-  print(to_markdown(rows))
-  if flags.output:
-    context = provenance.run_context(
-      device=jax.devices()[0].device_kind,
-      dtype=config.dtype,
-      libraries=('jax', 'jaxlib', 'numpy', 'calm_jax'),
-      details={'flags': vars(flags), 'num_inputs': len(sources)},
-    )
-    records.write_json(flags.output, {'rows': rows, 'context': context})
+  measured = measured_rows.of_this_process(
+    rows,
+    flags,
+    device=jax.devices()[0].device_kind,
+    dtype=config.dtype,
+    num_inputs=len(sources),
+  )
+  measured_rows.publish(measured, throughput_table.table, flags.output)
 
 
 if __name__ == '__main__':

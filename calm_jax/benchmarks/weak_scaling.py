@@ -19,14 +19,14 @@ import jax
 import numpy as np
 
 from calm_jax import decoding, exits, model, sharding
-from calm_jax.benchmarks import forced_depths
-from calm_jax.benchmarks.arguments import Arguments
-from calm_jax.evaluation import stopwatch
-
-_HEADER = (
-  '| devices | rows | tokens/s | of one device with as many rows |\n'
-  '|--:|--:|--:|--:|'
+from calm_jax.benchmarks import (
+  forced_depths,
+  measured_rows,
+  weak_scaling_table,
 )
+from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.weak_scaling_table import ScalingRow
+from calm_jax.evaluation import stopwatch
 
 
 def measure(
@@ -38,8 +38,8 @@ def measure(
   target_length: int,
   num_repeats: int,
   seed: int = 0,
-) -> dict[tuple[int, int], float]:
-  """Returns tokens per second by (devices, rows).
+) -> list[ScalingRow]:
+  """Returns a row for every number of devices.
 
   Args:
     config: the model.
@@ -52,11 +52,7 @@ def measure(
     seed: of weights, sources and depths.
   """
   decoder = model.as_layered_decoder(config)
-  loop = decoding.default_depth_loop()
-  params = decoder.prepare(
-    model.init_params(config, jax.random.key(seed)),
-    traced_layers=loop.traced_layers,
-  )
+  params = model.init_params(config, jax.random.key(seed))
   rng = np.random.default_rng(seed)
   runs = {}
   for count, parts in {(n, n) for n in devices} | {(n, 1) for n in devices}:
@@ -69,33 +65,29 @@ def measure(
     )
     run = functools.partial(
       decoding.generate,
-      decoder,
-      sharding.place_params(params, mesh),
+      decoding.bind(decoder, params, mesh=mesh),
       rng.integers(2, config.vocab_size, (rows, source_length)),
       policy=decoding.ComputePolicy(exit_rule=exits.ScheduledExit(depths)),
       max_length=target_length,
       eos_id=-1,
-      depth_loop=loop,
-      mesh=mesh,
     )
     jax.block_until_ready(run())
     runs[parts, rows] = run
   seconds = stopwatch.interleaved_seconds(runs, num_repeats)
-  return {
+  rates = {
     (parts, rows): rows * target_length / statistics.median(turns)
     for (parts, rows), turns in seconds.items()
   }
-
-
-def table(rates: dict[tuple[int, int], float]) -> str:
-  """Returns the rows of `measure` as a table."""
-  lines = [_HEADER]
-  for (parts, rows), rate in sorted(rates.items()):
-    is_own = parts == 1 and rows > min(rows for _, rows in rates)
-    if not is_own:
-      ratio = rate / rates[1, rows]
-      lines.append(f'| {parts} | {rows} | {rate:.0f} | {ratio:.2f} |')
-  return '\n'.join(lines)
+  sizes = {count: count * rows_per_device for count in sorted(set(devices))}
+  return [
+    ScalingRow(
+      num_devices=count,
+      num_rows=rows,
+      tokens_per_second=rates[count, rows],
+      of_one_device=rates[count, rows] / rates[1, rows],
+    )
+    for count, rows in sizes.items()
+  ]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -107,6 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('source_length', 32, 'tokens of a source', type=int)
   add('target_length', 32, 'tokens decoded', type=int)
   add('num_repeats', 3, 'turns; medians are taken', type=int)
+  add('output', None, 'a JSON file to write')
   parser.add_argument(
     '--real', action='store_true', help='the devices there are, none made up'
   )
@@ -114,7 +107,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Measures and prints."""
+  """Measures, writes and prints."""
   flags = _parse(arguments)
   devices = [int(number) for number in flags.devices.split(',')]
   if not flags.real:
@@ -125,15 +118,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
       f'weak_scaling: {max(devices)} devices are asked for, and there are '
       f'{jax.device_count()}'
     )
-  rates = measure(
-    model.T5Config.named(flags.shape),
+  config = model.T5Config.named(flags.shape)
+  rows = measure(
+    config,
     devices,
     rows_per_device=flags.rows_per_device,
     source_length=flags.source_length,
     target_length=flags.target_length,
     num_repeats=flags.num_repeats,
   )
-  print(table(rates))
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype=config.dtype
+  )
+  measured_rows.publish(measured, weak_scaling_table.table, flags.output)
 
 
 if __name__ == '__main__':

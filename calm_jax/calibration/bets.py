@@ -8,10 +8,12 @@ of p_values.py, with the same signature; here the order of the losses matters.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import checks
 from calm_jax.calibration import p_values
@@ -103,7 +105,7 @@ class Betting:
     level = '' if self.level == 0.05 else f', level={self.level!r}'
     return f'betting(seed={self.seed}{level})'
 
-  def __call__(self, losses: np.ndarray, *, tolerance: float) -> float:
+  def __call__(self, losses: ArrayLike, *, tolerance: float) -> float:
     """Returns the p-value, in [0, 1].
 
     Args:
@@ -113,11 +115,19 @@ class Betting:
     Raises:
       ValueError: for losses or a tolerance outside their range.
     """
-    losses = p_values.check_losses(losses, tolerance)
-    return float(self.batch(losses[np.newaxis], tolerance=tolerance)[0])
+    sample = p_values.check_losses(losses, tolerance)
+    return float(self.batch(sample[np.newaxis], tolerance=tolerance)[0])
 
   def batch(self, samples: np.ndarray, *, tolerance: float) -> np.ndarray:
-    """Returns the p-values [M] of M samples [M, N], as if called on each."""
+    """Returns the p-values [M] of M samples [M, N], as if called on each.
+
+    Args:
+      samples: [M, N], in [0, 1].
+      tolerance: in (0, 1).
+
+    Raises:
+      ValueError: for losses or a tolerance outside their range.
+    """
     samples = np.asarray(samples, np.float64)
     p_values.check_losses(samples.ravel(), tolerance)
     order = np.random.default_rng(self.seed).permutation(samples.shape[1])
@@ -125,8 +135,18 @@ class Betting:
     return np.exp(-log_wealth)
 
 
-def betting(losses: np.ndarray, *, tolerance: float) -> float:
+def betting(losses: ArrayLike, *, tolerance: float) -> float:
   """Bets against the risk being above the tolerance: `Betting(seed=0)`.
+
+  Args:
+    losses: [N], one loss per example, in [0, 1].
+    tolerance: the null hypothesis is E[loss] > tolerance; in (0, 1).
+
+  Returns:
+    The p-value, in [0, 1].
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
 
   >>> betting([0.0] * 29, tolerance=0.1) == Betting()([0.0] * 29, tolerance=0.1)
   True
@@ -136,9 +156,9 @@ def betting(losses: np.ndarray, *, tolerance: float) -> float:
 
 # What certificates and simulations ask a p-value for; a gin file can name a
 # function, but not an object.
-betting.name = Betting().name
-betting.batch = Betting().batch
-betting.depends_on_order = True
+vars(betting).update(
+  name=Betting().name, batch=Betting().batch, depends_on_order=True
+)
 
 
 def _greatest_log_wealth(losses, tolerance: float, level: float) -> np.ndarray:
@@ -151,7 +171,7 @@ def _greatest_log_wealth(losses, tolerance: float, level: float) -> np.ndarray:
   greatest = np.zeros(len(losses))
   step = math.log(1 / level)
   aims = np.linspace(0, number, min(number, _MOST_AIMS) + 1).astype(int)
-  for start, end in zip(aims[:-1], aims[1:], strict=True):
+  for start, end in itertools.pairwise(aims):
     # A goal that is reached but for rounding is reached.
     goal = step * (np.floor(greatest / step + 1e-9) + 1)
     aim = np.sqrt((goal - log_wealth) / (number - start))

@@ -13,6 +13,8 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 from calm_jax import records
 from calm_jax.calibration import multiple_testing
 
@@ -100,13 +102,12 @@ class Certificate:
     """
     if self.index is None:
       return 1.0
-    if isinstance(self.setting, dict):
-      return self.setting.get('threshold')
-    return self.setting
+    setting = self.settings[self.index]
+    return setting.get('threshold') if isinstance(setting, dict) else setting
 
   def describe(self) -> str:
     """Says in one paragraph what is guaranteed and what for."""
-    if not self.certified:
+    if self.index is None:
       return (
         f'Nothing was certified at tolerance {self.tolerance:g} and error rate '
         f'{self.error_rate:g}, so the full model is used (threshold 1). '
@@ -116,10 +117,11 @@ class Certificate:
     name = f'{self.context["loss"]}, ' if 'loss' in self.context else ''
     return (
       f'Certified: setting {self.index + 1} of {len(self.settings)}, '
-      f'{setting_in_words(self.setting)}. With probability at least '
-      f'{1 - self.error_rate:g} over the draw of the {self.num_examples} '
-      f'calibration examples, its expected loss ({name}between {low:g} and '
-      f'{high:g}) on inputs like them is at most {self.tolerance:g}: '
+      f'{setting_in_words(self.settings[self.index])}. '
+      f'With probability at least {1 - self.error_rate:g} over the draw of the '
+      f'{self.num_examples} calibration examples, its expected loss '
+      f'({name}between {low:g} and {high:g}) on inputs like them is at most '
+      f'{self.tolerance:g}: '
       f'P(E[loss] <= {self.tolerance:g}) >= {1 - self.error_rate:g}. Its mean '
       f'over the calibration examples was {self.risks[self.index]:.4g}, '
       f'p = {self.p_values[self.index]:.3g} by {self.p_value}, tested by '
@@ -192,7 +194,8 @@ def _check_choice(certificate, content, procedure) -> None:
   """Raises ValueError unless the choice follows from the p-values."""
   if procedure is None:
     procedure = multiple_testing.find_procedure(certificate.procedure)
-  rejected = procedure(certificate.p_values, certificate.error_rate)
+  tests = np.asarray(certificate.p_values, np.float64)
+  rejected = procedure(tests, certificate.error_rate)
   index = max(rejected, default=None)
   if index != certificate.index:
     raise ValueError(
@@ -238,7 +241,11 @@ def _checksum(content: dict) -> str:
 
 
 def setting_in_words(setting: float | dict) -> str:
-  """Says which setting it is."""
+  """Says which setting it is.
+
+  >>> setting_in_words(0.9), setting_in_words({'threshold': 0.9, 'patience': 3})
+  ('threshold 0.9', 'threshold 0.9, patience 3')
+  """
   if isinstance(setting, dict):
     return ', '.join(f'{name} {value}' for name, value in setting.items())
   return f'threshold {setting:g}'

@@ -31,7 +31,7 @@ class Statistics:
   @property
   def p_value_name(self) -> str:
     """How results name the p-value, with its parameters."""
-    return getattr(self.p_value, 'name', None) or self.p_value.__name__
+    return p_values.name_of(self.p_value)
 
 
 def choose(

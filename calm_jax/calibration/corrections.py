@@ -4,22 +4,27 @@ They divide the error rate among all J settings, so that each has to pass a
 harder test than in a fixed sequence, but none stands in the way of another.
 """
 
+import abc
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax.calibration import inputs
 
 
-class _Correction:
+class _Correction(abc.ABC):
   """What both share: smaller p-values never reject less."""
+
+  @abc.abstractmethod
+  def __call__(self, p_values: ArrayLike, error_rate: float) -> tuple[int, ...]:
+    """Returns the rejected indices, ascending."""
 
   def level(self, num_settings: int, error_rate: float) -> float:
     """Returns what a first rejection takes: error_rate / J."""
     return error_rate / num_settings
 
-  def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
+  def next_test(self, p_values: ArrayLike, error_rate: float) -> int | None:
     """Returns the last untested index, until the last rejected is known.
 
     That lies between what is rejected with the untested at their worst and at
@@ -46,11 +51,9 @@ class Bonferroni(_Correction):
   (2,)
   """
 
-  name: ClassVar[str] = 'bonferroni'
+  name = 'bonferroni'
 
-  def __call__(
-    self, p_values: np.ndarray, error_rate: float
-  ) -> tuple[int, ...]:
+  def __call__(self, p_values: ArrayLike, error_rate: float) -> tuple[int, ...]:
     """Returns the indices of p-values of at most error_rate / J."""
     p_values = inputs.check_p_values(p_values, error_rate)
     level = self.level(p_values.size, error_rate)
@@ -70,11 +73,9 @@ class Holm(_Correction):
   (0, 2)
   """
 
-  name: ClassVar[str] = 'holm'
+  name = 'holm'
 
-  def __call__(
-    self, p_values: np.ndarray, error_rate: float
-  ) -> tuple[int, ...]:
+  def __call__(self, p_values: ArrayLike, error_rate: float) -> tuple[int, ...]:
     """Returns the rejected indices; what was not tested is not rejected."""
     p_values = inputs.check_p_values(p_values, error_rate)
     order = np.argsort(p_values, kind='stable')  # NaN comes last

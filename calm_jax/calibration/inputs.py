@@ -1,16 +1,22 @@
 """Checks of what a calibration is asked for, shared by its entry points."""
 
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import records
 
 
 def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
   """Returns the settings as a list of floats and dicts.
+
+  Args:
+    settings: [J], from conservative to aggressive: thresholds in [0, 1],
+      strictly decreasing, or dicts (with a `threshold` or without).
 
   Raises:
     ValueError: if there are none, one is neither a number in [0, 1] nor a dict,
@@ -34,11 +40,11 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
     plain.append(setting)
   if not plain:
     raise ValueError('settings are empty; give at least one')
-  for number, (before, after) in enumerate(zip(plain, plain[1:], strict=False)):
+  for number, (before, after) in enumerate(itertools.pairwise(plain)):
     if _without_threshold(before) != _without_threshold(after):
       continue
     first, second = _threshold(before), _threshold(after)
-    if None not in (first, second) and first > second:
+    if first is not None and second is not None and first > second:
       continue
     raise ValueError(
       f'settings {number} and {number + 1}, {before} and {after}, are out of '
@@ -49,7 +55,7 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
 
 
 def _is_probability(value) -> bool:
-  return isinstance(value, numbers.Real) and 0 <= value <= 1
+  return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 def _threshold(setting) -> float | None:
@@ -67,6 +73,10 @@ def check_range(
   loss_range: tuple[float, float], tolerance: float
 ) -> tuple[float, float]:
   """Returns the range of the losses.
+
+  Args:
+    loss_range: the smallest and the largest value a loss can have, finite.
+    tolerance: strictly between them.
 
   Raises:
     ValueError: if it is empty or the tolerance is not strictly inside it.
@@ -91,8 +101,12 @@ def check_error_rate(error_rate: float) -> None:
     )
 
 
-def check_p_values(p_values: np.ndarray, error_rate: float) -> np.ndarray:
+def check_p_values(p_values: ArrayLike, error_rate: float) -> np.ndarray:
   """Returns p-values [J] as float64, NaN allowed.
+
+  Args:
+    p_values: [J], in [0, 1]; NaN where not tested.
+    error_rate: in (0, 1).
 
   Raises:
     ValueError: if one is outside [0, 1], there are none, or the error rate is

@@ -10,24 +10,28 @@ three members; `PROCEDURES` lists those that certificates know by name.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax.calibration import corrections, inputs
 
 
 class Procedure(Protocol):
-  """What `calibrate` asks of a procedure.
+  """What `calibrate` asks of a procedure."""
 
-  Attributes:
-    name: how certificates name it, its parameters included; `find_procedure`
-      turns the name of one of calm_jax's back into the procedure.
-  """
+  @property
+  def name(self) -> str:
+    """How certificates name it, its parameters included.
 
-  name: str
+    `find_procedure` turns the name of one of calm_jax's back into the
+    procedure.
+    """
+    ...
 
   def __call__(
     self, p_values: np.ndarray, error_rate: float
@@ -37,7 +41,11 @@ class Procedure(Protocol):
     Args:
       p_values: [J], in testing order; NaN where not tested.
       error_rate: the bound on P(any false rejection), in (0, 1).
+
+    Raises:
+      ValueError: for p-values or an error rate outside their range.
     """
+    ...
 
   def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
     """Returns the index of the p-value needed next, None if none is.
@@ -46,8 +54,12 @@ class Procedure(Protocol):
 
     Args:
       p_values: [J], NaN where not tested yet.
-      error_rate: as above.
+      error_rate: in (0, 1).
+
+    Raises:
+      ValueError: for p-values or an error rate outside their range.
     """
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +95,7 @@ class FixedSequence:
     if not starts or any(isinstance(s, bool) for s in starts):
       raise ValueError(f'starts must be indices, at least one, not {starts}')
     if any(s != int(s) or s < 0 for s in starts) or any(
-      first >= second for first, second in zip(starts, starts[1:], strict=False)
+      first >= second for first, second in itertools.pairwise(starts)
     ):
       raise ValueError(
         f'starts must be indices from 0 on, each greater than the one before, '
@@ -117,7 +129,7 @@ class FixedSequence:
     return error_rate / len(self.indices(num_settings))
 
   def indices(self, num_settings: int) -> tuple[int, ...]:
-    """Returns the starts among J settings.
+    """Returns the starts among J settings, ascending.
 
     Raises:
       ValueError: if there are fewer settings than it takes.
@@ -136,9 +148,7 @@ class FixedSequence:
       )
     return self.starts
 
-  def __call__(
-    self, p_values: np.ndarray, error_rate: float
-  ) -> tuple[int, ...]:
+  def __call__(self, p_values: ArrayLike, error_rate: float) -> tuple[int, ...]:
     """Returns, from every start, what comes before its first failure."""
     p_values = inputs.check_p_values(p_values, error_rate)
     level = self.level(p_values.size, error_rate)
@@ -147,7 +157,7 @@ class FixedSequence:
       rejected.update(range(start, _first_failure(p_values, start, level)))
     return tuple(sorted(rejected))
 
-  def next_test(self, p_values: np.ndarray, error_rate: float) -> int | None:
+  def next_test(self, p_values: ArrayLike, error_rate: float) -> int | None:
     """Returns the next index of the last sequence that still counts.
 
     The sequence of the last start comes first. If it rejects anything, whatever
@@ -169,6 +179,13 @@ def fixed_sequence(
 ) -> FixedSequence:
   """Returns fixed sequence testing, from a single start if not told otherwise.
 
+  Args:
+    starts: the indices at which sequences begin, ascending.
+    num_starts: so many equally spaced starts instead.
+
+  Raises:
+    ValueError: for starts that are no ascending indices, or both at once.
+
   >>> fixed_sequence().name, fixed_sequence(num_starts=3).name
   ('fixed_sequence', 'fixed_sequence(num_starts=3)')
   """
@@ -186,6 +203,9 @@ PROCEDURES: dict[str, Callable[..., Procedure]] = {
 
 def find_procedure(name: str) -> Procedure:
   """Returns the procedure that has this name, down to its parameters.
+
+  Args:
+    name: as certificates hold it, such as 'holm'.
 
   Raises:
     ValueError: if none of calm_jax's has it.
@@ -210,14 +230,14 @@ def find_procedure(name: str) -> Procedure:
 
 
 def _parameters(key: str | None, text: str | None) -> dict:
-  if key is None:
+  if key is None or text is None:
     return {}
   numbers = tuple(int(number) for number in text.split(','))
   return {key: numbers[0] if key == 'num_starts' else numbers}
 
 
 def needed_tests(
-  procedure: Procedure, p_values: np.ndarray, error_rate: float
+  procedure: Procedure, p_values: ArrayLike, error_rate: float
 ) -> np.ndarray:
   """Returns which p-values [J] a procedure asks for, one after the other.
 
@@ -229,6 +249,10 @@ def needed_tests(
 
   Returns:
     bool [J].
+
+  Raises:
+    ValueError: for p-values or an error rate outside their range, or if the
+      procedure asks for one of them twice.
 
   >>> needed_tests(fixed_sequence(), [0.01, 0.06, 0.001], 0.05)
   array([ True,  True, False])

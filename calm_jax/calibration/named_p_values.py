@@ -18,6 +18,9 @@ def default_p_value(loss_range: tuple[float, float]) -> str:
   be negative: mapped to [0, 1] they sit near 1/2, where the mean alone says
   little.
 
+  Args:
+    loss_range: the smallest and the largest value a loss can have.
+
   >>> default_p_value((0.0, 1.0)), default_p_value((-1.0, 1.0))
   ('hoeffding_bentkus', 'betting')
   """

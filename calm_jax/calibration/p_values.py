@@ -9,16 +9,45 @@ same signature; the one that does is `betting`, in bets.py.
 """
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
-# f(losses [N], *, tolerance) -> p-value in [0, 1].
-PValue = Callable[..., float]
+
+class PValue(Protocol):
+  """A function of losses that tests "their expectation is above the tolerance".
+
+  It may have attributes: `name` (str: how certificates name it, parameters
+  included), `batch` (of many samples at once: see `apply_rows`),
+  `depends_on_order` and `for_binary_losses` (bool: what losses are made up for
+  it where some are needed).
+  """
+
+  def __call__(self, losses: np.ndarray, /, *, tolerance: float) -> float:
+    """Returns a p-value in [0, 1], super-uniform where E[loss] > tolerance.
+
+    Args:
+      losses: [N], in [0, 1].
+      tolerance: in (0, 1).
+    """
+    ...
 
 
-def hoeffding(losses: np.ndarray, *, tolerance: float) -> float:
+def name_of(p_value: PValue) -> str:
+  """Returns how certificates name a p-value.
+
+  >>> name_of(hoeffding)
+  'hoeffding'
+  """
+  for attribute in ('name', '__name__'):
+    if hasattr(p_value, attribute):
+      return str(getattr(p_value, attribute))
+  return repr(p_value)
+
+
+def hoeffding(losses: ArrayLike, *, tolerance: float) -> float:
   """Bounds the mean by Hoeffding's inequality, in its simple form.
 
   p = exp(-2 N max(0, tolerance - R)^2), R the mean loss. Hoeffding
@@ -45,7 +74,7 @@ def hoeffding(losses: np.ndarray, *, tolerance: float) -> float:
   return math.exp(-2 * number * gap**2)
 
 
-def bentkus(losses: np.ndarray, *, tolerance: float) -> float:
+def bentkus(losses: ArrayLike, *, tolerance: float) -> float:
   """Bounds the mean by Bentkus's inequality: e times a binomial tail.
 
   p = min(1, e P(Binomial(N, tolerance) <= ceil(N R))), R the mean loss. Bentkus
@@ -72,7 +101,7 @@ def bentkus(losses: np.ndarray, *, tolerance: float) -> float:
   return min(1.0, math.e * float(tail))
 
 
-def hoeffding_bentkus(losses: np.ndarray, *, tolerance: float) -> float:
+def hoeffding_bentkus(losses: ArrayLike, *, tolerance: float) -> float:
   """Takes the smaller of the tight Hoeffding and the Bentkus p-value.
 
   p = min(exp(-N h1(min(R, tolerance), tolerance)),
@@ -112,7 +141,7 @@ def hoeffding_bentkus(losses: np.ndarray, *, tolerance: float) -> float:
   )
 
 
-def exact_binomial(losses: np.ndarray, *, tolerance: float) -> float:
+def exact_binomial(losses: ArrayLike, *, tolerance: float) -> float:
   """Counts losses that are 0 or 1, whose law is known: no bound is needed.
 
   p = P(Binomial(N, tolerance) <= sum of the losses). The exact test of a
@@ -135,22 +164,22 @@ def exact_binomial(losses: np.ndarray, *, tolerance: float) -> float:
   >>> round(exact_binomial([1.0, 0.0], tolerance=0.75), 6)  # 1 - 0.75 ** 2
   0.4375
   """
-  losses = check_losses(losses, tolerance)
+  sample = check_losses(losses, tolerance)
   # As far from a whole number as mapping by a range may take 0 and 1.
-  bad = np.flatnonzero(np.abs(losses - np.round(losses)) > 1e-9)
+  bad = np.flatnonzero(np.abs(sample - np.round(sample)) > 1e-9)
   if bad.size:
     raise ValueError(
       f'exact_binomial is for losses of 0 and 1, but loss {bad[0]} is '
-      f'{losses[bad[0]]}; use hoeffding_bentkus or betting for losses between '
+      f'{sample[bad[0]]}; use hoeffding_bentkus or betting for losses between '
       'them'
     )
-  count = int(np.round(losses).sum())
-  return min(1.0, float(special.bdtr(count, losses.size, tolerance)))
+  count = int(np.round(sample).sum())
+  return min(1.0, float(special.bdtr(count, sample.size, tolerance)))
 
 
 # For who makes up losses: an attribute survives the wrappers that gin puts
 # around functions.
-exact_binomial.for_binary_losses = True
+vars(exact_binomial).update(for_binary_losses=True)
 
 
 def apply_rows(
@@ -162,7 +191,13 @@ def apply_rows(
     p_value: if it has a method `batch` that takes many samples at once, that is
       used.
     samples: [M, N], M samples of N losses.
-    tolerance: see the p-values.
+    tolerance: in (0, 1).
+
+  Returns:
+    float [M], in [0, 1].
+
+  Raises:
+    ValueError: for losses or a tolerance outside their range.
 
   >>> apply_rows(hoeffding, np.zeros((2, 100)), tolerance=0.1).round(6)
   array([0.135335, 0.135335])
@@ -173,8 +208,12 @@ def apply_rows(
   return np.array([p_value(sample, tolerance=tolerance) for sample in samples])
 
 
-def check_losses(losses: np.ndarray, tolerance: float) -> np.ndarray:
+def check_losses(losses: ArrayLike, tolerance: float) -> np.ndarray:
   """Returns losses [N] as float64.
+
+  Args:
+    losses: [N], in [0, 1].
+    tolerance: in (0, 1).
 
   Raises:
     ValueError: if there are none, one is outside [0, 1], or the tolerance is
@@ -194,11 +233,11 @@ def check_losses(losses: np.ndarray, tolerance: float) -> np.ndarray:
   return losses
 
 
-def _total_loss(losses, tolerance: float) -> tuple[float, int]:
+def _total_loss(losses: ArrayLike, tolerance: float) -> tuple[float, int]:
   """Returns the sum and the number of the losses, after checking them."""
-  losses = check_losses(losses, tolerance)
+  sample = check_losses(losses, tolerance)
   # The exact sum, rounded once: a pairwise sum may land above an integer.
-  return math.fsum(losses), losses.size
+  return math.fsum(sample), sample.size
 
 
 def _ceil(total: float) -> int:

@@ -6,7 +6,7 @@ through it that never turns back is such a line.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from calm_jax.calibration import inputs
 
@@ -64,4 +64,5 @@ def staircase_path(**parameters: Sequence[Any]) -> list[dict[str, Any]]:
   for _, name in sorted(moves, key=lambda move: move[0]):
     place[name] += 1
     path.append({key: values[place[key]] for key, values in lists.items()})
-  return inputs.check_settings(path)
+  # Dicts go in, so dicts come out.
+  return cast(list[dict[str, Any]], inputs.check_settings(path))

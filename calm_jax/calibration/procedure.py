@@ -79,12 +79,12 @@ def calibrate(
     reason='',
     tolerance=float(tolerance),
     error_rate=float(error_rate),
-    p_value=_name_of(p_value),
-    procedure=_name_of(procedure),
+    p_value=p_values.name_of(p_value),
+    procedure=procedure.name,
     num_examples=len(losses),
-    settings=settings,
-    risks=losses.astype(np.float64).mean(axis=0),
-    p_values=tests,
+    settings=tuple(settings),
+    risks=tuple(losses.astype(np.float64).mean(axis=0).tolist()),
+    p_values=tuple(tests.tolist()),
     loss_range=loss_range,
     context=context or {},
   )
@@ -145,8 +145,8 @@ def _test_columns(losses, tolerance, p_value, loss_range) -> np.ndarray:
     tests[column] = p_value(mapped[:, column], tolerance=mapped_tolerance)
     if not 0 <= tests[column] <= 1:
       raise ValueError(
-        f'{_name_of(p_value)} gave {tests[column]} for column {column}, which '
-        'is no p-value: it must be in [0, 1]'
+        f'{p_values.name_of(p_value)} gave {tests[column]} for column '
+        f'{column}, which is no p-value: it must be in [0, 1]'
       )
   return tests
 
@@ -162,7 +162,7 @@ def _check_tested(losses, tests, procedure, error_rate) -> None:
   untested = np.isnan(tests)
   for column in np.flatnonzero(needed & untested):
     raise ValueError(
-      f'{_missing(losses, column)}, but {_name_of(procedure)} needs them: '
+      f'{_missing(losses, column)}, but {procedure.name} needs them: '
       'next_column says which column is to be computed next'
     )
   extra = np.flatnonzero(~needed & ~untested)
@@ -170,7 +170,7 @@ def _check_tested(losses, tests, procedure, error_rate) -> None:
     if extra.size and column < extra[-1]:
       raise ValueError(
         f'{_missing(losses, column)}, but those of column {extra[-1]} are not. '
-        f'{_name_of(procedure)} needs neither; of the columns it does not need '
+        f'{procedure.name} needs neither; of the columns it does not need '
         'all after a missing one must be missing too'
       )
 
@@ -179,11 +179,3 @@ def _missing(losses, column) -> str:
   return (
     f'the losses of column {column} are NaN from row 0 to row {len(losses) - 1}'
   )
-
-
-def _name_of(function) -> str:
-  """Returns how a certificate names a p-value or procedure."""
-  for attribute in ('name', '__name__'):
-    if hasattr(function, attribute):
-      return str(getattr(function, attribute))
-  return repr(function)

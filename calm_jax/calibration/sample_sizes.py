@@ -1,9 +1,10 @@
 """How many calibration examples a certificate takes, before any are decoded."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from calm_jax.calibration import inputs, p_values
@@ -34,7 +35,7 @@ def required_examples(
   power: float | None = 0.8,
   p_value: p_values.PValue = p_values.hoeffding_bentkus,
   loss_range: tuple[float, float] = (0, 1),
-  pilot_losses: Sequence[float] | None = None,
+  pilot_losses: ArrayLike | None = None,
   seed: int = 0,
 ) -> int:
   """Returns how many examples it takes to certify a setting of known risk.
@@ -185,7 +186,7 @@ class _Test:
     return self.p_value(losses, tolerance=self.tolerance) <= self.error_rate
 
 
-def _given_losses(test: _Test, losses: Sequence[float]) -> Enough:
+def _given_losses(test: _Test, losses: ArrayLike) -> Enough:
   """Do these losses pass, repeated up to N?"""
   return lambda number: test.passes(np.resize(losses, number))
 

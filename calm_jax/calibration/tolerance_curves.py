@@ -1,5 +1,6 @@
 """What calibration gives at one tolerance after the other: risk and depth."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ def tolerance_curve(
   Raises:
     ValueError: for tolerances that do not ascend or lie outside the range.
   """
-  if any(a >= b for a, b in zip(tolerances, tolerances[1:], strict=False)):
+  if any(a >= b for a, b in itertools.pairwise(tolerances)):
     raise ValueError(f'tolerances must ascend, not {list(tolerances)}')
   points, speed_ups = [], []
   for done, tolerance in enumerate(tolerances, 1):
@@ -95,8 +96,8 @@ def tolerance_curve(
         float(np.mean(splits.test_risks)),
       )
     )
-    if population.speed_ups is not None:
-      speed_ups.append(float(population.speed_ups_of(chosen).mean()))
+    if (faster := population.speed_ups_of(chosen)) is not None:
+      speed_ups.append(float(faster.mean()))
     if progress is not None:
       progress(done)
   return records.ToleranceCurve(

@@ -119,6 +119,12 @@ def near_tolerances(population: Population) -> list[tuple[Any, float]]:
   are left out, and so are those of 0. (A negative risk of signed losses is
   lowered by 2 % of its size.)
 
+  Args:
+    population: the table; its settings in their order.
+
+  Returns:
+    Pairs of a setting and a tolerance, in the units of the losses.
+
   >>> losses = np.repeat([[0.0, 0.1, 0.5]], 30, axis=0)
   >>> table = Population(losses, [0.9, 0.5, 0.1], [3.0, 2.0, 1.0])
   >>> [(setting, round(at, 3)) for setting, at in near_tolerances(table)]
@@ -135,6 +141,19 @@ def near_tolerances(population: Population) -> list[tuple[Any, float]]:
 
 def rate_interval(count: int, number: int) -> tuple[float, float]:
   """Returns the Clopper-Pearson interval (95 %) of a rate.
+
+  Exact: it holds the rate with probability at least 0.95, whatever that is.
+  Clopper and Pearson (1934).
+
+  Args:
+    count: how often it happened, 0..number.
+    number: of independent trials, at least 1.
+
+  Returns:
+    Its ends, in [0, 1].
+
+  Raises:
+    ValueError: for a count or number outside its range.
 
   >>> [round(end, 4) for end in rate_interval(0, 1000)]
   [0.0, 0.0037]

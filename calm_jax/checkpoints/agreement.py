@@ -68,6 +68,7 @@ _FREE_FIELDS = ('dropout_rate', 'dtype')
 
 
 def check_config(path: str, saved: T5Config, wanted: T5Config) -> None:
+  """Raises ValueError, naming the fields, if a checkpoint has another shape."""
   different = [
     f'{field.name}: expected {getattr(wanted, field.name)!r}, found '
     f'{getattr(saved, field.name)!r}'
@@ -83,6 +84,7 @@ def check_config(path: str, saved: T5Config, wanted: T5Config) -> None:
 
 
 def check_vocabulary(path, metadata, expected: str | None) -> None:
+  """Raises ValueError if a checkpoint was trained with another vocabulary."""
   context = metadata.get('context', {})
   found = context.get('vocabulary_fingerprint')
   if expected is None or found == expected:

@@ -49,6 +49,7 @@ def texts(paths, prefixes=()):
 
 
 def main(argv):
+  """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --input=FILES')
   try:

@@ -234,6 +234,7 @@ def _keep_classifier(opened, directory: str, ours: bool, backbone: str) -> None:
 
 
 def main(argv):
+  """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --source=PATH')
   # What JAX says of backends that are not there would bury the lines below.

@@ -50,23 +50,20 @@ def decoding_evaluator(
   if not policies:
     raise ValueError('there are no policies to decode with')
   decoder = model.as_layered_decoder(config)
-  loop = decoding.default_depth_loop()
 
   def evaluate(params, step):
     del step
-    params = decoder.prepare(params, traced_layers=loop.traced_layers)
+    bound = decoding.bind(decoder, params)
     batches = list(batches_fn())
     values = {}
     for name, policy in policies.items():
       decoded = evaluation.decode_dataset(
-        decoder,
-        params,
+        bound,
         batches,
         detokenize=tokenizer.decode,
         max_length=max_length,
         eos_id=tokenizer.eos_id,
         policy=policy,
-        depth_loop=loop,
       )
       for metric in metrics:
         values[f'{name}_{metric}'] = corpus_metrics.corpus_score(

@@ -24,7 +24,6 @@ from calm_jax import (
   decoding,
   evaluation,
   exits,
-  model,
   records,
   reporting,
   runs,
@@ -270,17 +269,15 @@ def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
   if not collectives.is_main_process():
     return ()
   full, early = compared[0].name, compared[1].name
-  timings = ()
+  timings, bound = (), jobs.bind_to_loops(loaded)
   for batches in timed_batches:
     timings += evaluation.time_decode(
-      model.as_layered_decoder(loaded.config),
-      loaded.params,
+      bound,
       batches,
       {full: decoding.full_model(policy), early: early_policy},
       max_length=loaded.feature_lengths['targets'],
       baseline=full,
       eos_id=loaded.tokenizer.eos_id,
-      depth_loops=jobs.DEPTH_LOOPS,
       bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
       num_repeats=repeats,
       progress=speaking.say,

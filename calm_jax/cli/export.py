@@ -14,14 +14,17 @@ calm_jax.examples.numpy_client shows a client that needs no calm_jax.
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from calm_jax import (
+  checkpoints,
   decoding,
   deployment,
   interfaces,
@@ -75,21 +78,25 @@ def run(
     sampler=decoding.Greedy() if sampler is None else sampler,
     eos_id=loaded.tokenizer.eos_id,
     platforms=tuple(platforms),
-    depth_loop=decoding.WhileDepthLoop() if depth_loop is None else depth_loop,
   )
   spec.check()
   holding = _find_certificate(
     certificate, model_dir, loaded, spec, allow_uncertified
   )
-  decoder = model.as_layered_decoder(loaded.config)
+  bind = functools.partial(
+    decoding.bind,
+    model.as_layered_decoder(loaded.config),
+    depth_loop=decoding.WhileDepthLoop() if depth_loop is None else depth_loop,
+  )
   if dry_run:
-    _say_what_would_be(output_dir, decoder, loaded, spec)
+    _say_what_would_be(output_dir, jax.eval_shape(bind, loaded.params), spec)
     return None
+  bound = bind(loaded.params)
   manifest = deployment.export_artifact(
+    bound,
     output_dir,
-    decoder,
-    loaded.params,
     spec,
+    parameter_fingerprint=checkpoints.parameter_fingerprint(loaded.params),
     tokenizer_fingerprint=loaded.tokenizer.fingerprint,
     certificate=holding,
     context={
@@ -101,7 +108,7 @@ def run(
   )
   for file in (manifest.program, manifest.parameters):
     print(f'{file.name}: {file.num_bytes:,} bytes')
-  _compare(output_dir, decoder, loaded, spec)
+  _compare(output_dir, bound, spec)
   return manifest
 
 
@@ -155,18 +162,11 @@ def _find_certificate(
 
 def _say_what_would_be(
   output_dir: str,
-  decoder: interfaces.LayeredDecoder,
-  loaded: runs.LoadedRun,
+  bound: interfaces.BoundDecoder,
   spec: deployment.ProgramSpec,
 ) -> None:
   """Prints signature, sizes and platforms."""
-  prepared = jax.eval_shape(
-    lambda params: decoder.prepare(
-      params, traced_layers=spec.depth_loop.traced_layers
-    ),
-    loaded.params,
-  )
-  leaves = deployment.named_leaves(prepared)
+  leaves = deployment.named_leaves(bound.params)
   size = sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
   )
@@ -177,7 +177,7 @@ def _say_what_would_be(
   print(
     f'outputs: of up to {spec.max_length} tokens, for any batch size b\n'
     f'platforms: {", ".join(spec.platforms)}; '
-    f'{type(spec.depth_loop).__name__}\n'
+    f'{type(bound.depth_loop).__name__}\n'
     f'policy: {decoding.describe(spec.policy)}\n'
     f'sampler: {decoding.describe(spec.sampler)}\n'
     f'dry run: {output_dir} would be written; nothing was'
@@ -186,8 +186,7 @@ def _say_what_would_be(
 
 def _compare(
   output_dir: str,
-  decoder: interfaces.LayeredDecoder,
-  loaded: runs.LoadedRun,
+  bound: interfaces.BoundDecoder,
   spec: deployment.ProgramSpec,
 ) -> None:
   """Reads the artifact back and decodes some inputs both ways.
@@ -200,9 +199,9 @@ def _compare(
     print(f'{output_dir}: not tried, it is not for {platform}')
     return
   compared = deployment.compare_with_decoder(
-    deployment.load_artifact(output_dir), decoder, loaded.params, spec
+    bound, deployment.load_artifact(output_dir), spec
   )
-  if not compared.equal and loaded.config.dtype == 'float32':
+  if not compared.equal and bound.decoder.dtype == jnp.float32:
     raise ValueError(
       f'{output_dir} does not decode as the run does: of {compared.num_tokens} '
       f'tokens {compared.different_tokens} differ, and '

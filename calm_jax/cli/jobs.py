@@ -12,6 +12,7 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
+  interfaces,
   model,
   records,
   runs,
@@ -44,11 +45,6 @@ def local_mesh(model_parallel: int = 1) -> jax.sharding.Mesh | None:
     return None
   return sharding.make_mesh(model=model_parallel, devices=devices)
 
-
-# What timings choose from.
-DEPTH_LOOPS = {
-  name: decoding.DEPTH_LOOPS[name] for name in ('while', 'unrolled')
-}
 
 # The folder in MODEL_DIR where decoded rows are kept, for whichever job needs
 # them next. It may be deleted at any time.
@@ -103,19 +99,17 @@ def make_decode(
     a decode of the same batches at higher thresholds of the same policy: its
     rows are taken over where they cannot differ.
   """
-  decoder = model.as_layered_decoder(run.config)
-  loop = decoding.default_depth_loop()
-  params = decoder.prepare(run.params, traced_layers=loop.traced_layers)
   mesh, share = local_mesh(model_parallel), collectives.Share.here()
-  if mesh is not None:
-    params = sharding.place_params(params, mesh)
+  bound = decoding.bind(
+    model.as_layered_decoder(run.config), run.params, mesh=mesh
+  )
   about = {
     'parameters': checkpoints.parameter_fingerprint(run.params),
     'tokenizer': run.tokenizer.fingerprint,
     'max_length': run.feature_lengths['targets'],
     'dtype': run.config.dtype,
     'backend': jax.default_backend(),
-    'depth_loop': type(loop).__name__,
+    'depth_loop': type(bound.depth_loop).__name__,
     'versions': versions(),
     # Rows that lie otherwise may round otherwise.
     **({} if mesh is None else {'mesh': dict(mesh.shape)}),
@@ -129,15 +123,12 @@ def make_decode(
     if earlier is not None:
       evaluation.take_over(store, earlier, policy, share=share)
     return evaluation.decode_dataset(
-      decoder,
-      params,
+      bound,
       batches,
       detokenize=run.tokenizer.decode,
       max_length=run.feature_lengths['targets'],
       eos_id=run.tokenizer.eos_id,
-      depth_loop=loop,
       policy=policy,
-      mesh=mesh,
       share=share,
       store=store,
       progress=speaking.say,
@@ -145,6 +136,19 @@ def make_decode(
     )
 
   return decode
+
+
+def bind_to_loops(
+  run: runs.LoadedRun,
+) -> dict[str, interfaces.BoundDecoder]:
+  """Returns a run's decoder bound to each depth loop that timings try."""
+  decoder = model.as_layered_decoder(run.config)
+  return {
+    name: decoding.bind(
+      decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
+    )
+    for name in ('while', 'unrolled')
+  }
 
 
 def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:

@@ -9,9 +9,16 @@ certificate in words, curves, the table, wall clock, and outputs whose tokens
 are coloured by their exit layer, worst first. The page needs nothing but
 itself: no network, no other file. Nothing is computed; neither JAX nor
 TensorFlow is needed.
+
+  python -m calm_jax.cli.report --run_dir=runs/e2e_nlg \
+    --picture=early_exit.png --samples=7,9
+
+also draws some of these outputs, counted from 1, for places that take pictures
+only; all of them if not said which.
 """
 
 import os
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -32,6 +39,12 @@ _VALIDATION = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The page; RUN_DIR/report.html if not given.'
 )
+_PICTURE = flags.DEFINE_string(
+  'picture', None, 'A picture of outputs to write as well: .png, .svg or .pdf.'
+)
+_SAMPLES = flags.DEFINE_list(
+  'samples', None, 'The outputs in --picture, as the page orders them, from 1.'
+)
 
 
 def run(
@@ -40,6 +53,8 @@ def run(
   evaluation: str | None = None,
   validation: str | None = None,
   output: str | None = None,
+  picture: str | None = None,
+  samples: Sequence[int] | None = None,
 ) -> str:
   """Writes the page of a run and returns its path.
 
@@ -49,10 +64,13 @@ def run(
     validation: validation.json of calm_jax.cli.validate; that of the run, if
       there is one, if None.
     output: RUN_DIR/report.html if None.
+    picture: where to draw outputs token by token, nowhere if None.
+    samples: which of the evaluation's samples to draw, in 1..their number; all
+      if None.
 
   Raises:
     FileNotFoundError: if a file is missing, naming the job that writes it.
-    ValueError: if a file is not what that job writes.
+    ValueError: if a file is not what that job writes, or has no such sample.
   """
   result = _read(
     evaluation or os.path.join(run_dir, 'evaluation', 'result.json'),
@@ -67,6 +85,8 @@ def run(
       path, records.Validation, 'validation', 'calm_jax.cli.validate'
     )
   output = output or os.path.join(run_dir, 'report.html')
+  if picture:
+    _draw(picture, result, samples)
   reporting.write_page(output, result, counted)
   print(f'report: {output}', flush=True)
   if counted is None:
@@ -76,6 +96,25 @@ def run(
       flush=True,
     )
   return output
+
+
+def _draw(
+  path: str, result: records.EvaluationResult, samples: Sequence[int] | None
+) -> None:
+  """Draws outputs of an evaluation, token by token."""
+  count = len(result.samples)
+  numbers = range(1, count + 1) if samples is None else samples
+  for number in numbers:
+    if not 1 <= number <= count:
+      raise ValueError(
+        f'there is no sample {number}: the evaluation has 1 to {count}'
+      )
+  figure = reporting.token_figure(
+    [result.samples[number - 1] for number in numbers],
+    num_layers=result.num_layers,
+  )
+  reporting.save_figure(figure, path)
+  print(f'picture: {path}', flush=True)
 
 
 def _read(path: str, kind: type, name: str, job: str):
@@ -89,6 +128,7 @@ def _read(path: str, kind: type, name: str, job: str):
 
 
 def main(argv):
+  """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --run_dir=DIR')
   try:
@@ -97,6 +137,8 @@ def main(argv):
       evaluation=_EVALUATION.value,
       validation=_VALIDATION.value,
       output=_OUTPUT.value,
+      picture=_PICTURE.value,
+      samples=_SAMPLES.value and [int(number) for number in _SAMPLES.value],
     )
   except (OSError, ValueError) as error:
     raise SystemExit(f'report: {error}') from None

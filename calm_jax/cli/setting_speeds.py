@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from calm_jax import costs, decoding, evaluation, model, records, runs
+from calm_jax import costs, decoding, evaluation, records, runs
 from calm_jax.cli import jobs
 from calm_jax.processes import speaking
 
@@ -34,8 +34,7 @@ def measure(
   """
   names = [f'threshold {threshold:g}' for threshold in thresholds]
   timings = evaluation.time_decode(
-    model.as_layered_decoder(loaded.config),
-    loaded.params,
+    jobs.bind_to_loops(loaded),
     evaluation.take_batches(batches, batch_size=1, num_batches=num_inputs),
     {
       'full model': decoding.full_model(policy),
@@ -47,7 +46,6 @@ def measure(
     max_length=loaded.feature_lengths['targets'],
     baseline='full model',
     eos_id=loaded.tokenizer.eos_id,
-    depth_loops=jobs.DEPTH_LOOPS,
     bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     num_repeats=_REPEATS,
     progress=speaking.say,

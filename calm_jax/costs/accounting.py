@@ -92,7 +92,8 @@ def decode_cost(
       of V.
 
   Raises:
-    ValueError: for exit layers or looks that do not fit the model.
+    ValueError: for exit layers or looks that do not fit the model, or an
+      unknown fill.
   """
   depth = np.atleast_2d(np.asarray(exit_layers))
   looks = np.asarray(looks, bool)
@@ -129,7 +130,12 @@ def decode_cost(
 def speed_up_ceiling(full: Cost, early: Cost) -> float:
   """Returns how much faster `early` can be where memory traffic is the bound.
 
-  Per step of their token loops, without what is paid once per batch.
+  The ratio of the bytes per step of their token loops, without what is paid
+  once per batch.
+
+  Args:
+    full: the decode that is compared with.
+    early: the other decode, of the same model and batch size.
   """
   return (full.stepping_bytes / full.num_steps) / (
     early.stepping_bytes / early.num_steps

@@ -16,6 +16,10 @@ def bytes_of(config: model.T5Config, source_length: int) -> BytesOf:
   """Returns a function from a policy and exit layers [B, T] to bytes moved.
 
   Once per batch, and in all steps together; for `evaluation.time_decode`.
+
+  Args:
+    config: the model.
+    source_length: S, padding included.
   """
 
   def moved(
@@ -34,7 +38,18 @@ def cost_of(
   *,
   source_length: int,
 ) -> accounting.Cost:
-  """Returns what a decode by this policy costs; see `decode_cost`."""
+  """Returns what a decode by this policy costs; see `decode_cost`.
+
+  Args:
+    config: the model.
+    policy: what it decoded with: how K/V are filled, where logits are read.
+    exit_layers: int [B, T], layers used by each token, 1..L; less than 1 where
+      nothing was decoded.
+    source_length: S, padding included.
+
+  Raises:
+    ValueError: for exit layers that do not fit the model.
+  """
   rule, readout = policy.exit_rule, policy.readout
   layers = range(config.num_decoder_layers) if rule.needs_logits else ()
   num_candidates = None

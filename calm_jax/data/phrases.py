@@ -105,10 +105,12 @@ def in_words(number: int, language: str, form: str = 'cardinal') -> str:
 
 
 def english(number: int) -> str:
+  """Returns a number in English words."""
   return in_words(number, 'en')
 
 
 def german(number: int) -> str:
+  """Returns a number in German words."""
   return in_words(number, 'de')
 
 
@@ -178,7 +180,7 @@ def _clock_german(minutes: int) -> str:
 
 
 def trade(rng: random.Random, difficulty: Difficulty) -> Pair:
-  """'On Friday Anna buys forty seven apples.'"""
+  """Such as 'On Friday Anna buys forty seven apples'."""
   name, (verb, verb_de) = rng.choice(NAMES), rng.choice(VERBS)
   (thing, thing_de), (count, count_de) = (
     rng.choice(THINGS),
@@ -192,7 +194,7 @@ def trade(rng: random.Random, difficulty: Difficulty) -> Pair:
 
 
 def inventory(rng: random.Random, difficulty: Difficulty) -> Pair:
-  """'Ben has nine books and twenty eggs.'"""
+  """Such as 'Ben has nine books and twenty eggs'."""
   name = rng.choice(NAMES)
   (first, first_de), (second, second_de) = rng.sample(THINGS, 2)
   count, count_de = number(rng, difficulty)
@@ -204,7 +206,7 @@ def inventory(rng: random.Random, difficulty: Difficulty) -> Pair:
 
 
 def arrival(rng: random.Random, difficulty: Difficulty) -> Pair:
-  """'Clara arrives on the third of May at six forty.'"""
+  """Such as 'Clara arrives on the third of May at six forty'."""
   name = rng.choice(NAMES)
   day, day_de = date(rng, difficulty)
   time, time_de = clock(rng, difficulty)
@@ -215,7 +217,7 @@ def arrival(rng: random.Random, difficulty: Difficulty) -> Pair:
 
 
 def meeting(rng: random.Random, difficulty: Difficulty) -> Pair:
-  """'David meets Emma on Monday at noon.'"""
+  """Such as 'David meets Emma on Monday at noon'."""
   name, other = rng.sample(NAMES, 2)
   day, day_de = weekday(rng, difficulty)
   time, time_de = clock(rng, difficulty)

@@ -9,6 +9,7 @@ to stop, is `calm_jax.exits`.
 from collections.abc import Sequence
 
 from calm_jax.decoding.beam_search import BeamSearch
+from calm_jax.decoding.binding import bind, default_depth_loop
 from calm_jax.decoding.cache_fills import (
   ProjectExitState,
   ProjectFirstExitState,
@@ -36,7 +37,7 @@ from calm_jax.decoding.settings import (
   full_within_budget,
   with_threshold,
 )
-from calm_jax.decoding.starting import default_depth_loop, start
+from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import (
   Carry,
   DecodeResult,
@@ -100,6 +101,7 @@ __all__ = [
   'UnrolledDepthLoop',
   'WhileDepthLoop',
   'advance',
+  'bind',
   'check_depth_loops',
   'check_inputs',
   'compile_decode',

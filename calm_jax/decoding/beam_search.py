@@ -116,7 +116,7 @@ class BeamSearch:
       )
     return self.num_beams
 
-  def rank(self, scores: Array, lengths: Array) -> Array:
+  def rank(self, scores: Array, lengths: Array | int) -> Array:
     """Returns what hypotheses are ordered by, the best highest.
 
     Args:

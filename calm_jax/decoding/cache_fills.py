@@ -11,7 +11,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder, StatelessSlot
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
@@ -26,8 +26,7 @@ class ProjectExitState(StatelessSlot):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     layer: Array | int,
     hidden: Array,
@@ -38,9 +37,7 @@ class ProjectExitState(StatelessSlot):
   ) -> tuple[PyTree, PyTree]:
     """Returns the state and the cache with this layer's K/V."""
     del active
-    cache = decoder.fill_layer(
-      params, layer, hidden, positions[:, None], cache, alive
-    )
+    cache = bound.fill_layer(layer, hidden, positions[:, None], cache, alive)
     return state, cache
 
 
@@ -70,8 +67,7 @@ class ProjectFirstExitState:
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     layer: Array | int,
     hidden: Array,
@@ -85,7 +81,5 @@ class ProjectFirstExitState:
     first = jnp.equal(layer, 1) & alive
     state = jnp.where(first[:, None, None], hidden, state)
     source = jnp.where(active[:, None, None], hidden, state)
-    cache = decoder.fill_layer(
-      params, layer, source, positions[:, None], cache, alive
-    )
+    cache = bound.fill_layer(layer, source, positions[:, None], cache, alive)
     return state, cache

@@ -12,13 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from calm_jax import sharding
 from calm_jax.array_types import PyTree
 from calm_jax.decoding import starting, token_loop
 from calm_jax.decoding.states import DecodeState
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,59 +39,63 @@ class CompiledDecode:
     """Returns what each device holds while tokens are decoded.
 
     That is 'params', 'carry' (caches and results) and 'temporaries'.
+
+    Raises:
+      NotImplementedError: on a backend that does not say it.
     """
     memory = self.advance.memory_analysis()
+    if memory is None:
+      raise NotImplementedError(
+        f'the backend {jax.default_backend()} does not say what memory a '
+        'program takes'
+      )
     return {
-      'params': _device_bytes(self.state.params),
+      'params': _device_bytes(self.state.bound.params),
       'carry': _device_bytes(self.state.carry),
       'temporaries': memory.temp_size_in_bytes,
     }
 
 
 def compile_decode(
-  decoder: LayeredDecoder,
-  params: PyTree,
+  bound: BoundDecoder,
   *,
   batch_size: int,
   source_length: int,
-  mesh: Mesh,
   strategy: str = 'data_parallel',
   **options: Any,
 ) -> CompiledDecode:
   """Compiles a decode over a mesh.
 
   Args:
-    decoder: the decoder.
-    params: its parameters, not prepared, or their shapes.
+    bound: of `bind`, to a mesh; the shapes of parameters are enough.
     batch_size: B.
     source_length: S.
-    mesh: of `sharding.make_mesh`.
     strategy: of `sharding.RULES`, how parameters lie.
     **options: those of `generate`; `max_length` is one that must be there.
+
+  Raises:
+    ValueError: if the decoder is bound to no mesh, or as `generate`.
   """
-  depth_loop = options.setdefault(
-    'depth_loop', starting.default_depth_loop(params)
-  )
-  prepared = jax.eval_shape(
-    functools.partial(decoder.prepare, traced_layers=depth_loop.traced_layers),
-    params,
-  )
-  prepared = _laid_out(
-    prepared, sharding.param_shardings(prepared, mesh, strategy)
-  )
+  mesh = bound.mesh
+  if mesh is None:
+    raise ValueError(
+      'a decode is compiled for a mesh, and this decoder is bound to none: '
+      'decoding.bind(decoder, params, mesh=sharding.make_mesh())'
+    )
+  shardings = sharding.param_shardings(bound.params, mesh, strategy)
+  bound = dataclasses.replace(bound, params=_laid_out(bound.params, shardings))
   rows = NamedSharding(mesh, PartitionSpec(sharding.DATA))
   inputs = jax.ShapeDtypeStruct(
     (batch_size, source_length), jnp.int32, sharding=rows
   )
-  start = functools.partial(starting.start, decoder, mesh=mesh, **options)
-  state = jax.eval_shape(lambda *given: start(*given), prepared, inputs)
+  state = jax.eval_shape(
+    functools.partial(starting.start, **options), bound, inputs
+  )
   encode = starting.encode.lower(
-    prepared,
+    bound,
     inputs,
-    decoder=decoder,
     max_length=options['max_length'],
     num_rows=state.rows_per_request,
-    mesh=mesh,
   ).compile()
   carry = dataclasses.replace(
     _laid_out_alike(state.carry, rows),
@@ -101,7 +105,7 @@ def compile_decode(
   whole = sharding.replicated(mesh)
   state = dataclasses.replace(
     state,
-    params=prepared,
+    bound=bound,
     carry=carry,
     policy=_laid_out_alike(state.policy, whole),
     sampler=_laid_out_alike(state.sampler, whole),

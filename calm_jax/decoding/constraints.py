@@ -29,7 +29,7 @@ def constrain(
 ) -> tuple[ComputePolicy, Array | None]:
   """Returns the policy under constraints, and the forced tokens [B, T]."""
   forced, suppressed = None, None
-  if suppressed_tokens is not None and jnp.shape(suppressed_tokens) != (0,):
+  if suppressed_tokens is not None and np.shape(suppressed_tokens) != (0,):
     suppressed = suppression.checked_suppressed(
       suppressed_tokens, vocab_size=vocab_size, eos_id=eos_id
     )
@@ -55,10 +55,10 @@ def _check_no_conflict(forced: Array, suppressed: Array) -> None:
   """Raises ValueError if a forced token [B, T] is suppressed, bool [V]."""
   if not (checks.is_concrete(forced) and checks.is_concrete(suppressed)):
     return
-  forced, suppressed = np.asarray(forced), np.asarray(suppressed)
-  if (bad := (forced != 0) & suppressed[forced]).any():
+  tokens = np.asarray(forced)
+  if (bad := (tokens != 0) & np.asarray(suppressed)[tokens]).any():
     row, column = np.argwhere(bad)[0]
     raise ValueError(
-      f'token {forced[row, column]} is in row {row} of forced_prefix and in '
+      f'token {tokens[row, column]} is in row {row} of forced_prefix and in '
       'suppressed_tokens; take it out of one of them'
     )

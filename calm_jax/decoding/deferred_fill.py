@@ -17,7 +17,7 @@ from jax import lax
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder
 from calm_jax.pytrees import register_pytree
 
 
@@ -72,8 +72,7 @@ class DeferredExitState:
   def step(
     self,
     state: PendingStates,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     layer: Array | int,
     hidden: Array,
@@ -101,8 +100,7 @@ class DeferredExitState:
       start = jnp.minimum(first, length - size)
       block = start[:, None] + jnp.arange(size)
       where = (block >= first[:, None]) & (block <= positions[:, None])
-      cache = decoder.fill_layer(
-        params,
+      cache = bound.fill_layer(
         layer,
         _slices(exit_states, start, size),
         block,

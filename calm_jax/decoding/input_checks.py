@@ -1,13 +1,16 @@
 """Host checks of what is to be decoded, before anything is compiled."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import checks
 from calm_jax.array_types import Array
 
 
-def check_inputs(inputs: Array, vocab_size: int) -> Array:
+def check_inputs(inputs: ArrayLike, vocab_size: int) -> Array:
   """Returns inputs as int32 [B, S], after looking at them on the host.
 
   Args:
@@ -18,19 +21,18 @@ def check_inputs(inputs: Array, vocab_size: int) -> Array:
   Raises:
     ValueError: naming the shape, dtype, token id or row that cannot be decoded.
   """
-  if not hasattr(inputs, 'dtype'):
-    inputs = np.asarray(inputs)
-  if inputs.ndim != 2 or 0 in inputs.shape:
+  array: Any = inputs if hasattr(inputs, 'dtype') else np.asarray(inputs)
+  if array.ndim != 2 or 0 in array.shape:
     raise ValueError(
-      f'inputs have shape {list(inputs.shape)}; give at least one row of at '
+      f'inputs have shape {list(array.shape)}; give at least one row of at '
       'least one token, [B, S]'
     )
-  if not jnp.issubdtype(inputs.dtype, jnp.integer):
+  if not jnp.issubdtype(array.dtype, jnp.integer):
     raise ValueError(
-      f'inputs have dtype {inputs.dtype}; give integer token ids [B, S]'
+      f'inputs have dtype {array.dtype}; give integer token ids [B, S]'
     )
-  if checks.is_concrete(inputs):
-    tokens = np.asarray(inputs)
+  if checks.is_concrete(array):
+    tokens = np.asarray(array)
     if (bad := (tokens < 0) | (tokens >= vocab_size)).any():
       row, column = np.argwhere(bad)[0]
       raise ValueError(
@@ -42,4 +44,4 @@ def check_inputs(inputs: Array, vocab_size: int) -> Array:
         f'row {np.flatnonzero(empty)[0]} of the inputs is all padding; leave '
         'it out or give it at least one token'
       )
-  return jnp.asarray(inputs, jnp.int32)
+  return jnp.asarray(array, jnp.int32)

@@ -16,7 +16,7 @@ from jax import lax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
-from calm_jax.interfaces import LayeredDecoder, LayerView, Reading
+from calm_jax.interfaces import BoundDecoder, LayerView, Reading
 from calm_jax.pytrees import register_pytree
 
 
@@ -68,15 +68,13 @@ class Layers:
   """The layers of one position: what any depth loop may do with them.
 
   Attributes:
-    decoder: the decoder.
-    params: its prepared parameters.
+    bound: the decoder with its parameters.
     policy: the policy.
     positions: int32 [B], the position each row decodes.
     alive: bool [B], rows whose sequence has not ended.
   """
 
-  decoder: LayeredDecoder
-  params: PyTree
+  bound: BoundDecoder
   policy: ComputePolicy
   positions: Array
   alive: Array
@@ -84,7 +82,7 @@ class Layers:
   @property
   def num_layers(self) -> int:
     """L."""
-    return self.decoder.num_layers
+    return self.bound.num_layers
 
   def start(self, hidden: Array, policy: PolicyState) -> Rows:
     """Returns rows before the first layer; `hidden` [B, 1, D]."""
@@ -111,8 +109,7 @@ class Layers:
     """Writes the K/V of a layer that is about to run, or is left over."""
     state, cache = self.policy.cache_fill.step(
       memory.cache_fill,
-      self.decoder,
-      self.params,
+      self.bound,
       layer=layer,
       hidden=rows.hidden,
       positions=self.positions,
@@ -130,17 +127,12 @@ class Layers:
     )
 
     def attend(hidden):
-      return self.decoder.attend(
-        self.params,
-        layer,
-        hidden,
-        self.positions[:, None],
-        cache,
-        work.context,
+      return self.bound.attend(
+        layer, hidden, self.positions[:, None], cache, work.context
       )
 
     def feed_forward(hidden):
-      return self.decoder.feed_forward(self.params, layer, hidden)
+      return self.bound.feed_forward(layer, hidden)
 
     hidden = _run_rows(rows.active, work.attention, attend, previous)
     hidden = _run_rows(rows.active, work.feed_forward, feed_forward, hidden)
@@ -176,8 +168,7 @@ class Layers:
     """Computes logits of the present states, for the rows in `of` [B]."""
     state, reading = self.policy.readout.step(
       rows.policy.readout,
-      self.decoder,
-      self.params,
+      self.bound,
       hidden=rows.hidden[:, 0],
       layer=layer,
       first=first,
@@ -203,13 +194,15 @@ class Layers:
       now = when(looks | last, read, rows)
 
     def look(_):
-      reading = now.reading or Reading(None)
+      logits, token_ids, log_total = now.reading or (None, None, None)
       view = LayerView(
         layer=layer,
         positions=self.positions,
         hidden=now.hidden[:, 0],
         previous_hidden=previous[:, 0],
-        **reading._asdict(),
+        logits=logits,
+        token_ids=token_ids,
+        log_total=log_total,
         active=rows.active,
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)

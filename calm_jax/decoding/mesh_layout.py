@@ -1,12 +1,11 @@
 """Where a decode lies on a mesh: rows over 'data', parameters over 'model'.
 
 Every part of 'data' then decodes its own rows by itself (`sharding.map_rows`).
-Here is what comes before: inputs, parameters and the numbers of policies are
-laid out, and the first carry says where its rows are.
+`binding` lays out the parameters; here inputs and the numbers of policies are,
+and the first carry says where its rows are.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -21,10 +20,9 @@ from calm_jax.decoding.states import Carry
 def place(
   mesh: Mesh | None,
   inputs: Array,
-  params: PyTree,
   policy: ComputePolicy,
   sampler: Sampler,
-) -> tuple[Any, ...]:
+) -> tuple[Array, ComputePolicy, Sampler]:
   """Returns everything laid out over a mesh, or as it is without one.
 
   What is being traced stays as it is.
@@ -32,21 +30,15 @@ def place(
   Args:
     mesh: from `sharding.make_mesh`, or None.
     inputs: int [B, S].
-    params: prepared parameters.
     policy: its numbers go to every device.
     sampler: likewise.
 
   Raises:
-    ValueError: for another kind of mesh, a B that it cannot share evenly, or a
-      readout that the axis 'model' would take apart.
+    ValueError: for a B that the mesh cannot share evenly, or a readout that the
+      axis 'model' would take apart.
   """
   if mesh is None:
-    return inputs, params, policy, sampler
-  if not sharding.is_row_mesh(mesh):
-    raise ValueError(
-      f'mesh must come from sharding.make_mesh, got {mesh!r}: its axes are '
-      'data and model'
-    )
+    return inputs, policy, sampler
   parts = mesh.shape[sharding.DATA]
   if inputs.shape[0] % parts:
     raise ValueError(
@@ -63,12 +55,8 @@ def place(
     )
   rows = NamedSharding(mesh, PartitionSpec(sharding.DATA))
   whole = sharding.replicated(mesh)
-  placed = [_put(inputs, lambda leaf: rows)]
-  if all(map(checks.is_concrete, jax.tree.leaves(params))):
-    params = sharding.place_params(params, mesh)
-  placed.append(params)
-  placed += [_put(tree, lambda leaf: whole) for tree in (policy, sampler)]
-  return tuple(placed)
+  placed = (_put(tree, lambda leaf: whole) for tree in (policy, sampler))
+  return _put(inputs, lambda leaf: rows), *placed
 
 
 def share_carry(carry: Carry, mesh: Mesh | None) -> Carry:

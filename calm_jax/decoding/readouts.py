@@ -5,10 +5,9 @@ looks at logits, once per check.
 """
 
 import dataclasses
-from typing import ClassVar
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
+from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
 
@@ -17,14 +16,13 @@ from calm_jax.pytrees import register_pytree
 class FullVocabulary(StatelessSlot):
   """Reads every state out over the whole vocabulary. The null object."""
 
-  reads_exit_states: ClassVar[bool] = False
-  needs_whole_matrix: ClassVar[bool] = False
+  reads_exit_states = False
+  needs_whole_matrix = False
 
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -33,4 +31,4 @@ class FullVocabulary(StatelessSlot):
   ) -> tuple[PyTree, Reading]:
     """Returns state, and logits float32 [B, V] of `hidden` [B, D]."""
     del layer, first, active
-    return state, Reading(decoder.logits(params, hidden))
+    return state, Reading(bound.logits(hidden))

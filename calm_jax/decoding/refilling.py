@@ -14,32 +14,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calm_jax import checks
-from calm_jax.array_types import Array, PyTree
+from calm_jax.array_types import Array
 from calm_jax.decoding import starting, token_loop
 from calm_jax.decoding.states import Carry, DecodeResult, DecodeState
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 
 
-def refill(state: DecodeState, slots: Array, new: DecodeState) -> DecodeState:
+def refill(
+  state: DecodeState, slots: ArrayLike, new: DecodeState
+) -> DecodeState:
   """Gives rows of a decode to the requests of one that was just started.
 
   Args:
     state: a decode under way; its carry is donated.
     slots: int [n], the requests (a row each, or as many as there are samples
       or beams) to give away, all different.
-    new: a decode of n requests, started with the same decoder, policy, sampler,
-      lengths and depth loop; with a forced prefix if the other has one.
+    new: a decode of n requests, started with the same bound decoder, policy,
+      sampler and lengths; with a forced prefix if the other has one.
 
   Raises:
     ValueError: if the two decodes do not go together.
   """
-  for name in ('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh'):
-    if getattr(state, name) != getattr(new, name):
-      raise ValueError(
-        f'the decodes differ in {name}; start both with the same arguments'
-      )
+  for holders, names in (
+    ((state.bound, new.bound), ('decoder', 'depth_loop', 'mesh')),
+    ((state, new), ('eos_id', 'num_samples')),
+  ):
+    for name in names:
+      here, there = (getattr(holder, name) for holder in holders)
+      if here != there:
+        raise ValueError(
+          f'the decodes differ in {name}; start both with the same arguments'
+        )
   for name in ('sampler', 'policy'):
     here, there = (
       jax.tree.structure(getattr(one, name)) for one in (state, new)
@@ -72,7 +80,7 @@ def _put_rows(carry: Carry, rows: Array, new: Carry) -> Carry:
   )
 
 
-def _rows_of(requests: Array, state: DecodeState) -> Array:
+def _rows_of(requests: ArrayLike, state: DecodeState) -> Array | np.ndarray:
   """Returns the rows of requests [n], int [n * rows per request]."""
   if not isinstance(requests, jax.Array):
     requests = np.asarray(requests)
@@ -81,8 +89,7 @@ def _rows_of(requests: Array, state: DecodeState) -> Array:
 
 
 def decode_queue(
-  decoder: LayeredDecoder,
-  params: PyTree,
+  bound: BoundDecoder,
   requests: Iterable[Sequence[int]],
   *,
   num_slots: int,
@@ -99,8 +106,7 @@ def decode_queue(
   refill for every power of two up to their number.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters, prepared or not.
+    bound: the decoder with its parameters, of `bind`.
     requests: source token ids, at most `source_length` each; read as needed.
     num_slots: B, requests decoded together.
     source_length: S, what sources are padded to.
@@ -109,9 +115,9 @@ def decode_queue(
     refill_at: how many slots must be free before new requests are started;
       a quarter of them if None. Fewer keep slots full, more encode together.
     rng: one key, for samplers that draw: request r gets fold_in(rng, r).
-    **options: `policy`, `sampler`, `max_length`, `eos_id`, `num_samples`,
-      `suppressed_tokens` and `depth_loop` as for `generate`. Numbers of the
-      policy must not differ by row.
+    **options: `policy`, `sampler`, `max_length`, `eos_id`, `num_samples` and
+      `suppressed_tokens` as for `generate`. Numbers of the policy must not
+      differ by row.
 
   Yields:
     The number of the request and its result, without a batch axis, as they are
@@ -131,16 +137,13 @@ def decode_queue(
   if refill_at is None:
     refill_at = max(1, num_slots // 4)
   checks.check_whole(refill_at, 'refill_at', low=1, high=num_slots)
-  depth_loop = options.get('depth_loop') or starting.default_depth_loop(params)
-  options['depth_loop'] = depth_loop
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
 
   def begin(rows: list[tuple[int, np.ndarray]]) -> DecodeState:
     keys = None
     if rng is not None:
       keys = jnp.stack([jax.random.fold_in(rng, number) for number, _ in rows])
     sources = np.stack([source for _, source in rows])
-    return starting.start(decoder, params, sources, rng=keys, **options)
+    return starting.start(bound, sources, rng=keys, **options)
 
   queue = _padded(requests, source_length)
   slots = _Slots(num_slots)
@@ -157,7 +160,7 @@ def decode_queue(
         else:
           state = refill(state, np.array(taken), started)
         slots.occupy(taken, [number for number, _ in part])
-    if not slots.occupied():
+    if state is None or not slots.occupied():
       return
     state = token_loop.advance(state, steps)
     yield from slots.harvest(state)
@@ -167,28 +170,27 @@ class _Slots:
   """Which request sits in which slot."""
 
   def __init__(self, number: int):
-    self._requests: list[int | None] = [None] * number
+    self._number = number
+    self._requests: dict[int, int] = {}
 
   def free(self) -> list[int]:
-    return [s for s, request in enumerate(self._requests) if request is None]
+    return [s for s in range(self._number) if s not in self._requests]
 
   def occupied(self) -> list[int]:
-    return [s for s, r in enumerate(self._requests) if r is not None]
+    return sorted(self._requests)
 
   def occupy(self, slots: Sequence[int], requests: Sequence[int]) -> None:
-    for slot, request in zip(slots, requests, strict=True):
-      self._requests[slot] = request
+    self._requests.update(zip(slots, requests, strict=True))
 
   def harvest(self, state: DecodeState) -> Iterator[tuple[int, DecodeResult]]:
     """Yields what has ended and frees its slots."""
-    alive = np.asarray(state.carry.alive)
-    alive = alive.reshape(-1, state.rows_per_request).any(axis=1)
-    ended = [slot for slot in self.occupied() if not alive[slot]]
+    alive = np.asarray(state.carry.alive).reshape(-1, state.rows_per_request)
+    ended = [slot for slot in self.occupied() if not alive[slot].any()]
     if not ended:
       return
     result = jax.device_get(token_loop.finish(state))
     for slot in ended:
-      request, self._requests[slot] = self._requests[slot], None
+      request = self._requests.pop(slot)
       yield request, jax.tree.map(lambda leaf, slot=slot: leaf[slot], result)
 
 

@@ -25,11 +25,13 @@ class Sampler(Protocol):
 
   deterministic: ClassVar[bool]
 
-  def check(self, vocab_size: int):
+  def check(self, vocab_size: int) -> 'Sampler':
     """Returns itself with float32 leaves; raises ValueError on bad numbers."""
+    ...
 
   def transform(self, logits: Array) -> Array:
     """Returns the logits [B, C] of the distribution sampled from."""
+    ...
 
 
 @register_pytree
@@ -49,7 +51,7 @@ class Greedy:
     return logits
 
 
-def _tempered(logits: Array, temperature: Array) -> Array:
+def _tempered(logits: Array, temperature: Array | float) -> Array:
   """Returns logits / temperature, shifted so that the best is 0."""
   return (logits - logits.max(axis=-1, keepdims=True)) / temperature
 

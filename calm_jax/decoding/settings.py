@@ -14,12 +14,12 @@ import numpy as np
 
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.exits import LayerBudget, NeverExit
-from calm_jax.interfaces import ExitRule
 
 
 def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
-  """Returns the policy with another threshold; 1.0 keeps the checks but never
-  fires.
+  """Returns the policy with another threshold.
+
+  At 1.0 the rule looks where it did and never fires.
 
   Args:
     policy: its exit rule has a `threshold` (a number, or an object with a
@@ -33,7 +33,7 @@ def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
   return dataclasses.replace(policy, exit_rule=rule)
 
 
-def _rule_with_threshold(rule: ExitRule, threshold: float) -> ExitRule:
+def _rule_with_threshold(rule: Any, threshold: float) -> Any:
   """Returns the exit rule with another threshold; see `with_threshold`."""
   if isinstance(rule, LayerBudget):
     inner = _rule_with_threshold(rule.rule, threshold)
@@ -81,7 +81,7 @@ def describe(policy_or_sampler: Any) -> Any:
       return array.item()
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return f'{array.dtype}{list(array.shape)} sha256 {digest[:16]}'
-  described = {'type': type(value).__name__}
+  described: dict[str, Any] = {'type': type(value).__name__}
   for field in dataclasses.fields(value):
     item = getattr(value, field.name)
     if field.name == 'threshold' and not hasattr(item, 'value'):

@@ -9,26 +9,26 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import (
+  binding,
   constraints,
   input_checks,
   mesh_layout,
   sampling,
 )
-from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Greedy, Sampler
 from calm_jax.decoding.states import Carry, DecodeState, Search
-from calm_jax.interfaces import DepthLoop, LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 
 
 def start(
-  decoder: LayeredDecoder,
-  params: PyTree,
-  inputs: Array,
+  bound: BoundDecoder,
+  inputs: ArrayLike,
   *,
   policy: ComputePolicy | None = None,
   sampler: Sampler | None = None,
@@ -38,17 +38,15 @@ def start(
   num_samples: int = 1,
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
-  depth_loop: DepthLoop | None = None,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeState:
   """Checks everything, runs the encoder and returns a decode to advance.
 
   The arguments are those of `generate`.
   """
+  binding.check_bound(bound)
+  decoder = bound.decoder
   policy = ComputePolicy() if policy is None else policy
   sampler = Greedy() if sampler is None else sampler
-  if depth_loop is None:
-    depth_loop = default_depth_loop(params)
   inputs = input_checks.check_inputs(inputs, decoder.vocab_size)
   checks.check_whole(max_length, 'max_length', low=1)
   checks.check_whole(num_samples, 'num_samples', low=1)
@@ -76,60 +74,44 @@ def start(
         'pass rng=jax.random.key(seed)'
       )
     keys = sampling.request_keys(rng, batch_size)
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
-  inputs, params, policy, sampler = mesh_layout.place(
-    mesh, inputs, params, policy, sampler
+  inputs, policy, sampler = mesh_layout.place(
+    bound.mesh, inputs, policy, sampler
   )
-  sizes = dict(
-    decoder=decoder, max_length=max_length, num_rows=num_rows, mesh=mesh
-  )
-  cache = encode(params, inputs, **sizes)
+  sizes = dict(max_length=max_length, num_rows=num_rows)
+  cache = encode(bound, inputs, **sizes)
   carry = _first_carry(
-    cache, policy, sampler, keys, forced, batch_size=batch_size, **sizes
+    cache,
+    policy,
+    sampler,
+    keys,
+    forced,
+    decoder=decoder,
+    batch_size=batch_size,
+    mesh=bound.mesh,
+    **sizes,
   )
   return DecodeState(
-    params=params,
+    bound=bound,
     policy=policy,
     sampler=sampler,
     carry=carry,
-    decoder=decoder,
-    depth_loop=depth_loop,
     eos_id=eos_id,
     num_samples=num_samples,
-    mesh=mesh,
   )
 
 
-def default_depth_loop(params: PyTree = None) -> DepthLoop:
-  """Returns the depth loop for prepared parameters, or for this backend.
-
-  On CPU indexing stacked weights copies each layer's weights at every step, so
-  it is the unrolled loop; elsewhere the reference.
-
-  Args:
-    params: prepared parameters decide by their layout; anything else does not.
-  """
-  traced_layers = getattr(params, 'traced_layers', None)
-  if traced_layers is None:
-    traced_layers = jax.default_backend() != 'cpu'
-  return WhileDepthLoop() if traced_layers else UnrolledDepthLoop()
-
-
-@functools.partial(
-  jax.jit, static_argnames=('decoder', 'max_length', 'num_rows', 'mesh')
-)
-def encode(params, inputs, *, decoder, max_length, num_rows, mesh) -> PyTree:
+@functools.partial(jax.jit, static_argnames=('max_length', 'num_rows'))
+def encode(bound, inputs, *, max_length, num_rows) -> PyTree:
   """Runs the encoder and returns the cache of all rows, so many per request."""
 
-  def encode_rows(inputs, params):
-    encoded = decoder.encode(params, inputs)
-    cache = decoder.start(params, encoded, max_length)
+  def encode_rows(inputs, bound):
+    cache = bound.start(bound.encode(inputs), max_length)
     if num_rows == 1:
       return cache
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
-    return decoder.take_rows(cache, rows)
+    return bound.decoder.take_rows(cache, rows)
 
-  return sharding.map_rows(encode_rows, mesh)(inputs, params)
+  return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound)
 
 
 @functools.partial(

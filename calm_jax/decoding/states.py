@@ -14,7 +14,7 @@ from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.layer_steps import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.sampling import Sampler
-from calm_jax.interfaces import DepthLoop, LayeredDecoder, Reading
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
 
@@ -133,9 +133,11 @@ class Search(Sampler, Protocol):
 
   def num_rows(self, num_samples: int) -> int:
     """Returns the rows of a request; raises ValueError if they are too few."""
+    ...
 
   def start(self, carry: Carry) -> Carry:
     """Returns the carry before the first token."""
+    ...
 
   def extend(
     self,
@@ -147,9 +149,11 @@ class Search(Sampler, Protocol):
     num_samples: int,
   ) -> Carry:
     """Returns the carry after a token, its rows reordered."""
+    ...
 
   def results(self, carry: Carry, *, num_samples: int) -> 'DecodeResult':
     """Returns `num_samples` outputs of each request, [B * num_samples, ...]."""
+    ...
 
 
 @register_pytree
@@ -158,28 +162,20 @@ class DecodeState:
   """A decode under way.
 
   Attributes:
-    params: the decoder's prepared parameters.
+    bound: the decoder with its parameters.
     policy: the policy, checked, its numbers as arrays.
     sampler: the sampler, likewise.
     carry: what changes from token to token; `advance` consumes it.
-    decoder: the decoder.
-    depth_loop: the depth loop.
     eos_id: the token that ends a row.
     num_samples: outputs per request, and rows but for a `Search`.
-    mesh: the mesh that rows are shared out over, if any.
   """
 
-  params: PyTree
+  bound: BoundDecoder
   policy: ComputePolicy
   sampler: Sampler
   carry: Carry
-  decoder: LayeredDecoder = dataclasses.field(metadata=dict(static=True))
-  depth_loop: DepthLoop = dataclasses.field(metadata=dict(static=True))
   eos_id: int = dataclasses.field(metadata=dict(static=True))
   num_samples: int = dataclasses.field(metadata=dict(static=True))
-  mesh: jax.sharding.Mesh | None = dataclasses.field(
-    default=None, metadata=dict(static=True)
-  )
 
   @property
   def rows_per_request(self) -> int:

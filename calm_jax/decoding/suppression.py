@@ -14,7 +14,7 @@ import numpy as np
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder, Reading, Readout
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading, Readout
 from calm_jax.pytrees import register_pytree
 
 
@@ -58,8 +58,7 @@ class SuppressedTokens:
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     **options,
   ) -> tuple[PyTree, Reading]:
     """Returns state and reading; see `Readout`.
@@ -67,9 +66,10 @@ class SuppressedTokens:
     Raises:
       ValueError: if the other readout gives the best tokens only.
     """
-    state, reading = self.readout.step(
-      state, self._suppressing(decoder), params, **options
+    suppressing = dataclasses.replace(
+      bound, decoder=self._suppressing(bound.decoder)
     )
+    state, reading = self.readout.step(state, suppressing, **options)
     if reading.log_total is not None:
       raise ValueError(
         f'suppressed_tokens with {type(self.readout).__name__}, which gives '
@@ -106,7 +106,7 @@ def checked_suppressed(
   token_ids = checks.checked_array(
     token_ids,
     'suppressed_tokens',
-    shapes=((math.prod(jnp.shape(token_ids)),),),
+    shapes=((math.prod(np.shape(token_ids)),),),
     low=0,
     high=vocab_size - 1,
     dtype=jnp.int32,

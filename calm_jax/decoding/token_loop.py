@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
@@ -30,13 +31,12 @@ from calm_jax.decoding.states import (
   DecodeState,
   Search,
 )
-from calm_jax.interfaces import DepthLoop, LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 
 
 def generate(
-  decoder: LayeredDecoder,
-  params: PyTree,
-  inputs: Array,
+  bound: BoundDecoder,
+  inputs: ArrayLike,
   *,
   policy: ComputePolicy | None = None,
   sampler: Sampler | None = None,
@@ -46,15 +46,11 @@ def generate(
   num_samples: int = 1,
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
-  depth_loop: DepthLoop | None = None,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeResult:
   """Decodes inputs, stopping the layers of each token where the policy says.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters; pass `decoder.prepare(params, ...)` when decoding
-      many batches, or they are laid out anew for each.
+    bound: the decoder with its parameters, of `bind`.
     inputs: int [B, S] source tokens, 0 = padding.
     policy: what is computed for each token; the full model by default.
     sampler: how tokens are chosen, `Greedy()` by default; or a `BeamSearch`.
@@ -68,19 +64,12 @@ def generate(
       confidence NaN and log-probability 0.
     suppressed_tokens: int [N], ids that are never said; confidences and
       probabilities are those of a model that lacks them.
-    depth_loop: how layers are looped over; `default_depth_loop()` if None.
-    mesh: from `sharding.make_mesh`: B is shared out over its axis 'data', whose
-      parts decode without talking to each other and stop by themselves, and
-      parameters over 'model'. Lay out prepared parameters with
-      `sharding.place_params` when decoding many batches. With several
-      processes, each gives the whole batch.
 
   Raises:
     ValueError: naming the bad value, if something cannot be decoded.
   """
   state = start(
-    decoder,
-    params,
+    bound,
     inputs,
     policy=policy,
     sampler=sampler,
@@ -90,8 +79,6 @@ def generate(
     num_samples=num_samples,
     forced_prefix=forced_prefix,
     suppressed_tokens=suppressed_tokens,
-    depth_loop=depth_loop,
-    mesh=mesh,
   )
   return finish(advance(state))
 
@@ -119,12 +106,11 @@ def lower_advance(state: DecodeState) -> jax.stages.Lowered:
 
 
 def _traced(state: DecodeState) -> tuple[PyTree, ...]:
-  return state.carry, state.params, state.policy, state.sampler
+  return state.carry, state.bound, state.policy, state.sampler
 
 
 def _static(state: DecodeState) -> dict[str, Any]:
-  names = ('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh')
-  return {name: getattr(state, name) for name in names}
+  return dict(eos_id=state.eos_id, num_samples=state.num_samples)
 
 
 def finish(state: DecodeState) -> DecodeResult:
@@ -142,18 +128,18 @@ def finish(state: DecodeState) -> DecodeResult:
 
 @functools.partial(
   jax.jit,
-  static_argnames=('decoder', 'depth_loop', 'eos_id', 'num_samples', 'mesh'),
+  static_argnames=('eos_id', 'num_samples'),
   donate_argnames=('carry',),
 )
-def _advance(carry, params, policy, sampler, steps, *, mesh, **static) -> Carry:
+def _advance(carry, bound, policy, sampler, steps, **static) -> Carry:
   """Decodes up to `steps` tokens of every row that is alive."""
   advance_rows = functools.partial(_advance_rows, **static)
-  return sharding.map_rows(advance_rows, mesh)(
-    carry, params, policy, sampler, steps
+  return sharding.map_rows(advance_rows, bound.mesh)(
+    carry, bound, policy, sampler, steps
   )
 
 
-def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
+def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
   """The token loop, of all rows or those of one part of a mesh."""
 
   def unfinished(loop):
@@ -162,7 +148,7 @@ def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
 
   def decode_token(loop):
     step, carry = loop
-    return step + 1, _decode_token(carry, params, policy, sampler, **static)
+    return step + 1, _decode_token(carry, bound, policy, sampler, **static)
 
   _, carry = lax.while_loop(unfinished, decode_token, (jnp.int32(0), carry))
   return carry
@@ -170,34 +156,32 @@ def _advance_rows(carry, params, policy, sampler, steps, **static) -> Carry:
 
 def _decode_token(
   carry: Carry,
-  params,
+  bound: BoundDecoder,
   policy,
   sampler,
   *,
-  decoder,
-  depth_loop,
   eos_id,
   num_samples,
 ) -> Carry:
   """Decodes one token of every row that is alive."""
   layers = Layers(
-    decoder=decoder,
-    params=params,
+    bound=bound,
     policy=policy,
     # Rows that are full stay where they are; nothing of theirs is written.
     positions=jnp.minimum(carry.positions, carry.tokens.shape[1] - 1),
     alive=carry.alive,
   )
-  hidden = decoder.embed(
-    params, carry.previous_tokens[:, None], layers.positions[:, None]
+  hidden = bound.embed(
+    carry.previous_tokens[:, None], layers.positions[:, None]
   )
-  rows, memory = depth_loop(
+  rows, memory = bound.depth_loop(
     layers,
     layers.start(hidden, carry.policy),
     Memory(cache=carry.cache, cache_fill=carry.policy.cache_fill),
   )
   rows = layers.read(rows)
   reading = rows.reading
+  assert reading is not None, 'the exit states have been read'
   if carry.forced is not None:
     forced = carry.forced[jnp.arange(len(carry.alive)), layers.positions]
     reading = prefixes.force(reading, forced)
@@ -206,7 +190,7 @@ def _decode_token(
     return sampler.extend(
       carry,
       reading,
-      decoder=decoder,
+      decoder=bound.decoder,
       eos_id=eos_id,
       num_samples=num_samples,
     )

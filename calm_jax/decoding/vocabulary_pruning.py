@@ -8,14 +8,13 @@ maxima, so that `top_k` never sorts all of V.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 
 from calm_jax import checks
-from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import LayeredDecoder, Reading
+from calm_jax.array_types import Array
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
 _FINALS = ('pruned', 'full')
@@ -80,7 +79,7 @@ class PrunedVocabulary:
   block_size: int = dataclasses.field(default=4, metadata=dict(static=True))
   final: str = dataclasses.field(default='pruned', metadata=dict(static=True))
 
-  needs_whole_matrix: ClassVar[bool] = True
+  needs_whole_matrix = True
 
   @property
   def reads_exit_states(self) -> bool:
@@ -118,8 +117,7 @@ class PrunedVocabulary:
   def step(
     self,
     state: Shortlist,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -134,18 +132,18 @@ class PrunedVocabulary:
     # may be overwritten: masking would read and write all of the weights.
     del active
     if jnp.ndim(layer):
-      return state, Reading(decoder.logits(params, hidden))
-    vocab_size = decoder.vocab_size
+      return state, Reading(bound.logits(hidden))
+    vocab_size = bound.vocab_size
 
     def make(_):
-      logits = decoder.logits(params, hidden)
+      logits = bound.logits(hidden)
       blocks = self.best_blocks(logits)
       token_ids, _ = self.candidates(blocks, vocab_size)
-      weights = decoder.output_rows(params, token_ids)
+      weights = bound.output_rows(token_ids)
       return Shortlist(blocks, weights), self.keep(logits, blocks)
 
     def use(state):
-      logits = decoder.logits(params, hidden, state.weights)
+      logits = bound.logits(hidden, state.weights)
       _, is_token = self.candidates(state.blocks, vocab_size)
       return state, jnp.where(is_token, logits, -jnp.inf)
 

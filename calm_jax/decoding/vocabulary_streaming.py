@@ -8,7 +8,7 @@ written nor read back.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -16,7 +16,12 @@ from jax import lax
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits.candidates import best_two, first_best
-from calm_jax.interfaces import LayeredDecoder, Reading, StatelessSlot
+from calm_jax.interfaces import (
+  BoundDecoder,
+  LayeredDecoder,
+  Reading,
+  StatelessSlot,
+)
 from calm_jax.pytrees import register_pytree
 
 
@@ -53,8 +58,8 @@ class StreamedVocabulary(StatelessSlot):
 
   block_size: int = dataclasses.field(default=4096, metadata=dict(static=True))
 
-  reads_exit_states: ClassVar[bool] = False
-  needs_whole_matrix: ClassVar[bool] = True
+  reads_exit_states = False
+  needs_whole_matrix = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on a size, or decoder, without blocks.
@@ -73,8 +78,7 @@ class StreamedVocabulary(StatelessSlot):
   def step(
     self,
     state: PyTree,
-    decoder: LayeredDecoder,
-    params: PyTree,
+    bound: BoundDecoder,
     *,
     hidden: Array,
     layer: Array | int,
@@ -89,9 +93,9 @@ class StreamedVocabulary(StatelessSlot):
     del layer, first, active
 
     def read(block, best):
-      return _merge(best, self._read_block(decoder, params, hidden, block))
+      return _merge(best, self._read_block(bound, hidden, block))
 
-    num_blocks = -(-decoder.vocab_size // self.block_size)
+    num_blocks = -(-bound.vocab_size // self.block_size)
     best = lax.fori_loop(0, num_blocks, read, _nothing(hidden.shape[0]))
     return state, Reading(
       logits=jnp.stack([best.logit, best.second], axis=-1),
@@ -99,13 +103,13 @@ class StreamedVocabulary(StatelessSlot):
       log_total=best.logit + jnp.log(best.total),
     )
 
-  def _read_block(self, decoder, params, hidden, block) -> _Best:
+  def _read_block(self, bound, hidden, block) -> _Best:
     """Returns what one block of the vocabulary says."""
     first = block * self.block_size
     # The last block begins earlier, so that it ends with the vocabulary.
-    start = jnp.minimum(first, decoder.vocab_size - self.block_size)
-    weights = decoder.output_block(params, start, self.block_size)
-    logits = decoder.logits(params, hidden, weights)
+    start = jnp.minimum(first, bound.vocab_size - self.block_size)
+    weights = bound.output_block(start, self.block_size)
+    logits = bound.logits(hidden, weights)
     is_new = start + jnp.arange(self.block_size) >= first
     logits = jnp.where(is_new, logits, -jnp.inf)
     best, second = best_two(logits)

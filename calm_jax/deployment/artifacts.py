@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import checkpoints, decoding, records
-from calm_jax.array_types import Array, PyTree
+from calm_jax.array_types import Array
 from calm_jax.checkpoints import safetensors_files, stored_tensors
 from calm_jax.checkpoints.storage import Folder
 from calm_jax.deployment.exported_decoder import ExportedDecoder
 from calm_jax.deployment.programs import ProgramSpec, lower_decoder
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 from calm_jax.records import provenance
 
 PROGRAM_NAME = 'program.jax_export'
@@ -31,11 +31,11 @@ _LIBRARIES = ('jax', 'jaxlib', 'calm_jax')
 
 
 def export_artifact(
+  bound: BoundDecoder,
   directory: str | os.PathLike,
-  decoder: LayeredDecoder,
-  params: PyTree,
   spec: ProgramSpec,
   *,
+  parameter_fingerprint: str | None = None,
   tokenizer_fingerprint: str | None = None,
   certificate: Mapping[str, Any] | None = None,
   context: Mapping[str, Any] | None = None,
@@ -43,10 +43,12 @@ def export_artifact(
   """Exports a decoder into a directory.
 
   Args:
+    bound: the decoder with its parameters, on no mesh. `WhileDepthLoop` is the
+      portable depth loop.
     directory: must not be there yet.
-    decoder: the model, taken apart.
-    params: its parameter tree as loaded, not prepared for decoding.
     spec: what to export.
+    parameter_fingerprint: of the parameters as a checkpoint holds them, which
+      is what certificates name; of the bound ones if None.
     tokenizer_fingerprint: of the tokenizer that makes its inputs.
     certificate: of one that holds for all this, at least its 'threshold'.
     context: whatever else users of the artifact should know, as JSON.
@@ -57,7 +59,9 @@ def export_artifact(
   """
   directory = os.path.abspath(os.fspath(directory))
   check_free(directory)
-  exported, parameters = lower_decoder(decoder, params, spec)
+  exported, parameters = lower_decoder(bound, spec)
+  if parameter_fingerprint is None:
+    parameter_fingerprint = checkpoints.parameter_fingerprint(bound.params)
   unfinished = f'{directory}.unfinished-{os.getpid()}'
   try:
     os.makedirs(unfinished)
@@ -69,8 +73,8 @@ def export_artifact(
       parameters=records.describe_file(
         os.path.join(unfinished, PARAMETERS_NAME)
       ),
-      **_facts(exported, decoder, spec),
-      parameter_fingerprint=checkpoints.parameter_fingerprint(params),
+      **_facts(exported, bound, spec),
+      parameter_fingerprint=parameter_fingerprint,
       tokenizer_fingerprint=tokenizer_fingerprint,
       certificate=None if certificate is None else dict(certificate),
       context=dict(context or {}),
@@ -134,7 +138,7 @@ def _write_parameters(path: str, parameters: Mapping[str, Array]) -> None:
 
 
 def _facts(
-  exported: jax.export.Exported, decoder: LayeredDecoder, spec: ProgramSpec
+  exported: jax.export.Exported, bound: BoundDecoder, spec: ProgramSpec
 ) -> dict[str, Any]:
   """Returns what a manifest says of a program."""
   (_, inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
@@ -147,13 +151,13 @@ def _facts(
     calling_convention=exported.calling_convention_version,
     versions=provenance.versions(*_LIBRARIES),
     created=now.isoformat(timespec='seconds'),
-    num_layers=decoder.num_layers,
-    vocab_size=decoder.vocab_size,
+    num_layers=bound.num_layers,
+    vocab_size=bound.vocab_size,
     eos_id=spec.eos_id,
     source_length=spec.source_length,
     max_length=spec.max_length,
-    dtype=np.dtype(decoder.dtype).name,
-    depth_loop=type(spec.depth_loop).__name__,
+    dtype=np.dtype(bound.decoder.dtype).name,
+    depth_loop=type(bound.depth_loop).__name__,
     policy=decoding.describe(spec.policy),
     sampler=decoding.describe(spec.sampler),
   )
@@ -181,7 +185,8 @@ def _read_program(
     f'{jax.__version__}'
   )
   remedy = (
-    'export with the oldest jax that serves, or install the jax that wrote it'
+    'jax reads programs of the 6 months before it and the 3 weeks after it: '
+    'export again with a jax that fits, or install the jax that wrote it'
   )
   low = jax.export.minimum_supported_calling_convention_version
   high = jax.export.maximum_supported_calling_convention_version

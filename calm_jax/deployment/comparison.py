@@ -6,10 +6,9 @@ import jax
 import numpy as np
 
 from calm_jax import decoding
-from calm_jax.array_types import PyTree
 from calm_jax.deployment.exported_decoder import ExportedDecoder
 from calm_jax.deployment.programs import ProgramSpec
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +32,8 @@ class Comparison:
 
 
 def compare_with_decoder(
+  bound: BoundDecoder,
   exported: ExportedDecoder,
-  decoder: LayeredDecoder,
-  params: PyTree,
   spec: ProgramSpec,
   *,
   thresholds: tuple[float, ...] = (1.0, 0.5),
@@ -45,9 +43,8 @@ def compare_with_decoder(
   """Decodes random inputs with both, by greedy choice or the same draws.
 
   Args:
-    exported: the artifact, read back.
-    decoder: what it was made of.
-    params: its parameters, prepared or not.
+    bound: what it was made of.
+    exported: the artifact, loaded.
     spec: what was exported.
     thresholds: in [0, 1]; left out where the policy has none.
     batch_size: B.
@@ -55,8 +52,7 @@ def compare_with_decoder(
   """
   random = np.random.default_rng(seed)
   shape = (batch_size, spec.source_length)
-  inputs = random.integers(1, decoder.vocab_size, shape).astype(np.int32)
-  params = decoder.prepare(params, traced_layers=spec.depth_loop.traced_layers)
+  inputs = random.integers(1, bound.vocab_size, shape).astype(np.int32)
   count = tokens = layers = 0
   for threshold in thresholds if spec.has_threshold else (None,):
     found = exported(
@@ -64,28 +60,24 @@ def compare_with_decoder(
       threshold=threshold,
       seed=None if spec.sampler.deterministic else seed,
     )
-    wanted = _decode(decoder, params, inputs, spec, threshold, seed)
+    wanted = _decode(bound, inputs, spec, threshold, seed)
     count += int(wanted.lengths.sum())
     tokens += int((found['tokens'] != np.asarray(wanted.tokens)).sum())
     layers += int((found['exit_layers'] != wanted.exit_layers).sum())
   return Comparison(count, tokens, layers)
 
 
-def _decode(
-  decoder, params, inputs, spec, threshold, seed
-) -> decoding.DecodeResult:
+def _decode(bound, inputs, spec, threshold, seed) -> decoding.DecodeResult:
   """Decodes as the exported program should."""
   policy = spec.policy
   if threshold is not None:
     policy = decoding.with_threshold(policy, threshold)
   return decoding.generate(
-    decoder,
-    params,
+    bound,
     inputs,
     policy=policy,
     sampler=spec.sampler,
     rng=None if spec.sampler.deterministic else jax.random.key(seed),
     max_length=spec.max_length,
     eos_id=spec.eos_id,
-    depth_loop=spec.depth_loop,
   )

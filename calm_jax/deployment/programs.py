@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from calm_jax import checks, decoding
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import DepthLoop, LayeredDecoder
+from calm_jax.interfaces import BoundDecoder
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 # Of a DecodeResult, what a program returns.
@@ -37,7 +37,6 @@ class ProgramSpec:
     sampler: how tokens are chosen. One that draws takes a seed as an input.
     eos_id: the token that ends an output; -1 if none does.
     platforms: out of `PLATFORMS`.
-    depth_loop: the portable reference by default.
   """
 
   source_length: int
@@ -46,7 +45,6 @@ class ProgramSpec:
   sampler: decoding.Sampler = decoding.Greedy()
   eos_id: int = 1
   platforms: tuple[str, ...] = ('cpu', 'cuda', 'tpu')
-  depth_loop: DepthLoop = decoding.WhileDepthLoop()
 
   def check(self) -> None:
     """Raises ValueError, naming what cannot be exported.
@@ -101,13 +99,13 @@ def named_leaves(params: PyTree) -> dict[str, Array]:
 
 
 def lower_decoder(
-  decoder: LayeredDecoder, params: PyTree, spec: ProgramSpec
+  bound: BoundDecoder, spec: ProgramSpec
 ) -> tuple[jax.export.Exported, dict[str, Array]]:
   """Lowers a decode for every platform; nothing is compiled or run.
 
   Args:
-    decoder: the model, taken apart.
-    params: its parameters, prepared for the depth loop or not.
+    bound: the decoder with its parameters, on no mesh. `WhileDepthLoop` is the
+      portable depth loop.
     spec: what to export.
 
   Returns:
@@ -117,11 +115,13 @@ def lower_decoder(
     ValueError: naming what cannot be exported.
   """
   spec.check()
-  params = decoder.prepare(params, traced_layers=spec.depth_loop.traced_layers)
-  named = named_leaves(params)
-  function = decode_function(
-    decoder, jax.tree.structure(params), tuple(named), spec
-  )
+  if bound.mesh is not None:
+    raise ValueError(
+      'a program is exported for one device, and this decoder is bound to a '
+      'mesh; bind it without'
+    )
+  named = named_leaves(bound.params)
+  function = decode_function(jax.tree.structure(bound), tuple(named), spec)
   (batch_size,) = jax.export.symbolic_shape('b')
   exported = jax.export.export(jax.jit(function), platforms=spec.platforms)(
     {
@@ -134,7 +134,6 @@ def lower_decoder(
 
 
 def decode_function(
-  decoder: LayeredDecoder,
   structure: Any,
   names: Sequence[str],
   spec: ProgramSpec,
@@ -142,29 +141,26 @@ def decode_function(
   """Returns the function that is exported.
 
   Args:
-    decoder: the model, taken apart.
-    structure: the tree structure of its prepared parameters.
-    names: of their leaves, in the tree's order (a dict's is another one).
+    structure: the tree structure of the bound decoder.
+    names: of its parameters, in the tree's order (a dict's is another one).
     spec: what to export.
   """
 
   def decode(parameters, inputs):
-    tree = jax.tree.unflatten(structure, [parameters[name] for name in names])
+    bound = jax.tree.unflatten(structure, [parameters[name] for name in names])
     policy, rng = spec.policy, None
     if spec.has_threshold:
       policy = decoding.with_threshold(policy, inputs['threshold'])
     if not spec.sampler.deterministic:
       rng = jax.random.key(inputs['seed'])
     result = decoding.generate(
-      decoder,
-      tree,
+      bound,
       inputs['tokens'],
       policy=policy,
       sampler=spec.sampler,
       rng=rng,
       max_length=spec.max_length,
       eos_id=spec.eos_id,
-      depth_loop=spec.depth_loop,
     )
     return {name: getattr(result, name) for name in _OUTPUTS}
 

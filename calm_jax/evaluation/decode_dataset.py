@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import decoding, exits, interfaces, sharding
+from calm_jax import decoding, exits, interfaces
 from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_progress import DecodeProgress
 from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
@@ -33,8 +33,7 @@ PolicyForBatch = Callable[[np.ndarray], decoding.ComputePolicy]
 
 
 def decode_dataset(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
+  bound: interfaces.BoundDecoder,
   batches: Iterable[Batch],
   *,
   detokenize: Callable[[Sequence[int]], str],
@@ -44,8 +43,6 @@ def decode_dataset(
   sampler: Any = None,
   eos_id: int = 1,
   rng: jax.Array | None = None,
-  depth_loop: interfaces.DepthLoop | None = None,
-  mesh: jax.sharding.Mesh | None = None,
   share: collectives.Share | None = None,
   store: DecodeStore | None = None,
   progress: Callable[[str], None] | None = None,
@@ -54,8 +51,8 @@ def decode_dataset(
   """Decodes every input of the batches.
 
   Args:
-    decoder: the decoder.
-    params: its parameters, prepared or not.
+    bound: the decoder with its parameters. Its mesh is of this process's
+      devices, if there are several processes.
     batches: dictionaries with `encoder_input_tokens` int [B, S] (0 is padding)
       and, where known, `num_valid` (rows from there on only fill the batch up)
       and the lists `inputs_text` and `references` (texts per row; without
@@ -70,9 +67,6 @@ def decode_dataset(
     eos_id: the id that ends a sequence.
     rng: a key, for samplers that draw; input r of the data draws from
       fold_in(rng, r), however the data are cut into batches.
-    depth_loop: as in `decoding.generate`.
-    mesh: as in `decoding.generate`; of this process's devices, if there are
-      several processes.
     share: the inputs that this process decodes, `collectives.Share.here()`
       where several processes decode the same batches; all if None.
     store: rows that it holds are not decoded, the others are added to it. It
@@ -96,30 +90,21 @@ def decode_dataset(
       'a store finds rows by their input alone; leave it out with '
       'policy_for_batch or rng'
     )
-  if depth_loop is None:
-    depth_loop = decoding.default_depth_loop(params)
-  # Laid out once here, or `generate` would do it for every batch.
-  params = decoder.prepare(params, traced_layers=depth_loop.traced_layers)
-  if mesh is not None:
-    params = sharding.place_params(params, mesh)
   share = collectives.Share() if share is None else share
 
   def decode(inputs, rows):
     result = decoding.generate(
-      decoder,
-      params,
+      bound,
       inputs,
       policy=policy if policy is not None else policy_for_batch(rows),
       sampler=sampler,
       max_length=max_length,
       eos_id=eos_id,
       rng=_request_keys(rng, rows),
-      depth_loop=depth_loop,
-      mesh=mesh,
     )
     return jax.device_get(result)
 
-  collected = CollectedRows(detokenize, eos_id, decoder.num_layers, share)
+  collected = CollectedRows(detokenize, eos_id, bound.num_layers, share)
   line = DecodeProgress(
     progress, _num_inputs(batches, share), seconds_between=progress_seconds
   )

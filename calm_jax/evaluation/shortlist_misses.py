@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from calm_jax import checks, decoding, interfaces
-from calm_jax.array_types import Array, PyTree
+from calm_jax.array_types import Array
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.exits.candidates import first_best
 
@@ -39,8 +39,7 @@ class ShortlistMisses:
 
 
 def count_shortlist_misses(
-  decoder: interfaces.LayeredDecoder,
-  params: PyTree,
+  bound: interfaces.BoundDecoder,
   batches: Iterable[Batch],
   tokens: np.ndarray,
   *,
@@ -50,8 +49,8 @@ def count_shortlist_misses(
   """Counts the tokens of given outputs that a shortlist would miss.
 
   Args:
-    decoder: the decoder.
-    params: its parameters, laid out for traced layers or not at all.
+    bound: the decoder with its parameters, bound to a depth loop that traces
+      layers, such as `decoding.WhileDepthLoop()`.
     batches: as for `decode_dataset`; rows from `num_valid` on do not count.
     tokens: int [N, T], an output per input, 0 after its end: those of a full
       decode (`DecodedDataset.tokens`) or references.
@@ -63,34 +62,38 @@ def count_shortlist_misses(
     Misses over all tokens of the outputs.
 
   Raises:
-    ValueError: if sizes do not fit, inputs and outputs are not equally many, or
-      there is no token.
+    ValueError: if sizes do not fit, inputs and outputs are not equally many,
+      there is no token, or the depth loop does not trace layers.
   """
+  if not bound.depth_loop.traced_layers:
+    raise ValueError(
+      f'{type(bound.depth_loop).__name__} has its layers apart, and all are '
+      'gone through in one loop here; bind the decoder to '
+      'decoding.WhileDepthLoop()'
+    )
   tokens = np.asarray(tokens, dtype=np.int32)
   checks.check_whole(
-    first_exit_layer, 'first_exit_layer', low=1, high=decoder.num_layers
+    first_exit_layer, 'first_exit_layer', low=1, high=bound.num_layers
   )
-  readout = readout.check(decoder, len(tokens), tokens.shape[1])
-  params = decoder.prepare(params, traced_layers=True)
-  missed = kept = np.zeros(decoder.num_layers)
+  readout = readout.check(bound.decoder, len(tokens), tokens.shape[1])
+  missed = kept = np.zeros(bound.num_layers)
   num_tokens = 0
   for inputs, outputs in _with_outputs(batches, tokens):
     # An output ends at its last token that is no padding.
     counts = np.flip(np.cumsum(np.flip(outputs, 1), axis=1), 1) > 0
     num_tokens += int(counts.sum())
     sums = _sums(
-      params,
+      bound,
       inputs,
       outputs,
       counts,
       first_exit_layer - 1,
       readout=readout,
-      decoder=decoder,
     )
     missed, kept = missed + np.asarray(sums[0]), kept + np.asarray(sums[1])
   if not num_tokens:
     raise ValueError('the outputs hold no tokens; give decoded ones')
-  before = np.arange(decoder.num_layers) < first_exit_layer - 1
+  before = np.arange(bound.num_layers) < first_exit_layer - 1
   return ShortlistMisses(
     miss_rates=np.where(before, np.nan, missed / num_tokens),
     kept_probabilities=np.where(before, np.nan, kept / num_tokens),
@@ -116,25 +119,23 @@ def _with_outputs(batches: Iterable[Batch], tokens: np.ndarray):
     )
 
 
-@functools.partial(jax.jit, static_argnames=('readout', 'decoder'))
+@functools.partial(jax.jit, static_argnames='readout')
 def _sums(
-  params, inputs, outputs, counts, first, *, readout, decoder
+  bound, inputs, outputs, counts, first, *, readout
 ) -> tuple[Array, Array]:
   """Returns sums over tokens, float32 [L]: misses and kept probabilities."""
   positions = jnp.arange(outputs.shape[1])
-  cache = decoder.start(
-    params, decoder.encode(params, inputs), outputs.shape[1]
-  )
+  cache = bound.start(bound.encode(inputs), outputs.shape[1])
   shifted = jnp.pad(outputs, ((0, 0), (1, 0)))[:, :-1]
-  hidden = decoder.embed(params, shifted, positions)
+  hidden = bound.embed(shifted, positions)
   blocks = jnp.zeros((*outputs.shape, readout.num_blocks), jnp.int32)
 
   def run_layer(carry, layer):
     hidden, cache, blocks = carry
-    cache = decoder.fill_layer(params, layer, hidden, positions, cache)
-    hidden = decoder.attend(params, layer, hidden, positions, cache)
-    hidden = decoder.feed_forward(params, layer, hidden)
-    logits = decoder.logits(params, hidden)
+    cache = bound.fill_layer(layer, hidden, positions, cache)
+    hidden = bound.attend(layer, hidden, positions, cache)
+    hidden = bound.feed_forward(layer, hidden)
+    logits = bound.logits(hidden)
     blocks = lax.cond(
       layer == first, lambda _: readout.best_blocks(logits), lambda b: b, blocks
     )
@@ -147,6 +148,6 @@ def _sums(
     )
     return (hidden, cache, blocks), sums
 
-  layers = jnp.arange(decoder.num_layers)
+  layers = jnp.arange(bound.num_layers)
   _, sums = lax.scan(run_layer, (hidden, cache, blocks), layers)
   return sums

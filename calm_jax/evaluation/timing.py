@@ -23,6 +23,7 @@ from calm_jax.evaluation import stopwatch
 from calm_jax.evaluation.decode_dataset import Batch
 
 _START = 'start'
+_empty = functools.partial(dataclasses.field, default_factory=list)
 
 
 @dataclasses.dataclass
@@ -31,8 +32,7 @@ class _Measured:
 
   Attributes:
     policy: the policy.
-    depth_loop: the depth loop.
-    params: parameters in the layout of the loop.
+    bound: the decoder, bound to the depth loop.
     seconds: one wall clock per batch and repeat.
     start_seconds: the same of what is done once per batch, before any token.
     num_steps: steps of the token loop per batch.
@@ -40,12 +40,11 @@ class _Measured:
   """
 
   policy: decoding.ComputePolicy
-  depth_loop: interfaces.DepthLoop
-  params: Any
-  seconds: list[list[float]]
-  start_seconds: list[list[float]]
-  num_steps: list[int]
-  exit_layers: list[np.ndarray]
+  bound: interfaces.BoundDecoder
+  seconds: list[list[float]] = _empty()
+  start_seconds: list[list[float]] = _empty()
+  num_steps: list[int] = _empty()
+  exit_layers: list[np.ndarray] = _empty()
 
   def mean_exit_layer(self) -> float:
     """Returns the layers per decoded token, over all batches."""
@@ -72,15 +71,13 @@ class _Measured:
 
 
 def time_decode(
-  decoder: interfaces.LayeredDecoder,
-  params: Any,
+  bound: Mapping[str, interfaces.BoundDecoder],
   batches: Sequence[Batch],
   policies: Mapping[str, decoding.ComputePolicy],
   *,
   max_length: int,
   baseline: str = 'full',
   eos_id: int = 1,
-  depth_loops: Mapping[str, interfaces.DepthLoop] | None = None,
   num_repeats: int = 5,
   bytes_of: BytesOf | None = None,
   progress: Callable[[str], None] | None = None,
@@ -94,8 +91,8 @@ def time_decode(
   policy whose outputs are shorter or longer gains nothing by it.
 
   Args:
-    decoder: the decoder.
-    params: its parameters.
+    bound: name -> the decoder with its parameters, bound to each depth loop to
+      try; rows say by these names which one was the fastest.
     batches: batches of one shape without rows that only fill up; see
       `take_batches`.
     policies: name -> policy, the baseline among them.
@@ -103,7 +100,6 @@ def time_decode(
     baseline: the policy that speed-ups are held against; it should run all
       layers without looking at confidences.
     eos_id: the id that ends a sequence.
-    depth_loops: name -> depth loop to try; only the default one if None.
     num_repeats: how often each batch is timed, after one warm-up.
     bytes_of: what a policy with these exit layers, int [B, T], has to move once
       per batch and in all of its steps, for the largest speed-up that memory
@@ -119,17 +115,19 @@ def time_decode(
   """
   inputs = _checked_inputs(batches, policies, baseline)
   say = progress if progress is not None else lambda line: None
-  measured = _prepare(decoder, params, policies, depth_loops, len(inputs))
+  measured = {
+    (name, loop_name): _Measured(policy=policy, bound=one)
+    for name, policy in policies.items()
+    for loop_name, one in bound.items()
+  }
 
   def call(function, entry: _Measured, index: int):
     return function(
-      decoder,
-      entry.params,
+      entry.bound,
       inputs[index],
       policy=entry.policy,
       max_length=max_length,
       eos_id=eos_id,
-      depth_loop=entry.depth_loop,
     )
 
   def run(entry: _Measured, index: int):
@@ -223,30 +221,6 @@ def _checked_inputs(batches, policies, baseline):
       'use take_batches.'
     )
   return inputs
-
-
-def _prepare(decoder, params, policies, depth_loops, num_batches):
-  """Returns (policy name, loop name) -> what is measured of it."""
-  default = decoding.default_depth_loop()
-  loops = dict(depth_loops or {'default': default})
-  # Laid out beforehand, once for the policies that share a loop.
-  layouts = {
-    name: decoder.prepare(params, traced_layers=loop.traced_layers)
-    for name, loop in loops.items()
-  }
-  return {
-    (name, loop_name): _Measured(
-      policy=policy,
-      depth_loop=loop,
-      params=layouts[loop_name],
-      seconds=[],
-      start_seconds=[],
-      num_steps=[],
-      exit_layers=[],
-    )
-    for name, policy in policies.items()
-    for loop_name, loop in loops.items()
-  }
 
 
 def _warm_up(entry: _Measured, run, num_batches: int) -> None:

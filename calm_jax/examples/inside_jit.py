@@ -28,13 +28,12 @@ CONFIG = model.T5Config(
 MAX_LENGTH = 8
 
 
-@functools.partial(jax.jit, static_argnames='decoder')
-def depth_and_agreement(decoder, params, inputs, thresholds):
+@jax.jit
+def depth_and_agreement(bound, inputs, thresholds):
   """Returns two float32 [J]: layers per token and the share of equal tokens.
 
   Args:
-    decoder: a `LayeredDecoder`: functions, so part of the program.
-    params: its prepared parameters.
+    bound: of `decoding.bind`; its parameters are data, like the inputs.
     inputs: int32 [B, S].
     thresholds: float32 [J], in [0, 1]; the first, 1, is the full model.
   """
@@ -42,8 +41,7 @@ def depth_and_agreement(decoder, params, inputs, thresholds):
   def decode(threshold):
     rule = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
     return decoding.generate(
-      decoder,
-      params,
+      bound,
       inputs,
       policy=decoding.ComputePolicy(exit_rule=rule),
       max_length=MAX_LENGTH,
@@ -57,16 +55,18 @@ def depth_and_agreement(decoder, params, inputs, thresholds):
 
 
 def main():
-  decoder = model.as_layered_decoder(CONFIG)
+  """Decodes inside a jitted function and prints what came out."""
   params = model.init_params(CONFIG, jax.random.key(0))
   # Random weights are never sure of a token; larger ones are.
   params['decoder']['logits_dense']['kernel'] *= 10.0
-  # Outside the program, once: layers stacked, for the loop that compiles
-  # quickest.
-  params = decoder.prepare(params, traced_layers=True)
+  bound = decoding.bind(
+    model.as_layered_decoder(CONFIG),
+    params,
+    depth_loop=decoding.WhileDepthLoop(),  # the quickest to compile
+  )
   inputs = jax.random.randint(jax.random.key(1), (4, 10), 2, CONFIG.vocab_size)
   thresholds = jnp.array([1.0, 0.6, 0.3, 0.0])
-  depths, agreements = depth_and_agreement(decoder, params, inputs, thresholds)
+  depths, agreements = depth_and_agreement(bound, inputs, thresholds)
   for row in zip(thresholds, depths, agreements, strict=True):
     print('threshold {:.1f}: {:.2f} layers, {:.0%} equal tokens'.format(*row))
 

@@ -38,18 +38,22 @@ class Layer(nnx.Module):
     self.norm = nnx.RMSNorm(EMBED_DIM, rngs=rngs)
 
   def attend(self, hidden, self_kv, mask, source_kv, source_mask):
+    """Returns [B, P, D] after self- and cross-attention."""
     query = self.query(self.norm(hidden))
     hidden = hidden + self.out(attention(query, *self_kv, mask))
     query = self.source_query(self.norm(hidden))
     return hidden + attention(query, *source_kv, source_mask)
 
   def feed_forward(self, hidden):
+    """Returns [B, P, D] after the FFN."""
     return hidden + self.down(nnx.relu(self.up(self.norm(hidden))))
 
   def self_kv(self, hidden):
+    """Returns keys and values of positions, [B, P, D] each."""
     return self.key(self.norm(hidden)), self.value(self.norm(hidden))
 
   def source_kv(self, source):
+    """Returns keys and values of the source, [B, S, D] each."""
     return self.source_key(source), self.source_value(source)
 
 
@@ -97,15 +101,15 @@ def as_layered_decoder(model: Model) -> tuple[LayeredDecoder, nnx.State]:
   """Takes a model apart: functions, and the parameters they are given."""
   structure, params = nnx.split(model)
 
-  def bind(params):
+  def merged(params):
     return nnx.merge(structure, params)
 
   def layer_of(params, layer):
-    return select(bind(params).layers, layer)
+    return select(merged(params).layers, layer)
 
   def start(params, encoded, max_length):
     kv = nnx.vmap(Layer.source_kv, in_axes=(0, None), out_axes=1)
-    keys, values = kv(bind(params).layers, encoded['source'])
+    keys, values = kv(merged(params).layers, encoded['source'])
     batch_size = keys.shape[0]
     empty = jnp.zeros((batch_size, NUM_LAYERS, max_length, EMBED_DIM))
     return {
@@ -139,7 +143,7 @@ def as_layered_decoder(model: Model) -> tuple[LayeredDecoder, nnx.State]:
 
   def logits(params, hidden, weights=None):
     if weights is None:
-      return bind(params).output(hidden)
+      return merged(params).output(hidden)
     return jnp.einsum('bd,bcd->bc', hidden, weights)
 
   decoder = LayeredDecoder(
@@ -150,12 +154,12 @@ def as_layered_decoder(model: Model) -> tuple[LayeredDecoder, nnx.State]:
     # Stacked layers serve a Python index and a traced one alike.
     prepare=lambda params, traced_layers=True: params,
     encode=lambda params, inputs: {
-      'source': bind(params).table(inputs),
+      'source': merged(params).table(inputs),
       'mask': (inputs > 0)[:, None],
     },
     start=start,
     embed=lambda params, tokens, positions: (
-      bind(params).table(tokens) + bind(params).positions(positions)
+      merged(params).table(tokens) + merged(params).positions(positions)
     ),
     fill_layer=fill_layer,
     attend=attend,
@@ -163,7 +167,7 @@ def as_layered_decoder(model: Model) -> tuple[LayeredDecoder, nnx.State]:
       params, layer
     ).feed_forward(hidden),
     logits=logits,
-    output_rows=lambda params, ids: bind(params).output.kernel.T[ids],
+    output_rows=lambda params, ids: merged(params).output.kernel.T[ids],
     take_rows=lambda cache, rows: jax.tree.map(lambda leaf: leaf[rows], cache),
   )
   return decoder, params
@@ -180,19 +184,17 @@ def greedy(model: Model, inputs, max_length: int):
 
 
 def main():
+  """Decodes with and without exits and prints what came out."""
   model = Model(nnx.Rngs(0))
   # Random weights are never sure of a token; larger ones are.
   model.output.kernel[...] *= 4.0
   inputs = jnp.array([[7, 3, 9, 4], [5, 11, 0, 0]])
-  decoder, params = as_layered_decoder(model)
-  generate = functools.partial(
-    decoding.generate,
-    decoder,
-    params,
-    inputs,
-    max_length=6,
-    eos_id=-1,
+  bound = decoding.bind(
+    *as_layered_decoder(model),
     depth_loop=decoding.WhileDepthLoop(),  # the quickest to compile
+  )
+  generate = functools.partial(
+    decoding.generate, bound, inputs, max_length=6, eos_id=-1
   )
   full = generate()
   print('the model by itself:', *greedy(model, inputs, 6).tolist())

@@ -68,6 +68,7 @@ class Client:
 
 
 def main(directory, threshold, *rows):
+  """Decodes rows of token ids and prints tokens and exit layers."""
   client = Client(directory)
   rows = [[int(token) for token in row.split()] for row in rows]
   result = client.decode(rows, float(threshold))

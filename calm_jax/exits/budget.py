@@ -89,12 +89,14 @@ class LayerBudget:
   @property
   def measure(self) -> Any:
     """The other rule's measure; there is none if it has none."""
-    return self.rule.measure
+    rule: Any = self.rule
+    return rule.measure
 
   @property
   def threshold(self) -> Any:
     """The other rule's threshold; there is none if it has none."""
-    return self.rule.threshold
+    rule: Any = self.rule
+    return rule.threshold
 
   @property
   def thresholds(self) -> Callable[[int], Array]:
@@ -103,7 +105,8 @@ class LayerBudget:
     Raises:
       ValueError: if budgets differ by row.
     """
-    thresholds = self.rule.thresholds
+    rule: Any = self.rule
+    thresholds = rule.thresholds
     if any(map(jnp.ndim, jax.tree.leaves((self.per_request, self.per_token)))):
       raise ValueError(
         'the budget has a number per row; thresholds() gives those of a rule '

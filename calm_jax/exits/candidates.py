@@ -8,6 +8,21 @@ reductions that give the same index here.
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array
+from calm_jax.interfaces import LayerView
+
+
+def logits_of(view: LayerView) -> Array:
+  """Returns the logits that a rule or measure asked for, float32 [B, C].
+
+  Raises:
+    ValueError: if there are none, as nobody asked.
+  """
+  if view.logits is None:
+    raise ValueError(
+      'the view has no logits: set needs_logits = True on the exit rule or '
+      'measure that reads them, and on what wraps it'
+    )
+  return view.logits
 
 
 def first_best(scores: Array) -> Array:
@@ -26,10 +41,13 @@ def first_best(scores: Array) -> Array:
 
 
 def best_two(scores: Array) -> tuple[Array, Array]:
-  """Returns the two highest scores of each row, [B] each; equal if they tie.
+  """Returns the two highest scores of each row, equal if they tie.
 
   Args:
-    scores: float [B, C].
+    scores: float [B, C], C >= 2.
+
+  Returns:
+    The best and the second, [B] each, of the dtype of the scores.
   """
   best = scores.max(axis=-1, keepdims=True)
   is_best = scores == best
@@ -46,7 +64,8 @@ def total_over_best(
   Args:
     logits: float32 [B, C].
     best: float32 [B], their maxima.
-    log_total: see `interfaces.Reading`; None for the sum over the candidates.
+    log_total: float32 [B], see `interfaces.Reading`; None for the sum over the
+      candidates.
 
   Returns:
     float32 [B], at least 1 but for rounding.

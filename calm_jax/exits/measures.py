@@ -6,12 +6,16 @@ check) and `minimum_exit_layer` (the first exit at which it can say anything).
 """
 
 import dataclasses
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array
-from calm_jax.exits.candidates import best_two, total_over_best
+from calm_jax.exits.candidates import (
+  best_two,
+  logits_of,
+  total_over_best,
+)
 from calm_jax.exits.classifier import Classifier
 from calm_jax.interfaces import LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
@@ -23,11 +27,15 @@ class Measure(Protocol):
   needs_logits: ClassVar[bool]
   minimum_exit_layer: ClassVar[int]
 
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
     """Returns itself with float32 leaves; raises ValueError on bad ones."""
+    ...
 
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
+    ...
 
 
 @register_pytree
@@ -49,7 +57,7 @@ class SoftmaxMargin:
 
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
-    logits = view.logits.astype(jnp.float32)
+    logits = logits_of(view).astype(jnp.float32)
     best, second = best_two(logits)
     total = total_over_best(logits, best, view.log_total)
     return (1.0 - jnp.exp(second - best)) / total
@@ -73,7 +81,7 @@ class SoftmaxMaximum:
 
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
-    logits = view.logits.astype(jnp.float32)
+    logits = logits_of(view).astype(jnp.float32)
     return 1.0 / total_over_best(logits, logits.max(axis=-1), view.log_total)
 
 

@@ -5,13 +5,12 @@ method but a bound: how early could a perfect confidence measure stop?
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits.candidates import first_best
+from calm_jax.exits.candidates import first_best, logits_of
 from calm_jax.interfaces import LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
 
@@ -30,7 +29,7 @@ class OracleExit:
 
   target_tokens: Array
 
-  needs_logits: ClassVar[bool] = True
+  needs_logits = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with an int32 leaf; raises ValueError on bad tokens."""
@@ -65,7 +64,7 @@ class OracleExit:
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Stops rows whose best token is their target."""
-    best = first_best(view.logits)[:, None]
+    best = first_best(logits_of(view))[:, None]
     if view.token_ids is not None:
       best = jnp.take_along_axis(view.token_ids, best, axis=1)
     target = jnp.take_along_axis(state, view.positions[:, None], axis=1)

@@ -8,7 +8,7 @@ check out of the compiled program.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from calm_jax.pytrees import register_pytree
 class NeverExit(StatelessSlot):
   """Never fires: every token takes every layer. The null object."""
 
-  needs_logits: ClassVar[bool] = False
+  needs_logits = False
 
   def looks(self, layer: Array | int) -> bool:
     """Returns False: no layer is looked at."""
@@ -50,7 +50,7 @@ class FixedExit:
 
   exit_layer: Array | int
 
-  needs_logits: ClassVar[bool] = False
+  needs_logits = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with an int32 leaf; raises ValueError outside 1..L."""
@@ -88,7 +88,7 @@ class ScheduledExit:
 
   exit_layers: Array
 
-  needs_logits: ClassVar[bool] = False
+  needs_logits = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with an int32 leaf; raises ValueError on bad layers."""

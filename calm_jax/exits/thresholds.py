@@ -26,6 +26,7 @@ _LIMITS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
 class _Threshold:
   """What all thresholds share: numbers within `_LIMITS`, repeated per row."""
 
@@ -43,7 +44,7 @@ class _Threshold:
         high=high,
         remedy=remedy,
       )
-    return type(self)(**numbers)
+    return dataclasses.replace(self, **numbers)
 
   def init(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with every number repeated per row."""
@@ -124,6 +125,6 @@ class ReleaseDecayThreshold(_Threshold):
     return _or_never(self.value, self.value * (0.9 + 0.1 * decay))
 
 
-def _or_never(value: Array, threshold: Array) -> Array:
+def _or_never(value: Array | float, threshold: Array | float) -> Array:
   """Replaces a threshold by +inf where the value asks never to stop."""
   return jnp.where(value >= 1.0, jnp.inf, threshold).astype(jnp.float32)

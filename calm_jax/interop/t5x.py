@@ -211,8 +211,11 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
     if prompt_with_targets:
       prompts = targets[:, 1:] * (targets[:, 1:] != eos_id)
     result = decoding.generate(
-      model.as_layered_decoder(self._config),
-      flax.core.unfreeze(params),
+      decoding.bind(
+        model.as_layered_decoder(self._config),
+        flax.core.unfreeze(params),
+        depth_loop=self._depth_loop,
+      ),
       inputs,
       policy=self._policy,
       sampler=self._sampler,
@@ -221,7 +224,6 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
       rng=rng,
       num_samples=num_samples,
       forced_prefix=prompts,
-      depth_loop=self._depth_loop,
     )
     outputs = {
       'tokens': result.tokens,

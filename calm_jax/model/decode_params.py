@@ -129,6 +129,7 @@ def _cast(dtype, path, leaf):
 
 
 def layer_params(params: DecodeParams, layer) -> Params:
+  """Returns a layer's parameters; `layer` may be traced if they are stacked."""
   if not params.traced_layers:
     return params.layers[layer]
   return jax.tree.map(

@@ -28,6 +28,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, hidden: Array) -> Array:
+    """Returns the states [..., D], scaled to a mean square of about 1."""
     scale = self.param(
       'scale', nn.initializers.ones_init(), (hidden.shape[-1],), jnp.float32
     )
@@ -94,6 +95,7 @@ class Attention(nn.Module):
   config: T5Config
 
   def setup(self):
+    """Makes the parts that the methods share."""
     config = self.config
     inner = config.num_heads * config.head_dim
     # T5 folds the missing 1/sqrt(K) into the initial query kernel.
@@ -158,6 +160,7 @@ class FeedForward(nn.Module):
 
   @nn.compact
   def __call__(self, hidden: Array, *, deterministic: bool = True) -> Array:
+    """Returns what the block adds to states [..., D]."""
     config = self.config
     product = None
     for name, projected in zip(
@@ -210,6 +213,7 @@ class EncoderLayer(nn.Module):
   config: T5Config
 
   def setup(self):
+    """Makes the parts that the methods share."""
     self.pre_attention_layer_norm = RMSNorm(self.config)
     self.attention = Attention(self.config)
     self.pre_mlp_layer_norm = RMSNorm(self.config)
@@ -219,6 +223,7 @@ class EncoderLayer(nn.Module):
   def __call__(
     self, hidden: Array, bias: Array, *, deterministic: bool = True
   ) -> Array:
+    """Returns states [B, S, D]; see `Attention.attend` for `bias`."""
     normed = self.pre_attention_layer_norm(hidden)
     attended = self.attention.attend(
       normed,
@@ -237,6 +242,7 @@ class DecoderLayer(nn.Module):
   config: T5Config
 
   def setup(self):
+    """Makes the parts that the methods share."""
     self.pre_self_attention_layer_norm = RMSNorm(self.config)
     self.self_attention = Attention(self.config)
     self.pre_cross_attention_layer_norm = RMSNorm(self.config)

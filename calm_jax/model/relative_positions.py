@@ -84,6 +84,7 @@ class RelativePositionBias(nn.Module):
   bidirectional: bool
 
   def setup(self):
+    """Makes the table, float32 [H, buckets]."""
     self.rel_embedding = self.param(
       'rel_embedding',
       nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),

@@ -37,6 +37,7 @@ class Encoder(nn.Module):
   config: T5Config
 
   def setup(self):
+    """Makes the parts that the methods share."""
     config = self.config
     self.relpos_bias = relative_positions.RelativePositionBias(
       config, bidirectional=True
@@ -67,6 +68,7 @@ class Decoder(nn.Module):
   config: T5Config
 
   def setup(self):
+    """Makes the parts that the methods share."""
     config = self.config
     self.relpos_bias = relative_positions.RelativePositionBias(
       config, bidirectional=False
@@ -149,6 +151,7 @@ class Transformer(nn.Module):
   config: T5Config
 
   def setup(self):
+    """Makes the parts that the methods share."""
     config = self.config
     self.token_embedder = nn.Embed(
       config.vocab_size,

@@ -31,8 +31,7 @@ class TextGenerator:
   """A model with its tokenizer and policy, ready to turn texts into texts.
 
   Attributes:
-    decoder: the model, taken apart.
-    params: its prepared parameters.
+    bound: the decoder with its parameters.
     tokenizer: its tokenizer.
     policy: what is computed for each token.
     sampler: how tokens are chosen.
@@ -44,8 +43,7 @@ class TextGenerator:
     suppressed_tokens: ids that are never said.
   """
 
-  decoder: interfaces.LayeredDecoder
-  params: Any
+  bound: interfaces.BoundDecoder
   tokenizer: Tokenizer
   policy: decoding.ComputePolicy
   sampler: Any
@@ -129,11 +127,10 @@ class TextGenerator:
         suppressed_tokens=suppressed_tokens,
         allow_uncertified=allow_uncertified,
       )
-    decoder = model.as_layered_decoder(loaded.config)
-    traced = decoding.default_depth_loop().traced_layers
     return cls(
-      decoder=decoder,
-      params=decoder.prepare(loaded.params, traced_layers=traced),
+      bound=decoding.bind(
+        model.as_layered_decoder(loaded.config), loaded.params
+      ),
       tokenizer=loaded.tokenizer,
       policy=policy,
       sampler=sampler,
@@ -222,7 +219,7 @@ class TextGenerator:
     )
     (batch,) = self.batches([request], 1)
     state = decoding.start(
-      self.decoder, self.params, batch.inputs(), **self._options(batch, seed)
+      self.bound, batch.inputs(), **self._options(batch, seed)
     )
     yield from stream_tokens(state, self.tokenizer)
 
@@ -272,8 +269,7 @@ class TextGenerator:
       )
     result = jax.device_get(
       decoding.generate(
-        self.decoder,
-        self.params,
+        self.bound,
         batch.inputs(),
         num_samples=num_samples,
         **self._options(batch, seed),

@@ -55,7 +55,7 @@ class LossTable:
 
   @property
   def computed(self) -> np.ndarray:
-    """bool [J], the columns that hold losses."""
+    """The columns that hold losses, bool [J]."""
     return ~np.isnan(self.losses).any(axis=0)
 
 

@@ -17,8 +17,13 @@ from calm_jax.reporting.figures import (
   save_figure,
 )
 from calm_jax.reporting.pages import render_page, write_page
-from calm_jax.reporting.speed_tables import render_speed_markdown
+from calm_jax.reporting.speed_tables import (
+  fastest_rows,
+  render_speed_markdown,
+  speed_table,
+)
 from calm_jax.reporting.tables import (
+  certified_sentences,
   comparison_table,
   render_markdown,
   render_text,
@@ -31,6 +36,7 @@ from calm_jax.reporting.terminal import (
   render_output,
   supports_colour,
 )
+from calm_jax.reporting.token_figure import token_figure
 from calm_jax.reporting.training_curves import loss_figure
 from calm_jax.reporting.validation_figures import (
   depth_figure,
@@ -46,12 +52,14 @@ from calm_jax.reporting.validation_tables import (
 
 __all__ = [
   'as_svg',
+  'certified_sentences',
   'classifier_table',
   'colour_token',
   'colour_tokens',
   'comparison_table',
   'depth_figure',
   'exit_layer_figure',
+  'fastest_rows',
   'is_timed',
   'legend',
   'loss_figure',
@@ -68,8 +76,10 @@ __all__ = [
   'risk_figure',
   'save_figure',
   'speed_figure',
+  'speed_table',
   'supports_colour',
   'timing_table',
+  'token_figure',
   'violation_figure',
   'write_page',
 ]

@@ -6,6 +6,7 @@ out in one form or the other, so that all of them say the same.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from calm_jax import records
 
@@ -20,6 +21,11 @@ _METRIC_NAMES = {
   'token_f1': 'token F1',
   'exact_match': 'exact match',
 }
+# What every speed-up is held against.
+SPEED_UP_NOTE = (
+  'speed-up: against the full model decoded without any checks by its fastest '
+  'depth loop'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +129,7 @@ def timing_table(result: records.EvaluationResult) -> Table | None:
     'encoder in as many steps as the full model takes, median of '
     f'{first.num_repeats} interleaved repeats, on {result.context.device} in '
     f'{result.context.dtype}.',
-    'speed-up: against the full model decoded without any checks by its '
-    'fastest depth loop.',
+    f'{SPEED_UP_NOTE}.',
   ]
   if with_ceiling:
     notes.append(
@@ -159,21 +164,40 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-  """Writes a table as GitHub Markdown.
+  r"""Writes a table as GitHub Markdown, columns of numbers to the right.
 
   >>> print(as_markdown(Table(('name', 'n'), (('a|b', '10'),))))
   | name | n |
   |---|--:|
-  | a\\|b | 10 |
+  | a\|b | 10 |
   """
+  columns = zip(*table.rows, strict=True) if table.rows else table.header
   rule = '|'.join(
-    '---' if not column else '--:' for column, _ in enumerate(table.header)
+    '--:' if all(map(_is_number, cells)) else '---' for cells in columns
   )
   lines = [
     '| ' + ' | '.join(_escaped(line)) + ' |'
     for line in (table.header, *table.rows)
   ]
   return '\n'.join([lines[0], f'|{rule}|', *lines[1:]])
+
+
+def with_notes(
+  table: Table,
+  write: Callable[[Table], str] = as_markdown,
+  note_form: str = '- {}',
+) -> str:
+  """Writes a table and what its columns mean below it.
+
+  >>> print(with_notes(Table(('a', 'n'), (('b', '1'),), ('n: a number.',))))
+  | a | n |
+  |---|--:|
+  | b | 1 |
+  <BLANKLINE>
+  - n: a number.
+  """
+  notes = '\n'.join(note_form.format(note) for note in table.notes)
+  return f'{write(table)}\n\n{notes}' if notes else write(table)
 
 
 def render_text(result: records.EvaluationResult) -> str:
@@ -236,18 +260,24 @@ def realised_consistency(result: records.EvaluationResult) -> str | None:
   )
 
 
-def _render(result, write, note_form: str) -> str:
-  """Joins certificate, tables and notes with empty lines between them."""
-  parts = [f'{result.task}, {result.split} split, {result.num_examples} inputs']
+def certified_sentences(result: records.EvaluationResult) -> list[str]:
+  """Says what was certified, how it came out here, and the use of a budget."""
+  parts = []
   if result.certificate is not None:
     parts.append(result.certificate.description)
   realised = realised_consistency(result)
   parts += [realised] if realised else []
   parts += [result.budget.describe()] if result.budget else []
+  return parts
+
+
+def _render(result, write, note_form: str) -> str:
+  """Joins certificate, tables and notes with empty lines between them."""
+  parts = [f'{result.task}, {result.split} split, {result.num_examples} inputs']
+  parts += certified_sentences(result)
   for table in (comparison_table(result), timing_table(result)):
     if table is not None:
-      parts.append(write(table))
-      parts.append('\n'.join(note_form.format(note) for note in table.notes))
+      parts.append(with_notes(table, write, note_form))
   return '\n\n'.join(parts) + '\n'
 
 
@@ -267,6 +297,11 @@ def number(value: float | None, digits: int) -> str:
   if value is None or not math.isfinite(value):
     return '-'
   return f'{value:.{digits}f}'
+
+
+def _is_number(cell: str) -> bool:
+  """Whether a cell is read as a number, or stands where there is none."""
+  return cell[:1].isdigit() or cell[:1] == '-'
 
 
 def _percent(share: float) -> str:

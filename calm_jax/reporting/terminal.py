@@ -12,9 +12,9 @@ from typing import TextIO
 
 from calm_jax import records
 from calm_jax.reporting import palette
+from calm_jax.reporting.pieces import opens_word, printable
 
 _RESET = '\x1b[0m'
-_WORD_START = '\u2581'
 
 
 def supports_colour(
@@ -35,7 +35,7 @@ def colour_tokens(
   num_layers: int,
   colour: bool,
 ) -> str:
-  """Writes the tokens of one output in a line.
+  r"""Writes the tokens of one output in a line.
 
   Args:
     pieces: the tokenizer's pieces, one per token.
@@ -46,7 +46,7 @@ def colour_tokens(
   Raises:
     ValueError: if there are not as many pieces as exit layers.
 
-  >>> colour_tokens(['\\u2581I', '\\u2581am', '</s>'], [1, 4, 2], num_layers=4,
+  >>> colour_tokens(['\u2581I', '\u2581am', '</s>'], [1, 4, 2], num_layers=4,
   ...               colour=False)
   'I/1 am/4 </s>/2'
   """
@@ -76,11 +76,12 @@ def colour_token(
     colour: whether to colour it; otherwise its layer follows it.
     first: whether it opens the line.
   """
-  shown = _printable(piece)
+  # Nothing in it may move the cursor.
+  shown = printable(piece)
   if not colour:
     return f'{"" if first else " "}{shown}/{exit_layer}'
   background, text = palette.ansi_colours(exit_layer, num_layers)
-  gap = ' ' if _opens_word(piece) and not first else ''
+  gap = ' ' if opens_word(piece) and not first else ''
   return f'{gap}\x1b[48;5;{background};38;5;{text}m{shown}{_RESET}'
 
 
@@ -111,20 +112,4 @@ def render_output(
   return (
     f'{tokens}\n{legend(num_layers, colour=colour)}   '
     f'mean {mean:.2f} of {num_layers} layers'
-  )
-
-
-def _opens_word(piece: str) -> bool:
-  return piece.startswith(_WORD_START) or piece in ('</s>', '<pad>')
-
-
-def _printable(piece: str) -> str:
-  """Returns what to show of a piece; nothing in it may move the cursor."""
-  shown = piece.replace(_WORD_START, '', 1) if _opens_word(piece) else piece
-  shown = shown.replace(_WORD_START, ' ')
-  if not shown:
-    return '\u2423'
-  return ''.join(
-    letter if letter.isprintable() else f'\\x{ord(letter):02x}'
-    for letter in shown
   )

@@ -198,8 +198,7 @@ def _render(validation, write, title_form: str, note_form: str) -> str:
   parts = [about(validation), verdict(validation)]
   for title, table in sections(validation):
     parts.append(title_form.format(title))
-    parts.append(write(table))
-    parts.append('\n'.join(note_form.format(note) for note in table.notes))
+    parts.append(tables.with_notes(table, write, note_form))
   return '\n\n'.join(parts) + '\n'
 
 

@@ -63,7 +63,7 @@ def certificate_differences(
     if certificate.context.get(name) != value
   ]
   has_budget = isinstance(policy.exit_rule, LayerBudget)
-  if has_budget and not _has_threshold(certificate):
+  if has_budget and _certified_threshold(certificate) is None:
     differing.append(
       'layer budget: no threshold was certified with it, and the full model, '
       'which is then used, would exceed it'
@@ -120,18 +120,19 @@ def apply_certificate(
       + '. Calibrate again, or pass allow_uncertified=True to decode without '
       'a guarantee'
     )
-  if not _has_threshold(certificate):
+  threshold = _certified_threshold(certificate)
+  if threshold is None:
     return decoding.full_within_budget(policy)
   has_budget = isinstance(policy.exit_rule, LayerBudget)
-  if certificate.threshold >= 1.0 and not has_budget:
+  if threshold >= 1.0 and not has_budget:
     return decoding.full_model(policy)
   # With a budget, a threshold of 1 is not the full model.
-  return decoding.with_threshold(policy, certificate.threshold)
+  return decoding.with_threshold(policy, threshold)
 
 
-def _has_threshold(certificate: Certificate) -> bool:
-  """Returns whether there is a certified threshold."""
-  return certificate.certified and certificate.threshold is not None
+def _certified_threshold(certificate: Certificate) -> float | None:
+  """Returns the threshold of what was certified, None if there is none."""
+  return certificate.threshold if certificate.certified else None
 
 
 def use_certificate(

@@ -158,6 +158,10 @@ def load(
     vocabulary: None for a run directory, which has its own.
     allow_nonfinite: load parameters that are not numbers all the same.
     **about: what else `load_with_vocabulary` takes.
+
+  Raises:
+    TypeError: for these without a vocabulary.
+    FileNotFoundError, ValueError: as `load_run` or `load_with_vocabulary`.
   """
   if vocabulary is not None:
     return load_with_vocabulary(

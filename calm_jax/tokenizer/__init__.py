@@ -20,14 +20,14 @@ from calm_jax.tokenizer.vocabularies import (
 
 __all__ = [
   'BYTES',
-  'ByteTokenizer',
   'EOS_ID',
   'PAD_ID',
-  'Span',
-  'SentencePieceTokenizer',
-  'Tokenizer',
   'UNKNOWN_ID',
   'VOCABULARY_NAME',
+  'ByteTokenizer',
+  'SentencePieceTokenizer',
+  'Span',
+  'Tokenizer',
   'find_tokenizer',
   'keep_vocabulary',
   'load_tokenizer',

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 
 def split_characters(text: bytes) -> Iterator[tuple[int, bool]]:
-  """Yields (number of bytes, whether they are a character) of parts of a text.
+  r"""Yields (number of bytes, whether they are a character) of parts of a text.
 
   Bytes that belong to no character come one by one.
 
-  >>> list(split_characters('aé'.encode() + b'\\xe2\\x82' + b'b'))
+  >>> list(split_characters('aé'.encode() + b'\xe2\x82' + b'b'))
   [(1, True), (2, True), (1, False), (1, False), (1, True)]
   """
   place = 0

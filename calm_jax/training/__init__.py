@@ -44,6 +44,7 @@ from calm_jax.training.optimizer import (
   warmup_linear,
 )
 from calm_jax.training.plan import Plan, TrainResult
+from calm_jax.training.seen_rows import npz_rows
 from calm_jax.training.stage import Stage
 from calm_jax.training.stages.classifier import (
   classifier_directory,
@@ -89,6 +90,7 @@ __all__ = [
   'npz_batches',
   'npz_input_hashes',
   'npz_metadata',
+  'npz_rows',
   'quadratic_weights',
   'rsqrt_with_warmup',
   'subset_weights',

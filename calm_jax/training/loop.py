@@ -63,7 +63,7 @@ def train(
       is kept in `model_dir` and named in the context, so that the run can be
       decoded from texts.
     seen_rows: returns the hashes of the inputs trained and selected on, which
-      calibration then refuses; for .npz files from `npz_input_hashes`.
+      calibration then refuses; `npz_rows` of .npz files.
     context: JSON values that are saved with checkpoints; a restart must give
       the same.
     loggers: called with every row that goes to train_log.jsonl, in the first

@@ -6,9 +6,29 @@ from collections.abc import Callable
 import numpy as np
 
 from calm_jax import records
+from calm_jax.data.token_files import npz_input_hashes
 
 # Called once, and only where its answer is written.
 Rows = Callable[[], records.TrainingRows]
+
+
+def npz_rows(
+  trained: str | os.PathLike, selected: str | os.PathLike | None = None
+) -> Rows:
+  """Returns the inputs of .npz files as `training.train` takes them.
+
+  Args:
+    trained: the file whose batches are trained on.
+    selected: the file that evaluations read, or None.
+  """
+
+  def rows() -> records.TrainingRows:
+    chosen = [] if selected is None else npz_input_hashes(selected)
+    return records.TrainingRows(
+      npz_input_hashes(trained), np.asarray(chosen, np.uint64)
+    )
+
+  return rows
 
 
 def add(directory: str, rows: Rows, *, resumed: bool, inside: bool) -> None:

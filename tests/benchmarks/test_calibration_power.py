@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from calm_jax import calibration
-from calm_jax.benchmarks import calibration_power, loss_laws
+from calm_jax import calibration, records
+from calm_jax.benchmarks import calibration_power, loss_laws, measured_rows
 
 
 @pytest.mark.parametrize('name', loss_laws.LAWS)
@@ -37,7 +37,8 @@ def test_the_table_says_what_is_known_otherwise(tmp_path, capsys):
   table = capsys.readouterr().out
   assert '| all 0 | hoeffding_bentkus | 29 | 11 |' in table
   content = json.loads(path.read_text())
-  assert content['power'] == 0.8
+  assert content['context']['details']['flags']['power'] == 0.8
+  assert content['context']['versions']['scipy']
   rows = {
     (row['law'], row['p_value'], row['tolerance']): row
     for row in content['rows']
@@ -64,7 +65,11 @@ def test_too_many_examples_are_said_to_be():
     laws=['signed'], p_values=['hoeffding'], tolerances=[0.001]
   )
   assert row.num_examples is None
-  assert '| too many |' in calibration_power.to_markdown([row])
+  context = records.RunContext(
+    'cpu', 'float64', details={'flags': {'power': 0.8, 'error_rate': 0.05}}
+  )
+  measured = measured_rows.Measured((row,), context)
+  assert calibration_power.table(measured).rows[0][-1] == 'too many'
 
 
 def test_power_that_was_planned_is_there():

@@ -40,7 +40,7 @@ def certify(path, policy, *, losses=0.0, threshold=0.5):
     [threshold],
     tolerance=0.1,
     error_rate=0.05,
-    context={'policy': decoding.describe(policy)},
+    context={'policy': decoding.describe(policy), 'loss': 'textual'},
   )
   certificate.save(path)
   return str(path)
@@ -65,8 +65,8 @@ def certify(path, policy, *, losses=0.0, threshold=0.5):
 def test_policies_are_made_again_from_certificates(tmp_path, policy):
   path = certify(tmp_path / 'certificate.json', policy)
   made = certified_policies.read_policies('nowhere', [path])
-  (threshold, one), (_, deferred) = made.values()
-  assert threshold == 0.5
+  (certificate, one), (same, deferred) = made.values()
+  assert certificate.threshold == 0.5 and same is certificate
   assert decoding.describe(one) == decoding.describe(policy)
   assert one == decoding.with_threshold(policy, 0.5)
   assert isinstance(deferred.cache_fill, decoding.DeferredExitState)
@@ -79,7 +79,7 @@ def test_certificates_of_one_policy_are_told_apart(tmp_path):
     for threshold in (0.7, 0.2)
   ]
   made = certified_policies.read_policies('nowhere', paths)
-  assert [(name, threshold) for name, (threshold, _) in made.items()] == [
+  assert [(name, given.threshold) for name, (given, _) in made.items()] == [
     ('SoftmaxMargin', 0.7),
     ('SoftmaxMargin, deferred fill', 0.7),
     ('SoftmaxMargin at 0.2', 0.2),
@@ -104,25 +104,22 @@ def test_what_cannot_be_made_again_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_shares_are_of_a_whole_and_parts_are_left_out():
-  decoder = model.as_layered_decoder(CONFIG)
-  params = decoder.prepare(
-    model.init_params(CONFIG, jax.random.key(0)), traced_layers=True
+  bound = decoding.bind(
+    model.as_layered_decoder(CONFIG),
+    model.init_params(CONFIG, jax.random.key(0)),
+    depth_loop=decoding.WhileDepthLoop(),
   )
   inputs = np.random.default_rng(0).integers(2, 32, (2, 5))
   policy = decoding.with_threshold(
     decoding.ComputePolicy(exit_rule=MARGIN), 0.1
   )
-  result = decoding.generate(
-    decoder, params, inputs, policy=policy, max_length=6
-  )
+  result = decoding.generate(bound, inputs, policy=policy, max_length=6)
   exit_layers = np.asarray(result.exit_layers)
   shares = ablations.measure_shares(
-    decoder,
-    params,
+    bound,
     inputs,
     exit_layers,
     policy=policy,
-    depth_loop=decoding.WhileDepthLoop(),
     num_repeats=1,
   )
   assert math.isclose(sum(dataclasses.astuple(shares)), 1.0, abs_tol=1e-6)
@@ -130,7 +127,7 @@ def test_shares_are_of_a_whole_and_parts_are_left_out():
   replays = ablations._replays(policy, depths)
   decodes = {
     name: decoding.generate(
-      decoder, params, inputs, policy=replay, max_length=6, eos_id=-1
+      bound, inputs, policy=replay, max_length=6, eos_id=-1
     )
     for name, replay in replays.items()
   }
@@ -187,6 +184,8 @@ def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
     assert 1.0 <= row['mean_exit_layer'] <= 4.0
     assert row['ceiling'] > 0.0
   assert rows[0]['same_tokens'] == rows[0]['speed_up'] == 1.0
+  promised = [(row['loss'], row['tolerance']) for row in rows]
+  assert promised == [('', None), ('textual', 0.1), ('textual', 0.1)] * 2
   # Deferring changes no token.
   assert rows[1]['same_tokens'] == rows[2]['same_tokens']
   with pytest.raises(SystemExit, match='do not fill a batch of 4'):

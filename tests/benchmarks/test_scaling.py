@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from calm_jax.benchmarks import measured_rows
 from calm_jax.benchmarks import scaling_model as scaling
+from calm_jax.reporting import tables
 
 
 def recorded(lengths, depths, sources=None):
@@ -73,10 +75,22 @@ def test_it_reads_predictions_and_prints_a_table(tmp_path, capsys):
     path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   pattern = str(tmp_path / 'early-*.jsonl')
   assert scaling.read_predictions(pattern).exit_layers.shape[0] == 40
-  scaling.main([f'--predictions={pattern}', '--devices=1,4', '--copies=2'])
-  lines = capsys.readouterr().out.splitlines()
+  output = str(tmp_path / 'model.json')
+  scaling.main(
+    [
+      f'--predictions={pattern}',
+      '--devices=1,4',
+      '--copies=2',
+      f'--output={output}',
+    ]
+  )
+  printed = capsys.readouterr().out
+  lines = [line for line in printed.splitlines() if line.startswith('|')]
   assert lines[0].startswith('| devices | one program | alone |')
   assert lines[2].startswith('| 1 | 1.00 | 1.00 |') and len(lines) == 4
+  measured = measured_rows.read(output, scaling.EfficiencyRow)
+  assert [row.num_devices for row in measured.rows] == [1, 4]
+  assert f'{tables.with_notes(scaling.table(measured))}\n' == printed
   for bad, message in (
     ([f'--predictions={tmp_path}/none*'], 'no predictions'),
     ([f'--predictions={pattern}', '--copies=0'], 'copies is 0'),
@@ -115,7 +129,7 @@ def test_the_largest_t5_compiles_for_eight_devices_without_parameters():
   text = run('mesh_memory', '--shapes=t5_v1_1_xl,t5_v1_1_xxl')
   rows = {
     cells[1].strip(): cells
-    for cells in map(lambda line: line.split('|'), text.splitlines()[2:])
+    for cells in (line.split('|') for line in text.splitlines()[2:4])
   }
   # bfloat16 parameters, an eighth on each device.
   assert rows['t5_v1_1_xl'][2].strip() == '2.85 billion'

@@ -1,6 +1,7 @@
 """calibrate: what it certifies, what it refuses, and how it says so."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -324,7 +325,7 @@ def test_a_path_through_two_parameters_is_calibrated():
   losses = table([0.0, 0.01, 0.02, 0.3])
   certificate = calibration.calibrate(losses, path)
   assert certificate.setting == path[2]
-  for first, second in zip(path, path[1:], strict=False):
+  for first, second in itertools.pairwise(path):
     changed = [key for key in first if first[key] != second[key]]
     assert len(changed) == 1
   with pytest.raises(ValueError, match='two parameters, not 1'):

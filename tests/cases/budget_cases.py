@@ -14,15 +14,14 @@ def decode(rule, *, source=None, params=None, loop='while', **options):
   options = {'max_length': T, 'eos_id': -1, **options}
   source = cases.inputs() if source is None else source
   depth_loop = decoding.DEPTH_LOOPS[loop]
-  if params is None:
-    params = cases.prepared(depth_loop.traced_layers)
+  bound = cases.bound(depth_loop)
+  if params is not None:
+    bound = decoding.bind(cases.decoder(), params, depth_loop=depth_loop)
   return cases.host(
     decoding.generate(
-      cases.decoder(),
-      params,
+      bound,
       source,
       policy=decoding.ComputePolicy(exit_rule=rule),
-      depth_loop=depth_loop,
       **options,
     )
   )

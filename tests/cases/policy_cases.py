@@ -34,6 +34,7 @@ CONFIG = model.T5Config(
 L = CONFIG.num_decoder_layers
 GAP = 1e-3
 KEY = jax.random.key(11)
+WHILE = decoding.WhileDepthLoop()
 
 
 @register_pytree
@@ -260,6 +261,15 @@ def prepared(traced_layers):
   return decoder().prepare(params(), traced_layers=traced_layers)
 
 
+def bound(depth_loop=WHILE, mesh=None):
+  return decoding.bind(
+    decoder(),
+    prepared(depth_loop.traced_layers),
+    depth_loop=depth_loop,
+    mesh=mesh,
+  )
+
+
 @functools.cache
 def inputs():
   """Returns [B, S] source tokens, one row padded."""
@@ -308,15 +318,13 @@ def start(case, *, source=None, rows=None, rng=KEY, **options):
   """Starts a case in the first program, with [B, S] inputs."""
   rows = np.arange(B) if rows is None else rows
   return decoding.start(
-    decoder(),
-    prepared(True),
+    bound(),
     inputs() if source is None else source,
     policy=case.policy(rows, case.threshold),
     sampler=case.sampler,
     max_length=T,
     eos_id=EOS_ID,
     rng=rng,
-    depth_loop=decoding.WhileDepthLoop(),
     **case.options(rows),
     **options,
   )
@@ -342,15 +350,13 @@ def start_alone(name, row):
   searches = isinstance(one.sampler, decoding.Search)
   source = np.pad(inputs()[row : row + 1], ((0, 0), (0, LONGER_S - S)))
   return decoding.start(
-    decoder(),
-    prepared(False),
+    bound(decoding.UnrolledDepthLoop()),
     source,
     policy=one.policy(rows, one.threshold),
     sampler=one.sampler,
     max_length=T if searches else LONGER_T,
     eos_id=EOS_ID,
     rng=request_keys()[row : row + 1],
-    depth_loop=decoding.UnrolledDepthLoop(),
     **one.options(rows),
   )
 

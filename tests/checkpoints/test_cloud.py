@@ -49,7 +49,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
   # An answer goes out whole; in parts, each would wait for an acknowledgement.
   wbufsize = -1
 
-  def do_GET(self):  # noqa: N802, the name that http.server calls.
+  def do_GET(self):
     url = urllib.parse.urlsplit(self.path)
     query = dict(urllib.parse.parse_qsl(url.query))
     match = re.fullmatch(r'/storage/v1/b/([^/]+)/o(?:/([^/]+))?', url.path)

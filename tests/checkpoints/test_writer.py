@@ -131,8 +131,8 @@ def test_other_causes_are_named_too(run, monkeypatch):
     native.SaveError, match='checkpoint_6.*PermissionError.*13'
   ):
     native.save(run, 6, params=PARAMS, config=CONFIG)
+  (run / 'notes.txt').touch()
   with pytest.raises(native.SaveError, match='notes.txt'):
-    (run / 'notes.txt').touch()
     native.save(run / 'notes.txt', 6, params=PARAMS, config=CONFIG)
 
 
@@ -149,7 +149,7 @@ def test_a_failed_replacement_leaves_what_was_there(run, monkeypatch):
 
 def test_the_first_error_is_the_one_that_is_heard(run, monkeypatch):
   fail_to_write(monkeypatch, OSError(28, 'No space left on device'))
-  with pytest.raises(KeyError, match='first'):
+  with pytest.raises(KeyError, match='first'):  # noqa: PT012, of a whole block
     with native.CheckpointWriter() as writer:
       save(writer, run, 6)
       raise KeyError('first')

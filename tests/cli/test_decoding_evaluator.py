@@ -51,8 +51,7 @@ def test_values_are_those_of_decoding_afterwards():
   params = model.init_params(CONFIG, jax.random.key(0))
   values = _evaluator()(params, 7)
   decoded = evaluation.decode_dataset(
-    model.as_layered_decoder(CONFIG),
-    params,
+    decoding.bind(model.as_layered_decoder(CONFIG), params),
     _batches(),
     detokenize=TOKENIZER.decode,
     max_length=6,

@@ -194,7 +194,7 @@ def test_bad_lines_end_the_job_before_anything_is_decoded(
   monkeypatch.setattr(decoding, 'generate', refuse)
   source = tmp_path / 'texts.txt'
   source.write_bytes(BAD_TEXT)
-  with pytest.raises(ValueError) as caught:
+  with pytest.raises(ValueError, match='line 2') as caught:
     run(model_dir, source, tmp_path / 'rows.jsonl')
   message = str(caught.value)
   for part in (

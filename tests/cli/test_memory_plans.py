@@ -97,7 +97,9 @@ def test_decoding_holds_what_a_decode_starts_with():
   def start(inputs):
     params = model.init_params(config, KEY)
     state = decoding.start(
-      decoder, params, inputs, max_length=sizes['target_length']
+      decoding.bind(decoder, params),
+      inputs,
+      max_length=sizes['target_length'],
     )
     return state.carry.cache
 

@@ -119,3 +119,15 @@ def test_the_main_ends_in_one_line(tmp_path):
   assert result.returncode != 0
   assert result.stderr.startswith('report: there is no evaluation at')
   assert 'Traceback' not in result.stderr
+
+
+def test_some_outputs_become_a_picture(tmp_path, capsys):
+  run_dir = write_run(tmp_path, with_validation=False)
+  picture = tmp_path / 'picture.svg'
+  report.run(run_dir, picture=str(picture), samples=[2, 1])
+  both = picture.stat().st_size
+  report.run(run_dir, picture=str(picture), samples=[1])
+  assert picture.stat().st_size < both
+  assert str(picture) in capsys.readouterr().out
+  with pytest.raises(ValueError, match=r'no sample 0: .* 1 to \d'):
+    report.run(run_dir, picture=str(picture), samples=[0])

@@ -124,7 +124,6 @@ def test_chosen_splits_and_few_examples(bindings, tmp_path):
 def test_a_run_on_the_files_is_one_that_reads_texts(paths, bindings, tmp_path):
   """The vocabulary and the rows seen come along without a copy by hand."""
   context = training.npz_metadata(paths['train'])
-  hashes = training.npz_input_hashes(paths['train'])
   training.train(
     training.multi_exit_stage(
       dataclasses.replace(training_cases.CONFIG, vocab_size=32),
@@ -134,11 +133,14 @@ def test_a_run_on_the_files_is_one_that_reads_texts(paths, bindings, tmp_path):
     plan=training.Plan(num_steps=1),
     model_dir=tmp_path,
     vocabulary=bindings['OUTPUT_DIR'],
-    seen_rows=lambda: records.TrainingRows(hashes, hashes[:0]),
+    seen_rows=training.npz_rows(paths['train'], paths['test']),
     context={**context, 'feature_lengths': {'inputs': 32, 'targets': 32}},
   )
   run = runs.load_run(tmp_path)
   assert run.tokenizer.fingerprint == context['vocabulary_fingerprint']
   assert run.prefix == 'do: '
   rows = records.read_training_rows(tmp_path / records.TRAINING_ROWS_NAME)
-  np.testing.assert_array_equal(rows.trained, hashes)
+  for found, split in ((rows.trained, 'train'), (rows.selected, 'test')):
+    np.testing.assert_array_equal(
+      found, training.npz_input_hashes(paths[split])
+    )

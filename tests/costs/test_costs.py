@@ -29,13 +29,11 @@ def analysis():
   def analysed(rule):
     policy = decoding.ComputePolicy(exit_rule=rule)
     state = decoding.start(
-      decoder,
-      params,
+      decoding.bind(decoder, params, depth_loop=decoding.UnrolledDepthLoop()),
       inputs,
       policy=policy,
       max_length=TARGET,
       eos_id=-1,
-      depth_loop=decoding.UnrolledDepthLoop(),
     )
     # The body of a loop of unknown length is counted once.
     compiled = jax.jit(decoding.advance).lower(state).compile()

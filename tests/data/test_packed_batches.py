@@ -111,7 +111,7 @@ def test_padded_unpadded_and_packed_rows_are_the_same_to_training(
     if total is None:
       total = jax.tree.map(np.zeros_like, one)
     count = float(metrics.num_tokens)
-    total = jax.tree.map(lambda sum, leaf, n=count: sum + n * leaf, total, one)
+    total = jax.tree.map(lambda old, leaf, n=count: old + n * leaf, total, one)
     tokens += count
   (loss, metrics), gradients = loss_and_gradient(params, packed)
   assert metrics.num_tokens == tokens

@@ -50,15 +50,13 @@ def start(
       forced_prefix=cases.PREFIXES, suppressed_tokens=cases.SUPPRESSED
     )
   return decoding.start(
-    cases.decoder(),
-    cases.prepared(depth_loop.traced_layers),
+    cases.bound(depth_loop),
     cases.inputs(),
     policy=decoding.ComputePolicy(exit_rule=rule, **slots),
     sampler=decoding.BeamSearch(K, length_penalty),
     max_length=cases.T,
     eos_id=cases.EOS_ID,
     num_samples=num_samples,
-    depth_loop=depth_loop,
     **constraints,
   )
 
@@ -197,8 +195,7 @@ def test_inside_another_program_with_traced_numbers():
 
 def search(sampler, *, max_length=4, eos_id=4, **options):
   return decoding.start(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     np.array([[1, 2], [2, 0]]),
     policy=decoding.ComputePolicy(
       exit_rule=exits.ConfidenceExit(exits.SoftmaxMargin(), 0.6)

@@ -99,8 +99,7 @@ def compare(beam_search, num_beams, schedule, alpha, prefix):
   )
   ours = cases.host(
     decoding.generate(
-      cases.decoder(),
-      cases.prepared(True),
+      cases.bound(),
       cases.inputs(),
       policy=decoding.ComputePolicy(exit_rule=exits.ScheduledExit(schedule)),
       sampler=decoding.BeamSearch(num_beams, alpha),
@@ -108,7 +107,6 @@ def compare(beam_search, num_beams, schedule, alpha, prefix):
       max_length=cases.T,
       eos_id=cases.EOS_ID,
       forced_prefix=prefix,
-      depth_loop=decoding.WhileDepthLoop(),
     )
   )
   ranks = ours.scores / ((5 + ours.lengths) / 6) ** alpha

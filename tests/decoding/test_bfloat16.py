@@ -31,12 +31,12 @@ def test_half_precision_decodes_and_mismatches_are_counted(
   for dtype in ('float32', 'bfloat16'):
     config = dataclasses.replace(golden_calm.CONFIG, dtype=dtype)
     state = decoding.start(
-      model.as_layered_decoder(config),
-      params,
+      decoding.bind(
+        model.as_layered_decoder(config), params, depth_loop=depth_loop
+      ),
       arrays['inputs'],
       policy=POLICY,
       max_length=8,
-      depth_loop=depth_loop,
     )
     before = [leaf.dtype for leaf in (state.carry.scores, state.carry.tokens)]
     state = decoding.advance(state)

@@ -40,15 +40,13 @@ def test_a_refilled_slot_has_its_budget_anew():
   rule = exits.LayerBudget(exits.NeverExit(), per_request=13)
   requests = [row[row > 0] for row in cases.inputs()] * 2
   results = decoding.decode_queue(
-    cases.decoder(),
-    cases.prepared(True),
+    cases.bound(),
     requests,
     num_slots=2,
     source_length=cases.S,
     policy=decoding.ComputePolicy(exit_rule=rule),
     max_length=T,
     eos_id=-1,
-    depth_loop=decoding.WhileDepthLoop(),
   )
   layers = [result.exit_layers.tolist() for _, result in results]
   assert layers == [[4, 3, 1, 1, 1, 1, 1, 1]] * 8

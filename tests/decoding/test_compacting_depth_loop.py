@@ -20,15 +20,13 @@ QUICK = ('margin_decaying', 'skip_feed_forward')
 def _decode(name, loop=LOOP):
   case = cases.case(name)
   state = decoding.start(
-    cases.decoder(),
-    cases.prepared(False),
+    cases.bound(loop),
     cases.inputs(),
     policy=case.policy(np.arange(cases.B), case.threshold),
     sampler=case.sampler,
     max_length=cases.T,
     eos_id=cases.EOS_ID,
     rng=cases.KEY,
-    depth_loop=loop,
     **case.options(np.arange(cases.B)),
   )
   return cases.host(decoding.finish(decoding.advance(state)))
@@ -89,13 +87,11 @@ class _Counting:
 def test_a_layer_runs_on_the_smallest_bucket_that_holds_its_rows():
   depths = jnp.array([[1, 4], [2, 1], [4, 4], [3, 1]])
   result = decoding.generate(
-    cases.decoder(),
-    cases.prepared(False),
+    cases.bound(LOOP),
     cases.inputs(),
     policy=decoding.ComputePolicy(exit_rule=_Counting(depths)),
     max_length=2,
     eos_id=-1,
-    depth_loop=LOOP,
   )
   np.testing.assert_array_equal(result.exit_layers, depths)
   # First position: 4, then 3 (in 4), then 2, then 1 rows; second: 4, 2, 2, 2.

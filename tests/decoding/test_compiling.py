@@ -9,33 +9,32 @@ def test_a_decode_compiled_from_shapes_is_the_one_that_runs():
   case = cases.case('softmax_margin')
   shapes = jax.eval_shape(cases.params)
   compiled = decoding.compile_decode(
-    cases.decoder(),
-    shapes,
+    decoding.bind(
+      cases.decoder(),
+      shapes,
+      depth_loop=decoding.WhileDepthLoop(),
+      mesh=mesh,
+    ),
     batch_size=cases.B,
     source_length=cases.S,
     max_length=cases.T,
     eos_id=cases.EOS_ID,
     policy=case.policy(slice(None), case.threshold),
-    depth_loop=decoding.WhileDepthLoop(),
-    mesh=mesh,
   )
   state = decoding.start(
-    cases.decoder(),
-    cases.prepared(True),
+    cases.bound(mesh=mesh),
     cases.inputs(),
     max_length=cases.T,
     eos_id=cases.EOS_ID,
     policy=case.policy(slice(None), case.threshold),
-    depth_loop=decoding.WhileDepthLoop(),
-    mesh=mesh,
   )
   held = compiled.device_bytes()
-  for name in ('params', 'carry'):
-    leaves = jax.tree.leaves(getattr(state, name))
+  for name, part in (('params', state.bound), ('carry', state.carry)):
+    leaves = jax.tree.leaves(part)
     assert held[name] == sum(leaf.nbytes for leaf in leaves)
   carry = compiled.advance(
     state.carry,
-    state.params,
+    state.bound,
     state.policy,
     state.sampler,
     jax.numpy.int32(cases.T),

@@ -19,8 +19,7 @@ MARGIN = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.6)
 
 def generate(rule=None, *, readout=None, max_length=4, eos_id=-1, **options):
   return decoding.generate(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     np.array([[1, 2], [2, 0]]),
     policy=decoding.ComputePolicy(
       exit_rule=rule or MARGIN, readout=readout or decoding.FullVocabulary()

@@ -35,15 +35,13 @@ def schedules(batch_size, number=8):
 def start(exit_layers, fill, *, depth_loop=LOOPS[0]):
   """Starts a decode of the toy on a cache of NaN."""
   state = decoding.start(
-    toy.toy_decoder(L),
-    toy.toy_params(L),
+    toy.toy_bound(L, depth_loop=depth_loop),
     INPUTS[: len(exit_layers)],
     policy=decoding.ComputePolicy(
       cache_fill=fill, exit_rule=exits.ScheduledExit(exit_layers)
     ),
     max_length=T,
     eos_id=9,
-    depth_loop=depth_loop,
   )
   cache = state.carry.cache
   cache = {**cache, 'values': jnp.full_like(cache['values'], jnp.nan)}
@@ -126,15 +124,13 @@ def test_equals_eager_propagation_on_t5():
   def run(exit_layers, fill):
     with jax.default_matmul_precision('highest'):
       return decoding.generate(
-        cases.decoder(),
-        cases.prepared(False),
+        cases.bound(decoding.UnrolledDepthLoop()),
         cases.inputs()[:3],
         policy=decoding.ComputePolicy(
           cache_fill=fill, exit_rule=exits.ScheduledExit(exit_layers)
         ),
         max_length=T,
         eos_id=cases.EOS_ID,
-        depth_loop=decoding.UnrolledDepthLoop(),
       )
 
   for exit_layers in schedules(3, number=4):

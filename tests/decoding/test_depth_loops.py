@@ -67,10 +67,10 @@ class CountingReadout(_Slot):
   reads_exit_states: ClassVar[bool] = False
   needs_whole_matrix: ClassVar[bool] = False
 
-  def step(self, state, decoder, params, *, hidden, layer, first, active):
+  def step(self, state, bound, *, hidden, layer, first, active):
     ids = jnp.broadcast_to(jnp.array([9, 3, 1, 0]), (hidden.shape[0], 4))
-    weights = decoder.output_rows(params, ids)
-    return state + active, Reading(decoder.logits(params, hidden, weights), ids)
+    weights = bound.output_rows(ids)
+    return state + active, Reading(bound.logits(hidden, weights), ids)
 
 
 @register_pytree
@@ -78,22 +78,20 @@ class CountingReadout(_Slot):
 class CountingFill(_Slot):
   """Fills like CALM; counts the layers it was shown per row."""
 
-  def step(self, state, decoder, params, *, alive, **layer):
+  def step(self, state, bound, *, alive, **layer):
     _, cache = decoding.ProjectExitState().step(
-      None, decoder, params, alive=alive, **layer
+      None, bound, alive=alive, **layer
     )
     return state + alive, cache
 
 
 def decode(depth_loop, steps=None, eos_id=-1, **slots):
   state = decoding.start(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(depth_loop=depth_loop),
     INPUTS,
     policy=decoding.ComputePolicy(**slots),
     max_length=3,
     eos_id=eos_id,
-    depth_loop=depth_loop,
   )
   state = decoding.advance(state, steps)
   return decoding.finish(state), state.carry.policy
@@ -160,12 +158,10 @@ def test_static_knowledge_leaves_no_branch():
   def branches(rule):
     def run(inputs):
       return decoding.generate(
-        toy.toy_decoder(),
-        toy.toy_params(),
+        toy.toy_bound(depth_loop=decoding.UnrolledDepthLoop()),
         inputs,
         policy=decoding.ComputePolicy(exit_rule=rule),
         max_length=2,
-        depth_loop=decoding.UnrolledDepthLoop(),
       )
 
     return str(jax.make_jaxpr(run)(INPUTS)).count(' cond[')

@@ -34,15 +34,15 @@ def _release():
     'meta': exits.Classifier(kernel[:, 1] - kernel[:, 0], bias[1] - bias[0]),
   }
   decoder = model.as_layered_decoder(golden_calm.CONFIG)
-  return decoder, decoder.prepare(params), arrays, measures
+  bound = decoding.bind(decoder, params, depth_loop=decoding.WhileDepthLoop())
+  return bound, arrays, measures
 
 
 def _decode(inputs, policy):
-  decoder, params, arrays, _ = _release()
+  bound, arrays, _ = _release()
   with jax.default_matmul_precision('highest'):
     return decoding.generate(
-      decoder,
-      params,
+      bound,
       inputs,
       policy=policy,
       max_length=int(arrays['decode_length']),
@@ -50,7 +50,7 @@ def _decode(inputs, policy):
 
 
 def test_full_model_says_the_same_tokens():
-  _, _, arrays, _ = _release()
+  _, arrays, _ = _release()
   result = _decode(arrays['inputs'], decoding.ComputePolicy())
   np.testing.assert_array_equal(result.tokens, arrays['full/tokens'])
 

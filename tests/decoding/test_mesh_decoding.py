@@ -57,12 +57,10 @@ def mesh_of(data):
 
 def start(mesh, inputs=None):
   return decoding.start(
-    cases.decoder(),
-    cases.prepared(False),
+    cases.bound(decoding.UnrolledDepthLoop(), mesh),
     cases.inputs() if inputs is None else inputs,
     max_length=cases.T,
     eos_id=cases.EOS_ID,
-    mesh=mesh,
   )
 
 

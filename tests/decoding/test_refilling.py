@@ -18,8 +18,7 @@ RULE = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.6)
 def _alone(request, *, rng=None, sampler=None, eos_id=EOS_ID, **options):
   source = np.pad(request, (0, S - len(request)))[None]
   result = decoding.generate(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     source,
     policy=decoding.ComputePolicy(exit_rule=RULE),
     sampler=sampler,
@@ -31,10 +30,9 @@ def _alone(request, *, rng=None, sampler=None, eos_id=EOS_ID, **options):
   return jax.tree.map(lambda leaf: np.asarray(leaf)[0], result)
 
 
-def _queue(requests=REQUESTS, **options):
+def _queue(requests=REQUESTS, depth_loop=None, **options):
   return decoding.decode_queue(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(depth_loop=depth_loop),
     requests,
     policy=decoding.ComputePolicy(exit_rule=RULE),
     max_length=T,
@@ -99,8 +97,7 @@ def test_a_slot_holds_all_beams_of_a_request():
 def test_a_refilled_slot_brings_its_own_prefix():
   def start(sources, prefix, **options):
     return decoding.start(
-      toy.toy_decoder(),
-      toy.toy_params(),
+      toy.toy_bound(),
       np.array(sources),
       max_length=T,
       eos_id=-1,
@@ -116,8 +113,7 @@ def test_a_refilled_slot_brings_its_own_prefix():
   np.testing.assert_array_equal(result.tokens[1, :3], [7, 2, 9])
   with pytest.raises(ValueError, match='differ in policy'):
     state = decoding.start(
-      toy.toy_decoder(),
-      toy.toy_params(),
+      toy.toy_bound(),
       np.ones((2, 2), int),
       max_length=T,
       eos_id=-1,
@@ -180,8 +176,7 @@ def test_bad_requests_are_named(requests, options, message):
 def test_decodes_that_do_not_go_together_are_refused():
   def start(length, eos_id=EOS_ID):
     return decoding.start(
-      toy.toy_decoder(),
-      toy.toy_params(),
+      toy.toy_bound(),
       np.ones((2, S), np.int32),
       max_length=length,
       eos_id=eos_id,

@@ -13,13 +13,20 @@ LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
 MARGIN = exits.SoftmaxMargin()
 
 
-def generate(rule=None, *, inputs=INPUTS, max_length=4, eos_id=-1, **options):
+def generate(
+  rule=None,
+  *,
+  inputs=INPUTS,
+  max_length=4,
+  eos_id=-1,
+  depth_loop=None,
+  **options,
+):
   slots = {} if rule is None else {'exit_rule': rule}
   if 'cache_fill' in options:
     slots['cache_fill'] = options.pop('cache_fill')
   return decoding.generate(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(depth_loop=depth_loop),
     inputs,
     policy=decoding.ComputePolicy(**slots),
     max_length=max_length,
@@ -109,8 +116,7 @@ def test_an_ended_row_holds_nobody_back():
   """Row 1 ends at once; afterwards the slow row 0 alone decides the depth."""
   rule = exits.FixedExit(np.array([1, 3]))
   state = decoding.start(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     INPUTS,
     policy=decoding.ComputePolicy(exit_rule=rule),
     max_length=4,
@@ -130,8 +136,7 @@ def test_pieces_make_the_whole(cuts):
   rule = exits.ConfidenceExit(MARGIN, 0.6)
   whole = generate(rule)
   state = decoding.start(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     INPUTS,
     policy=decoding.ComputePolicy(exit_rule=rule),
     max_length=4,
@@ -154,8 +159,7 @@ def test_the_carry_is_donated_and_the_policy_is_not():
   targets = jnp.asarray([toy.FULL_TOKENS] * 2)
   policy = decoding.ComputePolicy(exit_rule=exits.OracleExit(targets))
   state = decoding.start(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(),
     INPUTS,
     policy=policy,
     max_length=4,
@@ -173,8 +177,7 @@ def test_the_carry_is_donated_and_the_policy_is_not():
 
 def decode(params, inputs, threshold, key, depth_loop=LOOPS[0]):
   return decoding.generate(
-    toy.toy_decoder(),
-    params,
+    decoding.bind(toy.toy_decoder(), params, depth_loop=depth_loop),
     inputs,
     policy=decoding.ComputePolicy(
       exit_rule=exits.ConfidenceExit(MARGIN, threshold)
@@ -184,7 +187,6 @@ def decode(params, inputs, threshold, key, depth_loop=LOOPS[0]):
     num_samples=2,
     max_length=3,
     eos_id=8,
-    depth_loop=depth_loop,
   )
 
 

@@ -17,11 +17,10 @@ LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
 TWO_PAIRS = decoding.PrunedVocabulary(num_blocks=2, block_size=2)
 
 
-def generate(readout, *, threshold=1.0, rule=None, **options):
+def generate(readout, *, threshold=1.0, rule=None, depth_loop=None, **options):
   rule = rule or exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
   return decoding.generate(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(depth_loop=depth_loop),
     np.array([[1], [2]]),
     policy=decoding.ComputePolicy(readout=readout, exit_rule=rule),
     max_length=2,
@@ -163,12 +162,10 @@ def test_only_the_first_check_reads_everything():
       rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 1.0)
       policy = decoding.ComputePolicy(readout=TWO_PAIRS, exit_rule=rule)
       return decoding.generate(
-        toy.toy_decoder(),
-        toy.toy_params(),
+        toy.toy_bound(depth_loop=depth_loop),
         inputs,
         policy=policy,
         max_length=2,
-        depth_loop=depth_loop,
       )
 
     return str(jax.make_jaxpr(run)(np.array([[1]])))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import policy_cases as cases
-from fakes.toy_decoder import toy_decoder, toy_params
+from fakes.toy_decoder import toy_bound
 
 from calm_jax import decoding, exits, model
 from calm_jax.decoding import sampling
@@ -145,10 +145,10 @@ def test_logits_of_the_whole_vocabulary_are_never_held():
 
 
 def test_what_it_cannot_do_is_refused():
+  case = dataclasses.replace(
+    cases.case('margin_streamed'), sampler=decoding.Nucleus(0.9)
+  )
   with pytest.raises(ValueError, match=r'Nucleus draws among all tokens'):
-    case = dataclasses.replace(
-      cases.case('margin_streamed'), sampler=decoding.Nucleus(0.9)
-    )
     cases.run(case)
   streamed = dataclasses.replace(
     cases.case('margin_streamed'), sampler=decoding.BeamSearch(num_beams=2)
@@ -159,8 +159,7 @@ def test_what_it_cannot_do_is_refused():
     cases.run(cases.case('margin_streamed'), suppressed_tokens=[7])
   with pytest.raises(ValueError, match=r'no output_block'):
     decoding.generate(
-      toy_decoder(),
-      toy_params(),
+      toy_bound(),
       np.array([[1, 2]]),
       policy=decoding.ComputePolicy(readout=cases.STREAMED),
       max_length=3,

@@ -27,13 +27,17 @@ TOY_SPEC = deployment.ProgramSpec(
     exit_rule=exits.ConfidenceExit(exits.SoftmaxMargin(), 0.9)
   ),
 )
+LOOP = decoding.WhileDepthLoop()
 CERTIFICATE = {'threshold': 0.6}
 
 
+def toy_bound(params=None):
+  params = toy.toy_params() if params is None else params
+  return decoding.bind(toy.toy_decoder(), params, depth_loop=LOOP)
+
+
 def export_toy(path, spec=TOY_SPEC, **options):
-  deployment.export_artifact(
-    path, toy.toy_decoder(), toy.toy_params(), spec, **options
-  )
+  deployment.export_artifact(toy_bound(), path, spec, **options)
   return path
 
 
@@ -55,11 +59,12 @@ def tiny(tmp_path_factory):
   params = model.init_params(CONFIG, jax.random.key(3))
   # Random weights are never sure; larger ones are, of some tokens.
   params['decoder']['logits_dense']['kernel'] *= 6.0
-  decoder = model.as_layered_decoder(CONFIG)
+  bound = decoding.bind(
+    model.as_layered_decoder(CONFIG), params, depth_loop=LOOP
+  )
   path = tmp_path_factory.mktemp('tiny') / 'artifact'
-  deployment.export_artifact(path, decoder, params, spec)
-  prepared = decoder.prepare(params)
-  return deployment.load_artifact(path), decoder, prepared, spec
+  deployment.export_artifact(bound, path, spec)
+  return deployment.load_artifact(path), bound, spec
 
 
 # Batches of 1 and 2 are also those of tests/cli/test_export.py.
@@ -67,7 +72,7 @@ def tiny(tmp_path_factory):
   'batch_size', [3, pytest.param(1, marks=pytest.mark.slow)]
 )
 def test_the_program_says_what_generate_says(tiny, batch_size):
-  exported, decoder, params, spec = tiny
+  exported, bound, spec = tiny
   random = np.random.default_rng(batch_size)
   inputs = random.integers(2, 16, (batch_size, 5))
   inputs[0, 3:] = 0
@@ -75,12 +80,10 @@ def test_the_program_says_what_generate_says(tiny, batch_size):
   for threshold in (1.0, 0.3, 0.0):
     found = exported(inputs, threshold=threshold)
     wanted = decoding.generate(
-      decoder,
-      params,
+      bound,
       inputs,
       policy=decoding.with_threshold(MARGIN, threshold),
       max_length=spec.max_length,
-      depth_loop=spec.depth_loop,
     )
     for name in ('tokens', 'exit_layers', 'lengths'):
       np.testing.assert_array_equal(found[name], getattr(wanted, name))
@@ -135,7 +138,7 @@ def _containers(structure):
 def test_parameters_are_arguments():
   """The program does not hold them: it is small, and takes others."""
   large = {'step': np.ones((3,), np.float32), 'other': np.ones((1000, 1000))}
-  exported, named = deployment.lower_decoder(toy.toy_decoder(), large, TOY_SPEC)
+  exported, named = deployment.lower_decoder(toy_bound(large), TOY_SPEC)
   assert sorted(named) == ['other', 'step']
   assert len(exported.serialize()) < 100_000
   arguments = {'tokens': np.array([[1, 0, 0]], np.int32)}
@@ -161,9 +164,7 @@ def test_a_sampler_that_draws_takes_a_seed(tmp_path):
   spec = dataclasses.replace(TOY_SPEC, sampler=sampler)
   path = export_toy(tmp_path / 'a', spec)
   exported = deployment.load_artifact(path)
-  same = deployment.compare_with_decoder(
-    exported, toy.toy_decoder(), toy.toy_params(), spec, seed=5
-  )
+  same = deployment.compare_with_decoder(toy_bound(), exported, spec, seed=5)
   assert same.equal and same.num_tokens == 2 * 2 * 4
   draws = {
     tuple(exported([[1]], threshold=1.0, seed=seed)['tokens'][0])
@@ -180,7 +181,7 @@ def test_another_decoder_is_told_apart(toy_exported):
   """The comparison that the export job makes can fail."""
   other = {'step': 3 * toy.toy_params()['step']}
   compared = deployment.compare_with_decoder(
-    toy_exported, toy.toy_decoder(), other, TOY_SPEC
+    toy_bound(other), toy_exported, TOY_SPEC
   )
   assert compared.different_tokens and not compared.equal
 
@@ -230,9 +231,7 @@ def test_what_cannot_be_exported_is_named(tmp_path, changes, words):
 def test_parameters_that_cannot_be_stored_are_named(tmp_path):
   params = {**toy.toy_params(), 'ids': np.arange(3)}
   with pytest.raises(ValueError, match='parameter ids has dtype int'):
-    deployment.export_artifact(
-      tmp_path / 'a', toy.toy_decoder(), params, TOY_SPEC
-    )
+    deployment.export_artifact(toy_bound(params), tmp_path / 'a', TOY_SPEC)
   # Nothing that looks finished, or takes place, is left.
   assert not list(tmp_path.iterdir())
 

@@ -93,8 +93,7 @@ def test_the_five_decodes_of_the_table():
   inputs = np.array([[1, 2], [3, 4], [9, 1]], np.int32)
   decode = functools.partial(
     evaluation.decode_dataset,
-    toy_decoder.toy_decoder(),
-    toy_decoder.toy_params(),
+    toy_decoder.toy_bound(),
     [{'encoder_input_tokens': inputs}],
     detokenize=lambda ids: ' '.join(map(str, ids)),
     max_length=4,

@@ -49,10 +49,8 @@ def confidence_policy(threshold):
 
 
 def decode(batches=None, **arguments):
-  decoder = toy_decoder.toy_decoder()
   return evaluation.decode_dataset(
-    decoder,
-    toy_decoder.toy_params(),
+    toy_decoder.toy_bound(),
     make_batches(2) if batches is None else batches,
     **{
       'detokenize': detokenize,

@@ -25,8 +25,7 @@ def batches(inputs=INPUTS, size=2):
 
 def decode(store=None, source=None, policy=POLICY):
   return evaluation.decode_dataset(
-    toy_decoder.toy_decoder(),
-    toy_decoder.toy_params(),
+    toy_decoder.toy_bound(),
     batches() if source is None else source,
     detokenize=str,
     max_length=4,
@@ -113,8 +112,7 @@ def test_a_broken_file_is_named(tmp_path):
 def test_what_differs_by_row_is_refused():
   with pytest.raises(ValueError, match='leave it out with'):
     evaluation.decode_dataset(
-      toy_decoder.toy_decoder(),
-      toy_decoder.toy_params(),
+      toy_decoder.toy_bound(),
       batches(),
       detokenize=str,
       max_length=4,

@@ -14,8 +14,7 @@ TOKENS = np.array([toy.FULL_TOKENS, [*toy.FULL_TOKENS[:2], 0, 0]])
 def misses(batches=BATCHES, tokens=TOKENS, **options):
   readout = decoding.PrunedVocabulary(num_blocks=1, block_size=2)
   return evaluation.count_shortlist_misses(
-    toy.toy_decoder(),
-    toy.toy_params(),
+    toy.toy_bound(depth_loop=decoding.WhileDepthLoop()),
     batches,
     tokens,
     readout=readout,

@@ -47,19 +47,16 @@ def policy_of(kind):
 
 @pytest.fixture(scope='module')
 def decode():
-  model = cases.decoder()
-  params = cases.params()
+  bound = cases.bound(decoding.UnrolledDepthLoop())
 
   def decode(policy, store=None):
     return evaluation.decode_dataset(
-      model,
-      params,
+      bound,
       batches(),
       detokenize=str,
       max_length=cases.T,
       eos_id=cases.EOS_ID,
       policy=policy,
-      depth_loop=decoding.UnrolledDepthLoop(),
       store=store,
     )
 

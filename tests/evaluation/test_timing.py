@@ -1,6 +1,5 @@
 """Timing: what is compared with what, not how fast it is."""
 
-import functools
 import types
 
 import numpy as np
@@ -16,13 +15,15 @@ POLICIES = {
   'static': decoding.ComputePolicy(exit_rule=exits.FixedExit(1)),
 }
 
-time_decode = functools.partial(
-  evaluation.time_decode,
-  toy_decoder.toy_decoder(),
-  toy_decoder.toy_params(),
-  max_length=4,
-  eos_id=-1,
-)
+
+def time_decode(batches, policies, *, loops=None, **options):
+  loops = loops or {'default': None}
+  bound = {
+    name: toy_decoder.toy_bound(depth_loop=loop) for name, loop in loops.items()
+  }
+  return evaluation.time_decode(
+    bound, batches, policies, max_length=4, eos_id=-1, **options
+  )
 
 
 def test_a_row_per_policy_with_the_full_model_as_the_measure():
@@ -62,8 +63,8 @@ def test_the_fastest_depth_loop_of_each_policy_is_reported(monkeypatch):
     exit_layers = np.array([[3, 3]])
 
   # Reading the clock costs a tick, and the slow loop reads it once more.
-  def generate(*_, depth_loop, **__):
-    if depth_loop.traced_layers:
+  def generate(bound, *_, **__):
+    if bound.depth_loop.traced_layers:
       next(clock)
     return Result()
 
@@ -78,7 +79,7 @@ def test_the_fastest_depth_loop_of_each_policy_is_reported(monkeypatch):
   batches = evaluation.take_batches(
     [{'encoder_input_tokens': INPUTS}], batch_size=1, num_batches=2
   )
-  rows = time_decode(batches, POLICIES, depth_loops=loops, num_repeats=3)
+  rows = time_decode(batches, POLICIES, loops=loops, num_repeats=3)
   assert [row.depth_loop for row in rows] == ['fast', 'fast']
   # One tick for a batch of two tokens.
   assert rows[1].milliseconds_per_batch == 1e3

@@ -25,7 +25,6 @@ from calm_jax.pytrees import register_pytree
 def test_no_output_ever_exceeds_its_budget(kind, loop):
   """Random models, inputs, thresholds and budgets per row."""
   rng = np.random.default_rng(17)
-  traced = decoding.DEPTH_LOOPS[loop].traced_layers
   first = 2 if kind == 'margin, every other layer' else 1
   reached = 0
   for _ in range(12):
@@ -40,7 +39,7 @@ def test_no_output_ever_exceeds_its_budget(kind, loop):
         RULES[kind](rng.uniform(0.1, 1.0)), per_request, per_token
       ),
       source=rng.integers(2, cases.V, (B, cases.S)),
-      params=cases.decoder().prepare(params, traced_layers=traced),
+      params=params,
       loop=loop,
     )
     assert (used(result) <= per_request).all()
@@ -125,13 +124,11 @@ def test_a_rule_is_asked_only_where_it_looks():
   for loop in ('while', 'unrolled'):
     depth_loop = decoding.DEPTH_LOOPS[loop]
     state = decoding.start(
-      cases.decoder(),
-      cases.prepared(depth_loop.traced_layers),
+      cases.bound(depth_loop),
       cases.inputs(),
       policy=decoding.ComputePolicy(exit_rule=rule),
       max_length=T,
       eos_id=-1,
-      depth_loop=depth_loop,
     )
     state = decoding.advance(state)
     result = cases.host(decoding.finish(state))
@@ -197,13 +194,11 @@ def test_traced_budgets_decode_as_concrete_ones():
   def layers(per_request, per_token):
     rule = exits.LayerBudget(MARGIN, per_request, per_token)
     return decoding.generate(
-      cases.decoder(),
-      cases.prepared(True),
+      cases.bound(),
       cases.inputs(),
       policy=decoding.ComputePolicy(exit_rule=rule),
       max_length=T,
       eos_id=-1,
-      depth_loop=decoding.WhileDepthLoop(),
     ).exit_layers
 
   np.testing.assert_array_equal(

@@ -48,6 +48,7 @@ def sentence(number):
 
 def write(folder):
   """Writes rows, vocabulary and gin file; returns what jobs are bound to."""
+  folder.mkdir(parents=True, exist_ok=True)
   numbers = [(7 * n) % 1000 for n in range(1000)]
   for split, part in (
     ('train', numbers[:700]),
@@ -70,10 +71,15 @@ def write(folder):
     check=True,
   )
   (folder / 'counting.gin').write_text(_TASK, encoding='utf-8')
+  return files_in(folder)
+
+
+def files_in(folder):
+  """What jobs are bound to where `write` has been."""
   return dict(
     DATA_DIR=str(folder),
     MODEL_DIR=str(folder / 'run'),
-    VOCABULARY=str(vocabulary),
+    VOCABULARY=str(folder / 'vocabulary.model'),
     task=str(folder / 'counting.gin'),
   )
 

@@ -22,6 +22,8 @@ def prepare(directory, dataset, features, splits):
   with registered.skip_registration():
 
     class Fake(tfds.core.GeneratorBasedBuilder):
+      # TFDS would look for files of the package `fakes`, which is a folder.
+      __module__ = 'tfds_fakes'
       name = dataset_name
       VERSION = tfds.core.Version(version_text)
       # Else TFDS looks beside the code for a description of the data set.

@@ -34,7 +34,8 @@ brackets; `|` separates what was run from what was filled in):
 import jax
 import jax.numpy as jnp
 
-from calm_jax.interfaces import LayeredDecoder
+from calm_jax import decoding
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder
 
 VOCAB_SIZE = 10
 FULL_TOKENS = (3, 9, 8, 8)
@@ -51,6 +52,13 @@ def toy_params(num_layers: int = 3):
 def toy_decoder(num_layers: int = 3) -> LayeredDecoder:
   """Returns the decoder of the module's docstring; equal if called again."""
   return _DECODERS.setdefault(num_layers, _build(num_layers))
+
+
+def toy_bound(num_layers: int = 3, **options) -> BoundDecoder:
+  """Returns it with its parameters; options are those of `bind`."""
+  return decoding.bind(
+    toy_decoder(num_layers), toy_params(num_layers), **options
+  )
 
 
 _DECODERS: dict[int, LayeredDecoder] = {}

@@ -96,10 +96,8 @@ def model_of(size):
   sizes = SIZES[size]
   module = official_network(sizes)
   model = calm_models.EncoderDecoderModel(module, VOCABULARY, VOCABULARY, None)
-  shapes = {
-    name: (1, LENGTH)
-    for name in ('encoder_input_tokens', 'decoder_input_tokens')
-  }
+  names = ('encoder_input_tokens', 'decoder_input_tokens')
+  shapes = dict.fromkeys(names, (1, LENGTH))
   types_of = dict.fromkeys(shapes, 'int32')
   variables = jax.jit(
     lambda key: model.get_initial_variables(key, shapes, types_of)

@@ -142,8 +142,7 @@ def assert_decoded_by(policy, trained, rows):
     tokens = [*vocabulary.encode(text), 1]
     row[: len(tokens)] = tokens
   result = decoding.generate(
-    model.as_layered_decoder(config),
-    params,
+    decoding.bind(model.as_layered_decoder(config), params),
     inputs,
     policy=policy,
     max_length=18,

@@ -232,8 +232,9 @@ def test_auxiliary_outputs_are_rectangular_and_of_the_policy():
   batch = batch_of()
   tokens, aux = ours.predict_batch_with_aux(params, batch)
   expected = decoding.generate(
-    model.as_layered_decoder(t5x_networks.config_of(module_of())),
-    params,
+    decoding.bind(
+      model.as_layered_decoder(t5x_networks.config_of(module_of())), params
+    ),
     batch['encoder_input_tokens'],
     policy=policy,
     max_length=6,
@@ -272,8 +273,10 @@ def test_a_beam_search_gives_its_best_last():
     params, batch, return_all_decodes=True, num_decodes=3
   )
   expected = decoding.generate(
-    model.as_layered_decoder(t5x_networks.config_of(module_of())),
-    flax.core.unfreeze(params),
+    decoding.bind(
+      model.as_layered_decoder(t5x_networks.config_of(module_of())),
+      flax.core.unfreeze(params),
+    ),
     batch['encoder_input_tokens'],
     sampler=sampler,
     max_length=6,

@@ -106,8 +106,7 @@ def test_streamed_characters_come_whole(run):
   generator = pipeline.TextGenerator.from_checkpoint(run)
   (batch,) = generator.batches([generator.encode(0, 'x')], 1)
   state = decoding.start(
-    generator.decoder,
-    generator.params,
+    generator.bound,
     batch.inputs(),
     max_length=len(Spelling.bytes),
     eos_id=-1,

@@ -65,7 +65,7 @@ def train():
 def main(arguments):
   del arguments
   if PRETEND.value:
-    joining.environment_checks.provenance.versions = lambda *_: {
+    joining.environment.provenance.versions = lambda *_: {
       'calm_jax': PRETEND.value
     }
   process = joining.start(

@@ -40,16 +40,13 @@ def start(case, loop, mesh, num_rows=None):
   """Starts a case over a mesh, its rows in the order of their lengths."""
   rows = order_of(case.name)[:num_rows]
   return decoding.start(
-    cases.decoder(),
-    cases.prepared(loop.traced_layers),
+    cases.bound(loop, mesh),
     cases.inputs()[rows],
     policy=case.policy(rows, case.threshold),
     sampler=case.sampler,
     max_length=cases.T,
     eos_id=cases.EOS_ID,
     rng=cases.request_keys()[rows],
-    depth_loop=loop,
-    mesh=mesh,
     **case.options(rows),
   )
 

@@ -1,6 +1,9 @@
 """The classifier's table, from its record."""
 
+import dataclasses
 import math
+
+import pytest
 
 from calm_jax import records, reporting
 
@@ -38,6 +41,31 @@ def test_rows_hold_the_rates_and_what_never_exiting_would_have():
   # Nothing was to be held back, and nothing was.
   assert second[:6] == ('layer 2', '100.0', '-', '-', '-', '0.000')
   assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_classifiers_of_the_same_tokens_stand_side_by_side():
+  one = evaluation()
+  table = reporting.classifier_table(
+    one, dataclasses.replace(one, loss='independent')
+  )
+  rates = ('precision', 'recall', 'F1')
+  assert table.header[2:8] == (
+    *(f'balanced: {rate}' for rate in rates),
+    *(f'independent: {rate}' for rate in rates),
+  )
+  assert table.rows[0][2:9] == (*('0.625', '0.750', '0.688') * 2, '0.667')
+  with pytest.raises(ValueError, match="split is 'validation' and 'test'"):
+    reporting.classifier_table(one, dataclasses.replace(one, split='test'))
+
+
+def test_columns_without_any_number_are_left_out():
+  one = evaluation()
+  layers = tuple(
+    dataclasses.replace(layer, cross_entropy=math.nan) for layer in one.layers
+  )
+  table = reporting.classifier_table(dataclasses.replace(one, layers=layers))
+  assert 'cross-entropy' not in table.header
+  assert 'F1' in table.header
 
 
 def test_both_forms_say_the_same():

@@ -1,6 +1,6 @@
 """Finds T5X on the Python path, for tests that run inside it.
 
-T5X is on no index: README ("Inside T5X") says what has to be on the path.
+T5X is on no index: calm_jax/interop/README.md says what has to be on the path.
 """
 
 import importlib.util
@@ -15,6 +15,7 @@ def skip_without(*packages):
   ]
   if lacking:
     pytest.skip(
-      f'not on the Python path: {", ".join(lacking)} (README, "Inside T5X")',
+      f'not on the Python path: {", ".join(lacking)} '
+      '(calm_jax/interop/README.md)',
       allow_module_level=True,
     )

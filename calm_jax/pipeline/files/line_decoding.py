@@ -160,7 +160,7 @@ def decode_lines(
   _check_any(reader.num_good, reader.last_line, source)
   rows.check_last(reader.last_line)
   rows.finish()
-  progress.finish(generator.decoder.num_layers)
+  progress.finish(generator.bound.num_layers)
   if reader.skipped:
     say(f'{len(reader.skipped)} lines skipped: {_some(reader.skipped)}')
 

@@ -40,9 +40,7 @@ def show(
       )
       speaking.say(f'output: {output.text}')
       speaking.say(
-        reporting.render_output(
-          decoded, num_layers=generator.decoder.num_layers
-        )
+        reporting.render_output(decoded, num_layers=generator.bound.num_layers)
       )
       if uncertified:
         speaking.say(UNCERTIFIED)
@@ -55,7 +53,7 @@ def talk(
   input_format: str,
 ) -> None:
   """Answers every line of a terminal, token by token."""
-  num_layers = generator.decoder.num_layers
+  num_layers = generator.bound.num_layers
   colour = reporting.supports_colour()
   speaking.tell('one text a line, Ctrl-D to end')
   speaking.say(reporting.legend(num_layers, colour=colour))

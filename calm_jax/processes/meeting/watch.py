@@ -64,7 +64,7 @@ class Watch:
     self._silence_seconds = silence_seconds
     self._left = False
     self._signed = time.monotonic()
-    self._heard = {link: self._signed for link in self._links}
+    self._heard = dict.fromkeys(self._links, self._signed)
     self._silent: set[Link] = set()
     for link in self._links:
       link.keep_alive(silence_seconds)

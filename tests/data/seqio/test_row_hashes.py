@@ -85,8 +85,8 @@ def test_fresh_splits_pass(definition, rows):
 
 def test_seen_rows_are_counted_and_quoted(definition, rows):
   splits = definition.read_splits()
+  batches = data.eval_batches(definition, 8, split='train')
   with pytest.raises(ValueError, match=r'200 of 200 .*\(200 trained on, 0 '):
-    batches = data.eval_batches(definition, 8, split='train')
     data.refuse_training_rows(batches, rows, prefix='do: ')
   seen = splits['validation'][4].inputs
   texts = [

@@ -231,8 +231,8 @@ def test_bad_definitions_are_named(definitions):
     replace(
       squad, name='squad_bad', splits={'train': 'train', 'test': 'dev'}
     ).register()
+  squad.register()
   with pytest.raises(ValueError, match='registered already'):
-    squad.register()
     replace(squad, prefix='other: ').register()
 
 

@@ -66,13 +66,15 @@ def test_encoder_states_and_logits(golden):
 def test_greedy_tokens_of_a_hundred_inputs(golden):
   loaded, arrays, _ = golden
   result = decoding.generate(
-    model.as_layered_decoder(loaded.config),
-    loaded.params,
+    decoding.bind(
+      model.as_layered_decoder(loaded.config),
+      loaded.params,
+      # One layer to compile instead of three.
+      depth_loop=decoding.WhileDepthLoop(),
+    ),
     arrays['inputs'].astype(np.int32),
     max_length=arrays['tokens'].shape[1],
     eos_id=1,
-    # One layer to compile instead of three.
-    depth_loop=decoding.WhileDepthLoop(),
   )
   assert len(arrays['tokens']) == 100
   np.testing.assert_array_equal(result.tokens, arrays['tokens'])

@@ -1,0 +1,105 @@
+"""The generate job, with and without the certificate of a run."""
+
+import pathlib
+
+import pytest
+
+gin = pytest.importorskip('gin')
+pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
+
+from cases.job_cases import call
+
+from calm_jax import pipeline, records
+from calm_jax.cli import gin_runner
+
+
+def test_generation_uses_the_certificate(calibrated, capsys):
+  policy = 'policies/softmax_margin.gin'
+  files = ['runs/generate.gin', policy]
+  directory = calibrated['MODEL_DIR']
+  (output,) = call(
+    'generate', files, MODEL_DIR=directory, INPUTS='one two three'
+  )
+  assert output.text
+  assert len(output.pieces) == len(output.exit_layers) == len(output.tokens)
+  assert 'one two three' in capsys.readouterr().out
+  (full,) = call(
+    'generate',
+    files,
+    MODEL_DIR=directory,
+    INPUTS='one two three',
+    **{'generate.run.threshold': 1.0},
+  )
+  assert set(full.exit_layers) == {3}
+
+
+def test_a_file_of_texts_is_generated(calibrated, tmp_path, capsys):
+  lines = ['{"text": "one two", "id": 7}', '{"text": "\u65e5\u672c"}', '{}']
+  source, output = tmp_path / 'texts.jsonl', tmp_path / 'rows.jsonl'
+  source.write_text('\n'.join(lines), encoding='utf-8')
+  outputs = call(
+    'generate',
+    ['runs/generate.gin', 'policies/softmax_margin.gin'],
+    MODEL_DIR=calibrated['MODEL_DIR'],
+    INPUT_FILE=str(source),
+    OUTPUT_FILE=str(output),
+    BAD_LINES='skip',
+  )
+  assert outputs == []
+  first, unknown = records.read_jsonl(output)
+  assert (first['line'], first['inputs'], first['id']) == (1, 'one two', 7)
+  assert first['certified'] and 'warnings' not in first
+  for piece, (start, end) in zip(first['pieces'], first['spans'], strict=True):
+    said = first['text'][start:end].strip()
+    assert said == ('' if piece == '</s>' else piece.strip('\u2581'))
+  assert unknown['warnings'] == ['nothing of it is in the vocabulary']
+  printed = capsys.readouterr()
+  assert printed.out == ''
+  assert 'line 3 has no text under' in printed.err
+  assert 'line 2: nothing of it is in the vocabulary' in printed.err
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [('  ', 'input 0 is empty'), ('one ' * 40, 'tokens .*trained for 12')],
+)
+def test_bad_inputs_are_refused(trained, text, message):
+  generator = pipeline.TextGenerator.from_checkpoint(trained['MODEL_DIR'])
+  with pytest.raises(ValueError, match=message):
+    generator.generate([text])
+
+
+def test_a_certificate_holds_for_what_it_was_made_for_only(calibrated):
+  path = pathlib.Path(calibrated['MODEL_DIR']) / 'calibration/certificate.json'
+  gin_runner.parse(['policies/state_similarity.gin'])
+  other = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+  with pytest.raises(ValueError, match='policy: certified for'):
+    pipeline.TextGenerator.from_checkpoint(
+      calibrated['MODEL_DIR'], policy=other, certificate=path
+    )
+
+
+def test_what_a_certificate_does_not_cover_is_marked(calibrated, capsys):
+  texts = {}
+  for policy in ('softmax_margin', 'state_similarity'):
+    (output,) = call(
+      'generate',
+      ['runs/generate.gin', f'policies/{policy}.gin'],
+      MODEL_DIR=calibrated['MODEL_DIR'],
+      INPUTS='one two three',
+      ALLOW_UNCERTIFIED=True,
+    )
+    texts[output.certified] = capsys.readouterr().out
+  assert 'UNCERTIFIED' in texts[False]
+  assert 'UNCERTIFIED' not in texts[True]
+
+
+def test_thresholds_outside_the_range_are_refused(trained):
+  with pytest.raises(ValueError, match=r'threshold 1.5, not in \[0, 1\]'):
+    call(
+      'generate',
+      ['runs/generate.gin', 'policies/softmax_margin.gin'],
+      MODEL_DIR=trained['MODEL_DIR'],
+      INPUTS='one',
+      **{'generate.run.threshold': 1.5},
+    )

@@ -1,0 +1,100 @@
+"""Every main explains itself, and ends in one line where it cannot run."""
+
+import pathlib
+
+import pytest
+from tools.mains import run_main
+
+pytest.importorskip('gin')
+pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
+
+
+from calm_jax.cli import gin_runner
+
+MAINS = sorted(
+  path.stem
+  for path in pathlib.Path(gin_runner.__file__).parent.glob('*.py')
+  if "if __name__ == '__main__'" in path.read_text(encoding='utf-8')
+)
+
+
+def test_there_are_the_mains_of_the_readme():
+  assert MAINS == [
+    'build_vocabulary',
+    'calibrate',
+    'convert',
+    'evaluate',
+    'export',
+    'generate',
+    'report',
+    'tokenize',
+    'train',
+    'train_classifier',
+    'validate',
+  ]
+
+
+@pytest.mark.parametrize('name', MAINS)
+def test_help_teaches(name):
+  result = run_main(name, '--help')
+  text = result.stdout + result.stderr
+  assert f'python -m calm_jax.cli.{name}' in text
+  # Those that are not configured by gin have flags of their own.
+  own = {
+    'build_vocabulary': '--vocab_size',
+    'convert': '--source',
+    'report': '--run_dir',
+    'validate': '--table',
+  }
+  assert own.get(name, '--gin_file') in text
+
+
+def test_bad_configurations_end_in_one_line(tmp_path):
+  result = run_main('train', '--gin_file=runs/trian.gin')
+  assert result.returncode != 0
+  assert "no gin file 'runs/trian.gin'" in result.stderr
+  assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_directory_that_cannot_be_written_ends_in_one_line():
+  result = run_main(
+    'train',
+    '--gin_file=runs/train.gin',
+    '--gin_file=models/demo.gin',
+    '--gin_file=tasks/embedded_corpus.gin',
+    '--gin.MODEL_DIR=/proc/run',
+  )
+  assert result.returncode == 1
+  assert 'model_dir: cannot write to /proc/run' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  'given,message',
+  [
+    (('--process_count=2',), 'but no --coordinator_address'),
+    (
+      ('--process_count=2', '--coordinator_address=a:1', '--process_index=0'),
+      'this job runs in one process',
+    ),
+  ],
+)
+def test_flags_of_several_processes_end_in_one_line(given, message):
+  result = run_main(
+    'generate',
+    '--gin_file=runs/generate.gin',
+    '--gin_file=policies/softmax_margin.gin',
+    '--gin.MODEL_DIR=nowhere',
+    *given,
+  )
+  assert result.returncode == 1
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_flag_ends_in_a_hint():
+  result = run_main('train', '--gin_file=runs/train.gin', '--nonsense')
+  assert result.returncode != 0
+  assert "Unknown command line flag 'nonsense'" in result.stderr
+  assert 'Traceback' not in result.stderr
