@@ -84,3 +84,12 @@ def check_whole(value: Any, name: str, *, low: int, high: int | None = None):
   if not whole or value < low or (high is not None and value > high):
     limit = f'at least {low}' if high is None else f'in {low}..{high}'
     raise ValueError(f'{name} {value!r} must be a whole number {limit}')
+
+
+def check_no_class(value: Any, name: str) -> None:
+  """Raises TypeError for a class where an object of it is wanted."""
+  if isinstance(value, type):
+    raise TypeError(
+      f'{name} is the class {value.__name__}, written without parentheses; '
+      f'give an object of it, {value.__name__}(...)'
+    )

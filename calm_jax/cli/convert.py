@@ -15,23 +15,15 @@ our form is a run directory that decodes and that training starts from.
 import collections
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from absl import app, flags, logging
 
-from calm_jax import checkpoints
+from calm_jax import checkpoints, runs
 from calm_jax.checkpoints import classifiers, conversion
 from calm_jax.checkpoints.stored_tensors import DTYPES
 from calm_jax.cli import app_runner
 from calm_jax.cli.dry_run_flag import DRY_RUN
-from calm_jax.tokenizer import (
-  BYTES,
-  VOCABULARY_NAME,
-  keep_vocabulary,
-  load_tokenizer,
-)
-from calm_jax.tokenizer import vocabulary_context as tokenizer_context
+from calm_jax.tokenizer import BYTES, VOCABULARY_NAME, keep_vocabulary
 
 _SOURCE = flags.DEFINE_string(
   'source', None, 'Checkpoint or directory of several.', required=True
@@ -85,45 +77,6 @@ _ALLOW_NONFINITE = flags.DEFINE_bool(
 flags.declare_key_flag('dry_run')
 
 
-def vocabulary_context(
-  path: str | None,
-  vocab_size: int,
-  *,
-  extra_ids: int,
-  feature_lengths: Mapping[str, int],
-  prefix: str,
-) -> dict[str, Any]:
-  """Returns what our own form says of a vocabulary; nothing without one.
-
-  Args:
-    path: the SentencePiece model, or 'bytes'.
-    vocab_size: V, the rows of the model's embedding table.
-    extra_ids: sentinel ids after it.
-    feature_lengths: longest 'inputs' and 'targets' in tokens.
-    prefix: put in front of every input.
-
-  Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if the vocabulary has more pieces than the model has rows.
-  """
-  if path is None:
-    return {}
-  if path != BYTES and not os.path.isfile(path):
-    raise FileNotFoundError(f'there is no vocabulary {path}')
-  tokenizer = load_tokenizer(path, extra_ids)
-  if tokenizer.vocab_size > vocab_size:
-    raise ValueError(
-      f'{path} has {tokenizer.vocab_size} pieces ({extra_ids} extra ids '
-      f'included), the model only {vocab_size} rows: it is the vocabulary of '
-      'another model, or --extra_ids is too high'
-    )
-  return {
-    **tokenizer_context(tokenizer),
-    'feature_lengths': dict(feature_lengths),
-    'prefix': prefix,
-  }
-
-
 def describe(source: checkpoints.StoredCheckpoint) -> str:
   """Returns what was found, with sizes by dtype, in a few lines."""
   sizes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
@@ -156,10 +109,7 @@ def run(
   directory: str,
   target: checkpoints.Target,
   *,
-  vocabulary: str | None = None,
-  extra_ids: int = 100,
-  feature_lengths: Mapping[str, int] | None = None,
-  prefix: str = '',
+  texts: runs.TextFeatures | None = None,
   step: int | None = None,
   dry_run: bool = False,
 ) -> None:
@@ -169,11 +119,8 @@ def run(
     source: the checkpoint, or a directory of several.
     directory: local, to write into.
     target: what to write; its context is filled in here.
-    vocabulary: the SentencePiece model, copied into the run directory, or
-      'bytes'.
-    extra_ids: sentinel ids after it.
-    feature_lengths: longest 'inputs' and 'targets' in tokens.
-    prefix: put in front of every input.
+    texts: the source's vocabulary, which is copied into the run directory, and
+      what else makes a run of it.
     step: training steps taken, where the source does not say.
     dry_run: print the mapping and stop.
 
@@ -181,23 +128,18 @@ def run(
     OSError, ValueError: see `open_checkpoint` and `convert`.
   """
   ours = target.format == 'calm_jax'
-  if vocabulary and not ours:
+  if texts is not None and not ours:
     raise ValueError(
       f'--vocabulary is for --to=calm_jax; copy the file into {directory}'
     )
   opened = checkpoints.open_checkpoint(source)
   if step is not None:
     opened = dataclasses.replace(opened, step=step)
-  context = vocabulary_context(
-    vocabulary,
-    opened.config.vocab_size,
-    extra_ids=extra_ids,
-    feature_lengths=feature_lengths or {'inputs': 512, 'targets': 128},
-    prefix=prefix,
-  )
-  target = dataclasses.replace(
-    target, context=context or opened.metadata.get('context', {})
-  )
+  if texts is None:
+    context = opened.metadata.get('context', {})
+  else:
+    context = texts.context(opened.config.vocab_size)
+  target = dataclasses.replace(target, context=context)
   print(describe(opened))
   if dry_run:
     print(mapping_table(opened, target))
@@ -210,8 +152,8 @@ def run(
     f'{written.num_bytes:,} bytes, read back and equal; fingerprint '
     f'{written.fingerprint}'
   )
-  if vocabulary and vocabulary != BYTES:
-    keep_vocabulary(load_tokenizer(vocabulary, extra_ids), directory)
+  if texts is not None and texts.vocabulary != BYTES:
+    keep_vocabulary(texts.tokenizer(opened.config.vocab_size), directory)
     print(f'{os.path.join(directory, VOCABULARY_NAME)}: the vocabulary')
   _keep_classifier(opened, directory, ours, written.fingerprint)
 
@@ -233,6 +175,21 @@ def _keep_classifier(opened, directory: str, ours: bool, backbone: str) -> None:
   print(f'{path}: the early-exit classifier')
 
 
+def _texts() -> runs.TextFeatures | None:
+  """Returns what the flags say of texts, None without a vocabulary."""
+  if not _VOCABULARY.value:
+    return None
+  return runs.TextFeatures(
+    _VOCABULARY.value,
+    extra_ids=_EXTRA_IDS.value,
+    feature_lengths={
+      'inputs': _INPUT_LENGTH.value,
+      'targets': _TARGET_LENGTH.value,
+    },
+    prefix=_PREFIX.value,
+  )
+
+
 def main(argv):
   """Runs the job that the flags describe."""
   if len(argv) > 1:
@@ -252,13 +209,7 @@ def main(argv):
         max_file_bytes=_MAX_FILE_BYTES.value,
         allow_nonfinite=_ALLOW_NONFINITE.value,
       ),
-      vocabulary=_VOCABULARY.value,
-      extra_ids=_EXTRA_IDS.value,
-      feature_lengths={
-        'inputs': _INPUT_LENGTH.value,
-        'targets': _TARGET_LENGTH.value,
-      },
-      prefix=_PREFIX.value,
+      texts=_texts(),
       step=_STEP.value,
       dry_run=DRY_RUN.value,
     )

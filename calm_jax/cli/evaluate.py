@@ -11,14 +11,11 @@ processes each decodes its share and writes what it predicts; killed and started
 again it goes on where it was.
 """
 
-import dataclasses
 import functools
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import (
-  calibration,
   costs,
   data,
   decoding,
@@ -29,7 +26,7 @@ from calm_jax import (
   runs,
 )
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.cli import gin_runner, jobs, predictions
+from calm_jax.cli import gin_runner, jobs
 from calm_jax.evaluation import corpus_metrics, text_metrics
 from calm_jax.processes import collectives, speaking
 
@@ -39,16 +36,11 @@ def run(
   model_dir: str,
   task: Any,
   policy: decoding.ComputePolicy,
-  metrics: Sequence[str] = ('bleu', 'rouge_l'),
+  plan: evaluation.ComparisonPlan | None = None,
+  layout: evaluation.BatchLayout | None = None,
   split: str = 'test',
-  batch_size: int = 32,
   max_examples: int | None = None,
-  sweep_thresholds: Sequence[float] = (0.9, 0.7, 0.5, 0.3, 0.1),
-  timing_batch_sizes: Sequence[int] = (1, 8),
-  timing_batches: int = 8,
-  timing_repeats: int = 3,
   certificate: str | None = None,
-  model_parallel: int = 1,
   output_dir: str | None = None,
   dry_run: bool = False,
 ) -> records.EvaluationResult | None:
@@ -58,37 +50,20 @@ def run(
     model_dir: a run directory of `calm_jax.cli.train`.
     task: the Task.
     policy: the policy that the certificate was made for.
-    metrics: names in corpus_metrics.CORPUS_METRICS; the first is drawn.
+    plan: metrics, figure and timings; the defaults if None.
+    layout: how rows are decoded together; the defaults if None.
     split: the split to decode.
-    batch_size: rows decoded together.
     max_examples: use only so many examples.
-    sweep_thresholds: further thresholds for the figure, which then also shows
-      all static exits; () for neither.
-    timing_batch_sizes: batch sizes to time; () for none.
-    timing_batches: different batches timed at each size.
-    timing_repeats: how often each is timed.
     certificate: path; MODEL_DIR/calibration/certificate.json if None.
-    model_parallel: devices of a process that share every row; 'batch_size' rows
-      are shared out over the others.
     output_dir: MODEL_DIR/evaluation if None.
     dry_run: say what devices would hold, and do nothing.
   """
-  unknown = [m for m in metrics if m not in corpus_metrics.CORPUS_METRICS]
-  if unknown or not metrics:
-    raise ValueError(
-      f'metrics are {tuple(metrics)}; use some of '
-      f'{sorted(corpus_metrics.CORPUS_METRICS)}'
-    )
-  if sweep_thresholds:
-    calibration.check_settings(sweep_thresholds)
+  plan = evaluation.ComparisonPlan() if plan is None else plan
+  layout = evaluation.BatchLayout() if layout is None else layout
   if dry_run:
-    speaking.say(
-      jobs.describe_decoding(
-        model_dir, batch_size=batch_size, model_parallel=model_parallel
-      )
-    )
+    speaking.say(jobs.describe_decoding(model_dir, layout))
     return None
-  path = certificate or jobs.certificate_path(model_dir)
+  path = certificate or runs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   jobs.open_output(output_dir, 'evaluate.gin')
@@ -99,7 +74,7 @@ def run(
   batches = list(
     data.eval_batches(
       task,
-      batch_size,
+      layout.batch_size,
       feature_lengths=loaded.feature_lengths,
       split=split,
       max_examples=max_examples,
@@ -108,21 +83,18 @@ def run(
   # Before anything is decoded: too few inputs for a batch show at once.
   timed_batches = [
     evaluation.take_batches(
-      batches, batch_size=size, num_batches=timing_batches
+      batches, batch_size=size, num_batches=plan.timing_batches
     )
-    for size in timing_batch_sizes
+    for size in plan.timing_batch_sizes
   ]
   decode = functools.partial(
-    jobs.make_decode(
-      loaded,
-      keep_in=os.path.join(model_dir, jobs.DECODES),
-      model_parallel=model_parallel,
-    ),
-    batches,
+    jobs.dataset_decoder(loaded, layout, model_dir=model_dir), batches
   )
   metric = text_metrics.get_metric(certified.context['metric'])
   scoring = evaluation.Scoring(
-    quality={name: corpus_metrics.CORPUS_METRICS[name] for name in metrics},
+    quality={
+      name: corpus_metrics.CORPUS_METRICS[name] for name in plan.metrics
+    },
     textual=evaluation.textual_loss(metric),
     # Unclipped where that is what was certified.
     risk=evaluation.get_loss(
@@ -138,7 +110,7 @@ def run(
   )
   full, early = compared[0].decoded, compared[1].decoded
   _check_not_calibrated_on(path, full)
-  predictions.write(output_dir, {'full': full, 'early': early})
+  evaluation.write_predictions(output_dir, {'full': full, 'early': early})
   samples, selection = evaluation.sample_outputs(
     early,
     full,
@@ -150,18 +122,25 @@ def run(
     split=split,
     num_examples=full.num_examples,
     num_layers=full.num_layers,
-    primary_metric=metrics[0],
+    primary_metric=plan.metrics[0],
     rows=_table(compared, loaded.prefix, scoring),
     context=jobs.run_context(
       loaded.config,
       checkpoint_step=loaded.step,
       certificate=path,
-      batch_size=batch_size,
+      batch_size=layout.batch_size,
     ),
-    sweep=_sweep(decode, policy, sweep_thresholds, compared, scoring),
+    sweep=evaluation.sweep(
+      decode,
+      policy,
+      plan.sweep_thresholds,
+      compared,
+      scoring=scoring,
+      progress=speaking.say,
+    ),
     certificate=_summary(certified, policy),
     timings=_timings(
-      loaded, timed_batches, compared, policy, early_policy, timing_repeats
+      loaded, timed_batches, compared, policy, early_policy, plan.timing_repeats
     ),
     samples=samples,
     sample_selection=selection,
@@ -239,26 +218,6 @@ def _check_not_calibrated_on(certificate: str, full) -> None:
       f'{len(shared)} of {full.num_examples} inputs were calibrated on; give '
       'the task the same split arguments as calibration had'
     )
-
-
-def _sweep(decode, policy, thresholds, compared, scoring):
-  """Returns further points of the figure: thresholds and static exits."""
-  full = compared[0].decoded
-  points = []
-  for threshold in thresholds:
-    early = decoding.with_threshold(policy, threshold)
-    points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
-  there = {entry.setting for entry in compared if entry.kind == 'static'}
-  for layer in range(1, full.num_layers if thresholds else 0):
-    if layer not in there:
-      static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
-      points.append((f'static, layer {layer}', 'static', layer, static))
-  rows = []
-  for name, kind, setting, at in points:
-    speaking.say(f'for the figure: {name}')
-    entry = evaluation.ComparedDecode(name, kind, setting, decode(policy=at))
-    rows.append(evaluation.score(entry, full=full, scoring=scoring))
-  return tuple(rows)
 
 
 def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):

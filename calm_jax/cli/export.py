@@ -15,9 +15,7 @@ calm_jax.examples.numpy_client shows a client that needs no calm_jax.
 
 import dataclasses
 import functools
-import math
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,7 +31,7 @@ from calm_jax import (
   runs,
 )
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli import gin_runner
 
 
 def run(
@@ -44,9 +42,7 @@ def run(
   sampler: decoding.Sampler | None = None,
   certificate: str | None = None,
   allow_uncertified: bool = False,
-  source_length: int | None = None,
-  max_length: int | None = None,
-  platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
+  program: deployment.ProgramPlan | None = None,
   depth_loop: interfaces.DepthLoop | None = None,
   dry_run: bool = False,
 ) -> records.ExportManifest | None:
@@ -59,9 +55,8 @@ def run(
     sampler: Greedy if None; one that draws makes a program that takes a seed.
     certificate: MODEL_DIR/calibration/certificate.json if None and there.
     allow_uncertified: export without a certificate where it does not hold.
-    source_length: tokens of an input; as trained if None.
-    max_length: the most tokens of an output; as trained if None.
-    platforms: out of cpu, cuda, rocm and tpu.
+    program: its sizes and platforms; those of training, and the defaults, if
+      None.
     depth_loop: how the program walks the layers; `WhileDepthLoop` if None.
     dry_run: print what would be exported and stop.
 
@@ -70,16 +65,13 @@ def run(
   """
   deployment.check_free(output_dir)
   loaded = runs.load_run(model_dir)
-  lengths = loaded.feature_lengths
-  spec = deployment.ProgramSpec(
-    source_length=lengths['inputs'] if source_length is None else source_length,
-    max_length=lengths['targets'] if max_length is None else max_length,
-    policy=policy,
-    sampler=decoding.Greedy() if sampler is None else sampler,
+  program = deployment.ProgramPlan() if program is None else program
+  spec = program.spec(
+    policy,
+    sampler=decoding.as_sampler(sampler),
     eos_id=loaded.tokenizer.eos_id,
-    platforms=tuple(platforms),
+    feature_lengths=loaded.feature_lengths,
   )
-  spec.check()
   holding = _find_certificate(
     certificate, model_dir, loaded, spec, allow_uncertified
   )
@@ -89,7 +81,9 @@ def run(
     depth_loop=decoding.WhileDepthLoop() if depth_loop is None else depth_loop,
   )
   if dry_run:
-    _say_what_would_be(output_dir, jax.eval_shape(bind, loaded.params), spec)
+    shapes = jax.eval_shape(bind, loaded.params)
+    print(deployment.describe_program(shapes, spec))
+    print(f'dry run: {output_dir} would be written; nothing was')
     return None
   bound = bind(loaded.params)
   manifest = deployment.export_artifact(
@@ -120,7 +114,7 @@ def _find_certificate(
   allow_uncertified: bool,
 ) -> dict[str, Any] | None:
   """Returns what a manifest says of the certificate that holds, if one does."""
-  default = jobs.certificate_path(model_dir)
+  default = runs.certificate_path(model_dir)
   if path is None and not os.path.exists(default):
     print(f'no certificate at {default}: every call must give a threshold')
     return None
@@ -158,30 +152,6 @@ def _find_certificate(
     )
   print(f'UNCERTIFIED: {reasons}')
   return None
-
-
-def _say_what_would_be(
-  output_dir: str,
-  bound: interfaces.BoundDecoder,
-  spec: deployment.ProgramSpec,
-) -> None:
-  """Prints signature, sizes and platforms."""
-  leaves = deployment.named_leaves(bound.params)
-  size = sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
-  )
-  print(f'parameters: {len(leaves)} arrays, {size:,} bytes')
-  for name, array in spec.input_shapes('b').items():
-    shape = ', '.join(map(str, array.shape))
-    print(f'input {name}: {array.dtype.name}[{shape}]')
-  print(
-    f'outputs: of up to {spec.max_length} tokens, for any batch size b\n'
-    f'platforms: {", ".join(spec.platforms)}; '
-    f'{type(bound.depth_loop).__name__}\n'
-    f'policy: {decoding.describe(spec.policy)}\n'
-    f'sampler: {decoding.describe(spec.sampler)}\n'
-    f'dry run: {output_dir} would be written; nothing was'
-  )
 
 
 def _compare(

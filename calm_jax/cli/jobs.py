@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
 from calm_jax import (
   checkpoints,
+  costs,
   data,
   decoding,
   evaluation,
@@ -16,13 +16,10 @@ from calm_jax import (
   model,
   records,
   runs,
-  sharding,
 )
-from calm_jax.cli import gin_runner, memory_plans
+from calm_jax.cli import gin_runner
 from calm_jax.processes import collectives, speaking
 from calm_jax.records import provenance
-
-LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
 
 
 def open_output(directory: str, config_name: str) -> None:
@@ -31,111 +28,49 @@ def open_output(directory: str, config_name: str) -> None:
   gin_runner.write_operative_config(directory, config_name)
 
 
-def local_mesh(model_parallel: int = 1) -> jax.sharding.Mesh | None:
-  """Returns a mesh of this process's devices to decode on; None for one.
-
-  Processes decode their shares of the data by themselves: no host waits for
-  another.
-
-  Args:
-    model_parallel: devices that share every row, and the parameters.
-  """
-  devices = jax.local_devices()
-  if len(devices) == 1 and model_parallel == 1:
-    return None
-  return sharding.make_mesh(model=model_parallel, devices=devices)
-
-
 # The folder in MODEL_DIR where decoded rows are kept, for whichever job needs
 # them next. It may be deleted at any time.
 DECODES = 'decodes'
 
 
-def certificate_path(model_dir: str) -> str:
-  """Returns where `calibrate` writes a run's certificate by default."""
-  return os.path.join(model_dir, 'calibration', 'certificate.json')
-
-
-def describe_decoding(
-  model_dir: str, *, batch_size: int, model_parallel: int
-) -> str:
+def describe_decoding(model_dir: str, layout: evaluation.BatchLayout) -> str:
   """Returns what decoding with a run's model holds on each device, as text.
 
   Reads what the run says of itself, and no parameters.
 
   Args:
     model_dir: a run directory.
-    batch_size: rows that a process decodes together.
-    model_parallel: devices of a process that share every row.
+    layout: how rows are decoded together.
   """
   path = checkpoints.find_checkpoint(model_dir)
   metadata = checkpoints.read_metadata(path)
   lengths = metadata['context']['feature_lengths']
-  return memory_plans.describe_decoding_memory(
+  return costs.describe_decoding_memory(
     checkpoints.config_of(path, metadata),
-    mesh=local_mesh(model_parallel),
-    batch_size=batch_size,
+    mesh=layout.mesh(),
+    batch_size=layout.batch_size,
     input_length=lengths['inputs'],
     target_length=lengths['targets'],
   )
 
 
-def make_decode(
-  run: runs.LoadedRun,
-  keep_in: str | None = None,
-  *,
-  model_parallel: int = 1,
-) -> Callable[..., evaluation.DecodedDataset]:
-  """Returns a function that decodes batches with a run's model.
-
-  Args:
-    run: the run.
-    keep_in: a folder; decoded rows are kept there and looked up, so that an
-      interrupted job goes on where it was. None decodes everything anew.
-    model_parallel: devices of this process that share every row.
-
-  Returns:
-    `decode(batches, *, policy, policy_for_batch, earlier)`, where `earlier` is
-    a decode of the same batches at higher thresholds of the same policy: its
-    rows are taken over where they cannot differ.
-  """
-  mesh, share = local_mesh(model_parallel), collectives.Share.here()
-  bound = decoding.bind(
-    model.as_layered_decoder(run.config), run.params, mesh=mesh
+def dataset_decoder(
+  run: runs.LoadedRun, layout: evaluation.BatchLayout, *, model_dir: str
+) -> evaluation.DatasetDecoder:
+  """Returns what decodes data sets with a run's model and keeps the rows."""
+  return evaluation.DatasetDecoder(
+    bound=layout.bind(model.as_layered_decoder(run.config), run.params),
+    detokenize=run.tokenizer.decode,
+    max_length=run.feature_lengths['targets'],
+    eos_id=run.tokenizer.eos_id,
+    about={
+      'parameters': checkpoints.parameter_fingerprint(run.params),
+      'tokenizer': run.tokenizer.fingerprint,
+    },
+    keep_in=os.path.join(model_dir, DECODES),
+    share=collectives.Share.here(),
+    progress=speaking.say,
   )
-  about = {
-    'parameters': checkpoints.parameter_fingerprint(run.params),
-    'tokenizer': run.tokenizer.fingerprint,
-    'max_length': run.feature_lengths['targets'],
-    'dtype': run.config.dtype,
-    'backend': jax.default_backend(),
-    'depth_loop': type(bound.depth_loop).__name__,
-    'versions': versions(),
-    # Rows that lie otherwise may round otherwise.
-    **({} if mesh is None else {'mesh': dict(mesh.shape)}),
-  }
-
-  def decode(batches: Iterable, *, policy=None, earlier=None, **other):
-    store = None
-    if policy is not None:
-      setting = {'policy': decoding.describe(policy), **_threshold(policy)}
-      store = evaluation.DecodeStore(keep_in, {**about, **setting})
-    if earlier is not None:
-      evaluation.take_over(store, earlier, policy, share=share)
-    return evaluation.decode_dataset(
-      bound,
-      batches,
-      detokenize=run.tokenizer.decode,
-      max_length=run.feature_lengths['targets'],
-      eos_id=run.tokenizer.eos_id,
-      policy=policy,
-      share=share,
-      store=store,
-      progress=speaking.say,
-      **other,
-    )
-
-  return decode
 
 
 def bind_to_loops(
@@ -149,14 +84,6 @@ def bind_to_loops(
     )
     for name in ('while', 'unrolled')
   }
-
-
-def _threshold(policy: decoding.ComputePolicy) -> dict[str, float]:
-  """Returns the threshold's value, which `describe` leaves out, if any."""
-  threshold = getattr(policy.exit_rule, 'threshold', None)
-  if threshold is None:
-    return {}
-  return {'threshold': float(getattr(threshold, 'value', threshold))}
 
 
 def load_run(model_dir: str, task: Any) -> runs.LoadedRun:
@@ -182,11 +109,6 @@ def load_run(model_dir: str, task: Any) -> runs.LoadedRun:
   return dataclasses.replace(run, prefix=prefix)
 
 
-def versions() -> dict[str, str]:
-  """Returns the versions of what computes."""
-  return provenance.versions(*LIBRARIES)
-
-
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   """Returns how a result of this job was obtained."""
   if jax.process_count() > 1:
@@ -194,6 +116,6 @@ def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   return provenance.run_context(
     device=jax.devices()[0].device_kind,
     dtype=config.dtype,
-    libraries=LIBRARIES,
+    libraries=provenance.LIBRARIES,
     details={'model': dataclasses.asdict(config), **details},
   )

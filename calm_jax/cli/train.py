@@ -29,11 +29,12 @@ from calm_jax import (
   training,
 )
 from calm_jax import data as datasets
-from calm_jax.cli import gin_runner, jobs, memory_plans, seen_rows
+from calm_jax.cli import gin_runner, jobs, seen_rows
 from calm_jax.cli.decoding_evaluator import DecodingPlan
 from calm_jax.cli.tensorboard_logger import TensorBoardLogger
 from calm_jax.processes import collectives, speaking
 from calm_jax.tokenizer import Tokenizer, vocabulary_context
+from calm_jax.training import memory_plan
 from calm_jax.training.run_directory import LOG_NAME, check_same_run
 
 
@@ -83,7 +84,7 @@ def run(
   layout = dict(mesh=_mesh(model_parallel), partitioning=partitioning)
   if dry_run:
     speaking.say(
-      memory_plans.describe_training(
+      memory_plan.describe_training(
         config,
         training.freeze(optimizer, objective.frozen),
         batch_size=data.batch_size,

@@ -16,12 +16,11 @@ from calm_jax.decoding.cache_fills import (
 )
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
-from calm_jax.decoding.deferred_fill import DeferredExitState, PendingStates
+from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer
-from calm_jax.decoding.layer_steps import Layers, Memory, Rows
-from calm_jax.decoding.policy import ComputePolicy, PolicyState
+from calm_jax.decoding.policy import ComputePolicy, as_policy
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.refilling import decode_queue, refill
 from calm_jax.decoding.sampling import (
@@ -30,6 +29,7 @@ from calm_jax.decoding.sampling import (
   Sampler,
   Temperature,
   TopK,
+  as_sampler,
 )
 from calm_jax.decoding.settings import (
   describe,
@@ -38,14 +38,9 @@ from calm_jax.decoding.settings import (
   with_threshold,
 )
 from calm_jax.decoding.starting import start
-from calm_jax.decoding.states import (
-  Carry,
-  DecodeResult,
-  DecodeState,
-  Search,
-)
+from calm_jax.decoding.states import DecodeResult, DecodeState, Search
 from calm_jax.decoding.token_loop import advance, finish, generate
-from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary, Shortlist
+from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 
 # What command lines and tables call them.
@@ -73,7 +68,6 @@ def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
 __all__ = [
   'DEPTH_LOOPS',
   'BeamSearch',
-  'Carry',
   'CompactingDepthLoop',
   'CompiledDecode',
   'ComputePolicy',
@@ -83,24 +77,20 @@ __all__ = [
   'EveryLayer',
   'FullVocabulary',
   'Greedy',
-  'Layers',
-  'Memory',
   'Nucleus',
-  'PendingStates',
-  'PolicyState',
   'ProjectExitState',
   'ProjectFirstExitState',
   'PrunedVocabulary',
-  'Rows',
   'Sampler',
   'Search',
-  'Shortlist',
   'StreamedVocabulary',
   'Temperature',
   'TopK',
   'UnrolledDepthLoop',
   'WhileDepthLoop',
   'advance',
+  'as_policy',
+  'as_sampler',
   'bind',
   'check_depth_loops',
   'check_inputs',

@@ -34,11 +34,12 @@ def bind(
       gives the whole batch.
 
   Raises:
-    ValueError: for a decoder that is bound already, another kind of mesh, or
-      parameters that are not the decoder's.
+    TypeError: for a decoder that is bound already.
+    ValueError: for another kind of mesh, or parameters that are not the
+      decoder's.
   """
   if isinstance(decoder, BoundDecoder):
-    raise ValueError(
+    raise TypeError(
       'this decoder is bound already; pass it on as it is, or bind its '
       '.decoder and the parameters anew'
     )

@@ -106,7 +106,7 @@ def _run_rows(
   ran = bucket.run(
     layer,
     jax.tree.map(lambda leaf: leaf[chosen], rows),
-    layers.bound.decoder.take_rows(cache, chosen),
+    layers.bound.take_rows(cache, chosen),
   )
   return jax.tree.map(
     lambda leaf, new: leaf.at[chosen].set(new, unique_indices=True), rows, ran

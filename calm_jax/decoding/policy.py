@@ -6,6 +6,7 @@ that `ComputePolicy()` is the plain full model.
 
 import dataclasses
 
+from calm_jax import checks
 from calm_jax.array_types import PyTree
 from calm_jax.decoding.cache_fills import ProjectExitState
 from calm_jax.decoding.layer_plans import EveryLayer
@@ -84,3 +85,38 @@ class ComputePolicy:
       readout=self.readout.init(*size),
       exit_rule=self.exit_rule.init(*size),
     )
+
+
+def as_policy(policy: ComputePolicy | ExitRule | None) -> ComputePolicy:
+  """Returns a policy, of whatever stands for one.
+
+  Args:
+    policy: a policy; an exit rule alone, which is put into its slot; None for
+      the full model.
+
+  Raises:
+    TypeError: for anything else, saying what to write.
+  """
+  if policy is None:
+    return ComputePolicy()
+  if isinstance(policy, ComputePolicy):
+    return policy
+  checks.check_no_class(policy, 'policy')
+  if isinstance(policy, ExitRule):
+    return ComputePolicy(exit_rule=policy)
+  name = type(policy).__name__
+  if hasattr(policy, 'confidence'):
+    raise TypeError(
+      f'policy is a confidence measure, {name}, without the threshold it is '
+      f'compared with; give exits.ConfidenceExit({name}(...), 0.9)'
+    )
+  if hasattr(policy, 'step'):
+    raise TypeError(
+      f'policy is a {name}, which is no exit rule; put it into its slot: '
+      f'decoding.ComputePolicy(readout=...), (cache_fill=...) or '
+      '(layer_plan=...)'
+    )
+  raise TypeError(
+    f'policy is {policy!r}; give a decoding.ComputePolicy, or an exit rule '
+    'such as exits.ConfidenceExit(exits.SoftmaxMargin(), 0.9)'
+  )

@@ -7,7 +7,7 @@ whatever slot, batch or shard the request is decoded.
 """
 
 import dataclasses
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from calm_jax.pytrees import register_pytree
 _TEMPERATURE_REMEDY = 'give a positive temperature, or Greedy() for the best'
 
 
+@runtime_checkable
 class Sampler(Protocol):
   """How the next token is chosen."""
 
@@ -32,6 +33,23 @@ class Sampler(Protocol):
   def transform(self, logits: Array) -> Array:
     """Returns the logits [B, C] of the distribution sampled from."""
     ...
+
+
+def as_sampler(sampler: Sampler | None) -> Sampler:
+  """Returns the sampler, `Greedy()` for None.
+
+  Raises:
+    TypeError: for what is none, saying what to write.
+  """
+  if sampler is None:
+    return Greedy()
+  checks.check_no_class(sampler, 'sampler')
+  if not isinstance(sampler, Sampler):
+    raise TypeError(
+      f'sampler is {sampler!r}; give one, such as decoding.Greedy() or '
+      'decoding.Temperature(1.0)'
+    )
+  return sampler
 
 
 @register_pytree

@@ -20,22 +20,22 @@ from calm_jax.decoding import (
   mesh_layout,
   sampling,
 )
-from calm_jax.decoding.policy import ComputePolicy
-from calm_jax.decoding.sampling import Greedy, Sampler
+from calm_jax.decoding.policy import ComputePolicy, as_policy
+from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.states import Carry, DecodeState, Search
-from calm_jax.interfaces import BoundDecoder
+from calm_jax.interfaces import BoundDecoder, ExitRule
 
 
 def start(
   bound: BoundDecoder,
   inputs: ArrayLike,
   *,
-  policy: ComputePolicy | None = None,
+  policy: ComputePolicy | ExitRule | None = None,
   sampler: Sampler | None = None,
   max_length: int,
   eos_id: int = 1,
   rng: Array | None = None,
-  num_samples: int = 1,
+  num_samples: int | None = None,
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
 ) -> DecodeState:
@@ -45,11 +45,12 @@ def start(
   """
   binding.check_bound(bound)
   decoder = bound.decoder
-  policy = ComputePolicy() if policy is None else policy
-  sampler = Greedy() if sampler is None else sampler
+  policy = as_policy(policy)
+  sampler = sampling.as_sampler(sampler)
   inputs = input_checks.check_inputs(inputs, decoder.vocab_size)
   checks.check_whole(max_length, 'max_length', low=1)
-  checks.check_whole(num_samples, 'num_samples', low=1)
+  if num_samples is not None:
+    checks.check_whole(num_samples, 'num_samples', low=1)
   checks.check_whole(eos_id, 'eos_id', low=-1, high=decoder.vocab_size - 1)
   batch_size = inputs.shape[0]
   policy, forced = constraints.constrain(
@@ -63,9 +64,9 @@ def start(
   )
   policy = policy.check(decoder, batch_size, max_length)
   wanted, sampler = sampler, sampler.check(decoder.vocab_size)
-  num_rows = num_samples
+  num_rows = num_samples or 1
   if isinstance(wanted, Search):
-    num_rows = wanted.num_rows(num_samples)
+    num_rows = wanted.num_rows(num_rows)
   keys = None
   if not sampler.deterministic:
     if rng is None:
@@ -109,7 +110,7 @@ def encode(bound, inputs, *, max_length, num_rows) -> PyTree:
     if num_rows == 1:
       return cache
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
-    return bound.decoder.take_rows(cache, rows)
+    return bound.take_rows(cache, rows)
 
   return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound)
 

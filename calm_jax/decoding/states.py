@@ -167,7 +167,8 @@ class DecodeState:
     sampler: the sampler, likewise.
     carry: what changes from token to token; `advance` consumes it.
     eos_id: the token that ends a row.
-    num_samples: outputs per request, and rows but for a `Search`.
+    num_samples: outputs per request, and rows but for a `Search`; None for one
+      whose results have no axis of samples.
   """
 
   bound: BoundDecoder
@@ -175,23 +176,25 @@ class DecodeState:
   sampler: Sampler
   carry: Carry
   eos_id: int = dataclasses.field(metadata=dict(static=True))
-  num_samples: int = dataclasses.field(metadata=dict(static=True))
+  num_samples: int | None = dataclasses.field(metadata=dict(static=True))
 
   @property
   def rows_per_request(self) -> int:
     """Rows per request: its samples or beams."""
+    num_samples = self.num_samples or 1
     if isinstance(self.sampler, Search):
-      return self.sampler.num_rows(self.num_samples)
-    return self.num_samples
+      return self.sampler.num_rows(num_samples)
+    return num_samples
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeResult:
-  """What was decoded, and how. With n > 1 samples, [B, ...] reads [B, n, ...].
+  """What was decoded, and how.
 
-  Those of a beam search are its n best, best first; `BeamSearch` says in what
-  order.
+  Where a number of samples n was asked for, 1 included, [B, ...] reads
+  [B, n, ...]. Those of a beam search are its n best, best first; `BeamSearch`
+  says in what order.
 
   Attributes:
     tokens: int32 [B, T], EOS included, 0 after it.

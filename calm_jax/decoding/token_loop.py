@@ -31,19 +31,19 @@ from calm_jax.decoding.states import (
   DecodeState,
   Search,
 )
-from calm_jax.interfaces import BoundDecoder
+from calm_jax.interfaces import BoundDecoder, ExitRule
 
 
 def generate(
   bound: BoundDecoder,
   inputs: ArrayLike,
   *,
-  policy: ComputePolicy | None = None,
+  policy: ComputePolicy | ExitRule | None = None,
   sampler: Sampler | None = None,
   max_length: int,
   eos_id: int = 1,
   rng: Array | None = None,
-  num_samples: int = 1,
+  num_samples: int | None = None,
   forced_prefix: Array | None = None,
   suppressed_tokens: Sequence[int] | Array | None = None,
 ) -> DecodeResult:
@@ -52,13 +52,16 @@ def generate(
   Args:
     bound: the decoder with its parameters, of `bind`.
     inputs: int [B, S] source tokens, 0 = padding.
-    policy: what is computed for each token; the full model by default.
+    policy: what is computed for each token, or an exit rule alone; the full
+      model by default.
     sampler: how tokens are chosen, `Greedy()` by default; or a `BeamSearch`.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the token that ends a row; -1 if none does.
     rng: for samplers that draw: one key, or [B] keys, one per request.
     num_samples: n, outputs per input; the encoder runs once for all. A beam
-      search returns its n best, at most as many as it has beams.
+      search returns its n best, at most as many as it has beams. Results then
+      have an axis of samples, [B, n, ...], also for n = 1; with None there is
+      one output and no such axis, [B, ...].
     forced_prefix: int [B, P], what outputs begin with, 0 behind the tokens of
       shorter ones. It is part of the outputs, runs all L layers and has
       confidence NaN and log-probability 0.
@@ -110,18 +113,18 @@ def _traced(state: DecodeState) -> tuple[PyTree, ...]:
 
 
 def _static(state: DecodeState) -> dict[str, Any]:
-  return dict(eos_id=state.eos_id, num_samples=state.num_samples)
+  return dict(eos_id=state.eos_id, num_samples=state.num_samples or 1)
 
 
 def finish(state: DecodeState) -> DecodeResult:
   """Returns what has been decoded so far; `state` may be advanced further."""
   n = state.num_samples
   if isinstance(state.sampler, Search):
-    result = state.sampler.results(state.carry, num_samples=n)
+    result = state.sampler.results(state.carry, num_samples=n or 1)
   else:
     # Copies, because advancing the state would take the carry's buffers.
     result = jax.tree.map(jnp.copy, state.carry.result())
-  if n == 1:
+  if n is None:
     return result
   return jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), result)
 

@@ -13,6 +13,7 @@ from calm_jax.deployment.artifacts import (
 )
 from calm_jax.deployment.comparison import Comparison, compare_with_decoder
 from calm_jax.deployment.exported_decoder import ExportedDecoder
+from calm_jax.deployment.program_plans import ProgramPlan, describe_program
 from calm_jax.deployment.programs import (
   PLATFORMS,
   ProgramSpec,
@@ -24,9 +25,11 @@ __all__ = [
   'PLATFORMS',
   'Comparison',
   'ExportedDecoder',
+  'ProgramPlan',
   'ProgramSpec',
   'check_free',
   'compare_with_decoder',
+  'describe_program',
   'export_artifact',
   'load_artifact',
   'lower_decoder',

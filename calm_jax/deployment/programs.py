@@ -32,8 +32,9 @@ class ProgramSpec:
   Attributes:
     source_length: S, tokens of an input.
     max_length: T, the most tokens of an output.
-    policy: what is computed for each token. The value of its threshold, where
-      it has one, does not matter: that is an input of the program.
+    policy: what is computed for each token; given as an exit rule alone, it
+      becomes a policy. The value of its threshold, where it has one, does not
+      matter: that is an input of the program.
     sampler: how tokens are chosen. One that draws takes a seed as an input.
     eos_id: the token that ends an output; -1 if none does.
     platforms: out of `PLATFORMS`.
@@ -45,6 +46,10 @@ class ProgramSpec:
   sampler: decoding.Sampler = decoding.Greedy()
   eos_id: int = 1
   platforms: tuple[str, ...] = ('cpu', 'cuda', 'tpu')
+
+  def __post_init__(self):
+    object.__setattr__(self, 'policy', decoding.as_policy(self.policy))
+    object.__setattr__(self, 'sampler', decoding.as_sampler(self.sampler))
 
   def check(self) -> None:
     """Raises ValueError, naming what cannot be exported.

@@ -4,7 +4,14 @@ Everything takes a `LayeredDecoder` and iterables of NumPy batches; nothing here
 loads TensorFlow or knows the model.
 """
 
+from calm_jax.evaluation.batch_layout import BatchLayout
 from calm_jax.evaluation.budget_use import budget_use
+from calm_jax.evaluation.calibrating import (
+  Calibration,
+  calibrate,
+  run_calibration,
+)
+from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.comparison import (
   ComparedDecode,
   Scoring,
@@ -13,8 +20,11 @@ from calm_jax.evaluation.comparison import (
   decode_for_comparison,
   score,
   static_layers,
+  sweep,
 )
+from calm_jax.evaluation.comparison_plan import ComparisonPlan
 from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import decode_dataset, oracle_policy
 from calm_jax.evaluation.decode_store import DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, example_id
@@ -31,7 +41,9 @@ from calm_jax.evaluation.losses import (
   signed_loss,
   textual_loss,
 )
+from calm_jax.evaluation.predictions import write_predictions
 from calm_jax.evaluation.samples import decoded_text, sample_outputs
+from calm_jax.evaluation.setting_speeds import time_settings
 from calm_jax.evaluation.shortlist_misses import (
   ShortlistMisses,
   count_shortlist_misses,
@@ -40,8 +52,13 @@ from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
 from calm_jax.evaluation.timing import take_batches, time_decode
 
 __all__ = [
+  'BatchLayout',
+  'Calibration',
+  'CalibrationPlan',
   'ComparedDecode',
+  'ComparisonPlan',
   'ConsistencyLoss',
+  'DatasetDecoder',
   'DecodeStore',
   'DecodedDataset',
   'Scoring',
@@ -49,6 +66,7 @@ __all__ = [
   'baseline_row',
   'budget_use',
   'build_loss_table',
+  'calibrate',
   'changed_rows',
   'compare',
   'compile_seconds',
@@ -63,13 +81,17 @@ __all__ = [
   'random_inputs',
   'risk_loss',
   'row_key',
+  'run_calibration',
   'sample_outputs',
   'score',
   'shuffled_inputs',
   'signed_loss',
   'static_layers',
+  'sweep',
   'take_batches',
   'take_over',
   'textual_loss',
   'time_decode',
+  'time_settings',
+  'write_predictions',
 ]

@@ -103,6 +103,44 @@ def decode_for_comparison(
   return tuple(compared)
 
 
+def sweep(
+  decode: Callable[..., DecodedDataset],
+  policy: decoding.ComputePolicy,
+  thresholds: Sequence[float],
+  compared: Sequence[ComparedDecode],
+  *,
+  scoring: Scoring,
+  progress: Callable[[str], None] | None = None,
+) -> tuple[records.PolicyRow, ...]:
+  """Returns further points of the figure: thresholds and all static exits.
+
+  Args:
+    decode: as for `decode_for_comparison`.
+    policy: the policy, at any threshold.
+    thresholds: in [0, 1]; () for no points at all.
+    compared: what was decoded before, the full model first.
+    scoring: how decodes are scored.
+    progress: gets a line per decode.
+  """
+  say = progress if progress is not None else lambda line: None
+  full = compared[0].decoded
+  points = []
+  for threshold in thresholds:
+    early = decoding.with_threshold(policy, threshold)
+    points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
+  there = {entry.setting for entry in compared if entry.kind == 'static'}
+  for layer in range(1, full.num_layers if thresholds else 0):
+    if layer not in there:
+      static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
+      points.append((f'static, layer {layer}', 'static', layer, static))
+  rows = []
+  for name, kind, setting, at in points:
+    say(f'for the figure: {name}')
+    entry = ComparedDecode(name, kind, setting, decode(policy=at))
+    rows.append(score(entry, full=full, scoring=scoring))
+  return tuple(rows)
+
+
 def static_layers(mean_exit_layer: float, num_layers: int) -> tuple[int, ...]:
   """Returns the static exits of the table: 1 and the rounded-up mean.
 

@@ -38,7 +38,7 @@ def decode_dataset(
   *,
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
-  policy: decoding.ComputePolicy | None = None,
+  policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
   policy_for_batch: PolicyForBatch | None = None,
   sampler: Any = None,
   eos_id: int = 1,
@@ -59,8 +59,8 @@ def decode_dataset(
       them, `targets_text` stands in). Batches of one shape compile once.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens to decode, EOS included.
-    policy: the policy of every batch; a plain full-depth decode if neither this
-      nor `policy_for_batch` is given.
+    policy: the policy of every batch, or an exit rule alone; a plain full-depth
+      decode if neither this nor `policy_for_batch` is given.
     policy_for_batch: instead, a policy per batch, for rules that hold per-row
       data: it gets int [B], the place of each row in the result.
     sampler: as in `decoding.generate`; greedy by default.
@@ -83,8 +83,8 @@ def decode_dataset(
   """
   if policy is not None and policy_for_batch is not None:
     raise ValueError('give policy or policy_for_batch, not both.')
-  if policy is None and policy_for_batch is None:
-    policy = decoding.ComputePolicy()
+  if policy_for_batch is None:
+    policy = decoding.as_policy(policy)
   if store is not None and (policy_for_batch is not None or rng is not None):
     raise ValueError(
       'a store finds rows by their input alone; leave it out with '
@@ -144,7 +144,7 @@ def oracle_policy(
     A function from the rows of a batch to the policy whose tokens exit at the
     first layer that agrees with the full model.
   """
-  base = decoding.ComputePolicy() if policy is None else policy
+  base = decoding.as_policy(policy)
 
   def policy_for_batch(rows: np.ndarray) -> decoding.ComputePolicy:
     rule = exits.OracleExit(full.tokens[rows])
@@ -156,7 +156,7 @@ def oracle_policy(
 def _valid_rows(batch: Batch, num_before: int) -> list[Input]:
   """Returns the rows of a batch that count."""
   inputs = np.asarray(batch['encoder_input_tokens'], dtype=np.int32)
-  num_valid = int(batch.get('num_valid', len(inputs)))
+  num_valid = num_valid_of(batch)
   if not 1 <= num_valid <= len(inputs):
     raise ValueError(
       f'num_valid is {num_valid}, expected 1..{len(inputs)}, the rows of the '
@@ -169,7 +169,7 @@ def _valid_rows(batch: Batch, num_before: int) -> list[Input]:
       'out of the batches, or lower num_valid if it only fills the batch up.'
     )
   texts = batch.get('inputs_text', [''] * num_valid)
-  references = _references(batch, num_valid)
+  references = references_of(batch)
   return [
     Input(
       tokens=inputs[row],
@@ -189,10 +189,7 @@ def _num_inputs(
   """Returns how many inputs are this process's, where that is known."""
   if not isinstance(batches, Sequence):
     return None
-  total = sum(
-    int(batch.get('num_valid', len(batch['encoder_input_tokens'])))
-    for batch in batches
-  )
+  total = sum(map(num_valid_of, batches))
   return sum(map(share.holds, range(total)))
 
 
@@ -230,8 +227,14 @@ def _request_keys(rng: jax.Array | None, rows: np.ndarray) -> jax.Array | None:
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, rows)
 
 
-def _references(batch: Batch, num_valid: int) -> list[tuple[str, ...]]:
+def num_valid_of(batch: Batch) -> int:
+  """Returns how many rows count; those from there on only fill it up."""
+  return int(batch.get('num_valid', len(batch['encoder_input_tokens'])))
+
+
+def references_of(batch: Batch) -> list[tuple[str, ...]]:
   """Returns the reference texts of the rows that count."""
+  num_valid = num_valid_of(batch)
   if 'references' in batch:
     return [tuple(row) for row in batch['references'][:num_valid]]
   if 'targets_text' in batch:

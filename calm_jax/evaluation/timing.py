@@ -116,7 +116,7 @@ def time_decode(
   inputs = _checked_inputs(batches, policies, baseline)
   say = progress if progress is not None else lambda line: None
   measured = {
-    (name, loop_name): _Measured(policy=policy, bound=one)
+    (name, loop_name): _Measured(policy=decoding.as_policy(policy), bound=one)
     for name, policy in policies.items()
     for loop_name, one in bound.items()
   }

@@ -231,8 +231,6 @@ class EarlyExitModel(t5x_models.EncoderDecoderModel):
       'exit_layers': result.exit_layers,
       'confidences': jnp.nan_to_num(result.confidences, nan=-1.0),
     }
-    if num_samples == 1:
-      outputs = {name: array[:, None] for name, array in outputs.items()}
     best_last = jnp.argsort(outputs['scores'], axis=1)
     if isinstance(self._sampler, decoding.Search):
       # Best first, by ranks that scores alone do not tell.

@@ -78,15 +78,12 @@ def generated_texts(
   """Returns the outputs of each request of a batch.
 
   Args:
-    result: the batch decoded, on the host.
+    result: the batch decoded, with an axis of samples, on the host.
     batch: the batch.
     tokenizer: the tokenizer.
     certified: whether a certificate covers outputs that are not forced to begin
       with something.
   """
-  # There is an axis of samples only where there are several.
-  if result.lengths.ndim == 1:
-    result = jax.tree.map(lambda leaf: leaf[:, None], result)
   return [
     [
       _generated_text(

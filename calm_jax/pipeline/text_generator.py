@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 
-from calm_jax import checkpoints, decoding, interfaces, model
+from calm_jax import checkpoints, decoding, interfaces, model, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
@@ -21,7 +21,6 @@ from calm_jax.pipeline.generated_text import (
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
-from calm_jax.runs import loading as runs
 from calm_jax.runs.certificates import use_certificate
 from calm_jax.tokenizer import Tokenizer
 
@@ -41,6 +40,7 @@ class TextGenerator:
     certificate: the certificate that covers all this, None if none does.
     source: what names the parameters: fingerprint, step and dtype.
     suppressed_tokens: ids that are never said.
+    forced_prefix: what outputs begin with, unless said otherwise.
   """
 
   bound: interfaces.BoundDecoder
@@ -53,19 +53,21 @@ class TextGenerator:
   certificate: Certificate | None = None
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   suppressed_tokens: tuple[int, ...] = ()
+  forced_prefix: str = ''
 
   @classmethod
-  def from_checkpoint(
+  def from_run(
     cls,
     path: str | os.PathLike,
     *,
-    policy: decoding.ComputePolicy | None = None,
+    policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str = (),
+    forced_prefix: str = '',
     allow_nonfinite: bool = False,
-    vocabulary: str | os.PathLike | None = None,
+    vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
@@ -73,20 +75,22 @@ class TextGenerator:
     Args:
       path: a run directory that `calm_jax.cli.train` wrote or one of its
         checkpoints; with `vocabulary`, whatever `checkpoints.load` reads.
-      policy: the full model if None.
+      policy: what is computed for each token, or an exit rule alone; the full
+        model if None.
       certificate: its threshold is put into `policy`, see `apply_certificate`.
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
       suppressed_tokens: ids or pieces that are never said, see
         `token_choices.token_ids`. No certificate covers that.
+      forced_prefix: what every output begins with; no certificate covers that.
       allow_nonfinite: load parameters that are not numbers all the same.
-      vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
-        which has its own.
-      **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
-        and `prefix` as for `load_with_vocabulary`.
+      vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
+        None for a run directory, which has its own.
+      **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
+        else `runs.TextFeatures` takes.
     """
-    return cls.from_run(
+    return cls.from_loaded(
       runs.load(
         path,
         vocabulary,
@@ -98,24 +102,31 @@ class TextGenerator:
       sampler=sampler,
       allow_uncertified=allow_uncertified,
       suppressed_tokens=suppressed_tokens,
+      forced_prefix=forced_prefix,
     )
 
   @classmethod
-  def from_run(
+  def from_loaded(
     cls,
     loaded: runs.LoadedRun,
     *,
-    policy: decoding.ComputePolicy | None = None,
+    policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str = (),
+    forced_prefix: str = '',
   ) -> Self:
-    """Makes a generator of what was loaded; see `from_checkpoint`."""
-    policy = decoding.ComputePolicy() if policy is None else policy
-    sampler = decoding.Greedy() if sampler is None else sampler
+    """Makes a generator of what was loaded; see `from_run`."""
+    policy = decoding.as_policy(policy)
+    sampler = decoding.as_sampler(sampler)
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
+    )
+    token_choices.prefix_tokens(
+      forced_prefix,
+      loaded.tokenizer,
+      max_length=loaded.feature_lengths['targets'],
     )
     if certificate is not None:
       policy, certificate = use_certificate(
@@ -144,6 +155,7 @@ class TextGenerator:
         'dtype': loaded.config.dtype,
       },
       suppressed_tokens=suppressed_tokens,
+      forced_prefix=forced_prefix,
     )
 
   def generate(
@@ -152,7 +164,7 @@ class TextGenerator:
     *,
     batch_size: int = 16,
     too_long: str = 'refuse',
-    num_samples: int = 1,
+    num_samples: int | None = None,
     seed: int = 0,
     forced_prefixes: Sequence[str] | None = None,
   ) -> list[GeneratedText] | list[list[GeneratedText]]:
@@ -163,15 +175,17 @@ class TextGenerator:
       batch_size: texts decoded together, at most.
       too_long: what to do with texts of more than `input_length` tokens,
         'refuse' or 'truncate' (with a warning in the output).
-      num_samples: outputs per text, for samplers that draw and for beams.
+      num_samples: outputs per text, for samplers that draw and for beams; one
+        if None.
       seed: of what samplers draw. Text r always draws the same with it,
         however texts are batched.
       forced_prefixes: what the output of each text begins with, '' for nothing;
-        no certificate covers such outputs.
+        `forced_prefix` for all of them if None. No certificate covers such
+        outputs.
 
     Returns:
-      One output per text, in their order; a list of them per text where there
-      are several.
+      One output per text, in their order; a list of them per text if
+      `num_samples` is a number, 1 included.
 
     Raises:
       ValueError: for an empty text, or one that is too long and refused,
@@ -180,7 +194,7 @@ class TextGenerator:
     if isinstance(texts, str):
       raise ValueError(f'texts is one text, {texts!r:.60}: give a list of them')
     if forced_prefixes is None:
-      forced_prefixes = [''] * len(texts)
+      forced_prefixes = [self.forced_prefix] * len(texts)
     if len(forced_prefixes) != len(texts):
       raise ValueError(
         f'there are {len(forced_prefixes)} forced_prefixes for {len(texts)} '
@@ -191,14 +205,15 @@ class TextGenerator:
       self.encode(number, text, too_long=too_long, forced_prefix=forced)
       for number, (text, forced) in pairs
     ]
+    number = 1 if num_samples is None else num_samples
     outputs: dict[int, list[GeneratedText]] = {}
     for batch in self.batches(encoded, batch_size):
-      decoded = self.decode(batch, num_samples=num_samples, seed=seed)
+      decoded = self.decode(batch, num_samples=number, seed=seed)
       for request, samples in zip(batch.requests, decoded, strict=True):
         outputs[request.number] = samples
     in_order = [outputs[number] for number in range(len(encoded))]
-    if all(len(samples) == 1 for samples in in_order):
-      return [samples[0] for samples in in_order]
+    if num_samples is None:
+      return [output for (output,) in in_order]
     return in_order
 
   def stream(
@@ -208,7 +223,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     seed: int = 0,
     number: int = 0,
-    forced_prefix: str = '',
+    forced_prefix: str | None = None,
   ) -> Iterator[StreamedToken]:
     """Decodes one text and yields each token as soon as it is there.
 
@@ -230,7 +245,7 @@ class TextGenerator:
     *,
     too_long: str = 'refuse',
     name: str | None = None,
-    forced_prefix: str = '',
+    forced_prefix: str | None = None,
   ) -> requests.Request:
     """Returns a text as a request; see `requests.encode`."""
     return requests.encode(
@@ -242,7 +257,9 @@ class TextGenerator:
       input_length=self.input_length,
       max_length=self.max_length,
       too_long=too_long,
-      forced_prefix=forced_prefix,
+      forced_prefix=self.forced_prefix
+      if forced_prefix is None
+      else forced_prefix,
     )
 
   def batches(
@@ -292,6 +309,7 @@ class TextGenerator:
       'prefix': self.prefix,
       'certified': self.certificate is not None,
       'suppressed_tokens': list(self.suppressed_tokens),
+      'forced_prefix': self.forced_prefix,
       'backend': jax.default_backend(),
     }
 

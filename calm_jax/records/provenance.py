@@ -12,6 +12,9 @@ from typing import Any
 
 from calm_jax.records.evaluations import RunContext
 
+# What computes, whose versions a result depends on.
+LIBRARIES = ('jax', 'jaxlib', 'flax', 'numpy', 'calm_jax')
+
 
 @functools.cache
 def versions(*libraries: str) -> dict[str, str]:

@@ -15,6 +15,11 @@ from calm_jax.exits import LayerBudget
 from calm_jax.tokenizer import Tokenizer
 
 
+def certificate_path(run_dir: str | os.PathLike) -> str:
+  """Returns where the certificate of a run lies, if it has one."""
+  return os.path.join(run_dir, 'calibration', 'certificate.json')
+
+
 def certificate_context(
   policy: decoding.ComputePolicy,
   *,
@@ -55,7 +60,7 @@ def certificate_differences(
     policy,
     params=params,
     tokenizer=tokenizer,
-    sampler=decoding.Greedy() if sampler is None else sampler,
+    sampler=decoding.as_sampler(sampler),
   )
   differing = [
     f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'

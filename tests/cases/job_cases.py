@@ -50,6 +50,9 @@ def calibrate_again(
     'calibrate',
     ['runs/calibrate.gin', policy, trained['task']],
     **bindings_of(trained),
-    **{'calibrate.run.thresholds': (0.8, 0.4), 'calibrate.run.batch_size': 26},
+    **{
+      'evaluation.CalibrationPlan.settings': (0.8, 0.4),
+      'evaluation.BatchLayout.batch_size': 26,
+    },
     **bindings,
   )

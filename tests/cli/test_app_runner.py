@@ -1,9 +1,11 @@
 """Mains whose output is read by something that stops reading."""
 
-import subprocess
-import sys
+import os
+import tempfile
 
 import pytest
+from tools import import_server
+from tools.mains import run_main
 
 MAIN = """
 import sys
@@ -17,51 +19,48 @@ app_runner.run(main)
 """
 
 
-def run_until(lines, *command):
+@pytest.fixture
+def python():
+  return import_server.server(*import_server.OF_MAINS)
+
+
+def run_until(lines, python, *command):
   """Runs Python; closes its output after some lines. Returns rc, stderr."""
-  process = subprocess.Popen(
-    [sys.executable, *command],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  for _ in range(lines):
-    assert process.stdout.readline()
-  process.stdout.close()
-  said = process.stderr.read()
-  process.stderr.close()
-  return process.wait(), said
+  output, written = os.pipe()
+  with tempfile.TemporaryFile('w+') as said:
+    python.start(command, written, said.fileno())
+    os.close(written)
+    with open(output) as output:
+      for _ in range(lines):
+        assert output.readline()
+    code = python.wait()
+    said.seek(0)
+    return code, said.read()
 
 
-def test_a_reader_that_leaves_ends_a_main_quietly():
-  assert run_until(1, '-c', MAIN) == (141, '')
+def test_a_reader_that_leaves_ends_a_main_quietly(python):
+  assert run_until(1, python, '-c', MAIN) == (141, '')
 
 
-def test_what_else_breaks_is_not_hidden():
-  process = subprocess.run(
-    [sys.executable, '-c', MAIN, 'other'], capture_output=True, text=True
-  )
+def test_what_else_breaks_is_not_hidden(python):
+  process = python.run('-c', MAIN, 'other')
   assert process.returncode == 1
   assert 'BrokenPipeError: of something else' in process.stderr
 
 
 @pytest.mark.parametrize('name', ['generate', 'convert'])
-def test_help_may_be_read_in_part(name):
-  code, said = run_until(1, '-m', f'calm_jax.cli.{name}', '--help')
+def test_help_may_be_read_in_part(python, name):
+  code, said = run_until(1, python, '-m', f'calm_jax.cli.{name}', '--help')
   # Whether the rest had been written by then is up to the pipe.
   assert code in (1, 141)
   assert 'Traceback' not in said and 'Exception ignored' not in said
 
 
 def test_what_a_user_can_mend_is_told_in_one_line():
-  result = subprocess.run(
-    [
-      *(sys.executable, '-m', 'calm_jax.cli.generate'),
-      *('--gin_file=runs/generate.gin', '--gin.INPUT_FILE=nowhere.txt'),
-      *('--gin.MODEL_DIR=x', '--gin.POLICY=@decoding.ComputePolicy()'),
-    ],
-    capture_output=True,
-    text=True,
+  result = run_main(
+    'generate',
+    *('--gin_file=runs/generate.gin', '--gin.INPUT_FILE=nowhere.txt'),
+    *('--gin.MODEL_DIR=x', '--gin.POLICY=@decoding.ComputePolicy()'),
   )
   assert result.returncode == 1
   assert result.stderr == (

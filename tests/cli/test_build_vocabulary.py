@@ -1,20 +1,11 @@
 """The build_vocabulary command, run as a user runs it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from tools.mains import run_main
 
 from calm_jax.tokenizer import SentencePieceTokenizer
-
-MODULE = 'calm_jax.cli.build_vocabulary'
-
-
-def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', MODULE, *arguments], capture_output=True, text=True
-  )
 
 
 @pytest.fixture
@@ -32,7 +23,8 @@ def train_file(tmp_path):
 
 def test_builds_a_vocabulary(train_file, tmp_path):
   output = tmp_path / 'new' / 'vocab.model'
-  result = run(
+  result = run_main(
+    'build_vocabulary',
     f'--input={train_file},{train_file}',
     f'--output={output}',
     '--vocab_size=40',
@@ -52,12 +44,12 @@ def test_errors_are_one_line(train_file, tmp_path):
     ([f'--input={tmp_path}/none.jsonl'], 'none.jsonl'),
     ([f'--input={train_file}'], 'train.jsonl line 301'),
   ):
-    result = run(*arguments, f'--output={output}')
+    result = run_main('build_vocabulary', *arguments, f'--output={output}')
     assert result.returncode == 1
     assert message in result.stderr and 'Traceback' not in result.stderr
     assert not output.exists()
 
 
 def test_help_explains():
-  result = run('--help')
+  result = run_main('build_vocabulary', '--help')
   assert '--vocab_size' in result.stdout and 'train files' in result.stdout

@@ -1,13 +1,11 @@
 """The convert command: its flags, what it prints and what a run needs."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from cases import golden_calm, text_cases
 from cases.checkpoint_cases import SMALL, V1_1, arrays, assert_same_bits, write
 from flax import serialization
+from tools.mains import run_main
 
 from calm_jax import checkpoints, pipeline, runs
 from calm_jax.cli import convert
@@ -74,9 +72,9 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
     feature_lengths={'inputs': 19, 'targets': 5},
     prefix='say: ',
   )
-  with pytest.raises(ValueError, match='has 330 pieces .* only 160 rows'):
-    convert.run(*arguments, **options, extra_ids=300)
-  convert.run(*arguments, **options, extra_ids=4)
+  with pytest.raises(ValueError, match='has 330 ids .* only 160 rows'):
+    convert.run(*arguments, texts=runs.TextFeatures(**options, extra_ids=300))
+  convert.run(*arguments, texts=runs.TextFeatures(**options, extra_ids=4))
   printed = capsys.readouterr().out
   assert 'two logits become one' in printed
   loaded = runs.load_run(tmp_path / 'run')
@@ -86,7 +84,7 @@ def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   classifier = runs.load_classifier(tmp_path / 'run')
   kernel = params['decoder']['meta_cls']['kernel']
   np.testing.assert_array_equal(classifier.kernel, kernel[:, 1] - kernel[:, 0])
-  [output] = pipeline.TextGenerator.from_checkpoint(tmp_path / 'run').generate(
+  [output] = pipeline.TextGenerator.from_run(tmp_path / 'run').generate(
     ['apple']
   )
   assert 1 <= len(output.tokens) <= 5
@@ -103,37 +101,37 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
     tmp_path / 'hf',
     tmp_path / 'back',
     target('calm_jax'),
-    vocabulary='bytes',
-    extra_ids=5,
+    texts=runs.TextFeatures('bytes', extra_ids=5),
   )
   loaded = runs.load_run(tmp_path / 'back')
   assert loaded.tokenizer.fingerprint == ByteTokenizer(5).fingerprint
   assert not (tmp_path / 'back' / 'vocabulary.model').exists()
-  with pytest.raises(ValueError, match='bytes has 384 pieces .* only 264 rows'):
+  with pytest.raises(ValueError, match='bytes has 384 ids .* only 264 rows'):
     convert.run(
       tmp_path / 'hf',
       tmp_path / 'again',
       target('calm_jax'),
-      vocabulary='bytes',
-      extra_ids=125,
+      texts=runs.TextFeatures('bytes', extra_ids=125),
     )
 
 
 def test_a_vocabulary_is_for_our_own_form(tmp_path):
   with pytest.raises(ValueError, match='--vocabulary is for --to=calm_jax'):
-    convert.run(tmp_path, tmp_path, target('t5x'), vocabulary='spiece.model')
+    convert.run(
+      tmp_path,
+      tmp_path,
+      target('t5x'),
+      texts=runs.TextFeatures('spiece.model'),
+    )
 
 
 def test_the_command(tmp_path):
   """Flags reach what they name, and errors end in one line."""
   source = write(SMALL, tmp_path / 'hf', 'huggingface')
-  command = (sys.executable, '-m', 'calm_jax.cli.convert')
   arguments = (f'--source={source}', f'--target={tmp_path / "t5x"}')
   options = ('--to=t5x', '--stacked', '--dtype=float16', '--step=3')
   for expected in (0, 1):
-    result = subprocess.run(
-      [*command, *arguments, *options], capture_output=True, text=True
-    )
+    result = run_main('convert', *arguments, *options)
     assert result.returncode == expected, result.stderr
   assert result.stderr.strip().startswith('convert: ')
   assert 'checkpoint_3 is there already' in result.stderr

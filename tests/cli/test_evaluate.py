@@ -23,11 +23,11 @@ def test_evaluation_writes_table_and_page(calibrated, capsys):
     ],
     **bindings_of(calibrated),
     **{
-      'evaluate.run.batch_size': 26,
-      'evaluate.run.sweep_thresholds': (0.5,),
-      'evaluate.run.timing_batch_sizes': (2,),
-      'evaluate.run.timing_batches': 1,
-      'evaluate.run.timing_repeats': 1,
+      'evaluation.BatchLayout.batch_size': 26,
+      'evaluation.ComparisonPlan.sweep_thresholds': (0.5,),
+      'evaluation.ComparisonPlan.timing_batch_sizes': (2,),
+      'evaluation.ComparisonPlan.timing_batches': 1,
+      'evaluation.ComparisonPlan.timing_repeats': 1,
     },
   )
   kinds = [row.kind for row in result.rows]
@@ -72,9 +72,9 @@ def test_a_budget_is_calibrated_and_evaluated_with(calibrated, tmp_path):
     OUTPUT_DIR=str(tmp_path / 'evaluation'),
   )
   options = {
-    'evaluate.run.batch_size': 26,
-    'evaluate.run.sweep_thresholds': (),
-    'evaluate.run.timing_batch_sizes': (),
+    'evaluation.BatchLayout.batch_size': 26,
+    'evaluation.ComparisonPlan.sweep_thresholds': (),
+    'evaluation.ComparisonPlan.timing_batch_sizes': (),
   }
   result = call('evaluate', files, **bindings, **options)
   assert result.budget.largest_token <= 2

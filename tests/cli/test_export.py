@@ -19,8 +19,9 @@ from calm_jax import (
   runs,
 )
 from calm_jax.checkpoints import parameter_names
-from calm_jax.cli import convert, gin_runner
+from calm_jax.cli import gin_runner
 from calm_jax.tokenizer import (
+  VOCABULARY_NAME,
   SentencePieceTokenizer,
   train_sentencepiece,
 )
@@ -33,7 +34,7 @@ FILES = ['runs/export.gin', 'policies/softmax_margin.gin']
 def run_dir(tmp_path_factory):
   """A run directory with a certificate for policies/softmax_margin.gin."""
   folder = tmp_path_factory.mktemp('run')
-  vocabulary = folder / convert.VOCABULARY_NAME
+  vocabulary = folder / VOCABULARY_NAME
   texts = [f'word {n} apple {n * 7}' for n in range(200)]
   train_sentencepiece(texts, vocabulary, vocab_size=30)
   params = parameter_names.nested(checkpoint_cases.arrays(CONFIG))
@@ -42,13 +43,12 @@ def run_dir(tmp_path_factory):
     3,
     params=params,
     config=CONFIG,
-    context=convert.vocabulary_context(
+    context=runs.TextFeatures(
       str(vocabulary),
-      CONFIG.vocab_size,
       extra_ids=4,
       feature_lengths={'inputs': 19, 'targets': 5},
       prefix='say: ',
-    ),
+    ).context(CONFIG.vocab_size),
   )
   gin_runner.parse(FILES[1:])
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
@@ -88,7 +88,7 @@ def exported(run_dir, tmp_path_factory):
 def test_the_artifact_decodes_as_the_run_does(run_dir, exported):
   """At the certified threshold, without being told."""
   gin_runner.parse(FILES[1:])
-  generator = pipeline.TextGenerator.from_checkpoint(
+  generator = pipeline.TextGenerator.from_run(
     run_dir,
     policy=gin.config.query_parameter('%POLICY').scoped_configurable_fn(),
     certificate=run_dir / 'calibration' / 'certificate.json',
@@ -145,7 +145,7 @@ def test_a_certificate_of_something_else_is_not_claimed(
   arguments = dict(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path / 'a'))
   with pytest.raises(ValueError, match='policy: certified for .*UNCERTIFIED'):
     export(other, dry_run=True, **arguments)
-  longer = {**arguments, 'export.run.max_length': 6}
+  longer = {**arguments, 'deployment.ProgramPlan.max_length': 6}
   with pytest.raises(ValueError, match='max_length: certified for 5, got 6'):
     export(dry_run=True, **longer)
   export(dry_run=True, **longer, ALLOW_UNCERTIFIED=True)

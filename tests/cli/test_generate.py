@@ -64,7 +64,7 @@ def test_a_file_of_texts_is_generated(calibrated, tmp_path, capsys):
   [('  ', 'input 0 is empty'), ('one ' * 40, 'tokens .*trained for 12')],
 )
 def test_bad_inputs_are_refused(trained, text, message):
-  generator = pipeline.TextGenerator.from_checkpoint(trained['MODEL_DIR'])
+  generator = pipeline.TextGenerator.from_run(trained['MODEL_DIR'])
   with pytest.raises(ValueError, match=message):
     generator.generate([text])
 
@@ -74,7 +74,7 @@ def test_a_certificate_holds_for_what_it_was_made_for_only(calibrated):
   gin_runner.parse(['policies/state_similarity.gin'])
   other = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   with pytest.raises(ValueError, match='policy: certified for'):
-    pipeline.TextGenerator.from_checkpoint(
+    pipeline.TextGenerator.from_run(
       calibrated['MODEL_DIR'], policy=other, certificate=path
     )
 

@@ -1,5 +1,6 @@
 """Files of lines through `generate`: resumed, refused, and every bad line."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -12,7 +13,7 @@ from cases import text_cases
 
 from calm_jax import decoding, exits
 from calm_jax.cli import generate
-from calm_jax.pipeline.files import input_lines
+from calm_jax.pipeline.files import LineOptions, TextFiles, input_lines
 from calm_jax.pipeline.files.input_lines import BadLine, InputLine
 
 TEXTS = ['eins', 'zwei', 'a bit longer: 17 to 31', 'Ä', '5', 'sechs', 'sieben']
@@ -24,13 +25,24 @@ def model_dir(tmp_path_factory):
 
 
 def run(model_dir, source, output=None, **options):
+  """Decodes a file; `options` are of the job, its files or its lines."""
+
+  def take(kind):
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: options.pop(name) for name in names & set(options)}
+
+  texts = {
+    'input_file': str(source),
+    'output_file': None if output is None else str(output),
+    **take(TextFiles),
+  }
+  lines = {'batch_size': 2, **take(LineOptions)}
   return generate.run(
     model_dir=model_dir,
     policy=text_cases.POLICY,
-    threshold=0.004,
-    input_file=str(source),
-    output_file=None if output is None else str(output),
-    **{'batch_size': 2, **options},
+    files=TextFiles(**texts),
+    options=LineOptions(**lines),
+    **{'threshold': 0.004, **options},
   )
 
 
@@ -122,17 +134,7 @@ def test_rows_of_something_else_are_refused(model_dir, source, tmp_path):
   for change in (dict(seed=4), dict(batch_size=3), dict(threshold=0.5)):
     (name,) = change
     with pytest.raises(ValueError, match=f'made otherwise: {name} .*delete'):
-      generate.run(
-        **{
-          'model_dir': model_dir,
-          'policy': text_cases.POLICY,
-          'threshold': 0.004,
-          'input_file': str(source),
-          'output_file': str(output),
-          'batch_size': 2,
-          **change,
-        }
-      )
+      run(model_dir, source, output, **change)
   another = text_cases.save_run(tmp_path / 'another', key=1)
   with pytest.raises(ValueError, match='made otherwise: parameters '):
     run(another, source, output)
@@ -246,10 +248,9 @@ def test_nothing_to_decode(model_dir, tmp_path, content, message):
 def test_input_and_output_are_checked_before_the_model_is_loaded(tmp_path):
   with pytest.raises(FileNotFoundError, match='no input file .*none.txt'):
     run(tmp_path, tmp_path / 'none.txt')
-  both = dict(model_dir='', policy=None)
   for texts in (dict(), dict(inputs='a', input_file='b')):
     with pytest.raises(ValueError, match='either INPUTS.* or INPUT_FILE'):
-      generate.run(**both, **texts)
+      TextFiles(**texts)
   with pytest.raises(ValueError, match="input_format is 'csv'"):
     run(tmp_path, tmp_path, input_format='csv')
 

@@ -5,8 +5,7 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio')
 
-from calm_jax import evaluation
-from calm_jax.cli import calibrate, gin_runner
+from calm_jax.cli import gin_runner
 from calm_jax.evaluation import text_metrics
 
 MODULE = """
@@ -25,13 +24,9 @@ LOSS_METRIC = @{metric}
 GIVEN = ["MODEL_DIR = 'm'", 'TASK = @gin.singleton', 'POLICY = @gin.singleton']
 
 
-class Stop(Exception):
-  """Ends a job where its loss is made."""
-
-
 @pytest.fixture
 def loss_of(monkeypatch, tmp_path):
-  """Returns the loss that `calibrate.run` makes of a configuration."""
+  """Returns the loss that the plan of `calibrate` has by a configuration."""
   (tmp_path / 'metrics_of_a_user.py').write_text(MODULE, encoding='utf-8')
   monkeypatch.syspath_prepend(tmp_path)
 
@@ -40,20 +35,11 @@ def loss_of(monkeypatch, tmp_path):
     if file is not None:
       (tmp_path / 'own.gin').write_text(file, encoding='utf-8')
       files.append(str(tmp_path / 'own.gin'))
-    made = []
-
-    def get_loss(name, metric):
-      made.append(evaluation.losses.get_loss(name, metric))
-      raise Stop
-
     arguments = gin_runner.rewrite_gin_arguments(bindings)
     flags = [text.removeprefix('--gin_bindings=') for text in arguments]
     gin_runner.parse(files, [*GIVEN, *flags])
-    with monkeypatch.context() as patch:
-      patch.setattr(calibrate.evaluation, 'get_loss', get_loss)
-      with pytest.raises(Stop):
-        gin.get_configurable('calm_jax.cli.calibrate.run')()
-    return made[0]
+    plan = gin.config.query_parameter('calibrate.run.plan')
+    return plan.scoped_configurable_fn().loss
 
   yield call
   gin.clear_config()

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 
 import pytest
 from cases import example_result, validation_cases
+from tools import import_server
+from tools.mains import run_main
 
 from calm_jax import records
 from calm_jax.cli import report
@@ -34,11 +34,8 @@ def test_the_job_writes_a_page_without_jax(tmp_path):
     'sys.argv[0] = "report"\n'
     'runpy.run_module("calm_jax.cli.report", run_name="__main__")\n'
   )
-  result = subprocess.run(
-    [sys.executable, '-c', program, f'--run_dir={run_dir}'],
-    capture_output=True,
-    text=True,
-  )
+  python = import_server.server(*import_server.OF_LAPTOPS)
+  result = python.run('-c', program, f'--run_dir={run_dir}')
   assert result.returncode == 0, result.stderr
   page = (tmp_path / 'report.html').read_text('utf-8')
   assert 'Certified: setting 7 of 21' in page
@@ -111,11 +108,7 @@ def test_half_a_file_is_named(tmp_path):
 
 
 def test_the_main_ends_in_one_line(tmp_path):
-  result = subprocess.run(
-    [sys.executable, '-m', 'calm_jax.cli.report', f'--run_dir={tmp_path}'],
-    capture_output=True,
-    text=True,
-  )
+  result = run_main('report', f'--run_dir={tmp_path}')
   assert result.returncode != 0
   assert result.stderr.startswith('report: there is no evaluation at')
   assert 'Traceback' not in result.stderr

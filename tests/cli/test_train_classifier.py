@@ -77,8 +77,8 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
     **bindings_of(files),
     TOLERANCE=0.4,
     **{
-      'calibrate.run.thresholds': (0.9, 0.7),
-      'calibrate.run.batch_size': 26,
+      'evaluation.CalibrationPlan.settings': (0.9, 0.7),
+      'evaluation.BatchLayout.batch_size': 26,
       'calibrate.run.output_dir': str(output_dir),
     },
   )
@@ -91,11 +91,11 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
     ['runs/evaluate.gin', policy, files['task']],
     **bindings_of(files),
     **{
-      'evaluate.run.batch_size': 26,
+      'evaluation.BatchLayout.batch_size': 26,
       'evaluate.run.certificate': path,
       'evaluate.run.output_dir': str(run / 'classifier' / 'evaluation'),
-      'evaluate.run.sweep_thresholds': (),
-      'evaluate.run.timing_batch_sizes': (),
+      'evaluation.ComparisonPlan.sweep_thresholds': (),
+      'evaluation.ComparisonPlan.timing_batch_sizes': (),
     },
   )
   assert result.certificate.measure == 'Classifier'
@@ -112,9 +112,9 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
   query = gin.config.query_parameter
   own = query('%POLICY').scoped_configurable_fn()
   load = dict(policy=own, certificate=path)
-  assert pipeline.TextGenerator.from_checkpoint(run, **load)
+  assert pipeline.TextGenerator.from_run(run, **load)
   bindings = [f'MODEL_DIR = {str(run)!r}', "CLASSIFIER = 'balanced'"]
   gin_runner.parse([policy], bindings)
   other = query('%POLICY').scoped_configurable_fn()
   with pytest.raises(ValueError, match='policy: certified for'):
-    pipeline.TextGenerator.from_checkpoint(run, **{**load, 'policy': other})
+    pipeline.TextGenerator.from_run(run, **{**load, 'policy': other})

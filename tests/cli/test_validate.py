@@ -2,12 +2,11 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from cases import validation_cases
+from tools import import_server
 
 from calm_jax import calibration, records
 from calm_jax.cli import validate
@@ -31,11 +30,8 @@ runpy.run_module('calm_jax.cli.validate', run_name='__main__', alter_sys=True)
 
 
 def run_main(*arguments):
-  return subprocess.run(
-    [sys.executable, '-c', WITHOUT_JAX, *arguments],
-    capture_output=True,
-    text=True,
-  )
+  python = import_server.server(*import_server.OF_LAPTOPS)
+  return python.run('-c', WITHOUT_JAX, *arguments)
 
 
 def test_the_job_runs_on_a_laptop_without_jax(tmp_path):

@@ -20,12 +20,12 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def generator(run):
-  return pipeline.TextGenerator.from_checkpoint(run, policy=POLICY)
+  return pipeline.TextGenerator.from_run(run, policy=POLICY)
 
 
 @pytest.fixture(scope='module')
 def drawing(run):
-  return pipeline.TextGenerator.from_checkpoint(
+  return pipeline.TextGenerator.from_run(
     run, policy=POLICY, sampler=decoding.Temperature(1.0)
   )
 
@@ -55,7 +55,7 @@ def test_tokens_are_aligned_with_the_text(drawing):
 
 def test_order_batches_and_buckets_change_nothing(generator, outputs):
   for text, output in zip(TEXTS, outputs, strict=True):
-    (alone,) = generator.generate([text])
+    ((alone,),) = generator.generate([text], num_samples=1)
     assert alone.tokens == output.tokens
     assert alone.exit_layers == output.exit_layers
     assert alone.score == pytest.approx(output.score, abs=1e-4)
@@ -103,7 +103,7 @@ def test_streamed_characters_come_whole(run):
     def piece(self, token):
       return str(token)
 
-  generator = pipeline.TextGenerator.from_checkpoint(run)
+  generator = pipeline.TextGenerator.from_run(run)
   (batch,) = generator.batches([generator.encode(0, 'x')], 1)
   state = decoding.start(
     generator.bound,
@@ -128,6 +128,8 @@ def test_too_long_texts_are_refused_or_cut(generator):
     generator.generate(['a'], too_long='crop')
   with pytest.raises(ValueError, match='num_samples is 2, and Greedy'):
     generator.generate(['a'], num_samples=2)
+  with pytest.raises(ValueError, match='num_samples 0 must'):
+    generator.generate(['a'], num_samples=0)
   with pytest.raises(ValueError, match='batch_size is 0'):
     generator.generate(['a'], batch_size=0)
 
@@ -153,7 +155,7 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
   scale = params['decoder']['decoder_norm']['scale']
   params['decoder']['decoder_norm']['scale'] = scale.at[3].set(jnp.nan)
   run = text_cases.save_run(tmp_path, params=params)
-  load = pipeline.TextGenerator.from_checkpoint
+  load = pipeline.TextGenerator.from_run
   for options in (dict(), dict(vocabulary='bytes', extra_ids=5)):
     with pytest.raises(ValueError, match='decoder_norm/scale of .* 1 values'):
       load(run, **options)
@@ -196,7 +198,7 @@ def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
   target = checkpoints.Target(format='huggingface')
   opened = checkpoints.open_checkpoint(run)
   path = checkpoints.convert(opened, tmp_path / 'hf', target).path
-  load = pipeline.TextGenerator.from_checkpoint
+  load = pipeline.TextGenerator.from_run
   lengths = {'inputs': 32, 'targets': 8}
   generator = load(
     path,
@@ -220,13 +222,13 @@ def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
 @pytest.mark.slow
 def test_beams_prefixes_and_suppressed_tokens_reach_the_decoder(run, outputs):
   say = dict(policy=POLICY, sampler=decoding.BeamSearch(num_beams=3))
-  generator = pipeline.TextGenerator.from_checkpoint(run, **say)
+  generator = pipeline.TextGenerator.from_run(run, **say)
   best = generator.generate(TEXTS[:2], num_samples=2)
   for one, other in best:
     assert one.tokens != other.tokens
     assert one.score >= other.score or len(one.tokens) > len(other.tokens)
   said = set(outputs[0].tokens) - {1}
-  generator = pipeline.TextGenerator.from_checkpoint(
+  generator = pipeline.TextGenerator.from_run(
     run, policy=POLICY, suppressed_tokens=sorted(said)
   )
   first, second = generator.generate(TEXTS[:2], forced_prefixes=['', 'né'])

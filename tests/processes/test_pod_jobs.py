@@ -135,8 +135,8 @@ def copy(trained, tmp_path):
 
 CALIBRATE = {
   'TOLERANCE': 0.3,
-  'calibrate.run.thresholds': (0.8, 0.4),
-  'calibrate.run.batch_size': 8,
+  'evaluation.CalibrationPlan.settings': (0.8, 0.4),
+  'evaluation.BatchLayout.batch_size': 8,
 }
 
 
@@ -148,9 +148,9 @@ def calibrated(trained):
 
 
 EVALUATE = {
-  'evaluate.run.sweep_thresholds': (),
-  'evaluate.run.timing_batch_sizes': (),
-  'evaluate.run.batch_size': 8,
+  'evaluation.ComparisonPlan.sweep_thresholds': (),
+  'evaluation.ComparisonPlan.timing_batch_sizes': (),
+  'evaluation.BatchLayout.batch_size': 8,
 }
 
 

@@ -1,14 +1,9 @@
 """Mains run as a user runs them."""
 
-import subprocess
-import sys
+from tools import import_server
 
 
 def run_main(name, *arguments):
   """Runs calm_jax.cli.<name>; returns its returncode, stdout and stderr."""
-  return subprocess.run(
-    [sys.executable, '-m', f'calm_jax.cli.{name}', *arguments],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  server = import_server.server(*import_server.OF_MAINS)
+  return server.run('-m', f'calm_jax.cli.{name}', *arguments)

@@ -35,7 +35,6 @@ class LineOptions:
     batch_size: texts decoded together, at most.
     num_samples: outputs per text, for samplers that draw and for beams.
     seed: of what they draw.
-    forced_prefix: what every output begins with.
   """
 
   bad_lines: str = 'fail'
@@ -43,7 +42,6 @@ class LineOptions:
   batch_size: int = 16
   num_samples: int = 1
   seed: int = 0
-  forced_prefix: str = ''
 
   def __post_init__(self):
     if self.bad_lines not in BAD_LINES:
@@ -66,7 +64,6 @@ def usable_lines(
         line.text,
         too_long=options.too_long,
         name='',
-        forced_prefix=options.forced_prefix,
       )
     except ValueError as error:
       yield BadLine(line.number, str(error).strip())

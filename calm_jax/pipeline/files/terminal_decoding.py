@@ -16,18 +16,17 @@ def show(
   options: line_decoding.LineOptions,
   uncertified: bool,
 ) -> list[pipeline.GeneratedText]:
-  """Decodes texts and prints them in colours."""
+  """Decodes texts, prints them in colours and returns all outputs in order."""
   outputs = generator.generate(
     inputs,
     too_long=options.too_long,
     batch_size=options.batch_size,
     num_samples=options.num_samples,
     seed=options.seed,
-    forced_prefixes=[options.forced_prefix] * len(inputs),
   )
   for source, samples in zip(inputs, outputs, strict=True):
     speaking.say(f'input:  {source}')
-    for output in samples if isinstance(samples, list) else [samples]:
+    for output in samples:
       for warning in output.warnings:
         speaking.tell(f'warning: {warning}')
       decoded = records.DecodedText(
@@ -44,7 +43,7 @@ def show(
       )
       if uncertified:
         speaking.say(UNCERTIFIED)
-  return outputs
+  return [output for samples in outputs for output in samples]
 
 
 def talk(
@@ -70,7 +69,6 @@ def talk(
       too_long=options.too_long,
       seed=options.seed,
       number=request.number,
-      forced_prefix=options.forced_prefix,
     )
     for place, token in enumerate(tokens):
       shown = reporting.colour_token(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from cases import training_cases
 
-from calm_jax import decoding, model, sharding, training
-from calm_jax.cli import memory_plans
+from calm_jax import costs, decoding, model, sharding, training
+from calm_jax.sharding import memory
+from calm_jax.training import memory_plan
 
 CONFIG = training_cases.CONFIG
 KEY = jax.random.key(0)
@@ -37,8 +38,8 @@ def test_one_device_holds_what_training_makes():
   optimizer = training.adamw(0.1)
   config = dataclasses.replace(CONFIG, num_decoder_layers=1)
   state = training.init_train_state(config, optimizer)
-  assert memory_plans.bytes_per_device(state.params) == size_of(state.params)
-  text = memory_plans.describe_training(
+  assert memory.bytes_per_device(state.params) == size_of(state.params)
+  text = memory_plan.describe_training(
     config, optimizer, mesh=None, partitioning='data_parallel', batch_size=8
   )
   for name, tree in (
@@ -60,7 +61,7 @@ def test_large_models_are_planned_without_being_made(partitioning):
     num_encoder_layers=1,
     num_decoder_layers=2,
   )
-  text = memory_plans.describe_training(
+  text = memory_plan.describe_training(
     config,
     training.adamw(0.1),
     mesh=mesh_of(16, 4),
@@ -106,16 +107,14 @@ def test_decoding_holds_what_a_decode_starts_with():
   cache = jax.eval_shape(
     start, np.full((sizes['batch_size'], sizes['input_length']), 2, np.int32)
   )
-  text = memory_plans.describe_decoding_memory(config, **sizes)
+  text = costs.describe_decoding_memory(config, **sizes)
   self_size = size_of((cache.self_key, cache.self_value)) / 1e9
   cross_size = size_of((cache.cross_key, cache.cross_value)) / 1e9
   assert gigabytes(text, 'self-attention K/V') == round(self_size, 4) > 0
   assert gigabytes(text, 'cross-attention K/V') == round(cross_size, 4) > 0
   assert 'parameters (bfloat16)' in text
   # Shared by 3 x 2 devices: rows over data, heads over model.
-  shared = memory_plans.describe_decoding_memory(
-    config, mesh=mesh_of(3, 2), **sizes
-  )
+  shared = costs.describe_decoding_memory(config, mesh=mesh_of(3, 2), **sizes)
   assert gigabytes(shared, 'self-attention K/V') == pytest.approx(
     self_size / 6, abs=1e-4
   )
@@ -129,7 +128,7 @@ def test_decoding_parameters_are_counted_in_their_dtype():
     num_encoder_layers=1,
     num_decoder_layers=2,
   )
-  text = memory_plans.describe_decoding_memory(
+  text = costs.describe_decoding_memory(
     config, batch_size=1, input_length=8, target_length=8
   )
   shapes = jax.eval_shape(
@@ -148,7 +147,7 @@ def test_decoding_parameters_are_counted_in_their_dtype():
 
 def test_a_batch_that_devices_cannot_share_is_named():
   with pytest.raises(ValueError, match='cannot share a batch of 6'):
-    memory_plans.describe_decoding_memory(
+    costs.describe_decoding_memory(
       CONFIG, mesh=mesh_of(4), batch_size=6, input_length=8, target_length=8
     )
 
@@ -159,7 +158,7 @@ def test_what_does_not_fit_is_said(monkeypatch):
       return {'bytes_limit': 10**6}
 
   monkeypatch.setattr(jax, 'local_devices', lambda: [Small()])
-  text = memory_plans.describe_training(
+  text = memory_plan.describe_training(
     model.T5Config.named('t5_v1_1_small'),
     training.adamw(0.1),
     mesh=None,

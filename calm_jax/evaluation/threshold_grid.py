@@ -1,7 +1,8 @@
 """The decodes of a calibration: the full model, then threshold by threshold."""
 
-from calm_jax import decoding, evaluation
-from calm_jax.cli.calibration_cost import CostMeter
+from calm_jax import decoding
+from calm_jax.evaluation.calibration_cost import CostMeter
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
 
 class ThresholdGrid:
@@ -11,22 +12,22 @@ class ThresholdGrid:
     """Decodes nothing yet.
 
     Args:
-      decode: `jobs.make_decode`'s function, for the batches at hand.
+      decode: a `DatasetDecoder`, for the batches at hand.
       policy: the policy, at any threshold.
       meter: notes what each decode costs.
     """
     self._decode = decode
     self._policy = policy
     self._meter = meter
-    self._latest: tuple[float, evaluation.DecodedDataset] | None = None
+    self._latest: tuple[float, DecodedDataset] | None = None
 
-  def full(self) -> evaluation.DecodedDataset:
+  def full(self) -> DecodedDataset:
     """Decodes with the full model."""
     decoded = self._decode(policy=decoding.full_model(self._policy))
     self._meter.note_full(decoded)
     return decoded
 
-  def at(self, threshold: float) -> evaluation.DecodedDataset:
+  def at(self, threshold: float) -> DecodedDataset:
     """Decodes at one threshold."""
     earlier = None
     if self._latest is not None and threshold <= self._latest[0]:

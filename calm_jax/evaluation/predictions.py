@@ -9,12 +9,13 @@ all files together hold every input once.
 import os
 from collections.abc import Iterator, Mapping
 
-from calm_jax import evaluation, records
+from calm_jax import records
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.processes import collectives
 
 
-def write(
-  directory: str, decodes: Mapping[str, evaluation.DecodedDataset]
+def write_predictions(
+  directory: str, decodes: Mapping[str, DecodedDataset]
 ) -> None:
   """Writes this process's rows of some decodes to DIRECTORY/predictions.
 
@@ -40,9 +41,7 @@ def _remove_others(folder: str, count: int) -> None:
       os.remove(os.path.join(folder, name))
 
 
-def _rows(
-  decoded: evaluation.DecodedDataset, share: collectives.Share
-) -> Iterator[dict]:
+def _rows(decoded: DecodedDataset, share: collectives.Share) -> Iterator[dict]:
   """Yields the rows of a share, in their order."""
   for row in range(decoded.num_examples):
     if not share.holds(row):

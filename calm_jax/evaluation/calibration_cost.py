@@ -6,23 +6,25 @@ from collections.abc import Callable
 
 import numpy as np
 
-from calm_jax import evaluation, records
+from calm_jax import records
+from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
 
 class CostMeter:
   """Adds up where the time of a calibration goes, compilation left out."""
 
   def __init__(self):
-    evaluation.compile_seconds()  # from here on it counts
-    self._full: evaluation.DecodedDataset | None = None
+    compile_seconds()  # from here on it counts
+    self._full: DecodedDataset | None = None
     self._settings: list[records.SettingCost] = []
     self._seconds = {'scoring': 0.0, 'statistics': 0.0}
 
-  def note_full(self, decoded: evaluation.DecodedDataset) -> None:
+  def note_full(self, decoded: DecodedDataset) -> None:
     """Notes the full model's decode."""
     self._full = decoded
 
-  def note(self, setting, decoded: evaluation.DecodedDataset) -> None:
+  def note(self, setting, decoded: DecodedDataset) -> None:
     """Notes the decode of one setting."""
     self._settings.append(
       records.SettingCost(
@@ -53,5 +55,5 @@ class CostMeter:
       settings=tuple(self._settings),
       scoring_seconds=self._seconds['scoring'],
       statistics_seconds=self._seconds['statistics'],
-      compile_seconds=evaluation.compile_seconds(),
+      compile_seconds=compile_seconds(),
     )

@@ -1,0 +1,164 @@
+"""Every table that a README shows: its name, its JSON files, its renderer.
+
+To add one: let the benchmark write JSON (`--output`), put the file into
+`calm_jax/benchmarks/results`, and add an entry to `TABLES` that renders it
+with the code that the benchmark prints with.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from calm_jax import records, reporting
+from calm_jax.benchmarks import (
+  abuse_table,
+  calibration_power,
+  certified_table,
+  measured_rows,
+  mesh_memory_table,
+  results_table,
+  scaling_model,
+  throughput_table,
+  weak_scaling_table,
+)
+from calm_jax.reporting import columns, tables
+
+# Of interest to those who work on the decoder: `decode_speed --show` has them.
+_DETAILS = ('of its parts', 'compile s')
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisteredTable:
+  """One table.
+
+  Attributes:
+    files: names of JSON files in the folder of results.
+    render: their paths, as that many arguments -> Markdown.
+  """
+
+  files: tuple[str, ...]
+  render: Callable[..., str]
+
+  def content(self, results: pathlib.Path) -> str:
+    """Returns the Markdown of the table.
+
+    Args:
+      results: the folder of the JSON files.
+
+    Raises:
+      FileNotFoundError: if a file is not there.
+      ValueError: if a file is not what the renderer reads.
+    """
+    return self.render(*(results / name for name in self.files))
+
+
+def content_of(name: str, results: pathlib.Path) -> str:
+  """Returns the Markdown of a table.
+
+  Raises:
+    ValueError: for a name that is not registered, and as `RegisteredTable`.
+  """
+  if name not in TABLES:
+    raise ValueError(
+      f'there is no table {name!r}; there are {", ".join(sorted(TABLES))} '
+      '(calm_jax/benchmarks/registered_tables.py)'
+    )
+  return TABLES[name].content(results)
+
+
+def _of_rows(kind: type, table: Callable[..., tables.Table]):
+  """Returns a renderer of files that `measured_rows.publish` wrote."""
+  return lambda *paths: tables.as_markdown(
+    table(*(measured_rows.read(path, kind) for path in paths))
+  )
+
+
+def _of_records(kind: type, table: Callable[..., tables.Table]):
+  """Returns a renderer of files that hold one record each."""
+  return lambda *paths: tables.as_markdown(
+    table(*(records.read_record(path, kind) for path in paths))
+  )
+
+
+def _speed_table(*reports: records.SpeedReport) -> tables.Table:
+  table = reporting.speed_table(*map(reporting.fastest_rows, reports))
+  return columns.without_columns(table, _DETAILS)
+
+
+def _demo_quality(path: pathlib.Path) -> str:
+  result = records.read_record(path, records.EvaluationResult)
+  table = tables.as_markdown(reporting.comparison_table(result))
+  return '\n\n'.join([*reporting.certified_sentences(result), table])
+
+
+def _results(deep: pathlib.Path, e2e_nlg: pathlib.Path) -> str:
+  runs = {
+    'deep (embedded corpus, d = 512)': deep,
+    'e2e_nlg (data to text, d = 256)': e2e_nlg,
+  }
+  return tables.with_notes(
+    results_table.table(
+      {
+        model: measured_rows.read(path, certified_table.CertifiedRow)
+        for model, path in runs.items()
+      }
+    )
+  )
+
+
+_speed = _of_records(records.SpeedReport, _speed_table)
+_certified = _of_rows(certified_table.CertifiedRow, certified_table.table)
+_plain = _of_records(tables.Table, lambda table: table)
+_DEEP = 'deep_certified_batch_1_cpu.json'
+_E2E_NLG = 'e2e_nlg_certified_batch_1_cpu.json'
+
+TABLES = {
+  'results': RegisteredTable((_DEEP, _E2E_NLG), _results),
+  'speed_batch_1': RegisteredTable(('batch_1_cpu.json',), _speed),
+  'speed_batches': RegisteredTable(
+    ('batch_16_cpu.json', 'small_batch_64_cpu.json', 'base_batch_64_cpu.json'),
+    _speed,
+  ),
+  'certified_deep': RegisteredTable((_DEEP,), _certified),
+  'certified_e2e_nlg': RegisteredTable(
+    (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified
+  ),
+  'throughput': RegisteredTable(
+    ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),
+    _of_rows(throughput_table.ThroughputRow, throughput_table.table),
+  ),
+  'abuse': RegisteredTable(
+    ('e2e_nlg_abuse_cpu.json',),
+    _of_rows(abuse_table.AbuseRow, abuse_table.table),
+  ),
+  'demo_quality': RegisteredTable(('demo.json',), _demo_quality),
+  'demo_speed': RegisteredTable(
+    ('demo.json',),
+    _of_records(records.EvaluationResult, reporting.timing_table),
+  ),
+  'calibration_power': RegisteredTable(
+    ('calibration_power.json',),
+    _of_rows(calibration_power.PowerRow, calibration_power.table),
+  ),
+  'certified_table_2': RegisteredTable(('certified_table_2.json',), _plain),
+  'classifier_rates': RegisteredTable(
+    (
+      'tatoeba_long_classifier_independent.json',
+      'tatoeba_long_classifier_balanced.json',
+    ),
+    _of_records(records.ClassifierEvaluation, reporting.classifier_table),
+  ),
+  'exit_weights': RegisteredTable(('demo_exit_weights.json',), _plain),
+  'mesh_memory': RegisteredTable(
+    ('mesh_memory.json',),
+    _of_rows(mesh_memory_table.MemoryRow, mesh_memory_table.table),
+  ),
+  'device_model': RegisteredTable(
+    ('e2e_nlg_device_model.json',),
+    _of_rows(scaling_model.EfficiencyRow, scaling_model.table),
+  ),
+  'weak_scaling': RegisteredTable(
+    ('weak_scaling_cpu.json',),
+    _of_rows(weak_scaling_table.ScalingRow, weak_scaling_table.table),
+  ),
+}

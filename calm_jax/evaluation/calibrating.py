@@ -1,0 +1,182 @@
+"""Calibration in one call: decodes, losses, tests, and the certificate.
+
+The full model decodes the inputs once; then one threshold after the other does,
+from conservative to aggressive, until testing stops (CALM, arXiv 2207.07061,
+with Learn then Test, arXiv 2110.01052).
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from calm_jax import calibration, decoding, interfaces, records
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.evaluation.calibration_cost import CostMeter
+from calm_jax.evaluation.calibration_plan import CalibrationPlan
+from calm_jax.evaluation.dataset_decoder import DatasetDecoder
+from calm_jax.evaluation.decode_dataset import (
+  Batch,
+  num_valid_of,
+  references_of,
+)
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.loss_table import build_loss_table
+from calm_jax.evaluation.losses import ConsistencyLoss
+from calm_jax.evaluation.threshold_grid import ThresholdGrid
+from calm_jax.records import provenance
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+  """A calibration and what it was made of.
+
+  Attributes:
+    certificate: what was certified.
+    full: the full model's decode.
+    table: the losses of N inputs at J settings, NaN where testing stopped.
+    cost: where the time went.
+  """
+
+  certificate: Certificate
+  full: DecodedDataset
+  table: records.LossTable
+  cost: records.CalibrationCost
+
+
+def calibrate(
+  bound: interfaces.BoundDecoder,
+  batches: Sequence[Batch],
+  policy: decoding.ComputePolicy | interfaces.ExitRule,
+  settings: Sequence[float],
+  *,
+  detokenize: Callable[[Sequence[int]], str],
+  max_length: int,
+  eos_id: int = 1,
+  loss: str | ConsistencyLoss = 'textual',
+  tolerance: float = 0.1,
+  error_rate: float = 0.05,
+  context: Mapping[str, Any] | None = None,
+  progress: Callable[[str], None] | None = None,
+  **plan: Any,
+) -> Certificate:
+  """Certifies the most aggressive threshold whose loss is surely tolerable.
+
+  Args:
+    bound: the decoder with its parameters.
+    batches: of inputs that chose nothing: neither parameters nor settings; as
+      for `decode_dataset`, with `references` where the loss needs them.
+    policy: the policy, or its exit rule alone; the value of its threshold does
+      not matter.
+    settings: thresholds in [0, 1], strictly decreasing.
+    detokenize: ids without padding and without EOS -> text.
+    max_length: T, the most tokens of an output, EOS included.
+    eos_id: the id that ends a sequence.
+    loss: see `CalibrationPlan`.
+    tolerance: what the expected loss may be at most, in its units.
+    error_rate: how often the certificate may be wrong, in (0, 1).
+    context: kept in the certificate; with what `runs.certificate_context`
+      returns in it, `runs.apply_certificate` knows what it was made for.
+    progress: gets a line to print now and then.
+    **plan: `metric`, `p_value` and `procedure` of `CalibrationPlan`.
+
+  Raises:
+    ValueError: for settings out of order, numbers outside their range, or
+      inputs without the references that the loss needs.
+  """
+  decode = DatasetDecoder(
+    bound=bound,
+    detokenize=detokenize,
+    max_length=max_length,
+    eos_id=eos_id,
+    progress=progress,
+  )
+  plan = CalibrationPlan(
+    settings=settings,
+    loss=loss,
+    tolerance=tolerance,
+    error_rate=error_rate,
+    **plan,
+  )
+  return run_calibration(
+    decode, batches, policy, plan, context=context, progress=progress
+  ).certificate
+
+
+def run_calibration(
+  decode: DatasetDecoder,
+  batches: Sequence[Batch],
+  policy: decoding.ComputePolicy | interfaces.ExitRule,
+  plan: CalibrationPlan,
+  *,
+  context: Mapping[str, Any] | None = None,
+  full_grid: bool = False,
+  table_path: str | os.PathLike | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> Calibration:
+  """Calibrates as `calibrate` does, and returns all that it came across.
+
+  Args:
+    decode: decodes the batches under any policy.
+    batches: as for `calibrate`.
+    policy: as for `calibrate`.
+    plan: what is tested.
+    context: kept in the certificate, and in the table as its fingerprint.
+    full_grid: decode what lies beyond the setting where testing stops as well;
+      the certificate is the same.
+    table_path: an .npz that the table is written to as it grows.
+    progress: gets a line now and then.
+
+  Raises:
+    ValueError: as `calibrate`.
+  """
+  say = progress if progress is not None else lambda line: None
+  policy = decoding.as_policy(policy)
+  loss, statistics, meter = plan.loss, plan.statistics(), CostMeter()
+  # Before anything is decoded.
+  loss.check_references(
+    [text for batch in batches for text in references_of(batch)]
+  )
+  grid = ThresholdGrid(functools.partial(decode, batches), policy, meter)
+  say(f'full model on {sum(map(num_valid_of, batches))} inputs')
+  full = grid.full()
+  context = {
+    'loss': loss.name,
+    'metric': loss.metric_name,
+    'policy': decoding.describe(policy),
+    'sampler': decoding.describe(decoding.Greedy()),
+    'num_layers': full.num_layers,
+    **decode.describe(),
+    **(context or {}),
+    'examples': _digest(full.example_ids),
+  }
+  table = build_loss_table(
+    grid.at,
+    plan.settings,
+    loss=meter.timed('scoring', loss),
+    loss_name=loss.name,
+    full=full,
+    next_column=meter.timed(
+      'statistics', functools.partial(calibration.next_column, **statistics)
+    ),
+    full_grid=full_grid,
+    path=table_path,
+    fingerprint={**context, 'loss_range': loss.loss_range},
+    progress=progress,
+  )
+  versions = provenance.versions(*provenance.LIBRARIES)
+  certificate = meter.timed('statistics', calibration.calibrate)(
+    table.losses,
+    plan.settings,
+    context={**context, 'versions': versions},
+    **statistics,
+  )
+  return Calibration(certificate, full, table, meter.result())
+
+
+def _digest(example_ids: Sequence[str]) -> str:
+  """Returns a hash of which inputs there are, in whatever order."""
+  text = ' '.join(sorted(example_ids))
+  return 'sha256:' + hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""What is certified of an early exit: how close, how surely, by which loss."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from calm_jax import calibration
+from calm_jax.evaluation.losses import ConsistencyLoss, get_loss
+
+DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationPlan:
+  """What a calibration tests, fixed before any loss is seen.
+
+  Attributes:
+    settings: thresholds in [0, 1], strictly decreasing: from conservative to
+      aggressive.
+    tolerance: what the expected loss may be at most (CALM's delta), in the
+      units of the losses.
+    error_rate: how often a certificate may be wrong (CALM's epsilon), in
+      (0, 1).
+    loss: 'textual' (distance to the full model's output), 'risk' (quality lost
+      against the references, clipped at 0 per input), 'signed' (the same
+      without clipping, in [-1, 1]), or a `ConsistencyLoss`.
+    metric: the text metric behind a loss that is named: a name in
+      text_metrics.METRICS, a function (prediction, references) -> [0, 1], or
+      its 'module:name'.
+    p_value: one of `calibration`'s p-values; hoeffding_bentkus if None, betting
+      for 'signed', whose range the others make little of.
+    procedure: `calibration.fixed_sequence()` if None.
+  """
+
+  settings: Sequence[float] = DEFAULT_THRESHOLDS
+  tolerance: float = 0.1
+  error_rate: float = 0.05
+  loss: str | ConsistencyLoss = 'textual'
+  metric: str | Callable = 'rouge_l'
+  p_value: Any = None
+  procedure: Any = None
+
+  def __post_init__(self):
+    """Raises ValueError for settings out of order and losses that are none."""
+    settings = calibration.check_settings(self.settings)
+    object.__setattr__(self, 'settings', settings)
+    if not isinstance(self.loss, ConsistencyLoss):
+      object.__setattr__(self, 'loss', get_loss(self.loss, self.metric))
+
+  def statistics(self) -> dict[str, Any]:
+    """Returns the keywords of `calibration.calibrate` and `next_column`."""
+    loss_range = self.loss.loss_range
+    p_value = self.p_value
+    if p_value is None:
+      p_value = calibration.P_VALUES[calibration.default_p_value(loss_range)]
+    return {
+      'tolerance': self.tolerance,
+      'error_rate': self.error_rate,
+      'p_value': p_value,
+      'procedure': self.procedure or calibration.fixed_sequence(),
+      'loss_range': loss_range,
+    }

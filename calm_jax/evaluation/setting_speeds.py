@@ -1,0 +1,69 @@
+"""Measures how fast every threshold of a grid decodes, inputs one by one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from calm_jax import decoding, interfaces, records
+from calm_jax.costs import BytesOf
+from calm_jax.evaluation.decode_dataset import Batch
+from calm_jax.evaluation.timing import take_batches, time_decode
+
+_REPEATS = 3
+
+
+def time_settings(
+  bound: Mapping[str, interfaces.BoundDecoder],
+  batches: Sequence[Batch],
+  *,
+  policy: decoding.ComputePolicy,
+  settings: Sequence[float],
+  num_inputs: int,
+  max_length: int,
+  eos_id: int = 1,
+  fingerprint: dict[str, Any],
+  context: records.RunContext,
+  bytes_of: BytesOf | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> records.SettingSpeeds:
+  """Times the full model and a policy at J thresholds, interleaved.
+
+  Args:
+    bound: as for `time_decode`.
+    batches: the calibration split.
+    policy: the policy.
+    settings: the thresholds.
+    num_inputs: how many of the inputs are decoded, at batch 1.
+    max_length: T, the most tokens of an output.
+    eos_id: the id that ends a sequence.
+    fingerprint: that of the loss table.
+    context: how this came about.
+    bytes_of: as for `time_decode`.
+    progress: gets a line now and then.
+
+  Raises:
+    ValueError: if there are no inputs.
+  """
+  full, *timings = time_decode(
+    bound,
+    take_batches(batches, batch_size=1, num_batches=num_inputs),
+    {
+      'full model': decoding.full_model(policy),
+      **{
+        f'threshold {threshold:g}': decoding.with_threshold(policy, threshold)
+        for threshold in settings
+      },
+    },
+    max_length=max_length,
+    baseline='full model',
+    eos_id=eos_id,
+    bytes_of=bytes_of,
+    num_repeats=_REPEATS,
+    progress=progress,
+  )
+  return records.SettingSpeeds(
+    settings=tuple(settings),
+    full=full,
+    timings=tuple(timings),
+    fingerprint=fingerprint,
+    context=context,
+  )

@@ -1,0 +1,43 @@
+"""The seam: what a decoder must offer and what a policy may decide.
+
+`LayeredDecoder` is the model side, pure functions over P positions and one
+layer at a time. The four protocols of `policy_slots` are the policy side: a
+policy decides, the loops in `calm_jax.decoding` obey, the model knows nothing
+of exits. Anyone with another JAX model supplies a `LayeredDecoder`; anyone with
+another adaptive-compute method supplies one of the four slots.
+
+Conventions. `layer` counts from 0 and is a Python int or a traced int32 scalar;
+`exit_layer` is the number of layers used, 1..L. Positions are int32 [P] (shared
+by the rows) or [B, P], in [0, T), the P positions of a row one after the other.
+Every leaf of a cache and of a policy state leads with the batch axis, so that
+loops can gather, shard and reorder rows without knowing what is inside.
+"""
+
+from calm_jax.interfaces.bound_decoder import BoundDecoder, DepthLoop
+from calm_jax.interfaces.layered_decoder import LayeredDecoder
+from calm_jax.interfaces.policy_slots import (
+  CacheFill,
+  ExitRule,
+  LayerPlan,
+  LayerView,
+  LayerWork,
+  PolicySlot,
+  Reading,
+  Readout,
+  StatelessSlot,
+)
+
+__all__ = [
+  'BoundDecoder',
+  'CacheFill',
+  'DepthLoop',
+  'ExitRule',
+  'LayerPlan',
+  'LayerView',
+  'LayerWork',
+  'LayeredDecoder',
+  'PolicySlot',
+  'Reading',
+  'Readout',
+  'StatelessSlot',
+]

@@ -1,0 +1,186 @@
+"""The model side: a decoder taken apart into pure functions.
+
+Each function has a protocol that says what it is given, what it returns and
+what it must not do.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+from calm_jax.array_types import Array, PyTree
+
+
+class PrepareFunction(Protocol):
+  """Lays parameters out for decoding, once, outside jit.
+
+  Layers are stacked on a leading L axis where a depth loop indexes them by a
+  traced `layer` (`traced_layers`); otherwise there is one tree per layer.
+  Idempotent. All other functions take its result as `params`; if that has an
+  attribute `traced_layers`, `decoding.bind` picks a depth loop to suit.
+  """
+
+  def __call__(self, params: PyTree, /, traced_layers: bool = True) -> PyTree:
+    """Returns the parameters as the other functions take them."""
+    ...
+
+
+class EncodeFunction(Protocol):
+  """Runs the encoder on inputs int32 [B, S], 0 where there is padding."""
+
+  def __call__(self, params: PyTree, inputs: Array, /) -> PyTree:
+    """Returns the encoded sources; every leaf leads with B."""
+    ...
+
+
+class StartFunction(Protocol):
+  """Projects cross-attention K/V of every layer; empties the rest."""
+
+  def __call__(
+    self, params: PyTree, encoded: PyTree, max_length: int, /
+  ) -> PyTree:
+    """Returns the cache, with room for T positions; every leaf leads with B."""
+    ...
+
+
+class EmbedFunction(Protocol):
+  """Embeds tokens int32 [B, P] at their positions."""
+
+  def __call__(
+    self, params: PyTree, tokens: Array, positions: Array, /
+  ) -> Array:
+    """Returns what enters the first layer, [B, P, D]."""
+    ...
+
+
+class FillLayerFunction(Protocol):
+  """Projects the K/V of a layer from the state that ENTERS it, and writes them.
+
+  They are written at `positions`, for the rows or positions where `where`, bool
+  [B] or [B, P], holds (all if None); nothing else changes. Idempotent.
+  """
+
+  def __call__(
+    self,
+    params: PyTree,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    where: Array | None = None,
+    /,
+  ) -> PyTree:
+    """Returns the cache with the K/V of states [B, P, D] in it."""
+    ...
+
+
+class AttendFunction(Protocol):
+  """Self- and cross-attention sub-layers with their residuals.
+
+  The cache holds these positions already; later ones must not be read.
+  `context` is what a layer plan hands over, None for plain attention.
+  """
+
+  def __call__(
+    self,
+    params: PyTree,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    context: PyTree = None,
+    /,
+  ) -> Array:
+    """Returns the states after them, [B, P, D]."""
+    ...
+
+
+class FeedForwardFunction(Protocol):
+  """The FFN sub-layer with its residual, every position by itself."""
+
+  def __call__(
+    self, params: PyTree, layer: Array | int, hidden: Array, /
+  ) -> Array:
+    """Returns the states after it, [B, P, D]."""
+    ...
+
+
+class LogitsFunction(Protocol):
+  """Final norm and shared output projection, of states [..., D].
+
+  With `weights` [B, C, D] from `output_rows` and hidden [B, D], over those rows
+  only: [B, C]; likewise with `weights` [C, D] from `output_block`.
+  """
+
+  def __call__(
+    self, params: PyTree, hidden: Array, weights: Array | None = None, /
+  ) -> Array:
+    """Returns logits float32, [..., V] without weights."""
+    ...
+
+
+class OutputRowsFunction(Protocol):
+  """Gathers rows of the output matrix by token, for `logits`."""
+
+  def __call__(self, params: PyTree, token_ids: Array, /) -> Array:
+    """Returns the rows of tokens int32 [B, C], [B, C, D] in `dtype`."""
+    ...
+
+
+class OutputBlockFunction(Protocol):
+  """Cuts neighbouring rows out of the output matrix, for `logits`."""
+
+  def __call__(
+    self, params: PyTree, first: Array | int, count: int, /
+  ) -> Array:
+    """Returns the rows of `count` tokens from `first` on, [count, D]."""
+    ...
+
+
+class TakeRowsFunction(Protocol):
+  """Reorders or selects rows of a cache."""
+
+  def __call__(self, cache: PyTree, rows: Array, /) -> PyTree:
+    """Returns the cache of rows int32 [R]; every leaf leads with R."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredDecoder:
+  """A decoder taken apart into pure functions, hashable and comparable.
+
+  What each function does stands at its protocol.
+
+  Attributes:
+    num_layers: L, the number of decoder layers.
+    embed_dim: D, the width of the residual stream.
+    vocab_size: V, the number of output rows.
+    dtype: the dtype of `hidden` (activations).
+    prepare: lays parameters out for decoding.
+    encode: runs the encoder.
+    start: makes the cache of encoded sources.
+    embed: tokens to states.
+    fill_layer: writes the K/V of a layer.
+    attend: attention of a layer.
+    feed_forward: the FFN of a layer.
+    logits: states to logits.
+    output_rows: rows of the output matrix by token.
+    take_rows: rows of a cache.
+    output_block: neighbouring rows of the output matrix. None if the decoder
+      has no such thing; readouts that need it then refuse it.
+  """
+
+  num_layers: int
+  embed_dim: int
+  vocab_size: int
+  dtype: Any
+  prepare: PrepareFunction
+  encode: EncodeFunction
+  start: StartFunction
+  embed: EmbedFunction
+  fill_layer: FillLayerFunction
+  attend: AttendFunction
+  feed_forward: FeedForwardFunction
+  logits: LogitsFunction
+  output_rows: OutputRowsFunction
+  take_rows: TakeRowsFunction
+  output_block: OutputBlockFunction | None = None

@@ -1,0 +1,232 @@
+"""The policy side: the four slots, and what they see and say.
+
+A policy decides, the loops in `calm_jax.decoding` obey.
+"""
+
+import dataclasses
+from typing import NamedTuple, Protocol, Self, runtime_checkable
+
+from calm_jax.array_types import Array, PyTree
+from calm_jax.interfaces.bound_decoder import BoundDecoder
+from calm_jax.interfaces.layered_decoder import LayeredDecoder
+from calm_jax.pytrees import register_pytree
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class LayerView:
+  """What an exit rule may look at after a layer has run.
+
+  Attributes:
+    layer: int32 scalar (or Python int), the layer that has just run, 0..L-1.
+    positions: int32 [B], the target position each row is decoding.
+    hidden: [B, D], the residual stream after the layer, before the final norm.
+      Rows that stopped earlier keep the state of their exit layer.
+    previous_hidden: [B, D], the residual stream that entered the layer.
+    logits: float32 [B, C] for the state after this layer, or None if the rule
+      does not ask for logits.
+    token_ids: int32 [B, C], the vocabulary ids of the C candidates, or None
+      when C is the whole vocabulary in order.
+    log_total: float32 [B], see `Reading`, or None.
+    active: bool [B], the rows that had not stopped before this layer.
+  """
+
+  layer: Array | int
+  positions: Array
+  hidden: Array
+  previous_hidden: Array
+  logits: Array | None
+  token_ids: Array | None
+  log_total: Array | None
+  active: Array
+
+
+class Reading(NamedTuple):
+  """What a readout says of states [B, D].
+
+  Attributes:
+    logits: float32 [B, C], C the same at all checks.
+    token_ids: int32 [B, C], the ids of the candidates, or None when C is the
+      vocabulary in order.
+    log_total: float32 [B], the logarithm of the sum of exp(logit) that
+      probabilities are shares of, where that is more than the candidates (which
+      then must hold the two best tokens); None where it is these.
+  """
+
+  logits: Array
+  token_ids: Array | None = None
+  log_total: Array | None = None
+
+
+class LayerWork(NamedTuple):
+  """What a layer plan asks of one layer; None means all rows.
+
+  Attributes:
+    attention: bool [B] or None, rows whose attention sub-layers run.
+    feed_forward: bool [B] or None, rows whose FFN runs.
+    context: passed to `attend` as it is (for context pruning), or None.
+  """
+
+  attention: Array | None = None
+  feed_forward: Array | None = None
+  context: PyTree = None
+
+
+class PolicySlot(Protocol):
+  """What the four slots share."""
+
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
+    """Returns itself with float32 leaves; raises ValueError on bad numbers.
+
+    Called on the host at the entry of decoding. Numbers that are being traced
+    cannot be looked at and pass unchecked.
+    """
+    ...
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns the slot's state; per-row numbers are copied into it."""
+    ...
+
+
+class StatelessSlot:
+  """What a slot with nothing to check and no state inherits."""
+
+  def check(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> Self:
+    """Returns itself: there is nothing to check."""
+    del decoder, batch_size, max_length
+    return self
+
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns no state."""
+    del decoder, batch_size, max_length
+
+
+class LayerPlan(PolicySlot, Protocol):
+  """Decides, before a layer, which of its sub-layers run for which rows."""
+
+  def step(
+    self, state: PyTree, layer: Array | int, positions: Array
+  ) -> tuple[PyTree, LayerWork]:
+    """Returns the new state and the work of `layer` at `positions` [B]."""
+    ...
+
+
+class CacheFill(PolicySlot, Protocol):
+  """Decides what the K/V of every layer are made from.
+
+  Called for each layer before it runs and, once the last row has stopped, for
+  each layer left over, so that it sees all L layers of every position. A layer
+  left over has no active row. K/V of rows that are not active are not read now,
+  but by later positions that run the layer.
+  """
+
+  def step(
+    self,
+    state: PyTree,
+    bound: BoundDecoder,
+    *,
+    layer: Array | int,
+    hidden: Array,
+    positions: Array,
+    cache: PyTree,
+    active: Array,
+    alive: Array,
+  ) -> tuple[PyTree, PyTree]:
+    """Returns the new state and the cache.
+
+    Args:
+      state: the slot's state.
+      bound: the decoder with its parameters.
+      layer: the layer about to run, or left over.
+      hidden: [B, 1, D], the state entering it; for rows that have stopped,
+        their exit state.
+      positions: int32 [B].
+      cache: the decoder's cache.
+      active: bool [B], rows that still compute.
+      alive: bool [B], rows whose sequence has not ended; of others neither
+        the cache nor the state must be written.
+    """
+    ...
+
+
+class Readout(PolicySlot, Protocol):
+  """Decides over which candidates logits are computed.
+
+  Called at every check of an exit rule that needs logits; after the last layer
+  for one that needs none.
+  """
+
+  @property
+  def reads_exit_states(self) -> bool:
+    """Whether exit states are read once more after checks; static.
+
+    The second read then chooses the tokens, and may be over other candidates.
+    Otherwise the logits on which a row stopped choose its token.
+    """
+    ...
+
+  @property
+  def needs_whole_matrix(self) -> bool:
+    """Whether rows of the output matrix are read by number; static.
+
+    A mesh that splits the matrix over its axis 'model' cannot serve that.
+    """
+    ...
+
+  def step(
+    self,
+    state: PyTree,
+    bound: BoundDecoder,
+    *,
+    hidden: Array,
+    layer: Array | int,
+    first: Array | bool,
+    active: Array,
+  ) -> tuple[PyTree, Reading]:
+    """Returns the new state and what `hidden` [B, D] reads as.
+
+    Args:
+      state: the slot's state.
+      bound: the decoder with its parameters.
+      hidden: [B, D], the states to read.
+      layer: the layer they came out of: a scalar at a check, int32 [B] for exit
+        states, after the layers.
+      first: whether this is the first read of the present token; a Python bool
+        where `layer` is a Python int, and for exit states.
+      active: bool [B], the rows that are read. The loop does not mask what
+        happens to the state of the others, as it does for the other slots.
+    """
+    ...
+
+
+@runtime_checkable
+class ExitRule(PolicySlot, Protocol):
+  """Decides, after a layer, which rows stop."""
+
+  @property
+  def needs_logits(self) -> bool:
+    """Whether `step` reads `view.logits`; static: the matmul is left out."""
+    ...
+
+  def looks(self, layer: Array | int) -> Array | bool:
+    """Whether the rule looks at this layer at all (a scalar).
+
+    A Python bool for a Python int, the same for every token.
+    """
+    ...
+
+  def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
+    """Returns state, stop bool [B] and confidence float32 [B] in [0, 1] or NaN.
+
+    Called only where `looks(layer)`. The loop ends every row at layer L-1
+    whatever this says, and ignores rows that are not active.
+    """
+    ...

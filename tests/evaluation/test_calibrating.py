@@ -1,0 +1,159 @@
+"""A calibration in one call is what its parts make one after the other."""
+
+import functools
+
+import numpy as np
+import pytest
+from fakes import toy_decoder
+
+from calm_jax import calibration, decoding, evaluation, exits, records
+
+MAX_LENGTH = 4
+SETTINGS = (0.9, 0.5, 0.1)
+POLICY = decoding.ComputePolicy(
+  exit_rule=exits.ConfidenceExit(
+    exits.SoftmaxMargin(), exits.ConstantThreshold(1.0)
+  )
+)
+
+
+def make_batches(num_inputs=60, batch_size=20):
+  """Returns inputs whose confidence grows at different speeds."""
+  batches = []
+  for start in range(0, num_inputs, batch_size):
+    rows = np.arange(start, start + batch_size)
+    tokens = np.stack([1 + rows % 9, 1 + rows // 9, 1 + rows * 0], axis=1)
+    batches.append(
+      {
+        'encoder_input_tokens': tokens.astype(np.int32),
+        'num_valid': batch_size,
+        'inputs_text': [f'input {row}' for row in rows],
+        'targets_text': ['x'] * batch_size,
+      }
+    )
+  return batches
+
+
+def same_words(prediction, references):
+  """Share of words at their places in the best reference."""
+  words = prediction.split()
+  return max(
+    float(np.mean([a == b for a, b in zip(words, text.split(), strict=True)]))
+    for text in references
+  )
+
+
+def detokenize(ids):
+  return ' '.join(map(str, ids))
+
+
+SETUP = dict(detokenize=detokenize, max_length=MAX_LENGTH, eos_id=-1)
+
+
+def calibrate(batches=None, settings=SETTINGS, **arguments):
+  return evaluation.calibrate(
+    toy_decoder.toy_bound(),
+    make_batches() if batches is None else batches,
+    POLICY,
+    settings,
+    **{
+      **SETUP,
+      'loss': evaluation.textual_loss(same_words),
+      'tolerance': 0.5,
+      **arguments,
+    },
+  )
+
+
+def expected_losses():
+  """The losses at every setting, decoded one by one."""
+  decode = functools.partial(
+    evaluation.decode_dataset, toy_decoder.toy_bound(), make_batches(), **SETUP
+  )
+  loss, full = evaluation.textual_loss(same_words), decode()
+  return np.stack(
+    [
+      loss(decode(policy=decoding.with_threshold(POLICY, setting)), full)
+      for setting in SETTINGS
+    ],
+    axis=1,
+  )
+
+
+def test_the_certificate_is_that_of_the_losses():
+  losses = expected_losses()
+  assert losses.any(), 'nothing to calibrate'
+  chosen = set()
+  for tolerance in (0.02, 0.5, 0.95):
+    found = calibrate(tolerance=tolerance)
+    expected = calibration.calibrate(losses, SETTINGS, tolerance=tolerance)
+    assert (found.index, found.num_examples) == (expected.index, 60)
+    tested = ~np.isnan(found.p_values)
+    np.testing.assert_array_equal(
+      np.array(found.p_values)[tested], np.array(expected.p_values)[tested]
+    )
+    chosen.add(found.index)
+  assert len(chosen) > 1, 'the tolerance tells nothing apart'
+
+
+def test_it_says_what_it_was_made_for():
+  context = calibrate(context={'parameters': 'sha256:1'}).context
+  assert context['policy'] == decoding.describe(POLICY)
+  assert context['sampler'] == {'type': 'Greedy'}
+  assert context['loss'] == 'textual' and context['parameters'] == 'sha256:1'
+  assert (context['num_layers'], context['max_length']) == (3, MAX_LENGTH)
+  assert context['dtype'] == 'float32' and 'jax' in context['versions']
+  assert context['examples'].startswith('sha256:')
+
+
+def test_statistics_are_those_of_the_plan():
+  signed = calibrate(loss='signed', metric='token_f1', tolerance=0.2)
+  assert signed.loss_range == (-1.0, 1.0)
+  assert signed.p_value.startswith('betting')
+  asked = calibrate(
+    p_value=calibration.hoeffding, procedure=calibration.Bonferroni()
+  )
+  assert (asked.p_value, asked.procedure) == ('hoeffding', 'bonferroni')
+
+
+def test_all_that_it_came_across_is_there(tmp_path):
+  """The same certificate, and the table beyond the end of testing."""
+  decode = evaluation.DatasetDecoder(
+    bound=toy_decoder.toy_bound(), keep_in=str(tmp_path / 'decodes'), **SETUP
+  )
+  plan = evaluation.CalibrationPlan(
+    settings=SETTINGS,
+    tolerance=0.02,
+    loss=evaluation.textual_loss(same_words),
+  )
+  run = functools.partial(
+    evaluation.run_calibration, decode, make_batches(), POLICY, plan
+  )
+  lazy, path = run(), tmp_path / 'loss_table.npz'
+  whole = run(full_grid=True, table_path=path)
+  assert not lazy.table.computed.all() and whole.table.computed.all()
+  assert whole.certificate.index == lazy.certificate.index
+  np.testing.assert_array_equal(whole.table.losses, expected_losses())
+  np.testing.assert_array_equal(
+    records.read_loss_table(path).losses, whole.table.losses
+  )
+  assert [cost.setting for cost in whole.cost.settings] == list(SETTINGS)
+  # What the first one decoded was kept.
+  assert whole.cost.full_seconds == lazy.cost.full_seconds
+
+
+def test_what_cannot_be_calibrated_is_refused_before_decoding(monkeypatch):
+  def refuse(*arguments, **keywords):
+    raise AssertionError('decoded')
+
+  monkeypatch.setattr(decoding, 'generate', refuse)
+  batches = make_batches()
+  for batch in batches:
+    del batch['targets_text']
+  for arguments, message in (
+    (dict(batches=batches, loss='risk'), 'example 0 has no references'),
+    (dict(settings=(0.1, 0.9)), 'decreas'),
+    (dict(loss='textuell'), "'textuell'"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      calibrate(**arguments)
