@@ -12,7 +12,7 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
-from calm_jax import checkpoints, model
+from calm_jax import checkpoints, model, runs
 from calm_jax.checkpoints import classifiers
 from calm_jax.cli import gin_runner
 
@@ -158,6 +158,38 @@ def test_a_file_that_is_nowhere_is_named_with_the_known_ones():
     gin_runner.parse(['runs/trian.gin'])
 
 
+@pytest.mark.parametrize(
+  'job, moved',
+  [
+    ('generate', 'batch_size'),
+    ('calibrate', 'tolerance'),
+    ('export', 'platforms'),
+  ],
+)
+def test_what_a_plan_holds_is_no_parameter_of_the_job(job, moved):
+  message = f"'{job}.run' doesn't have a parameter named '{moved}'"
+  with pytest.raises(ValueError, match=message):
+    gin_runner.parse([f'runs/{job}.gin'], [f'{job}.run.{moved} = 3'])
+
+
+def test_a_checkpoint_says_from_the_command_line_how_it_reads():
+  gin_runner.parse(
+    ['runs/generate.gin', 'policies/softmax_margin.gin'],
+    [
+      "MODEL_DIR = 'byt5'",
+      "INPUTS = 'a text'",
+      'generate.run.vocabulary = @runs.TextFeatures()',
+      "runs.TextFeatures.vocabulary = 'bytes'",
+      'runs.TextFeatures.extra_ids = 125',
+    ],
+  )
+  query = gin.config.query_parameter
+  texts = query('generate.run.vocabulary').scoped_configurable_fn()
+  assert texts == runs.TextFeatures('bytes', extra_ids=125)
+  files = query('generate.run.files').scoped_configurable_fn()
+  assert (files.inputs, files.input_file) == (['a text'], None)
+
+
 def test_a_misspelt_parameter_is_refused_with_its_place():
   with pytest.raises(ValueError, match='run_steps'):
     gin_runner.parse(['runs/train.gin'], ['train.run.run_steps = 3'])
@@ -194,7 +226,7 @@ OPTIONS = {
     'tasks/e2e_nlg.gin',
     'policies/softmax_margin.gin',
   ],
-  'cli': ['runs/generate.gin', 'policies/softmax_margin.gin'],
+  'pipeline/files': ['runs/generate.gin', 'policies/softmax_margin.gin'],
 }
 
 

@@ -9,7 +9,7 @@ from tools.paths import ROOT
 pytest.importorskip('setuptools')
 
 # What is read in a clone of the repository and not by the package.
-ONLY_IN_CLONES = {'.json', '.md', '.pyc'}
+ONLY_IN_CLONES = {'.json', '.md', '.png', '.pyc'}
 
 
 def files_of(folder):

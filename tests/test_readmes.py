@@ -2,24 +2,29 @@
 
 import ast
 import importlib
-import pathlib
 import re
 
 import pytest
+from tools.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 TOP = ROOT / 'README.md'
 FOLDERS = sorted(
   {path.parent for path in (ROOT / 'calm_jax').rglob('__init__.py')}
   | {ROOT / name for name in ('gin_configs', 'scripts', 'tests')}
 )
-READMES = sorted({TOP, *(folder / 'README.md' for folder in FOLDERS)}) + sorted(
-  (ROOT / 'calm_jax' / 'benchmarks' / 'results').glob('README.md')
+READMES = sorted(
+  {TOP, *(folder / 'README.md' for folder in FOLDERS)}
+  | {ROOT / 'calm_jax' / 'benchmarks' / 'results' / 'README.md'}
 )
 MOST_LINES = 200
+SOURCES = [
+  path
+  for part in ('calm_jax', 'tests', 'scripts')
+  for path in (ROOT / part).rglob('*.py')
+] + [ROOT / 'setup.py']
 LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)')
 # Snippets that need nothing but the package and run in a second or so.
-RUN = (('exits', 0), ('tokenizer', 0))
+RUN = (('costs', 0), ('exits', 0), ('tokenizer', 0))
 # Those that take longer, or want TensorFlow.
 RUN_SLOWLY = (('.', 0), ('data', 0), ('sharding', 0))
 
@@ -75,6 +80,15 @@ def test_the_top_readme_leads_to_every_other():
       if target.name == 'README.md':
         queue.append(target)
   assert found == {path.resolve() for path in READMES}
+
+
+def test_the_top_readme_has_every_job():
+  table = text_of(TOP).split('\n| job |')[1].split('\n\n')[0]
+  assert sorted(re.findall(r'^\| `(\w+)` \|', table, re.MULTILINE)) == sorted(
+    path.stem
+    for path in (ROOT / 'calm_jax' / 'cli').glob('*.py')
+    if "if __name__ == '__main__'" in text_of(path)
+  )
 
 
 @in_readmes
@@ -144,5 +158,9 @@ def test_commands_start_what_there_is(readme):
   for name in re.findall(r'--gin_file=((?:\w+/)+\w+\.gin)', text):
     if name.split('/')[0] in ('runs', 'models', 'tasks', 'policies'):
       assert (ROOT / 'gin_configs' / name).exists(), f'{readme}: {name}'
+  for name in re.findall(r'`([\w/]+\.py)`', text):
+    assert any(found.as_posix().endswith(f'/{name}') for found in SOURCES), (
+      f'{readme}: {name}'
+    )
   for name in re.findall(r'\bscripts/\w+\.(?:sh|yaml)', text):
     assert (ROOT / name).exists(), f'{readme}: {name}'

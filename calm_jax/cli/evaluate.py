@@ -20,14 +20,12 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
-  exits,
   records,
   reporting,
   runs,
 )
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import gin_runner, jobs
-from calm_jax.evaluation import corpus_metrics, text_metrics
 from calm_jax.processes import collectives, speaking
 
 
@@ -80,109 +78,40 @@ def run(
       max_examples=max_examples,
     )
   )
-  # Before anything is decoded: too few inputs for a batch show at once.
-  timed_batches = [
-    evaluation.take_batches(
-      batches, batch_size=size, num_batches=plan.timing_batches
+  _check_not_calibrated_on(path, batches)
+  timed = None
+  if collectives.is_main_process():
+    timed = evaluation.Timed(
+      bind=functools.partial(jobs.bind_to_loops, loaded),
+      bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     )
-    for size in plan.timing_batch_sizes
-  ]
-  decode = functools.partial(
-    jobs.dataset_decoder(loaded, layout, model_dir=model_dir), batches
-  )
-  metric = text_metrics.get_metric(certified.context['metric'])
-  scoring = evaluation.Scoring(
-    quality={
-      name: corpus_metrics.CORPUS_METRICS[name] for name in plan.metrics
-    },
-    textual=evaluation.textual_loss(metric),
-    # Unclipped where that is what was certified.
-    risk=evaluation.get_loss(
-      'signed' if certified.context['loss'] == 'signed' else 'risk', metric
-    ),
-  )
-  compared = evaluation.decode_for_comparison(
-    decode,
-    early_policy,
-    setting=certified.threshold,
-    certified=certified.certified,
-    progress=speaking.say,
-  )
-  full, early = compared[0].decoded, compared[1].decoded
-  _check_not_calibrated_on(path, full)
-  evaluation.write_predictions(output_dir, {'full': full, 'early': early})
-  samples, selection = evaluation.sample_outputs(
-    early,
-    full,
-    losses=scoring.textual(early, full),
+  found = evaluation.run_evaluation(
+    jobs.dataset_decoder(loaded, layout, model_dir=model_dir),
+    batches,
+    policy,
+    certified,
+    certified_policy=early_policy,
+    plan=plan,
     pieces=loaded.tokenizer.pieces,
-  )
-  result = records.EvaluationResult(
+    prefix=loaded.prefix,
+    timed=timed,
+    progress=speaking.say,
     task=data.as_task(task).name,
     split=split,
-    num_examples=full.num_examples,
-    num_layers=full.num_layers,
-    primary_metric=plan.metrics[0],
-    rows=_table(compared, loaded.prefix, scoring),
     context=jobs.run_context(
       loaded.config,
       checkpoint_step=loaded.step,
       certificate=path,
       batch_size=layout.batch_size,
     ),
-    sweep=evaluation.sweep(
-      decode,
-      policy,
-      plan.sweep_thresholds,
-      compared,
-      scoring=scoring,
-      progress=speaking.say,
-    ),
-    certificate=_summary(certified, policy),
-    timings=_timings(
-      loaded, timed_batches, compared, policy, early_policy, plan.timing_repeats
-    ),
-    samples=samples,
-    sample_selection=selection,
-    consistency_metric=certified.context['metric'],
-    budget=_budget_use(early_policy, early),
+  )
+  evaluation.write_predictions(
+    output_dir, {'full': found.full, 'early': found.early}
   )
   if collectives.is_main_process():
-    _write(output_dir, result)
+    _write(output_dir, found.result)
   collectives.wait_for_all('the end of the evaluation')
-  return result
-
-
-def _table(compared, prefix: str, scoring) -> tuple[records.PolicyRow, ...]:
-  """Returns the rows of the decodes and of copying the input."""
-  full = compared[0].decoded
-  copies = [text.removeprefix(prefix) for text in full.inputs_text]
-  copy_row = evaluation.baseline_row(
-    'copy of the input', copies, full=full, scoring=scoring
-  )
-  return (*evaluation.compare(compared, scoring=scoring), copy_row)
-
-
-def _summary(certified: Certificate, policy) -> records.CertificateSummary:
-  """Returns what a report says of the certificate."""
-  return records.CertificateSummary.of(
-    certified,
-    loss=certified.context['loss'],
-    metric=certified.context['metric'],
-    measure=type(policy.exit_rule.measure).__name__,
-  )
-
-
-def _budget_use(policy, early) -> records.BudgetUse | None:
-  """Returns how far a decode used its layer budget, None without one."""
-  if not isinstance(policy.exit_rule, exits.LayerBudget):
-    return None
-  return evaluation.budget_use(
-    policy.exit_rule,
-    early.exit_layers,
-    early.confidences,
-    num_layers=early.num_layers,
-  )
+  return found.result
 
 
 def _load_certificate(path: str, split: str, task: str) -> Certificate:
@@ -205,43 +134,22 @@ def _load_certificate(path: str, split: str, task: str) -> Certificate:
   return certified
 
 
-def _check_not_calibrated_on(certificate: str, full) -> None:
+def _check_not_calibrated_on(certificate: str, batches) -> None:
   """Refuses inputs of the loss table that lies beside the certificate."""
   path = os.path.join(os.path.dirname(certificate), 'loss_table.npz')
   if not os.path.exists(path):
     return
-  shared = set(records.read_loss_table(path).example_ids) & set(
-    full.example_ids
-  )
+  ids = [
+    evaluation.example_id(row)
+    for batch in batches
+    for row in batch['encoder_input_tokens'][: batch['num_valid']]
+  ]
+  shared = set(records.read_loss_table(path).example_ids) & set(ids)
   if shared:
     raise ValueError(
-      f'{len(shared)} of {full.num_examples} inputs were calibrated on; give '
-      'the task the same split arguments as calibration had'
+      f'{len(shared)} of {len(ids)} inputs were calibrated on; give the task '
+      'the same split arguments as calibration had'
     )
-
-
-def _timings(loaded, timed_batches, compared, policy, early_policy, repeats):
-  """Times full depth and early exit under both depth loops, on one process.
-
-  On one of its devices: batches of this size are what a request is.
-  """
-  if not collectives.is_main_process():
-    return ()
-  full, early = compared[0].name, compared[1].name
-  timings, bound = (), jobs.bind_to_loops(loaded)
-  for batches in timed_batches:
-    timings += evaluation.time_decode(
-      bound,
-      batches,
-      {full: decoding.full_model(policy), early: early_policy},
-      max_length=loaded.feature_lengths['targets'],
-      baseline=full,
-      eos_id=loaded.tokenizer.eos_id,
-      bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
-      num_repeats=repeats,
-      progress=speaking.say,
-    )
-  return timings
 
 
 def _write(output_dir: str, result: records.EvaluationResult) -> None:

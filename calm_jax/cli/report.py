@@ -113,7 +113,7 @@ def _draw(
     [result.samples[number - 1] for number in numbers],
     num_layers=result.num_layers,
   )
-  reporting.save_figure(figure, path)
+  reporting.save_figure(figure, path, dpi=120)
   print(f'picture: {path}', flush=True)
 
 

@@ -33,6 +33,7 @@ from calm_jax.evaluation.delaying_inputs import (
   random_inputs,
   shuffled_inputs,
 )
+from calm_jax.evaluation.evaluating import Evaluation, Timed, run_evaluation
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import (
   ConsistencyLoss,
@@ -61,8 +62,10 @@ __all__ = [
   'DatasetDecoder',
   'DecodeStore',
   'DecodedDataset',
+  'Evaluation',
   'Scoring',
   'ShortlistMisses',
+  'Timed',
   'baseline_row',
   'budget_use',
   'build_loss_table',
@@ -82,6 +85,7 @@ __all__ = [
   'risk_loss',
   'row_key',
   'run_calibration',
+  'run_evaluation',
   'sample_outputs',
   'score',
   'shuffled_inputs',

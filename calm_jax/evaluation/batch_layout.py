@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from calm_jax import decoding, interfaces, sharding
+from calm_jax import checks, decoding, interfaces, sharding
 from calm_jax.array_types import PyTree
 
 
@@ -27,6 +27,11 @@ class BatchLayout:
   batch_size: int = 32
   model_parallel: int = 1
   depth_loop: interfaces.DepthLoop | None = None
+
+  def __post_init__(self):
+    """Raises ValueError for numbers that are none."""
+    checks.check_whole(self.batch_size, 'batch_size', low=1)
+    checks.check_whole(self.model_parallel, 'model_parallel', low=1)
 
   def mesh(self) -> jax.sharding.Mesh | None:
     """Returns a mesh of this process's devices; None for a single one."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from calm_jax import calibration
+from calm_jax import calibration, checks
 from calm_jax.evaluation import corpus_metrics
 
 
@@ -27,11 +27,13 @@ class ComparisonPlan:
   timing_repeats: int = 3
 
   def __post_init__(self):
-    """Raises ValueError for unknown metrics and thresholds out of order."""
+    """Raises ValueError for unknown metrics and numbers that are none."""
     known = corpus_metrics.CORPUS_METRICS
     if not self.metrics or any(name not in known for name in self.metrics):
       raise ValueError(
         f'metrics are {tuple(self.metrics)}; use some of {sorted(known)}'
       )
+    for name in ('timing_batches', 'timing_repeats'):
+      checks.check_whole(getattr(self, name), name, low=1)
     if self.sweep_thresholds:
       calibration.check_settings(self.sweep_thresholds)

@@ -136,12 +136,20 @@ def exit_layer_figure(result: records.EvaluationResult) -> Any:
   return figure
 
 
-def save_figure(figure: Any, path: str | os.PathLike) -> None:
-  """Writes a figure as the format that the path ends in (.svg, .png, .pdf)."""
+def save_figure(
+  figure: Any, path: str | os.PathLike, *, dpi: int = 160
+) -> None:
+  """Writes a figure as the format that the path ends in (.svg, .png, .pdf).
+
+  Args:
+    figure: a matplotlib Figure.
+    path: where to; folders are made.
+    dpi: pixels per inch, where the format has pixels.
+  """
   path = os.fspath(path)
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   with styling.style():
-    figure.savefig(path, dpi=160, facecolor='white')
+    figure.savefig(path, dpi=dpi, facecolor='white')
 
 
 def as_svg(figure: Any) -> str:

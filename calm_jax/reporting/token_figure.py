@@ -17,6 +17,7 @@ _WORD_GAP, _PIECE_GAP = 7.0, 1.5
 # From one line of boxes to the next, numbers included; from text to text.
 _LINE, _PARAGRAPH = 34.0, 15.0
 _GREY = '#5b6270'
+_LEGEND = 'decoder layers used by a token:'
 
 
 class _Token(NamedTuple):
@@ -43,7 +44,7 @@ def token_figure(
   Args:
     samples: what to draw, from top to bottom.
     num_layers: L.
-    width: of the figure in points; longer outputs take several lines.
+    width: of the figure in points, at most; longer outputs take several lines.
 
   Returns:
     A matplotlib Figure.
@@ -53,15 +54,15 @@ def token_figure(
   """
   if not samples:
     raise ValueError('there is no sample to draw: give at least one.')
-  outputs = [_lay_out(sample.early, width - 2 * _MARGIN) for sample in samples]
-  lines = sum(tokens[-1].line + 1 for tokens in outputs)
-  height = 2 * _MARGIN + _BOX_HEIGHT + _LINE * lines
-  height += 2 * _PARAGRAPH * len(outputs)
+  inside = width - 2 * _MARGIN
+  sources = [_shortened(sample.source, inside) for sample in samples]
+  outputs = [_lay_out(sample.early, inside) for sample in samples]
+  legend = _lay_out_legend(num_layers)
   with styling.style():
-    figure, axes = _sheet(width, height)
+    figure, axes = _sheet(sources, outputs, legend)
     top = _MARGIN
-    for sample, tokens in zip(samples, outputs, strict=True):
-      _write(axes, _MARGIN, top + _PARAGRAPH - 6.0, sample.source)
+    for source, tokens in zip(sources, outputs, strict=True):
+      _write(axes, _MARGIN, top + _PARAGRAPH - 6.0, source)
       top += _PARAGRAPH
       for token in tokens:
         _draw(axes, token, top, num_layers)
@@ -69,7 +70,9 @@ def token_figure(
         middle = _MARGIN + token.left + token.width / 2
         _write(axes, middle, below, str(token.exit_layer), small=True)
       top += _LINE * (tokens[-1].line + 1) + _PARAGRAPH
-    _draw_legend(axes, top, num_layers)
+    _write(axes, _MARGIN, top + _BASELINE, _LEGEND)
+    for token in legend:
+      _draw(axes, token, top, num_layers)
   return figure
 
 
@@ -88,20 +91,50 @@ def _lay_out(output: records.DecodedText, width: float) -> list[_Token]:
   return placed
 
 
-def _text_width(text: str) -> float:
-  """Returns the width of a token's text in points."""
+def _lay_out_legend(num_layers: int) -> list[_Token]:
+  """Places one box per depth, to the right of what they mean."""
+  left, placed = _text_width(_LEGEND, _TEXT_SIZE) + _WORD_GAP, []
+  for layer in range(1, num_layers + 1):
+    width = _text_width(str(layer)) + 2 * _PADDING
+    placed.append(_Token(str(layer), layer, left, 0, width))
+    left += width + _PIECE_GAP
+  return placed
+
+
+def _text_width(text: str, size: float = _TOKEN_SIZE) -> float:
+  """Returns the width of a text in points."""
   from matplotlib import font_manager, textpath
 
-  font = font_manager.FontProperties(family='DejaVu Sans', size=_TOKEN_SIZE)
+  font = font_manager.FontProperties(family='DejaVu Sans', size=size)
   return textpath.text_to_path.get_text_width_height_descent(
     text, font, ismath=False
   )[0]
 
 
-def _sheet(width: float, height: float) -> tuple[Any, Any]:
-  """Returns an empty figure, and axes over all of it that count in points."""
+def _shortened(text: str, width: float) -> str:
+  """Returns as much of a text as there is room for."""
+  needed = _text_width(text, _TEXT_SIZE)
+  while needed > width:
+    letters = int(len(text) * width / needed) - 2
+    text = text[:letters].rstrip() + '\u2026'
+    needed = _text_width(text, _TEXT_SIZE)
+  return text
+
+
+def _sheet(
+  sources: Sequence[str],
+  outputs: Sequence[Sequence[_Token]],
+  legend: Sequence[_Token],
+) -> tuple[Any, Any]:
+  """Returns a figure with room for it all, and axes that count in points."""
   from matplotlib.figure import Figure
 
+  width = 2 * _MARGIN + max(
+    *(token.left + token.width for row in (*outputs, legend) for token in row),
+    *(_text_width(source, _TEXT_SIZE) for source in sources),
+  )
+  height = 2 * (_MARGIN + _PARAGRAPH * len(outputs)) + _BOX_HEIGHT
+  height += _LINE * sum(tokens[-1].line + 1 for tokens in outputs)
   figure = Figure(figsize=(width / 72, height / 72))
   axes = figure.add_axes((0, 0, 1, 1))
   axes.set_axis_off()
@@ -150,14 +183,3 @@ def _write(
     color=_GREY,
     parse_math=False,
   )
-
-
-def _draw_legend(axes: Any, top: float, num_layers: int) -> None:
-  """Draws one box per depth, with what they mean."""
-  words = f'decoder layers used by a token, of {num_layers}:'
-  left = _text_width(words) * _TEXT_SIZE / _TOKEN_SIZE + _WORD_GAP
-  _write(axes, _MARGIN, top + _BASELINE, words)
-  for layer in range(1, num_layers + 1):
-    width = _text_width(str(layer)) + 2 * _PADDING
-    _draw(axes, _Token(str(layer), layer, left, 0, width), top, num_layers)
-    left += width + _PIECE_GAP

@@ -76,6 +76,15 @@ def test_boxes_hold_their_text_and_no_two_of_them_meet():
     )
 
 
+def test_long_inputs_are_cut():
+  source = 'four days after Wednesday ' * 200
+  sample = dataclasses.replace(SAMPLE, source=source)
+  figure = reporting.token_figure([sample], num_layers=L)
+  text = figure.axes[0].texts[0]
+  assert text.get_text().startswith('four days') and text.get_text()[-1] == '…'
+  assert text.get_window_extent().x1 < figure.bbox.x1
+
+
 def test_longer_outputs_take_more_lines():
   heights = [
     reporting.token_figure(

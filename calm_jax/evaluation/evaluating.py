@@ -1,0 +1,195 @@
+"""Evaluation in one call: decodes compared, scored, timed, and shown."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from calm_jax import decoding, exits, interfaces, records
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.costs import BytesOf
+from calm_jax.evaluation import comparison, corpus_metrics, losses, text_metrics
+from calm_jax.evaluation.budget_use import budget_use
+from calm_jax.evaluation.comparison_plan import ComparisonPlan
+from calm_jax.evaluation.dataset_decoder import DatasetDecoder
+from calm_jax.evaluation.decode_dataset import Batch
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.samples import sample_outputs
+from calm_jax.evaluation.timing import take_batches, time_decode
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+  """A result, and the two decodes that it is about.
+
+  Attributes:
+    result: tables, timings and samples.
+    full: the full model's decode.
+    early: that of the certified early exit.
+  """
+
+  result: records.EvaluationResult
+  full: DecodedDataset
+  early: DecodedDataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timed:
+  """What timings run on.
+
+  Attributes:
+    bind: returns `bound` of `time_decode`, once everything else is decoded; on
+      one device, as batches of this size are what a request is.
+    bytes_of: as for `time_decode`.
+  """
+
+  bind: Callable[[], Mapping[str, interfaces.BoundDecoder]]
+  bytes_of: BytesOf | None = None
+
+
+def run_evaluation(
+  decode: DatasetDecoder,
+  batches: Sequence[Batch],
+  policy: decoding.ComputePolicy,
+  certificate: Certificate,
+  *,
+  certified_policy: decoding.ComputePolicy,
+  plan: ComparisonPlan,
+  pieces: Callable[[Sequence[int]], Sequence[str]],
+  prefix: str = '',
+  timed: Timed | None = None,
+  progress: Say | None = None,
+  **about: Any,
+) -> Evaluation:
+  """Compares full depth, certified early exit, static exits and the oracle.
+
+  Args:
+    decode: decodes the batches under any policy.
+    batches: of inputs that nothing was trained, selected or calibrated on.
+    policy: the policy that the certificate was made for.
+    certificate: the certificate.
+    certified_policy: the policy with the certificate applied.
+    plan: metrics, figure and timings.
+    pieces: ids -> their pieces, for the samples.
+    prefix: what stands in front of every input, which copies of it leave out.
+    timed: what timings run on; none are made if None.
+    progress: gets a line to print now and then.
+    **about: `task`, `split` and `context` of the result.
+
+  Raises:
+    ValueError: for too few inputs for a batch that is to be timed.
+  """
+  # Before anything is decoded: too few inputs for a batch show at once.
+  timed_batches = [
+    take_batches(batches, batch_size=size, num_batches=plan.timing_batches)
+    for size in plan.timing_batch_sizes
+  ]
+  decode_batches = functools.partial(decode, batches)
+  scoring = _scoring(plan, certificate)
+  compared = comparison.decode_for_comparison(
+    decode_batches,
+    certified_policy,
+    setting=certificate.threshold,
+    certified=certificate.certified,
+    progress=progress,
+  )
+  full, early = compared[0].decoded, compared[1].decoded
+  samples, selection = sample_outputs(
+    early, full, losses=scoring.textual(early, full), pieces=pieces
+  )
+  copies = [text.removeprefix(prefix) for text in full.inputs_text]
+  result = records.EvaluationResult(
+    num_examples=full.num_examples,
+    num_layers=full.num_layers,
+    primary_metric=plan.metrics[0],
+    rows=(
+      *comparison.compare(compared, scoring=scoring),
+      comparison.baseline_row(
+        'copy of the input', copies, full=full, scoring=scoring
+      ),
+    ),
+    sweep=comparison.sweep(
+      decode_batches,
+      policy,
+      plan.sweep_thresholds,
+      compared,
+      scoring=scoring,
+      progress=progress,
+    ),
+    certificate=records.CertificateSummary.of(
+      certificate,
+      loss=certificate.context['loss'],
+      metric=certificate.context['metric'],
+      measure=type(policy.exit_rule.measure).__name__,
+    ),
+    timings=_timings(
+      decode,
+      timed_batches if timed is not None else (),
+      {
+        compared[0].name: decoding.full_model(policy),
+        compared[1].name: certified_policy,
+      },
+      timed=timed,
+      num_repeats=plan.timing_repeats,
+      progress=progress,
+    ),
+    samples=samples,
+    sample_selection=selection,
+    consistency_metric=certificate.context['metric'],
+    budget=_budget_use(certified_policy, early),
+    **about,
+  )
+  return Evaluation(result, full, early)
+
+
+def _scoring(
+  plan: ComparisonPlan, certificate: Certificate
+) -> comparison.Scoring:
+  """Returns the metrics that are asked for and the losses of a certificate."""
+  metric = text_metrics.get_metric(certificate.context['metric'])
+  # Unclipped where that is what was certified.
+  signed = certificate.context['loss'] == 'signed'
+  return comparison.Scoring(
+    quality={
+      name: corpus_metrics.CORPUS_METRICS[name] for name in plan.metrics
+    },
+    textual=losses.textual_loss(metric),
+    risk=losses.get_loss('signed' if signed else 'risk', metric),
+  )
+
+
+def _timings(
+  decode, timed_batches, policies, *, timed, num_repeats, progress
+) -> tuple[records.TimingRow, ...]:
+  """Times policies under every depth loop, the first one as the baseline."""
+  rows: tuple[records.TimingRow, ...] = ()
+  if not timed_batches:
+    return rows
+  bound = timed.bind()
+  for batches in timed_batches:
+    rows += time_decode(
+      bound,
+      batches,
+      policies,
+      max_length=decode.max_length,
+      baseline=next(iter(policies)),
+      eos_id=decode.eos_id,
+      bytes_of=timed.bytes_of,
+      num_repeats=num_repeats,
+      progress=progress,
+    )
+  return rows
+
+
+def _budget_use(policy, early: DecodedDataset) -> records.BudgetUse | None:
+  """Returns how far a decode used its layer budget, None without one."""
+  if not isinstance(policy.exit_rule, exits.LayerBudget):
+    return None
+  return budget_use(
+    policy.exit_rule,
+    early.exit_layers,
+    early.confidences,
+    num_layers=early.num_layers,
+  )
