@@ -178,7 +178,7 @@ def test_commits_are_checked_as_submissions_are():
 
 
 def test_the_type_checker_looks_where_it_should():
-  """Of a folder that is not there, it says nothing that ends a run."""
+  """Rooms that move take their place in the list along."""
   included = json.loads((ROOT / '.pyright.json').read_text())['include']
   assert all((ROOT / path).exists() for path in included)
   assert {
