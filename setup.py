@@ -60,6 +60,7 @@ setuptools.setup(
     # Says that the annotations are there to be checked (PEP 561).
     'calm_jax': ['py.typed'],
     **{package: ['*.gin'] for package in GIN_PACKAGES},
+    'calm_jax.reporting': ['page.html.jinja', 'page.css'],
   },
   install_requires=[
     'absl-py>=2.1',

@@ -4,10 +4,17 @@ T5 models that stop computing each token at the first decoder layer whose
 confidence passes a threshold, and a statistical procedure (Learn then Test)
 that picks the threshold so that the output stays close to the full model's
 with a stated probability. Importing this package loads nothing; its
-subpackages load when they are first named.
+subpackages load when they are first named, and so does `load`:
+
+  generator = calm_jax.load('runs/demo')
+  generator.generate(['...'])
 """
 
 import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+  from calm_jax.pipeline import load
 
 __version__ = '0.1.0'
 
@@ -37,13 +44,15 @@ _SUBPACKAGES = (
   'training',
 )
 
-__all__ = ['__version__', *_SUBPACKAGES]
+__all__ = ['__version__', 'load', *_SUBPACKAGES]
 
 
 def __getattr__(name):
-  """Loads a subpackage when it is first named (PEP 562)."""
+  """Loads a subpackage or `load` when it is first named (PEP 562)."""
   if name in _SUBPACKAGES:
     return importlib.import_module(f'{__name__}.{name}')
+  if name == 'load':
+    return importlib.import_module(f'{__name__}.pipeline').load
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -1,12 +1,10 @@
-"""The policies that a run's certificates were made for, made again."""
+"""The policies of a run's certificates, each with a deferred fill as well."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from calm_jax import decoding, exits
+from calm_jax import decoding, runs
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.checkpoints import classifiers
 
 
 def read_policies(
@@ -30,13 +28,8 @@ def read_policies(
     certificate = Certificate.load(path)
     if not certificate.certified:
       raise ValueError(f'{path} certifies nothing; leave it out')
+    policy = runs.policy_of(certificate, run_dir)
     described = certificate.context['policy']
-    policy = _policy(described, run_dir, certificate.threshold)
-    if decoding.describe(policy) != described:
-      raise ValueError(
-        f'{path} is of the policy {described}, which cannot be made again '
-        f'from {run_dir}; found {decoding.describe(policy)}'
-      )
     rule = described['exit_rule']
     names = [rule.get('rule', rule)['measure']['type']]
     if 'rule' in rule:
@@ -52,36 +45,3 @@ def read_policies(
     )
     made[f'{name}, deferred fill'] = certificate.threshold, deferred
   return made
-
-
-def _policy(described, run_dir: str, threshold: float):
-  """Makes a policy from its description at the certified threshold."""
-  return decoding.ComputePolicy(
-    cache_fill=_make(decoding, described['cache_fill']),
-    readout=_make(decoding, described['readout']),
-    exit_rule=_rule(described['exit_rule'], run_dir, threshold),
-  )
-
-
-def _rule(described, run_dir: str, threshold: float):
-  """Makes a rule, and the budget around it if there is one."""
-  if described['type'] == 'LayerBudget':
-    rule = _rule(described['rule'], run_dir, threshold)
-    return _make(exits, {**described, 'rule': rule})
-  if described['measure']['type'] == 'Classifier':
-    measure = exits.Classifier(**classifiers.load_classifier(run_dir))
-  else:
-    measure = _make(exits, described['measure'])
-  schedule = {**described['threshold'], 'value': threshold}
-  return exits.ConfidenceExit(
-    measure,
-    _make(exits, schedule),
-    minimum_exit_layer=described['minimum_exit_layer'],
-    interval=described['interval'],
-  )
-
-
-def _make(module, described: Mapping[str, Any]):
-  """Returns the object of a description whose fields are plain numbers."""
-  fields = {key: item for key, item in described.items() if key != 'type'}
-  return getattr(module, described['type'])(**fields)

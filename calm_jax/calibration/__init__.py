@@ -9,6 +9,7 @@ from calm_jax.calibration.bets import Betting, betting
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.calibration.corrections import Bonferroni, Holm
 from calm_jax.calibration.inputs import check_settings
+from calm_jax.calibration.loaded_tables import load_loss_tables
 from calm_jax.calibration.multiple_testing import (
   FixedSequence,
   Procedure,
@@ -28,6 +29,8 @@ from calm_jax.calibration.sample_sizes import (
   TooManyExamples,
   required_examples,
 )
+from calm_jax.calibration.validation_plan import ValidationPlan
+from calm_jax.calibration.validation_study import validate
 
 __all__ = [
   'P_VALUES',
@@ -39,6 +42,7 @@ __all__ = [
   'PValue',
   'Procedure',
   'TooManyExamples',
+  'ValidationPlan',
   'bentkus',
   'betting',
   'calibrate',
@@ -48,7 +52,9 @@ __all__ = [
   'fixed_sequence',
   'hoeffding',
   'hoeffding_bentkus',
+  'load_loss_tables',
   'next_column',
   'required_examples',
   'staircase_path',
+  'validate',
 ]

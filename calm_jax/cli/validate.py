@@ -22,9 +22,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from calm_jax import calibration, records, reporting
-from calm_jax.calibration import choices, multiple_testing, tolerance_curves
-from calm_jax.cli import app_runner, validation_study
-from calm_jax.records import provenance
+from calm_jax.cli import app_runner
 
 _TABLE = flags.DEFINE_multi_string(
   'table',
@@ -71,42 +69,20 @@ _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, "Where to write; the first table's folder if not given."
 )
 
-_FEWEST_TO_REPORT = 1000
-
 
 def run(
   tables: Sequence[str],
+  plan: calibration.ValidationPlan,
   *,
   names: Sequence[str] | None = None,
-  tolerances: Sequence[float] = (0.1,),
-  error_rate: float = 0.05,
-  p_values: Sequence[str] | None = None,
-  procedure: str = 'fixed_sequence',
-  num_draws: int = 1000,
-  draw_size: int | None = None,
-  num_splits: int = 50,
-  curve_points: int = 25,
-  curve_draws: int = 200,
-  seed: int = 0,
   output_dir: str | None = None,
 ) -> records.Validation:
   """Counts violations on loss tables, and writes what it found.
 
   Args:
     tables: paths of full loss tables of one loss.
-    names: what to call them; their confidence measures if None.
-    tolerances: in the units of the losses.
-    error_rate: how often a certificate may be wrong, in (0, 1).
-    p_values: names of p-values; see `calibration`. None for what `calibrate`
-      takes if not told otherwise.
-    procedure: the name of a procedure, with its parameters.
-    num_draws: calibrations per count.
-    draw_size: rows of a draw; those of the table if None.
-    num_splits: random 80/20 splits.
-    curve_points: tolerances of the curves, which are drawn of the first
-      p-value; 0 for no curves.
-    curve_draws: calibrations per tolerance of the curves.
-    seed: of draws and splits.
+    plan: how they are counted.
+    names: what to call the tables; their confidence measures if None.
     output_dir: the folder of the first table if None.
 
   Raises:
@@ -114,71 +90,10 @@ def run(
     ValueError: for tables that are not full, too small, out of range or of
       different losses, or for numbers and names that are none.
   """
-  loaded = validation_study.load_tables(tables, _say, names=names)
-  shared = loaded[0]
-  if p_values is None:
-    p_values = (calibration.default_p_value(shared.population.loss_range),)
-  study = validation_study.Study(
-    statistics=_statistics(p_values, error_rate, procedure),
-    tolerances=tuple(dict.fromkeys(tolerances)),
-    num_draws=num_draws,
-    draw_size=draw_size,
-    num_splits=num_splits,
-    curve_tolerances=tuple(
-      tolerance_curves.sweep_tolerances(
-        [entry.population for entry in loaded],
-        number=curve_points,
-        at_least=max(tolerances, default=0.0),
-      )
-      if curve_points
-      else ()
-    ),
-    curve_draws=curve_draws,
-    seed=seed,
-  )
-  if not study.tolerances:
-    raise ValueError('tolerances are empty; give at least one')
-  if num_draws < _FEWEST_TO_REPORT:
-    _say(f'{num_draws} draws are for a trial; report {_FEWEST_TO_REPORT}.')
-  validation = records.Validation(
-    error_rate=error_rate,
-    procedure=study.statistics[0].procedure.name,
-    seed=seed,
-    tables=tuple(
-      validation_study.validate_table(entry, study, _say) for entry in loaded
-    ),
-    context=_context(seed),
-  )
-  _write(output_dir or os.path.dirname(shared.path) or '.', validation)
+  loaded = calibration.load_loss_tables(tables, names=names, say=_say)
+  validation = calibration.validate(loaded, plan, say=_say)
+  _write(output_dir or os.path.dirname(loaded[0].path) or '.', validation)
   return validation
-
-
-def _statistics(
-  names: Sequence[str], error_rate: float, procedure: str
-) -> tuple[choices.Statistics, ...]:
-  unknown = [name for name in names if name not in calibration.P_VALUES]
-  if unknown or not names:
-    raise ValueError(
-      f'p-values are {list(names)}; use some of {sorted(calibration.P_VALUES)}'
-    )
-  return tuple(
-    choices.Statistics(
-      error_rate=error_rate,
-      p_value=calibration.P_VALUES[name],
-      procedure=multiple_testing.find_procedure(procedure),
-    )
-    for name in dict.fromkeys(names)
-  )
-
-
-def _context(seed: int) -> records.RunContext:
-  """Returns how the counts were obtained."""
-  return provenance.run_context(
-    device='cpu',
-    dtype='float64',
-    libraries=('numpy', 'scipy', 'calm_jax'),
-    seeds={'draws': seed},
-  )
 
 
 def _write(folder: str, validation: records.Validation) -> None:
@@ -228,17 +143,19 @@ def main(argv):
   try:
     run(
       _TABLE.value,
+      calibration.ValidationPlan(
+        tolerances=_numbers(_TOLERANCE.value),
+        error_rate=_ERROR_RATE.value,
+        p_values=_P_VALUE.value,
+        procedure=_PROCEDURE.value,
+        num_draws=_DRAWS.value,
+        draw_size=_DRAW_SIZE.value,
+        num_splits=_SPLITS.value,
+        curve_points=_CURVE_POINTS.value,
+        curve_draws=_CURVE_DRAWS.value,
+        seed=_SEED.value,
+      ),
       names=_NAME.value,
-      tolerances=_numbers(_TOLERANCE.value),
-      error_rate=_ERROR_RATE.value,
-      p_values=_P_VALUE.value,
-      procedure=_PROCEDURE.value,
-      num_draws=_DRAWS.value,
-      draw_size=_DRAW_SIZE.value,
-      num_splits=_SPLITS.value,
-      curve_points=_CURVE_POINTS.value,
-      curve_draws=_CURVE_DRAWS.value,
-      seed=_SEED.value,
       output_dir=_OUTPUT_DIR.value,
     )
   except (OSError, ValueError) as error:

@@ -1,9 +1,11 @@
 """Strings in, strings out: tokenizer, checkpoint, certificate and decoding.
 
-`TextGenerator` puts them together; `files` decodes files of texts with it.
+`TextGenerator` puts them together and `load` makes one; `files` decodes files
+of texts with it.
 """
 
 from calm_jax.pipeline.generated_text import GeneratedText, StreamedToken
+from calm_jax.pipeline.loading import load
 from calm_jax.pipeline.requests import Request, RequestBatch
 from calm_jax.pipeline.text_generator import TextGenerator
 from calm_jax.pipeline.token_choices import prefix_tokens
@@ -14,5 +16,6 @@ __all__ = [
   'RequestBatch',
   'StreamedToken',
   'TextGenerator',
+  'load',
   'prefix_tokens',
 ]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 
-from calm_jax import checkpoints, decoding, interfaces, model
+from calm_jax import checkpoints, decoding, interfaces, model, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
@@ -21,7 +21,6 @@ from calm_jax.pipeline.generated_text import (
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
-from calm_jax.runs import loading as runs
 from calm_jax.runs.certificates import use_certificate
 from calm_jax.tokenizer import Tokenizer
 
@@ -65,7 +64,7 @@ class TextGenerator:
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str = (),
     allow_nonfinite: bool = False,
-    vocabulary: str | os.PathLike | None = None,
+    vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
@@ -81,10 +80,10 @@ class TextGenerator:
       suppressed_tokens: ids or pieces that are never said, see
         `token_choices.token_ids`. No certificate covers that.
       allow_nonfinite: load parameters that are not numbers all the same.
-      vocabulary: a SentencePiece model, or 'bytes'; None for a run directory,
-        which has its own.
-      **about_the_checkpoint: with `vocabulary`, `extra_ids`, `feature_lengths`
-        and `prefix` as for `load_with_vocabulary`.
+      vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
+        None for a run directory, which has its own.
+      **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
+        else `runs.TextFeatures` takes.
     """
     return cls.from_run(
       runs.load(

@@ -4,10 +4,12 @@ The page says what is guaranteed, shows the table and the figures, how often the
 guarantee was broken when that was counted, and sets outputs token by token in
 the colours of their exit layers, worst first. All text from data is escaped by
 Jinja; styles and figures are inside the page, so that it can be mailed,
-archived and printed. Jinja is loaded when a page is made.
+archived and printed. Template and styles are page.html.jinja and page.css;
+Jinja is loaded when a page is made.
 """
 
 import difflib
+import importlib.resources
 import math
 import os
 from typing import Any
@@ -15,7 +17,6 @@ from typing import Any
 from calm_jax import records
 from calm_jax.reporting import (
   figures,
-  page_template,
   palette,
   tables,
   validation_figures,
@@ -43,9 +44,9 @@ def render_page(
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
   )
-  return environment.from_string(page_template.PAGE).render(
+  return environment.from_string(_shipped('page.html.jinja')).render(
     result=result,
-    style=markupsafe.Markup(page_template.STYLE),
+    style=markupsafe.Markup(_shipped('page.css')),
     depth_style=markupsafe.Markup(_depth_style(result.num_layers)),
     facts=_facts(result),
     realised=tables.realised_consistency(result),
@@ -57,6 +58,12 @@ def render_page(
     samples=[_sample(sample) for sample in result.samples],
     context=_context(result.context),
   )
+
+
+def _shipped(name: str) -> str:
+  """Returns the text of a file that lies beside this module."""
+  files = importlib.resources.files('calm_jax.reporting')
+  return files.joinpath(name).read_text(encoding='utf-8')
 
 
 def write_page(

@@ -1,27 +1,35 @@
 """A run directory as a value: its model, its tokenizer, its certificate.
 
 `load_run` reads what training left; `apply_certificate` is the only bridge from
-statistics to decoding.
+statistics to decoding, and `policy_of` makes the policy of a certificate again.
 """
 
 from calm_jax.runs.certificates import (
   apply_certificate,
   certificate_context,
   certificate_differences,
+  certificate_path,
 )
+from calm_jax.runs.certified_policies import policy_of
 from calm_jax.runs.loading import (
   LoadedRun,
+  load,
+  load_checkpoint,
   load_classifier,
   load_run,
-  load_with_vocabulary,
 )
+from calm_jax.runs.text_features import TextFeatures
 
 __all__ = [
   'LoadedRun',
+  'TextFeatures',
   'apply_certificate',
   'certificate_context',
   'certificate_differences',
+  'certificate_path',
+  'load',
+  'load_checkpoint',
   'load_classifier',
   'load_run',
-  'load_with_vocabulary',
+  'policy_of',
 ]

@@ -15,6 +15,11 @@ from calm_jax.exits import LayerBudget
 from calm_jax.tokenizer import Tokenizer
 
 
+def certificate_path(run_dir: str | os.PathLike) -> str:
+  """Returns where the certificate of a run lies, if it has one."""
+  return os.path.join(run_dir, 'calibration', 'certificate.json')
+
+
 def certificate_context(
   policy: decoding.ComputePolicy,
   *,

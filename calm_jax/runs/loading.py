@@ -6,16 +6,13 @@ leave open.
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
-from calm_jax.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
-
-# Of checkpoints that do not say.
-_LENGTHS = {'inputs': 512, 'targets': 128}
+from calm_jax.runs.text_features import TextFeatures
+from calm_jax.tokenizer import Tokenizer, find_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,71 +79,48 @@ def load_run(
   )
 
 
-def load_with_vocabulary(
+def load_checkpoint(
   path: str | os.PathLike,
-  vocabulary: str | os.PathLike,
+  texts: TextFeatures,
   *,
-  extra_ids: int = 100,
-  feature_lengths: Mapping[str, int] | None = None,
-  prefix: str = '',
   allow_nonfinite: bool = False,
 ) -> LoadedRun:
   """Loads a checkpoint of any form, whose vocabulary lies elsewhere.
 
   Args:
     path: whatever `checkpoints.load` reads.
-    vocabulary: a SentencePiece model, or 'bytes'.
-    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125.
-    feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
-      what the checkpoint says, or 512 and 128.
-    prefix: put in front of every input.
+    texts: its vocabulary, and what else it leaves open.
     allow_nonfinite: load parameters that are not numbers all the same.
 
   Raises:
     FileNotFoundError: if the checkpoint or the vocabulary is missing.
     ValueError: if they do not go together, or as `checkpoints.load`.
   """
-  tokenizer = load_tokenizer(vocabulary, extra_ids)
   params, config, about = checkpoints.load(
     path, allow_nonfinite=allow_nonfinite
   )
   context = about.get('context', {})
-  if tokenizer.vocab_size > config.vocab_size:
-    raise ValueError(
-      f'{tokenizer.name} has {tokenizer.vocab_size} ids ({extra_ids} extra ids '
-      f'included), the model only {config.vocab_size} rows: it is the '
-      'vocabulary of another model, or extra_ids is too high'
-    )
+  tokenizer = texts.tokenizer(config.vocab_size)
   known = context.get('vocabulary_fingerprint', tokenizer.fingerprint)
   if known != tokenizer.fingerprint:
     raise ValueError(
-      f'{tokenizer.name} with {extra_ids} extra ids is not the vocabulary that '
-      f'{os.fspath(path)} was trained with: its fingerprint is '
+      f'{tokenizer.name} with {texts.extra_ids} extra ids is not the '
+      f'vocabulary that {os.fspath(path)} was trained with: its fingerprint is '
       f'{tokenizer.fingerprint}, not {known}'
-    )
-  lengths = {
-    **_LENGTHS,
-    **context.get('feature_lengths', {}),
-    **(feature_lengths or {}),
-  }
-  if set(lengths) != set(_LENGTHS) or min(lengths.values()) < 1:
-    raise ValueError(
-      f"feature_lengths is {feature_lengths}; give positive 'inputs' and "
-      "'targets'"
     )
   return LoadedRun(
     params=params,
     config=config,
     tokenizer=tokenizer,
     step=about['step'],
-    feature_lengths=lengths,
-    prefix=prefix or context.get('prefix', ''),
+    feature_lengths=texts.lengths(context.get('feature_lengths')),
+    prefix=texts.prefix or context.get('prefix', ''),
   )
 
 
 def load(
   path: str | os.PathLike,
-  vocabulary: str | os.PathLike | None = None,
+  vocabulary: str | os.PathLike | TextFeatures | None = None,
   *,
   allow_nonfinite: bool = False,
   **about: Any,
@@ -154,19 +128,22 @@ def load(
   """Loads a run directory, or any checkpoint where a vocabulary is given.
 
   Args:
-    path: as for `load_run` or `load_with_vocabulary`.
+    path: as for `load_run` or `load_checkpoint`.
     vocabulary: None for a run directory, which has its own.
     allow_nonfinite: load parameters that are not numbers all the same.
-    **about: what else `load_with_vocabulary` takes.
+    **about: with a vocabulary that is a file or 'bytes', what else
+      `TextFeatures` takes.
 
   Raises:
-    TypeError: for these without a vocabulary.
-    FileNotFoundError, ValueError: as `load_run` or `load_with_vocabulary`.
+    TypeError: for these without a vocabulary, or beside a TextFeatures.
+    FileNotFoundError, ValueError: as `load_run` or `load_checkpoint`.
   """
   if vocabulary is not None:
-    return load_with_vocabulary(
-      path, vocabulary, allow_nonfinite=allow_nonfinite, **about
-    )
+    if not isinstance(vocabulary, TextFeatures):
+      vocabulary, about = TextFeatures(vocabulary, **about), {}
+    if about:
+      raise TypeError(f'{sorted(about)} go into the TextFeatures')
+    return load_checkpoint(path, vocabulary, allow_nonfinite=allow_nonfinite)
   if about:
     raise TypeError(
       f'{sorted(about)} go with `vocabulary`; a run directory says all of it'

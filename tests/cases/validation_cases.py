@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from calm_jax import records
+from calm_jax import calibration, records
 from calm_jax.cli import validate
 
 NUM_LAYERS = 6
@@ -83,7 +83,9 @@ def write_speeds(table_path, speed_ups):
   records.write_json(path, speeds)
 
 
-def validation(folder, *tables, speed_ups=None, **arguments):
+def validation(
+  folder, *tables, speed_ups=None, names=None, output_dir=None, **plan
+):
   """Runs the job on tables, quickly; `speed_ups` are of the first one."""
   quick = {'num_draws': 40, 'curve_points': 4, 'curve_draws': 20}
   quick |= {'num_splits': 10, 'tolerances': (0.1, 0.25)}
@@ -94,4 +96,9 @@ def validation(folder, *tables, speed_ups=None, **arguments):
   paths = write_tables(folder, *tables)
   if speed_ups is not None:
     write_speeds(paths[0], speed_ups)
-  return validate.run(paths, **{**quick, **arguments})
+  return validate.run(
+    paths,
+    calibration.ValidationPlan(**{**quick, **plan}),
+    names=names,
+    output_dir=output_dir,
+  )

@@ -269,7 +269,7 @@ def test_a_damaged_table_is_named(tmp_path):
   with open(path, 'rb+') as file:
     file.truncate(200)
   with pytest.raises(ValueError, match='not a complete loss table'):
-    validate.run([path])
+    validate.run([path], calibration.ValidationPlan())
 
 
 def test_measured_speeds_stand_beside_depths(tmp_path, capsys):

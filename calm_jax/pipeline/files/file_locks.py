@@ -1,7 +1,9 @@
 """Locks that keep two jobs from writing one file.
 
 The kernel holds them for as long as the job lives, so that a killed one leaves
-none behind, whatever files it leaves.
+none behind, whatever files it leaves. The `filelock` package does not serve: it
+does not say who holds a lock, leaves its file behind, and fails on file systems
+that know no locks (ENOLCK, ENOTSUP), where jobs here go on.
 """
 
 import errno

@@ -1,0 +1,60 @@
+"""A model from disk that turns texts into texts, in one call."""
+
+import os
+from typing import Any
+
+from calm_jax import decoding, runs
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.pipeline.text_generator import TextGenerator
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
+  policy: decoding.ComputePolicy | None = None,
+  certificate: Certificate | str | os.PathLike | None = 'own',
+  **options: Any,
+) -> TextGenerator:
+  """Loads a run with its certificate, or any checkpoint with its vocabulary.
+
+  Tokens leave early where a certificate says that they may; until something is
+  certified, everything is decoded at full depth.
+
+  Args:
+    path: a run directory that `calm_jax.cli.train` wrote or one of its
+      checkpoints; with `vocabulary`, whatever `checkpoints.load` reads: T5X's
+      and Hugging Face's checkpoints.
+    vocabulary: a SentencePiece model, or 'bytes', with T5's 100 extra ids;
+      `runs.TextFeatures` where more is to be said. None for a run directory,
+      which has its own.
+    policy: what is computed for each token; that of the certificate if None,
+      and the full model where there is no certificate. A policy that is given
+      without a certificate is used as it is, and its outputs are marked as not
+      certified.
+    certificate: 'own' for the one in the run directory, if there is one; a
+      certificate or its path; None for none.
+    **options: `sampler`, `allow_uncertified`, `suppressed_tokens`,
+      `forced_prefix` and `allow_nonfinite` of `TextGenerator.from_checkpoint`,
+      and with `vocabulary` those of `runs.TextFeatures`.
+
+  Raises:
+    FileNotFoundError: if a part is missing.
+    ValueError: if parts do not go together, such as a certificate of other
+      parameters, or a policy cannot be made again from its certificate.
+  """
+  if certificate == 'own':
+    certificate = runs.certificate_path(path)
+    if not os.path.exists(certificate):
+      certificate = None
+  if certificate is not None and not isinstance(certificate, Certificate):
+    certificate = Certificate.load(certificate)
+  if certificate is not None and policy is None:
+    policy = runs.policy_of(certificate, path)
+  return TextGenerator.from_checkpoint(
+    path,
+    policy=policy,
+    certificate=certificate,
+    vocabulary=vocabulary,
+    **options,
+  )

@@ -1,0 +1,77 @@
+"""How a checkpoint reads and writes text, where it does not say so itself."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from calm_jax.tokenizer import (
+  BYTES,
+  Tokenizer,
+  load_tokenizer,
+  vocabulary_context,
+)
+
+# Of checkpoints that do not say.
+_LENGTHS = {'inputs': 512, 'targets': 128}
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFeatures:
+  """A vocabulary, and how long and with which prefix texts are.
+
+  Attributes:
+    vocabulary: a SentencePiece model, or 'bytes'.
+    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125.
+    feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
+      where one is not given, what the checkpoint says, or 512 and 128.
+    prefix: put in front of every input; what the checkpoint says if ''.
+  """
+
+  vocabulary: str | os.PathLike
+  extra_ids: int = 100
+  feature_lengths: Mapping[str, int] | None = None
+  prefix: str = ''
+
+  def tokenizer(self, vocab_size: int) -> Tokenizer:
+    """Returns the tokenizer for a model of V rows of embeddings.
+
+    Raises:
+      FileNotFoundError: if there is no such vocabulary.
+      ValueError: if it has more ids than the model has rows.
+    """
+    if self.vocabulary != BYTES and not os.path.isfile(self.vocabulary):
+      raise FileNotFoundError(f'there is no vocabulary {self.vocabulary}')
+    tokenizer = load_tokenizer(self.vocabulary, self.extra_ids)
+    if tokenizer.vocab_size > vocab_size:
+      raise ValueError(
+        f'{tokenizer.name} has {tokenizer.vocab_size} ids ({self.extra_ids} '
+        f'extra ids included), the model only {vocab_size} rows: it is the '
+        'vocabulary of another model, or extra_ids is too high'
+      )
+    return tokenizer
+
+  def lengths(self, known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Returns the longest inputs and targets in tokens, EOS included.
+
+    Args:
+      known: what the checkpoint says of them.
+
+    Raises:
+      ValueError: for lengths of anything else, or below 1.
+    """
+    lengths = {**_LENGTHS, **(known or {}), **(self.feature_lengths or {})}
+    if set(lengths) != set(_LENGTHS) or min(lengths.values()) < 1:
+      raise ValueError(
+        f'feature_lengths is {self.feature_lengths}; give positive '
+        "'inputs' and 'targets'"
+      )
+    return lengths
+
+  def context(self, vocab_size: int) -> dict[str, Any]:
+    """Returns what a run directory says of its texts; see `tokenizer`."""
+    return {
+      **vocabulary_context(self.tokenizer(vocab_size)),
+      'feature_lengths': self.lengths(),
+      'prefix': self.prefix,
+    }

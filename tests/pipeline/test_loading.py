@@ -1,0 +1,110 @@
+"""`calm_jax.load`: a run with its certificate, or any checkpoint."""
+
+import numpy as np
+import pytest
+from cases import text_cases
+from cases.text_cases import POLICY, L
+
+import calm_jax
+from calm_jax import calibration, checkpoints, decoding, exits, runs
+
+TEXTS = ['one', 'a longer text of 30 characters', 'zwei']
+
+
+def save_certified_run(folder, *, losses=0.0, sampler=None):
+  """Saves a run whose certificate is for POLICY at its threshold."""
+  path = text_cases.save_run(folder)
+  loaded = runs.load_run(path)
+  certificate = calibration.calibrate(
+    np.full((200, 1), losses),
+    (POLICY.exit_rule.threshold.value,),
+    tolerance=0.1,
+    error_rate=0.05,
+    context=runs.certificate_context(
+      POLICY,
+      params=loaded.params,
+      tokenizer=loaded.tokenizer,
+      sampler=decoding.Greedy() if sampler is None else sampler,
+    ),
+  )
+  (folder / 'calibration').mkdir()
+  certificate.save(runs.certificate_path(path))
+  return path
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory):
+  return save_certified_run(tmp_path_factory.mktemp('certified'))
+
+
+def test_a_run_decodes_as_it_was_certified(run_dir):
+  generator = calm_jax.load(run_dir)
+  assert generator.policy == POLICY
+  outputs = generator.generate(TEXTS)
+  assert all(output.certified for output in outputs)
+  layers = {layer for output in outputs for layer in output.exit_layers}
+  assert min(layers) < L
+  # The policy may be given, at whatever threshold.
+  given = decoding.with_threshold(POLICY, 0.9)
+  assert calm_jax.load(run_dir, policy=given).policy == POLICY
+
+
+def test_full_depth_until_something_is_certified(run_dir, tmp_path):
+  plain = text_cases.save_run(tmp_path / 'plain')
+  (tmp_path / 'none').mkdir()
+  nothing = save_certified_run(tmp_path / 'none', losses=0.9)
+  for generator, certified in (
+    (calm_jax.load(plain), False),
+    (calm_jax.load(run_dir, certificate=None), False),
+    # That nothing was certified holds for the full model.
+    (calm_jax.load(nothing), True),
+  ):
+    assert generator.policy == decoding.ComputePolicy()
+    outputs = generator.generate(TEXTS)
+    assert {x for output in outputs for x in output.exit_layers} == {L}
+    assert {output.certified for output in outputs} == {certified}
+
+
+def test_a_policy_without_a_certificate_is_used_as_it_is(run_dir):
+  generator = calm_jax.load(run_dir, policy=POLICY, certificate=None)
+  assert generator.policy == POLICY
+  assert not generator.generate(['one'])[0].certified
+
+
+def test_certificates_of_something_else_are_refused(run_dir, tmp_path):
+  other = decoding.ComputePolicy(
+    exit_rule=exits.ConfidenceExit(exits.StateSimilarity(), 0.5)
+  )
+  with pytest.raises(ValueError, match='policy: certified for'):
+    calm_jax.load(run_dir, policy=other)
+  with pytest.raises(ValueError, match='sampler: certified for'):
+    calm_jax.load(run_dir, sampler=decoding.Temperature())
+  another = text_cases.save_run(tmp_path / 'another', key=1)
+  path = runs.certificate_path(run_dir)
+  with pytest.raises(ValueError, match='parameters: certified for'):
+    calm_jax.load(another, certificate=path)
+  allowed = calm_jax.load(another, certificate=path, allow_uncertified=True)
+  assert allowed.policy == POLICY
+  assert not allowed.generate(['one'])[0].certified
+  with pytest.raises(FileNotFoundError):
+    calm_jax.load(run_dir, certificate=tmp_path / 'none.json')
+
+
+def test_any_checkpoint_comes_with_its_vocabulary(run_dir, tmp_path):
+  opened = checkpoints.open_checkpoint(run_dir)
+  target = checkpoints.Target(format='huggingface')
+  path = checkpoints.convert(opened, tmp_path / 'hf', target).path
+  lengths = {'inputs': 32, 'targets': 8}
+  texts = runs.TextFeatures('bytes', extra_ids=5, feature_lengths=lengths)
+  generator = calm_jax.load(path, vocabulary=texts)
+  outputs = generator.generate(TEXTS)
+  assert {x for output in outputs for x in output.exit_layers} == {L}
+  expected = calm_jax.load(run_dir, certificate=None).generate(TEXTS)
+  assert [one.tokens for one in outputs] == [one.tokens for one in expected]
+  # In short.
+  short = calm_jax.load(
+    path, vocabulary='bytes', extra_ids=5, feature_lengths=lengths
+  )
+  assert short.describe() == generator.describe()
+  with pytest.raises(TypeError, match='extra_ids.* go into the TextFeatures'):
+    calm_jax.load(path, vocabulary=texts, extra_ids=5)

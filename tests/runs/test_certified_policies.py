@@ -1,0 +1,163 @@
+"""Certificates give back the policy that they were made for."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from cases import text_cases
+
+from calm_jax import checkpoints, decoding, exits, model, runs
+from calm_jax.calibration import calibrate
+from calm_jax.calibration.certificate import Certificate
+from calm_jax.checkpoints import classifiers
+
+STORED = pathlib.Path(__file__).with_name('stored_certificate.json')
+DECAYING = exits.DecayingThreshold(1.0, temperature=4.0, max_length=6)
+MARGIN = exits.ConfidenceExit(
+  exits.SoftmaxMargin(), DECAYING, minimum_exit_layer=2
+)
+WEIGHTS = {
+  'kernel': np.linspace(-1, 1, 16, dtype=np.float32),
+  'bias': np.float32(0.25),
+}
+
+
+def with_rule(rule, **slots):
+  return decoding.ComputePolicy(exit_rule=rule, **slots)
+
+
+def with_measure(measure, threshold=DECAYING, **options):
+  return with_rule(exits.ConfidenceExit(measure, threshold, **options))
+
+
+POLICIES = {
+  'margin': with_rule(MARGIN),
+  'maximum': with_measure(
+    exits.SoftmaxMaximum(), exits.ConstantThreshold(1.0), interval=2
+  ),
+  'similarity': with_measure(exits.StateSimilarity(), 1.0),
+  'release decay': with_measure(
+    exits.SoftmaxMargin(),
+    exits.ReleaseDecayThreshold(1.0, temperature=4.0, max_length=6),
+  ),
+  'classifier': with_measure(exits.Classifier(**WEIGHTS)),
+  'budget': with_rule(exits.LayerBudget(MARGIN, per_request=64, per_token=7)),
+  'pruned': with_rule(
+    MARGIN, readout=decoding.PrunedVocabulary(num_blocks=3, final='full')
+  ),
+  'streamed': with_rule(MARGIN, readout=decoding.StreamedVocabulary()),
+  'first exit': with_rule(MARGIN, cache_fill=decoding.ProjectFirstExitState()),
+  'deferred': with_rule(MARGIN, cache_fill=decoding.DeferredExitState()),
+  'all at once': with_rule(
+    exits.LayerBudget(
+      exits.ConfidenceExit(exits.Classifier(**WEIGHTS), DECAYING), 64
+    ),
+    readout=decoding.PrunedVocabulary(num_blocks=3),
+    cache_fill=decoding.DeferredExitState(),
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory):
+  """A run with a classifier."""
+  folder = text_cases.save_run(tmp_path_factory.mktemp('run'))
+  config = text_cases.CONFIG
+  params = model.init_params(config, jax.random.key(0))
+  classifiers.save_classifier(
+    folder,
+    WEIGHTS,
+    config,
+    backbone=checkpoints.parameter_fingerprint(params),
+  )
+  return folder
+
+
+def certify(policy, *, losses=0.0, settings=(0.5,), **context):
+  return calibrate(
+    np.full((200, 1), losses),
+    settings,
+    tolerance=0.1,
+    error_rate=0.05,
+    context={'policy': decoding.describe(policy), **context},
+  )
+
+
+def assert_equal_policies(found, expected):
+  assert decoding.describe(found) == decoding.describe(expected)
+  leaves = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+  for one, other in leaves:
+    np.testing.assert_array_equal(one, other)
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+
+
+@pytest.mark.parametrize('name', POLICIES)
+def test_there_and_back(run_dir, tmp_path, name):
+  policy = POLICIES[name]
+  path = tmp_path / 'certificate.json'
+  certify(policy).save(path)
+  found = runs.policy_of(Certificate.load(path), run_dir)
+  assert_equal_policies(found, decoding.with_threshold(policy, 0.5))
+
+
+def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
+  """Threshold and guarantee are the certificate's, also where it has none."""
+  loaded = runs.load_run(run_dir)
+  made_for = dict(params=loaded.params, tokenizer=loaded.tokenizer)
+  for losses, expected in (
+    (0.0, decoding.with_threshold(POLICIES['classifier'], 0.5)),
+    (0.9, decoding.ComputePolicy()),
+  ):
+    certificate = certify(
+      POLICIES['classifier'],
+      losses=losses,
+      **runs.certificate_context(
+        POLICIES['classifier'], sampler=decoding.Greedy(), **made_for
+      ),
+    )
+    policy = runs.policy_of(certificate, run_dir)
+    applied = runs.apply_certificate(certificate, policy, **made_for)
+    assert_equal_policies(applied, expected)
+
+
+def test_a_certificate_that_was_stored_gives_its_policy():
+  certificate = Certificate.load(STORED)
+  assert certificate.threshold == 0.8
+  rule = exits.ConfidenceExit(
+    exits.SoftmaxMargin(),
+    exits.DecayingThreshold(0.8, temperature=4.0, max_length=64),
+    minimum_exit_layer=2,
+  )
+  assert runs.policy_of(certificate, 'nowhere') == decoding.ComputePolicy(
+    exit_rule=exits.LayerBudget(rule, per_request=256),
+    readout=decoding.PrunedVocabulary(num_blocks=32, final='full'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Unheard:
+  """A measure of somebody else's."""
+
+  strength: float = 1.0
+
+
+def test_what_cannot_be_made_again_is_refused(run_dir, tmp_path):
+  others = exits.Classifier(kernel=np.ones(16, np.float32), bias=0.0)
+  per_row = exits.LayerBudget(MARGIN, np.full(3, 20))
+  for policy in (
+    with_measure(Unheard()),
+    with_measure(others),
+    with_rule(per_row),
+  ):
+    with pytest.raises(ValueError, match='cannot be made again from .*Give'):
+      runs.policy_of(certify(policy), run_dir)
+  with pytest.raises(FileNotFoundError, match='no classifier in'):
+    runs.policy_of(certify(POLICIES['classifier']), tmp_path)
+  nameless = dataclasses.replace(certify(POLICIES['margin']), context={})
+  with pytest.raises(ValueError, match='does not say which policy'):
+    runs.policy_of(nameless, run_dir)
+  blocks = certify(POLICIES['pruned'], settings=({'num_blocks': 3},))
+  with pytest.raises(ValueError, match='does not say which policy'):
+    runs.policy_of(blocks, run_dir)
