@@ -57,6 +57,7 @@ ALLOWED = {
     'processes',
     'records',
     'sharding',
+    'tokenizer',
   },
   'runs': {
     *BASE,

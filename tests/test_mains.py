@@ -158,9 +158,9 @@ def trained(files):
     DECODE_EVERY=100,
     **{
       'decoding_evaluator.DecodingPlan.max_examples': 8,
-      'train.run.eval_every': 50,
+      'training.Plan.eval_every': 50,
       'training.warmup_cosine.warmup_steps': 10,
-      'train.run.length_buckets': ((12, 12),),
+      'data.DataPlan.length_buckets': ((12, 12),),
     },
   )
   assert result.step == 120
@@ -251,7 +251,7 @@ def fine_tune(trained, folder, **bindings):
     **{
       'train.run.initial_model_dir': trained['MODEL_DIR'],
       'training.warmup_cosine.warmup_steps': 2,
-      'train.run.length_buckets': ((12, 12),),
+      'data.DataPlan.length_buckets': ((12, 12),),
       **bindings,
     },
   )
@@ -260,7 +260,9 @@ def fine_tune(trained, folder, **bindings):
 @pytest.mark.slow
 def test_fine_tuning_starts_from_another_run(trained, tmp_path):
   fine_tune(
-    trained, tmp_path / 'run', **{'train.run.frozen': ('token_embedder/.*',)}
+    trained,
+    tmp_path / 'run',
+    **{'training.Objective.frozen': ('token_embedder/.*',)},
   )
   before = runs.load_run(trained['MODEL_DIR']).params
   after = runs.load_run(tmp_path / 'run').params
@@ -296,7 +298,7 @@ def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
   fine_tune(trained, tmp_path / 'run')
   with pytest.raises(ValueError, match='length_buckets'):
     fine_tune(
-      trained, tmp_path / 'run', **{'train.run.length_buckets': ((6, 6),)}
+      trained, tmp_path / 'run', **{'data.DataPlan.length_buckets': ((6, 6),)}
     )
 
 
@@ -304,10 +306,9 @@ def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
 def test_a_run_without_a_vocabulary_says_so(tmp_path):
   config = training_cases.CONFIG
   training.train(
-    config,
+    training.multi_exit_stage(config, training.adamw(1e-3)),
     training_cases.batches,
-    optimizer=training.adamw(1e-3),
-    num_steps=1,
+    plan=training.Plan(num_steps=1),
     model_dir=tmp_path,
   )
   with pytest.raises(ValueError, match="lacks .*'vocabulary_file'"):
@@ -331,9 +332,10 @@ def test_a_part_of_a_mixture_is_read_with_its_own_prefix(trained, tmp_path):
     task=data.MixtureTask('counting_mixture', parts),
     config=runs.load_run(trained['MODEL_DIR']).config,
     optimizer=training.adamw(1e-3),
-    num_steps=1,
-    feature_lengths={'inputs': 12, 'targets': 12},
-    batch_size=8,
+    plan=training.Plan(num_steps=1),
+    data=data.DataPlan(
+      batch_size=8, feature_lengths={'inputs': 12, 'targets': 12}
+    ),
   )
   for part in parts:
     assert jobs.load_run(str(tmp_path), part).prefix == part.prefix
