@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def is_concrete(value: Any) -> bool:
   """Returns whether `value` can be looked at on the host."""
-  import jax
+  import jax.core
 
   return not isinstance(value, jax.core.Tracer)
 

@@ -9,7 +9,7 @@ the program compiled for the first of them, without an error.
 """
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -30,7 +30,7 @@ def register_pytree(cls: type[T]) -> type[T]:
   Returns:
     The same class.
   """
-  fields = dataclasses.fields(cls)
+  fields = dataclasses.fields(cast(Any, cls))
   static = tuple(f.name for f in fields if f.metadata.get('static'))
   names = tuple(f.name for f in fields if f.name not in static)
   keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)

@@ -35,7 +35,7 @@ if [ ! -e "$stamp" ]; then
       exit 2
     }
   done
-  echo "Setting up ./.venv (first time: a few minutes, about 3 GB) ..."
+  echo "Setting up ./.venv (first time: a few minutes, about 4 GB) ..."
   "$PYTHON" -m venv .venv
   .venv/bin/python -m pip install -qq --disable-pip-version-check \
     --editable ".[$EXTRAS]"

@@ -59,6 +59,7 @@ ALLOWED = {
     'processes',
     'records',
     'sharding',
+    'tokenizer',
   },
   'runs': {
     *BASE,

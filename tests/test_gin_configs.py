@@ -196,6 +196,28 @@ def test_a_misspelt_parameter_is_refused_with_its_place():
     gin_runner.parse(['runs/train.gin'], ['train.run.run_steps = 3'])
 
 
+@pytest.mark.parametrize(
+  ('binding', 'wanted'),
+  [
+    ('layer_weights = @training.uniform_weights', 'training.Objective'),
+    ('max_to_keep = 3', 'training.Plan'),
+    ('pack = True', 'data.DataPlan'),
+  ],
+)
+def test_what_belongs_to_a_plan_is_refused_by_name_elsewhere(binding, wanted):
+  files = ['runs/train.gin']
+  name = binding.split(' = ')[0]
+  with pytest.raises(ValueError, match=f"train.run' doesn't have .*'{name}'"):
+    gin_runner.parse(files, [f'train.run.{binding}'])
+  macros = [
+    f'{macro} = {filler(macro)}'
+    for macro in REQUIRED.findall(
+      (CONFIGS / files[0]).read_text(encoding='utf-8')
+    )
+  ]
+  gin_runner.parse(files, [*macros, f'{wanted}.{binding}'])
+
+
 ROOT = pathlib.Path(__file__).parents[1]
 # README of a part -> the files whose job its table of options is about.
 OPTIONS = {

@@ -1,5 +1,6 @@
 """The scripts, with stubs in place of the programs that they call."""
 
+import json
 import os
 import pathlib
 import re
@@ -174,6 +175,19 @@ def test_commits_are_checked_as_submissions_are():
     hook['entry'].split()[:2] for hook in hooks.values()
   ]
   assert hooks['types']['entry'] in checks
+
+
+def test_the_type_checker_looks_where_it_should():
+  """Rooms that move take their place in the list along."""
+  included = json.loads((ROOT / '.pyright.json').read_text())['include']
+  assert all((ROOT / path).exists() for path in included)
+  assert {
+    'calm_jax/interfaces',
+    *(
+      f'calm_jax/{room}'
+      for room in ('calibration', 'costs', 'decoding', 'exits', 'runs')
+    ),
+  } <= set(included)
 
 
 def remote_words(call_words):

@@ -8,6 +8,8 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from calm_jax import records
 from calm_jax.calibration import population as populations
 
@@ -109,7 +111,7 @@ def _load_table(path: str, say: Say) -> LoadedTable:
       settings=table.settings,
       mean_exit_layers=table.mean_exit_layers,
       num_layers=table.fingerprint.get('num_layers'),
-      speed_ups=None if speeds is None else speeds.speed_ups,
+      speed_ups=None if speeds is None else np.asarray(speeds.speed_ups),
       loss_range=(float(low), float(high)),
     )
   except ValueError as error:

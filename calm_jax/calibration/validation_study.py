@@ -125,7 +125,7 @@ def _validate_table(
     loss_range=population.loss_range,
     num_examples=population.num_examples,
     num_layers=population.num_layers,
-    settings=population.settings,
+    settings=tuple(population.settings),
     risks=tuple(population.risks.tolist()),
     mean_exit_layers=tuple(population.mean_exit_layers.tolist()),
     counts=counts,

@@ -122,7 +122,7 @@ def _imports(texts: Sequence[tuple[str, str]]) -> list[str]:
 
   gin keeps imports to the file they stand in; with them the command line can
   name what files can, for example
-  --gin.train.run.layer_weights=@training.uniform_weights.
+  --gin.training.Objective.layer_weights=@training.uniform_weights.
   """
   lines = (line.strip() for _, text in texts for line in text.splitlines())
   imports = [line for line in lines if re.match(r'(from|import)\s', line)]

@@ -1,39 +1,34 @@
-"""Which inputs a run was trained and selected on, for calibration to refuse."""
+"""Which inputs of a Task a run is trained and selected on, as hashes."""
 
 import os
 
 import numpy as np
 
-from calm_jax import checkpoints, data, records
+from calm_jax import data, records
 from calm_jax.cli.decoding_evaluator import DecodingPlan
-from calm_jax.processes import collectives
 
 
-def write(
-  model_dir: str, task, initial_model_dir: str | None, *, selected: int | None
-) -> None:
-  """Writes which inputs the parameters were trained and selected on.
+def of_run(
+  task, initial_model_dir: str | None, *, selected: int | None
+) -> records.TrainingRows:
+  """Returns what a run sees, and what the one that it starts from saw.
 
-  A run that goes on, and one that starts from another, adds to what was
-  written before.
+  Args:
+    task: the Task, whose splits 'train' and 'validation' are used.
+    initial_model_dir: a run whose parameters it starts from, or None.
+    selected: validation examples that are looked at; None for all.
   """
-  if not collectives.is_main_process():
-    return
-  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
-  begun = checkpoints.latest_step(model_dir) is not None
-  earlier = [model_dir] if begun else []
-  if initial_model_dir is not None:
-    earlier.append(initial_model_dir)
-  trained = [data.input_hashes(task, 'train')]
-  chosen = [data.input_hashes(task, 'validation', max_examples=selected)]
-  for folder in earlier:
-    file = os.path.join(folder, records.TRAINING_ROWS_NAME)
-    if os.path.exists(file):
-      rows = records.read_training_rows(file)
-      trained.append(rows.trained)
-      chosen.append(rows.selected)
-  records.write_training_rows(
-    path, trained=np.concatenate(trained), selected=np.concatenate(chosen)
+  rows = records.TrainingRows(
+    data.input_hashes(task, 'train'),
+    data.input_hashes(task, 'validation', max_examples=selected),
+  )
+  path = os.path.join(initial_model_dir or '', records.TRAINING_ROWS_NAME)
+  if initial_model_dir is None or not os.path.exists(path):
+    return rows
+  earlier = records.read_training_rows(path)
+  return records.TrainingRows(
+    np.concatenate([rows.trained, earlier.trained]),
+    np.concatenate([rows.selected, earlier.selected]),
   )
 
 

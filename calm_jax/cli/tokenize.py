@@ -5,7 +5,8 @@
     --gin.OUTPUT_DIR=runs/e2e_nlg/tokens
 
 Leaves OUTPUT_DIR/<split>.npz for every split, the vocabulary and the
-configuration. `calm_jax.training.npz_batches` makes batches of such a file.
+configuration. `calm_jax.training.npz_batches` makes batches of such a file, and
+`training.train(..., vocabulary=OUTPUT_DIR)` takes the vocabulary along.
 """
 
 import os

@@ -15,14 +15,12 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from calm_jax import (
   checkpoints,
-  data,
   model,
   records,
   reporting,
@@ -30,13 +28,14 @@ from calm_jax import (
   sharding,
   training,
 )
+from calm_jax import data as datasets
 from calm_jax.cli import gin_runner, jobs, seen_rows
 from calm_jax.cli.decoding_evaluator import DecodingPlan
 from calm_jax.cli.tensorboard_logger import TensorBoardLogger
 from calm_jax.processes import collectives, speaking
-from calm_jax.tokenizer import keep_vocabulary, vocabulary_context
+from calm_jax.tokenizer import Tokenizer, vocabulary_context
 from calm_jax.training import memory_plan
-from calm_jax.training.run_directory import LOG_NAME
+from calm_jax.training.run_directory import LOG_NAME, check_same_run
 
 
 def run(
@@ -45,31 +44,13 @@ def run(
   task: Any,
   config: model.T5Config,
   optimizer: training.Optimizer,
-  num_steps: int,
-  feature_lengths: Mapping[str, int],
-  batch_size: int = 64,
-  length_buckets: Sequence[Sequence[int]] = ((16, 16), (32, 32), (64, 64)),
-  pack: bool = False,
-  use_cached: bool = False,
-  layer_weights: Callable[[int], Sequence[float]] = training.linear_weights,
-  z_loss: float = 1e-4,
-  label_smoothing: float = 0.0,
-  loss_normalizer: float | None = None,
-  num_microbatches: int = 1,
-  frozen: Sequence[str] = (),
+  plan: training.Plan,
+  data: datasets.DataPlan,
+  objective: training.Objective | None = None,
+  decode: DecodingPlan | None = None,
   initial_model_dir: str | None = None,
   partitioning: str = 'data_parallel',
   model_parallel: int = 1,
-  eval_every: int = 500,
-  eval_examples: int | None = 1000,
-  decode: DecodingPlan | None = None,
-  best_metric: str = 'validation_loss',
-  best_mode: str = 'min',
-  checkpoint_every: int = 500,
-  max_to_keep: int = 2,
-  log_every: int = 20,
-  patience: int | None = None,
-  max_minutes: float | None = None,
   seed: int = 0,
   dry_run: bool = False,
 ) -> training.TrainResult | None:
@@ -81,37 +62,77 @@ def run(
       MixtureTask), a seqio Task or the name of one.
     config: the model; its vocab_size must cover the Task's vocabulary.
     optimizer: from `training.adafactor` or `training.adamw`.
-    num_steps: optimizer steps in all, counted from the first start.
-    feature_lengths: longest inputs and targets in tokens, EOS included.
-    batch_size: examples per step (packed rows with `pack`).
-    length_buckets: (inputs, targets) lengths that batches are padded to.
-    pack: put several examples into a row of `feature_lengths`.
-    use_cached: read the Task's cache; see `data.caching`.
-    layer_weights: number of decoder layers -> one weight per exit.
-    z_loss: see `training.LossSettings`.
-    label_smoothing: see `training.LossSettings`.
-    loss_normalizer: see `training.LossSettings`.
-    num_microbatches: parts of a batch that are run one after the other.
-    frozen: patterns of parameter paths to leave as they are; see
-      `training.freeze`.
+    plan: how many steps, and when to log, evaluate, save and stop.
+    data: how the Task's examples become batches.
+    objective: the loss; with the paper's weights if None.
+    decode: what to decode on the way, and how often; nothing if None.
     initial_model_dir: a run whose (best) parameters to start from.
     partitioning: how parameters lie on several devices; see `training.train`.
     model_parallel: devices that share each row.
-    eval_every: steps between teacher-forced evaluations on 'validation'.
-    eval_examples: validation examples used for it; None for all.
-    decode: what to decode on the way, and how often; nothing if None.
-    best_metric: the metric that picks the best checkpoint.
-    best_mode: 'min' or 'max'.
-    checkpoint_every: steps between checkpoints.
-    max_to_keep: checkpoints kept besides the best one.
-    log_every: steps between progress lines.
-    patience: stop after so many evaluations without improvement.
-    max_minutes: stop (and save) after so much wall-clock time.
     seed: of parameters, data order and dropout.
     dry_run: print the mesh, where parameters lie and the memory per device.
   """
-  seqio_task = data.as_task(task)
-  tokenizer = data.tokenizer_of(
+  seqio_task = datasets.as_task(task)
+  tokenizer = _tokenizer_of(seqio_task, config)
+  objective = objective or training.Objective()
+  context = _context(
+    task, tokenizer, data, objective, initial_model_dir, seed=seed
+  )
+  if decode is not None:
+    decode.check(eval_every=plan.eval_every, best_metric=plan.best_metric)
+  check_same_run(model_dir, config, context)
+  layout = dict(mesh=_mesh(model_parallel), partitioning=partitioning)
+  if dry_run:
+    speaking.say(
+      memory_plan.describe_training(
+        config,
+        training.freeze(optimizer, objective.frozen),
+        batch_size=data.batch_size,
+        **layout,
+      )
+    )
+    return None
+  jobs.open_output(model_dir, 'train.gin')
+  result = training.train(
+    training.multi_exit_stage(
+      config,
+      optimizer,
+      objective=objective,
+      seed=seed,
+      initial_params=_initial_params(
+        initial_model_dir, config, tokenizer, model_dir
+      ),
+    ),
+    lambda skip: datasets.train_batches(
+      seqio_task,
+      data,
+      seed=seed,
+      skip=skip,
+      num_shards=jax.process_count(),
+      shard_id=jax.process_index(),
+    ),
+    plan=plan,
+    model_dir=model_dir,
+    evaluators=_evaluators(
+      config, seqio_task, data, decode, tokenizer, last_step=plan.num_steps
+    ),
+    vocabulary=tokenizer,
+    seen_rows=lambda: seen_rows.of_run(
+      task,
+      initial_model_dir,
+      selected=seen_rows.selected_on(data.eval_examples, decode),
+    ),
+    context=context,
+    loggers=(TensorBoardLogger(os.path.join(model_dir, 'tensorboard')),),
+    **layout,
+  )
+  _draw_losses(model_dir)
+  return result
+
+
+def _tokenizer_of(seqio_task, config: model.T5Config) -> Tokenizer:
+  """Returns the Task's tokenizer, for which the model must have rows."""
+  tokenizer = datasets.tokenizer_of(
     seqio_task.output_features['targets'].vocabulary
   )
   if tokenizer.vocab_size > config.vocab_size:
@@ -120,71 +141,45 @@ def run(
       f'the model only {config.vocab_size} rows: set vocab_size to at least '
       'the former (a multiple of 128 suits accelerators)'
     )
-  context = {
+  return tokenizer
+
+
+def _context(
+  task, tokenizer, data, objective, initial_model_dir, *, seed
+) -> dict[str, Any]:
+  """Returns what a restart must give again."""
+  seqio_task = datasets.as_task(task)
+  # What is not the default changes the data or the parameters as well.
+  optional = {
+    'frozen': list(objective.frozen),
+    'initial_model_dir': initial_model_dir,
+    'prefixes': _prefixes(seqio_task),
+  }
+  return {
     'task': seqio_task.name,
     **vocabulary_context(tokenizer),
-    'prefix': data.prefix_of(task),
-    'feature_lengths': dict(feature_lengths),
-    'batch_size': batch_size,
+    'prefix': datasets.prefix_of(task),
+    'feature_lengths': data.lengths,
     'seed': seed,
-    'length_buckets': [list(bucket) for bucket in length_buckets],
-    # What is not the default changes the data or the parameters as well.
-    **{
-      name: value
-      for name, value in (
-        ('pack', pack),
-        ('use_cached', use_cached),
-        ('frozen', list(frozen)),
-        ('initial_model_dir', initial_model_dir),
-        ('prefixes', _prefixes(seqio_task)),
-      )
-      if value
-    },
+    **data.context(),
+    **{name: value for name, value in optional.items() if value},
   }
-  if decode is not None:
-    decode.check(eval_every=eval_every, best_metric=best_metric)
-  _check_resumable(model_dir, config, context)
-  if frozen:
-    optimizer = training.freeze(optimizer, frozen)
-  layout = dict(mesh=_mesh(model_parallel), partitioning=partitioning)
-  if dry_run:
-    speaking.say(
-      memory_plan.describe_training(
-        config, optimizer, batch_size=batch_size, **layout
-      )
-    )
-    return None
-  jobs.open_output(model_dir, 'train.gin')
-  if collectives.is_main_process():
-    keep_vocabulary(tokenizer, model_dir)
-  seen_rows.write(
-    model_dir,
-    task,
-    initial_model_dir,
-    selected=seen_rows.selected_on(eval_examples, decode),
-  )
-  batches = functools.partial(
-    data.train_batches,
-    seqio_task,
-    batch_size,
-    feature_lengths=feature_lengths,
-    length_buckets=length_buckets,
-    pack=pack,
-    use_cached=use_cached,
-    seed=seed,
-    num_shards=jax.process_count(),
-    shard_id=jax.process_index(),
-  )
+
+
+def _evaluators(
+  config, seqio_task, data, decode, tokenizer, *, last_step
+) -> dict[str, training.Evaluator]:
+  """Returns what measures the validation split on the way."""
   validation = functools.partial(
-    data.eval_batches,
+    datasets.eval_batches,
     seqio_task,
-    batch_size,
-    feature_lengths=feature_lengths,
+    data.batch_size,
+    feature_lengths=data.lengths,
     split='validation',
   )
   evaluators = {
     'validation': training.teacher_forced_evaluator(
-      config, functools.partial(validation, max_examples=eval_examples)
+      config, functools.partial(validation, max_examples=data.eval_examples)
     )
   }
   if decode is not None and decode.every is not None:
@@ -192,39 +187,10 @@ def run(
       config,
       validation,
       tokenizer=tokenizer,
-      max_length=feature_lengths['targets'],
-      last_step=num_steps,
+      max_length=data.lengths['targets'],
+      last_step=last_step,
     )
-  result = training.train(
-    config,
-    lambda skip: batches(skip=skip),
-    optimizer=optimizer,
-    num_steps=num_steps,
-    model_dir=model_dir,
-    layer_weights=layer_weights,
-    z_loss=z_loss,
-    label_smoothing=label_smoothing,
-    loss_normalizer=loss_normalizer,
-    num_microbatches=num_microbatches,
-    initial_params=_initial_params(
-      initial_model_dir, config, tokenizer, model_dir
-    ),
-    **layout,
-    evaluators=evaluators,
-    best_metric=best_metric,
-    best_mode=best_mode,
-    eval_every=eval_every,
-    checkpoint_every=checkpoint_every,
-    max_to_keep=max_to_keep,
-    log_every=log_every,
-    patience=patience,
-    max_minutes=max_minutes,
-    seed=seed,
-    context=context,
-    loggers=(TensorBoardLogger(os.path.join(model_dir, 'tensorboard')),),
-  )
-  _draw_losses(model_dir)
-  return result
+  return evaluators
 
 
 def _mesh(model_parallel: int) -> jax.sharding.Mesh | None:
@@ -236,10 +202,10 @@ def _mesh(model_parallel: int) -> jax.sharding.Mesh | None:
 
 def _prefixes(seqio_task) -> dict[str, str]:
   """Returns the prefixes of a mixture's parts, whose own is none."""
-  parts = data.subtasks_of(seqio_task)
+  parts = datasets.subtasks_of(seqio_task)
   if len(parts) == 1:
     return {}
-  return {part.name: data.prefix_of(part) for part in parts}
+  return {part.name: datasets.prefix_of(part) for part in parts}
 
 
 def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
@@ -282,15 +248,6 @@ def _draw_losses(model_dir: str) -> None:
   path = os.path.join(model_dir, 'losses.png')
   reporting.save_figure(reporting.loss_figure(records.read_jsonl(log)), path)
   speaking.say(f'curves: {path}')
-
-
-def _check_resumable(model_dir: str, config, context) -> None:
-  """Refuses a directory of another run before anything in it is touched."""
-  latest = checkpoints.latest_step(model_dir)
-  if latest is not None:
-    path = checkpoints.checkpoint_path(model_dir, latest)
-    metadata = checkpoints.read_metadata(path)
-    checkpoints.check_same_run(path, metadata, config, context)
 
 
 if __name__ == '__main__':

@@ -10,13 +10,14 @@ rates on the validation split. Restarting the same command goes on from the last
 checkpoint. Decode with policies/classifier.gin.
 """
 
+import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from calm_jax import data, records, reporting, runs, training
+from calm_jax import data as datasets
+from calm_jax import records, reporting, training
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.processes import speaking
 
@@ -26,14 +27,10 @@ def run(
   model_dir: str,
   task: Any,
   optimizer: training.Optimizer,
-  num_steps: int,
+  plan: training.Plan,
+  data: datasets.DataPlan,
   loss: str = 'independent',
   name: str = 'classifier',
-  batch_size: int = 64,
-  length_buckets: Sequence[Sequence[int]] = ((16, 16), (32, 32), (64, 64)),
-  eval_examples: int | None = 1000,
-  checkpoint_every: int = 500,
-  log_every: int = 20,
   seed: int = 0,
 ) -> records.ClassifierEvaluation:
   """Trains on the split 'train' and measures on 'validation'.
@@ -42,97 +39,62 @@ def run(
     model_dir: a run directory of `calm_jax.cli.train`.
     task: the Task.
     optimizer: from `training.adamw` or `training.adafactor`.
-    num_steps: optimizer steps in all, counted from the first start.
+    plan: how many steps, and when to log and save.
+    data: how the Task's examples become batches; their lengths are those that
+      the model was trained with.
     loss: 'independent', 'balanced' or 'geometric'.
     name: of the folder in `model_dir` that the classifier goes to.
-    batch_size: examples per step.
-    length_buckets: (inputs, targets) lengths that batches are padded to.
-    eval_examples: validation examples to measure on; None for all.
-    checkpoint_every: steps between checkpoints.
-    log_every: steps between progress lines.
     seed: of the data order.
   """
   training.get_classifier_loss(loss)
+  directory = training.classifier_directory(model_dir, name)
   loaded = jobs.load_run(model_dir, task)
-  seqio_task = data.as_task(task)
-  directory = os.path.join(model_dir, name)
+  seqio_task = datasets.as_task(task)
+  data = dataclasses.replace(data, feature_lengths=loaded.feature_lengths)
 
   def batches(skip):
     # Asked for once the directory is known to be of this very run.
     gin_runner.write_operative_config(directory, 'train_classifier.gin')
-    _add_training_rows(model_dir, task)
-    return data.train_batches(
-      seqio_task,
-      batch_size,
-      feature_lengths=loaded.feature_lengths,
-      length_buckets=length_buckets,
-      seed=seed,
-      skip=skip,
-    )
+    return datasets.train_batches(seqio_task, data, seed=seed, skip=skip)
 
-  trained = training.train_classifier(
-    loaded.config,
-    loaded.params,
+  trained = training.train(
+    training.classifier_stage(
+      loaded.config, loaded.params, optimizer, loss=loss
+    ),
     batches,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    model_dir=model_dir,
-    loss=loss,
-    name=name,
-    log_every=log_every,
-    checkpoint_every=checkpoint_every,
-    context={
-      'task': seqio_task.name,
-      'batch_size': batch_size,
-      'length_buckets': [list(bucket) for bucket in length_buckets],
-      'seed': seed,
-    },
+    plan=plan,
+    model_dir=directory,
+    seen_rows=lambda: records.TrainingRows(
+      datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
+    ),
+    context={'task': seqio_task.name, 'seed': seed, **data.context()},
   )
-  validation = data.eval_batches(
+  validation = datasets.eval_batches(
     seqio_task,
-    batch_size,
+    data.batch_size,
     feature_lengths=loaded.feature_lengths,
     split='validation',
-    max_examples=eval_examples,
+    max_examples=data.eval_examples,
   )
-  evaluation = _evaluate(loaded, trained, validation, seqio_task.name)
-  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
-  speaking.say(reporting.render_classifier_text(evaluation))
-  return evaluation
-
-
-def _add_training_rows(model_dir: str, task: Any) -> None:
-  """Adds the rows trained on to those of the run, for calibration to refuse."""
-  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
-  # A list without the model's own rows would look complete and not be.
-  if os.path.exists(path):
-    rows = records.read_training_rows(path)
-    new = data.input_hashes(task, 'train')
-    records.write_training_rows(
-      path, np.concatenate([rows.trained, new]), rows.selected
-    )
-
-
-def _evaluate(
-  loaded: runs.LoadedRun,
-  trained: training.ClassifierResult,
-  validation: Any,
-  task: str,
-) -> records.ClassifierEvaluation:
-  """Returns how the classifier does on the validation batches."""
   counts = training.evaluate_classifier(
-    loaded.config, loaded.params, trained.classifier, validation
+    loaded.config,
+    loaded.params,
+    training.classifier_of(trained.params),
+    validation,
   )
-  return records.ClassifierEvaluation(
-    task=task,
+  evaluation = records.ClassifierEvaluation(
+    task=seqio_task.name,
     split='validation',
     num_tokens=int(counts.num_tokens),
     num_layers=loaded.config.num_decoder_layers,
-    loss=trained.loss,
+    loss=loss,
     steps=trained.step,
     layers=counts.layers(),
     context=jobs.run_context(loaded.config, checkpoint_step=loaded.step),
   )
+  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
+  speaking.say(reporting.render_classifier_text(evaluation))
+  return evaluation
 
 
 if __name__ == '__main__':

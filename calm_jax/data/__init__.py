@@ -7,6 +7,7 @@ load, so names load when they are first used (PEP 562); the rest needs NumPy.
 import importlib
 
 _HOMES = {
+  'DataPlan': 'plan',
   'EmbeddedCorpus': 'seqio.corpus',
   'JsonlTask': 'seqio.tasks',
   'MixtureTask': 'seqio.mixtures',

@@ -1,4 +1,4 @@
-"""What callers of `batches` ask for: checked, and made into rows and shapes."""
+"""What callers ask of batches: checked, and made into rows and shapes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,18 +26,23 @@ def shard_rows(batch_size: int, num_shards: int, shard_id: int) -> slice:
 
 def checked_lengths(
   feature_lengths: Mapping[str, int] | None,
+  default: Mapping[str, int] = DEFAULT_LENGTHS,
 ) -> dict[str, int]:
   """Returns the lengths of both features, the defaults where none is given."""
-  lengths = {**DEFAULT_LENGTHS, **(feature_lengths or {})}
+  lengths = {**default, **(feature_lengths or {})}
   unknown = sorted(set(lengths) - set(FEATURES))
   if unknown:
     raise ValueError(f'feature_lengths names {unknown}; use {FEATURES}.')
-  check_positive(**lengths)
+  for name, length in lengths.items():
+    if length < 1:
+      raise ValueError(
+        f'{name} is {length} in feature_lengths; it must be 1 or more.'
+      )
   return lengths
 
 
 def buckets_within(
-  length_buckets: Sequence[tuple[int, int]], lengths: Mapping[str, int]
+  length_buckets: Sequence[Sequence[int]], lengths: Mapping[str, int]
 ) -> list[tuple[int, int]]:
   """Returns the buckets that fit into `lengths`, which is the last one."""
   last = tuple(lengths[name] for name in FEATURES)
@@ -55,6 +60,14 @@ def buckets_within(
     }
   )
   return [*smaller, last]
+
+
+def check_order(skip: int, num_epochs: int | None) -> None:
+  """Checks where in a stream of examples to begin, and where to end."""
+  if skip < 0:
+    raise ValueError(f'skip is {skip}; it must be 0 or more.')
+  if num_epochs is not None:
+    check_positive(num_epochs=num_epochs)
 
 
 def check_positive(**numbers: int) -> None:

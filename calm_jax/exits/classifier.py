@@ -2,7 +2,7 @@
 
 One linear layer, shared by all exits, reads the raw residual stream and says
 how likely it is that this layer's token is the last layer's. Its
-weights are trained by `training.train_classifier`; here are only they and their
+weights are trained by `training.classifier_stage`; here are only they and their
 answer.
 """
 

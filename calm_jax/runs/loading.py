@@ -135,7 +135,7 @@ def load(
       `TextFeatures` takes.
 
   Raises:
-    TypeError: for these without such a vocabulary.
+    TypeError: for these without a vocabulary, or beside a TextFeatures.
     FileNotFoundError, ValueError: as `load_run` or `load_checkpoint`.
   """
   if vocabulary is not None:

@@ -1,6 +1,8 @@
-"""Training with the weighted multi-exit loss, from an iterator of batches.
+"""Training in stages, from an iterator of batches.
 
-`train` is the loop; optimizers and schedules are builders that gin can bind;
+`train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
+the early-exit classifier of a finished one. `Plan` and `Objective` say what a
+run does, optimizers and schedules are builders, and gin binds all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
 """
@@ -16,11 +18,10 @@ from calm_jax.training.classifier_evaluation import (
   evaluate_classifier,
 )
 from calm_jax.training.classifier_losses import get_classifier_loss
-from calm_jax.training.classifier_stage import (
-  ClassifierResult,
-  train_classifier,
+from calm_jax.training.evaluators import (
+  Evaluator,
+  teacher_forced_evaluator,
 )
-from calm_jax.training.evaluators import teacher_forced_evaluator
 from calm_jax.training.freezing import freeze
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
@@ -30,8 +31,9 @@ from calm_jax.training.layer_weights import (
   subset_weights,
   uniform_weights,
 )
-from calm_jax.training.loop import TrainResult, train
+from calm_jax.training.loop import train
 from calm_jax.training.losses import LossSettings, multi_exit_loss
+from calm_jax.training.objective import Objective
 from calm_jax.training.optimizer import (
   Optimizer,
   adafactor,
@@ -41,8 +43,17 @@ from calm_jax.training.optimizer import (
   warmup_cosine,
   warmup_linear,
 )
+from calm_jax.training.plan import Plan, TrainResult
+from calm_jax.training.seen_rows import npz_rows
+from calm_jax.training.stage import Stage
+from calm_jax.training.stages.classifier import (
+  classifier_directory,
+  classifier_of,
+  classifier_stage,
+)
+from calm_jax.training.stages.multi_exit import multi_exit_stage
+from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
-  TrainState,
   init_train_state,
   make_eval_step,
   make_train_step,
@@ -50,13 +61,20 @@ from calm_jax.training.step import (
 
 __all__ = [
   'ClassifierCounts',
-  'ClassifierResult',
+  'Evaluator',
   'LossSettings',
+  'Objective',
   'Optimizer',
+  'Plan',
+  'Stage',
+  'StepMetrics',
   'TrainResult',
   'TrainState',
   'adafactor',
   'adamw',
+  'classifier_directory',
+  'classifier_of',
+  'classifier_stage',
   'constant',
   'evaluate_classifier',
   'freeze',
@@ -68,15 +86,16 @@ __all__ = [
   'make_eval_step',
   'make_train_step',
   'multi_exit_loss',
+  'multi_exit_stage',
   'npz_batches',
   'npz_input_hashes',
   'npz_metadata',
+  'npz_rows',
   'quadratic_weights',
   'rsqrt_with_warmup',
   'subset_weights',
   'teacher_forced_evaluator',
   'train',
-  'train_classifier',
   'uniform_weights',
   'warmup_cosine',
   'warmup_linear',

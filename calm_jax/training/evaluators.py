@@ -18,6 +18,26 @@ from calm_jax.training import step as step_lib
 Evaluator = Callable[[Params, int], dict[str, float]]
 
 
+def evaluate_all(
+  evaluators: Mapping[str, Evaluator], params: Params, step: int
+) -> dict[str, float]:
+  """Returns the metrics of all evaluators.
+
+  Raises:
+    ValueError: if two of them return the same name.
+  """
+  values: dict[str, float] = {}
+  for name, evaluator in evaluators.items():
+    new = evaluator(params, step)
+    if repeated := values.keys() & new.keys():
+      raise ValueError(
+        f'evaluator {name!r} returns {sorted(repeated)}, which another one '
+        'returns too; give them different names'
+      )
+    values.update(new)
+  return values
+
+
 def teacher_forced_evaluator(
   config: T5Config,
   batches_fn: Callable[[], Iterable[Mapping[str, Any]]],

@@ -1,4 +1,4 @@
-"""The training loop: steps, a log, evaluations, checkpoints, and resuming.
+"""Training a stage: steps, a log, evaluations, checkpoints, and resuming.
 
 Running the same call again goes on where the last checkpoint of `model_dir`
 left off: parameters, optimizer, random numbers, data and log. Ctrl-C and
@@ -12,86 +12,60 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from calm_jax.array_types import Params
-from calm_jax.model import T5Config
-from calm_jax.training import layer_weights as weights_lib
-from calm_jax.training import losses
-from calm_jax.training import step as step_lib
+from calm_jax import tokenizer as tokenizer_lib
+from calm_jax.tokenizer import Tokenizer
+from calm_jax.training import seen_rows as seen_rows_lib
 from calm_jax.training.evaluators import Evaluator
 from calm_jax.training.interruption import StopSignals
-from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.placement import OneDevice, OnMesh
 from calm_jax.training.plan import Plan, TrainResult
 from calm_jax.training.run import Run
 from calm_jax.training.run_directory import RowLogger, RunDirectory
+from calm_jax.training.stage import Batch, Stage
 
-Batch = Mapping[str, np.ndarray]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
-LayerWeights = Sequence[float] | Callable[[int], Sequence[float]]
+Vocabulary = Tokenizer | str | os.PathLike
 
 
 def train(
-  config: T5Config,
+  stage: Stage,
   batches: Batches,
   *,
-  optimizer: Optimizer,
-  num_steps: int,
+  plan: Plan,
   model_dir: str | os.PathLike,
-  layer_weights: LayerWeights = weights_lib.linear_weights,
-  z_loss: float = 1e-4,
-  label_smoothing: float = 0.0,
-  loss_normalizer: float | None = None,
-  num_microbatches: int = 1,
   evaluators: Mapping[str, Evaluator] | None = None,
-  best_metric: str = 'validation_loss',
-  best_mode: str = 'min',
-  log_every: int = 50,
-  eval_every: int = 500,
-  checkpoint_every: int = 500,
-  max_to_keep: int = 2,
-  patience: int | None = None,
-  max_minutes: float | None = None,
-  seed: int = 0,
+  vocabulary: Vocabulary | None = None,
+  seen_rows: seen_rows_lib.Rows | None = None,
   context: Mapping[str, Any] | None = None,
-  initial_params: Params | None = None,
   loggers: Sequence[RowLogger] = (),
   mesh: jax.sharding.Mesh | None = None,
   partitioning: str = 'data_parallel',
 ) -> TrainResult:
-  """Trains until `num_steps`, `max_minutes` or `patience` ends it.
+  """Trains a stage until the plan ends it.
 
-  Writes to `model_dir`: train_log.jsonl, parameters.txt, checkpoint_<step>/
-  and, by `best_metric`, best/checkpoint_<step>/ (parameters only).
+  Writes to `model_dir`: train_log.jsonl, parameters.txt, checkpoint_<step>/,
+  by the plan's `best_metric` best/checkpoint_<step>/ (parameters only), and
+  vocabulary.model and training_rows.npz where they are given.
 
   Args:
-    config: the model.
-    batches: dicts of NumPy arrays with T5X's keys (see `step.BATCH_KEYS`), one
-      per step; or a function from the number of batches already consumed to the
-      batches from there on. Given an iterable, a resumed run draws and discards
-      the batches it has consumed before. With several processes, each gives its
-      own rows, as many in as many batches as the others.
-    optimizer: from `optimizer.adafactor` or `optimizer.adamw`.
-    num_steps: steps of the whole run.
+    stage: what to train, from `training.multi_exit_stage` for example.
+    batches: dicts of NumPy arrays as the stage reads them, one per step; or a
+      function from the number of batches already consumed to the batches from
+      there on. Given an iterable, a resumed run draws and discards the batches
+      it has consumed before. With several processes, each gives its own rows,
+      as many in as many batches as the others.
+    plan: how many steps, and when to log, evaluate, save and stop.
     model_dir: where to write, and to resume from.
-    layer_weights: one weight per decoder layer, or a function of their number.
-    z_loss: coefficient of log(Z)^2.
-    label_smoothing: in [0, 1).
-    loss_normalizer: see `LossSettings`.
-    num_microbatches: see `step.make_train_step`.
     evaluators: name -> function of parameters and step that returns metrics.
-    best_metric: the metric that picks the best checkpoint.
-    best_mode: 'min' or 'max'.
-    log_every: steps between log lines.
-    eval_every: steps between evaluations; there is one at the end as well.
-    checkpoint_every: steps between checkpoints; also one at the end.
-    max_to_keep: checkpoints kept besides the best one.
-    patience: stop after this many evaluations without a new best.
-    max_minutes: stop after this time, earlier starts of the run included.
-    seed: of initialisation and dropout.
-    context: saved with checkpoints; see `native.save`.
-    initial_params: parameters to start from instead of random ones.
+    vocabulary: what made the batches' ids: a tokenizer, the path of a
+      SentencePiece model, or the folder that calm_jax.cli.tokenize wrote. It
+      is kept in `model_dir` and named in the context, so that the run can be
+      decoded from texts.
+    seen_rows: returns the hashes of the inputs trained and selected on, which
+      calibration then refuses; `npz_rows` of .npz files.
+    context: JSON values that are saved with checkpoints; a restart must give
+      the same.
     loggers: called with every row that goes to train_log.jsonl, in the first
       process.
     mesh: devices to train on together, from `sharding.make_mesh`; None for the
@@ -103,58 +77,56 @@ def train(
 
   Raises:
     ValueError: for bad arguments, batches, or a `model_dir` of another run.
+    FileNotFoundError: if there is no such vocabulary.
     SaveError: when a checkpoint could not be written, at a later step.
     FloatingPointError: when the loss becomes NaN or infinite.
     KeyboardInterrupt, SystemExit: after a signal, with a checkpoint saved.
   """
-  plan = Plan(
-    num_steps=num_steps,
-    log_every=log_every,
-    eval_every=eval_every,
-    checkpoint_every=checkpoint_every,
-    max_to_keep=max_to_keep,
-    patience=patience,
-    max_minutes=max_minutes,
-    best_metric=best_metric,
-    best_mode=best_mode,
-  )
-  layers = config.num_decoder_layers
-  if callable(layer_weights):
-    layer_weights = layer_weights(layers)
-  settings = losses.LossSettings(
-    weights_lib.check_layer_weights(layer_weights, layers),
-    z_loss=z_loss,
-    label_smoothing=label_smoothing,
-    loss_normalizer=loss_normalizer,
-  )
-  train_step = step_lib.make_train_step(
-    config, optimizer, settings=settings, num_microbatches=num_microbatches
-  )
+  context = dict(context or {})
+  tokenizer = _tokenizer(vocabulary, context)
+  if tokenizer is not None:
+    context |= tokenizer_lib.vocabulary_context(tokenizer)
+  context |= stage.context
   placement = OneDevice() if mesh is None else OnMesh(mesh, partitioning)
+  directory = RunDirectory(
+    model_dir,
+    stage.config,
+    context=context,
+    max_to_keep=plan.max_to_keep,
+    loggers=loggers,
+  )
   run = Run(
-    config,
+    stage,
     plan,
-    optimizer=optimizer,
     evaluators=dict(evaluators or {}),
-    directory=RunDirectory(
-      model_dir,
-      config,
-      context=context,
-      max_to_keep=max_to_keep,
-      loggers=loggers,
-    ),
+    directory=directory,
     placement=placement,
   )
-
-  def make_state(params):
-    return step_lib.init_train_state(
-      config, optimizer, seed=seed, params=params
-    )
-
   with placement.scope():
-    run.start(make_state, initial_params, context)
+    run.start(context)
+    directory.keep_vocabulary(tokenizer)
+    directory.add_seen_rows(seen_rows, resumed=run.resumed, inside=stage.inside)
     with StopSignals() as signals:
-      return run.loop(train_step, _from(batches, run.step), signals)
+      return run.loop(_from(batches, run.step), signals)
+
+
+def _tokenizer(
+  vocabulary: Vocabulary | None, context: Mapping[str, Any]
+) -> Tokenizer | None:
+  """Returns the tokenizer, which must be the one that the context names."""
+  if isinstance(vocabulary, (str, os.PathLike)):
+    name = os.fspath(vocabulary)
+    if os.path.isdir(name):
+      name = os.path.join(name, tokenizer_lib.VOCABULARY_NAME)
+    vocabulary = tokenizer_lib.load_tokenizer(name, context.get('extra_ids', 0))
+  named = context.get('vocabulary_fingerprint')
+  if vocabulary is not None and named not in (None, vocabulary.fingerprint):
+    raise ValueError(
+      f'the vocabulary {vocabulary.name} has the fingerprint '
+      f'{vocabulary.fingerprint}, but the context says that the ids were made '
+      f'with {named}: give the vocabulary that made them'
+    )
+  return vocabulary
 
 
 def _from(batches: Batches, consumed: int) -> Iterator[Batch]:

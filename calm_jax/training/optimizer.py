@@ -1,7 +1,9 @@
 """Learning-rate schedules and optimizers, as builders that gin can bind.
 
 An `Optimizer` is an optax transformation together with its schedule, so that
-the training loop can log the learning rate. Settings of Adafactor are those of
+the training loop can log the learning rate. The schedules are our own: joined
+from optax's parts they differ in the last bits of many steps, and a run goes on
+with the very rates that it would have had. Settings of Adafactor are those of
 T5X (arXiv 1804.04235): updates scaled by the size of the parameter, clipped at
 root mean square 1, second moments that forget with step^-0.8 and are factored
 where both sides of a matrix are at least 128.
@@ -91,17 +93,7 @@ def warmup_linear(
   warmup_steps: int = 0,
   final_fraction: float = 0.0,
 ) -> Schedule:
-  """Returns a schedule that rises linearly and falls linearly.
-
-  Args:
-    peak: the highest learning rate, > 0.
-    total_steps: the step at which the rate has fallen to its end.
-    warmup_steps: steps of the linear rise from peak / warmup_steps.
-    final_fraction: the rate at the end, as a share of `peak`, in [0, 1].
-
-  Raises:
-    ValueError: if a number lies outside its range.
-  """
+  """Returns a schedule that rises and falls linearly; see `warmup_cosine`."""
   return _rise_and_fall(
     lambda progress: 1 - progress,
     peak,

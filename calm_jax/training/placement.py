@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from calm_jax import sharding
-from calm_jax.array_types import Params
-from calm_jax.training.step import TrainState
+from calm_jax.array_types import Params, PyTree
+from calm_jax.training.state import TrainState
 
 # From given parameters, or None for fresh ones, to the state at step 0.
 MakeState = Callable[[Params | None], TrainState]
@@ -46,6 +47,10 @@ class OneDevice:
   def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Lays out a batch."""
     return batch
+
+  def constants(self, tree: PyTree) -> PyTree:
+    """Lays out parameters that steps only read; None stays None."""
+    return jax.tree.map(jnp.asarray, tree)
 
   def step(self, train_step, state: TrainState):
     """Returns the step for states like this one."""
@@ -103,6 +108,12 @@ class OnMesh:
   def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """As for `OneDevice`; every process gives its own rows."""
     return sharding.shard_batch(batch, self.mesh)
+
+  def constants(self, tree: PyTree) -> PyTree:
+    """As for `OneDevice`; they lie as parameters do."""
+    return sharding.put(
+      tree, sharding.param_shardings(tree, self.mesh, self.strategy)
+    )
 
   def step(self, train_step, state: TrainState):
     """As for `OneDevice`; what the step returns lies as what it was given."""

@@ -27,19 +27,32 @@ class TrainResult:
   seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """The arguments of `train` that say when to do what; see there."""
+  """When a run does what, and when it ends.
+
+  Attributes:
+    num_steps: steps of the whole run, counted from its first start.
+    log_every: steps between log lines.
+    eval_every: steps between evaluations; there is one at the end as well.
+    checkpoint_every: steps between checkpoints; also one at the end.
+    max_to_keep: checkpoints kept besides the best one.
+    patience: stop after so many evaluations without a new best; None for never.
+    max_minutes: stop (and save) after this time, earlier starts of the run
+      included; None for never.
+    best_metric: the metric that picks the best checkpoint.
+    best_mode: 'min' or 'max'.
+  """
 
   num_steps: int
-  log_every: int
-  eval_every: int
-  checkpoint_every: int
-  max_to_keep: int
-  patience: int | None
-  max_minutes: float | None
-  best_metric: str
-  best_mode: str
+  log_every: int = 50
+  eval_every: int = 500
+  checkpoint_every: int = 500
+  max_to_keep: int = 2
+  patience: int | None = None
+  max_minutes: float | None = None
+  best_metric: str = 'validation_loss'
+  best_mode: str = 'min'
 
   def __post_init__(self):
     for name in 'num_steps log_every eval_every checkpoint_every'.split():
@@ -53,3 +66,8 @@ class Plan:
       raise ValueError(
         f"best_mode must be 'min' or 'max', got {self.best_mode!r}"
       )
+
+  def is_better(self, value: float, best: float | None) -> bool:
+    """Whether a metric beats the best one so far; NaN never does."""
+    sign = 1 if self.best_mode == 'min' else -1
+    return value == value and (best is None or sign * value < sign * best)

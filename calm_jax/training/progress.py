@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax.training.step import StepMetrics
+from calm_jax.training.state import StepMetrics
 
 
 class ProgressReport:

@@ -1,13 +1,15 @@
 """One start of a run: taking steps, logging, evaluating, saving, stopping.
 
-`Plan` says when to do what, `Run` does it. The host runs at most two steps
-ahead of the device and looks at no number between log lines, and checkpoints
-are written in the background, so that nothing here makes the device wait long.
+`Stage` says what is trained and `Plan` when to do what; `Run` does it. The host
+runs at most two steps ahead of the device and looks at no number between log
+lines, and checkpoints are written in the background, so that nothing here makes
+the device wait long.
 """
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +18,53 @@ from calm_jax.array_types import Params
 from calm_jax.checkpoints import SaveError
 from calm_jax.processes import collectives
 from calm_jax.training import progress
-from calm_jax.training import step as step_lib
+from calm_jax.training.evaluators import Evaluator, evaluate_all
 from calm_jax.training.interruption import Interrupted, StopSignals
 from calm_jax.training.parameter_table import parameter_table
-from calm_jax.training.plan import TrainResult
-from calm_jax.training.run_directory import Remembered
+from calm_jax.training.placement import Placement
+from calm_jax.training.plan import Plan, TrainResult
+from calm_jax.training.remembered import Remembered
+from calm_jax.training.run_directory import RunDirectory
+from calm_jax.training.stage import Batch, Stage
+from calm_jax.training.state import TrainState
 
 
 class Run:
   """One start of a run."""
 
   def __init__(
-    self, config, plan, *, optimizer, evaluators, directory, placement
+    self,
+    stage: Stage,
+    plan: Plan,
+    *,
+    evaluators: Mapping[str, Evaluator],
+    directory: RunDirectory,
+    placement: Placement,
   ):
-    self.config = config
+    """Remembers what to do, where and with what."""
+    self.stage = stage
     self.plan = plan
-    self.optimizer = optimizer
     self.evaluators = evaluators
     self.directory = directory
     self.placement = placement
-    self.state: step_lib.TrainState
+    self.state: TrainState
     # Host copy of state.step: reading that one would wait for the device.
     self.step = 0
     self.saved_step: int | None = None
     self.remembered = Remembered()
     self.report: progress.ProgressReport
 
-  def start(self, make_state, params: Params | None, context) -> None:
+  @property
+  def resumed(self) -> bool:
+    """Whether an earlier start has left a checkpoint."""
+    return self.directory.latest is not None
+
+  def start(self, context: Mapping[str, Any]) -> None:
     """Takes a fresh state, or what the last checkpoint says instead."""
-    resumed = self.directory.latest is not None
+    stage, resumed = self.stage, self.resumed
     make = self.placement.shapes if resumed else self.placement.create
     self.state, self.remembered = self.directory.resume(
-      make(make_state, params)
+      make(stage.init, stage.params)
     )
     self.step = int(self.state.step)
     self.saved_step = self.step if resumed else None
@@ -64,7 +81,7 @@ class Run:
       {
         'kind': 'start',
         'step': self.step,
-        'config': self.config,
+        'config': stage.config,
         'num_parameters': size,
         'device': f'{device.platform} {device.device_kind}',
         **devices,
@@ -73,22 +90,21 @@ class Run:
         'jax': jax.__version__,
       }
     )
+    shown = f'{size / 1e6:.1f} M' if size >= 1e5 else f'{size:,}'
     _say(
-      f'{self.directory.path}: {size / 1e6:.1f} M parameters, '
-      f'{self.config.num_decoder_layers} exits, on {devices["num_devices"]} x '
-      f'{device.platform}; '
+      f'{self.directory.path}: {shown} parameters, {stage.title}, on '
+      f'{devices["num_devices"]} x {device.platform}; '
       f'{"resumes" if resumed else "starts"} at step {self.step} of '
       f'{self.plan.num_steps}'
     )
 
   # The loop.
 
-  def loop(self, train_step, batches, signals: StopSignals) -> TrainResult:
+  def loop(self, batches: Iterator[Batch], signals: StopSignals) -> TrainResult:
     """Runs steps until there is a reason to stop."""
-    train_step = self.placement.step(train_step, self.state)
     try:
       try:
-        reason = self._take_steps(train_step, batches, signals)
+        reason = self._take_steps(batches, signals)
         self._log()
         if reason != 'signal' and self.remembered.evaluated_step != self.step:
           self._evaluate(signals)
@@ -121,9 +137,11 @@ class Run:
       seconds=self.report.seconds,
     )
 
-  def _take_steps(self, train_step, batches, signals) -> str:
+  def _take_steps(self, batches, signals) -> str:
     """Takes steps; returns why it stopped ('signal' among the reasons)."""
     plan, first, under_way = self.plan, True, []
+    train_step = self.placement.step(self.stage.step, self.state)
+    constants = self.placement.constants(self.stage.constants)
     if self._evaluation_is_due():
       # An earlier start was interrupted at this one, and saved without it.
       self._evaluate(signals)
@@ -134,10 +152,12 @@ class Run:
       self.directory.poll()
       batch = next(batches, None)
       if batch is None:
+        if self.step == 0:
+          raise ValueError('there is no batch to train on')
         return 'end of data'
-      batch = self.placement.batch(step_lib.check_batch(batch, self.config))
+      batch = self.placement.batch(self.stage.check_batch(batch))
       started = time.monotonic()
-      self.state, metrics = train_step(self.state, batch)
+      self.state, metrics = train_step(self.state, batch, constants)
       if first:
         # The call returns when it is compiled.
         self.report.pause(time.monotonic() - started)
@@ -193,8 +213,7 @@ class Run:
     """Writes what the steps since the last log line did; checks for NaN."""
     if not self.report.has_steps:
       return
-    rate = float(self.optimizer.schedule(jnp.asarray(self.step - 1)))
-    row = self.report.flush(rate)
+    row = self.report.flush(self._learning_rate(self.step))
     self.directory.append({'kind': 'train', **row})
     minutes = self.plan.max_minutes
     _say(self.report.line(row, limit=minutes and minutes * 60))
@@ -205,16 +224,8 @@ class Run:
       return
     self._log()
     started = time.monotonic()
-    values: dict[str, float] = {}
     with signals.at_once():
-      for name, evaluator in self.evaluators.items():
-        new = evaluator(self.state.params, self.step)
-        if repeated := values.keys() & new.keys():
-          raise ValueError(
-            f'evaluator {name!r} returns {sorted(repeated)}, which another one '
-            'returns too; give them different names'
-          )
-        values.update(new)
+      values = evaluate_all(self.evaluators, self.state.params, self.step)
     note = self._judge(values)
     self.directory.append(
       {
@@ -239,28 +250,16 @@ class Run:
     # A checkpoint of this step, if there is one, does not know it yet.
     self.saved_step = None
     value = float(values[metric])
-    remembered = self.remembered
-    best = remembered.best_value
-    sign = 1 if self.plan.best_mode == 'min' else -1
-    # A NaN metric is never better.
-    better = value == value and (best is None or sign * value < sign * best)
-    if not better:
-      stale = remembered.stale_evaluations + 1
-      self.remembered = dataclasses.replace(
-        remembered, stale_evaluations=stale, evaluated_step=self.step
-      )
-      shown = 'none' if best is None else f'{best:.4g}'
-      return f'  (best {shown} at step {remembered.best_step})'
-    self._check_finite()
-    self.directory.save_best(self.state, self.step, {metric: value})
-    self.remembered = dataclasses.replace(
-      remembered,
-      best_step=self.step,
-      best_value=value,
-      stale_evaluations=0,
-      evaluated_step=self.step,
-    )
-    return '  (best so far)'
+    best, best_step = self.remembered.best_value, self.remembered.best_step
+    better = self.plan.is_better(value, best)
+    if better:
+      self._check_finite()
+      self.directory.save_best(self.state, self.step, {metric: value})
+    self.remembered = self.remembered.judged(value, self.step, self.plan)
+    if better:
+      return '  (best so far)'
+    shown = 'none' if best is None else f'{best:.4g}'
+    return f'  (best {shown} at step {best_step})'
 
   def _save(self) -> None:
     """Saves a checkpoint of this step unless there is one."""
@@ -277,8 +276,9 @@ class Run:
     self.report.pause(time.monotonic() - started)
 
   def _save_if_possible(self) -> None:
-    if jax.process_count() > 1:
-      # All of them save together, and the others know of no error.
+    if self.step == 0 or jax.process_count() > 1:
+      # Nothing was learned; or all of them would have to save together, and
+      # the others know of no error.
       return
     try:
       self._save()
@@ -292,8 +292,11 @@ class Run:
     if not bool(_all_finite(self.state.params)):
       raise progress.NonFiniteLoss(self.step, float('nan'))
 
+  def _learning_rate(self, step: int) -> float:
+    return float(self.stage.optimizer.schedule(jnp.asarray(step - 1)))
+
   def _describe(self, error: progress.NonFiniteLoss) -> str:
-    rate = float(self.optimizer.schedule(jnp.asarray(error.step - 1)))
+    rate = self._learning_rate(error.step)
     kept = 'no checkpoint had been saved yet'
     if self.directory.latest is not None:
       kept = f'the last good checkpoint is {self.directory.latest}'

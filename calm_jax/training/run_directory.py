@@ -16,32 +16,16 @@ from calm_jax import records
 from calm_jax.checkpoints import directories, native
 from calm_jax.model import T5Config
 from calm_jax.processes import collectives
-from calm_jax.training.step import TrainState
+from calm_jax.tokenizer import Tokenizer, keep_vocabulary
+from calm_jax.training import seen_rows
+from calm_jax.training.remembered import Remembered
+from calm_jax.training.state import TrainState
 
 LOG_NAME = 'train_log.jsonl'
 PARAMETERS_NAME = 'parameters.txt'
 
 # Called with every row that goes to the log.
 RowLogger = Callable[[Mapping[str, Any]], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Remembered:
-  """What the loop knows besides the training state; saved with checkpoints.
-
-  Attributes:
-    seconds: wall-clock time so far.
-    best_step: step of the best evaluation.
-    best_value: the metric there.
-    stale_evaluations: evaluations since then.
-    evaluated_step: step of the last evaluation.
-  """
-
-  seconds: float = 0.0
-  best_step: int | None = None
-  best_value: float | None = None
-  stale_evaluations: int = 0
-  evaluated_step: int | None = None
 
 
 class RunDirectory:
@@ -88,11 +72,10 @@ class RunDirectory:
     """
     if collectives.is_main_process():
       directories.clean_up(self.path)
-    if self.latest is None:
+    metadata = check_same_run(self.path, self._config, self._context)
+    if metadata is None:
       self._drop_log_after(0)
       return state, Remembered()
-    metadata = native.read_metadata(self.latest)
-    native.check_same_run(self.latest, metadata, self._config, self._context)
     params, rest = native.restore_train_state(
       self.latest, state.params, _besides_params(state)
     )
@@ -171,6 +154,18 @@ class RunDirectory:
     if collectives.is_main_process():
       records.write_text(os.path.join(self.path, PARAMETERS_NAME), table)
 
+  def keep_vocabulary(self, tokenizer: Tokenizer | None) -> None:
+    """Copies the vocabulary's file beside the checkpoints, if there is one."""
+    if tokenizer is not None and collectives.is_main_process():
+      keep_vocabulary(tokenizer, self.path)
+
+  def add_seen_rows(
+    self, rows: seen_rows.Rows | None, *, resumed: bool, inside: bool
+  ) -> None:
+    """Writes which inputs the run sees; see `seen_rows.add`."""
+    if rows is not None and collectives.is_main_process():
+      seen_rows.add(self.path, rows, resumed=resumed, inside=inside)
+
   def append(self, row: Mapping[str, Any]) -> None:
     """Appends a row to the log, and hands it to the loggers."""
     if not collectives.is_main_process():
@@ -192,6 +187,26 @@ class RunDirectory:
       # A kill can cut the last line.
       pass
     records.write_jsonl(path, rows)
+
+
+def check_same_run(
+  path: str | os.PathLike, config: T5Config, context: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Checks that a run may go on in a directory, and touches nothing.
+
+  Returns:
+    The metadata of its latest checkpoint; None if there is none.
+
+  Raises:
+    ValueError: if the checkpoint is of another model, vocabulary or context.
+  """
+  step = directories.latest_step(path)
+  if step is None:
+    return None
+  latest = directories.checkpoint_path(path, step)
+  metadata = native.read_metadata(latest)
+  native.check_same_run(latest, metadata, config, context)
+  return metadata
 
 
 def _besides_params(state: TrainState) -> dict[str, Any]:

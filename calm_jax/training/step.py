@@ -1,11 +1,10 @@
-"""One step of training and of teacher-forced evaluation, jitted.
+"""One step of multi-exit training and of its evaluation, jitted.
 
 The training state is one pytree, donated from step to step. Randomness of a
 step is a function of the state's key and step number alone, so that a resumed
 run draws what the uninterrupted one would have drawn.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,11 +15,11 @@ import numpy as np
 import optax
 
 from calm_jax import checks, model
-from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.array_types import Array, Params
 from calm_jax.data import packing
-from calm_jax.pytrees import register_pytree
 from calm_jax.training import accumulation, freezing, layer_weights, losses
 from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.state import StepMetrics, TrainState
 
 BATCH_KEYS = (
   'encoder_input_tokens',
@@ -28,41 +27,6 @@ BATCH_KEYS = (
   'decoder_target_tokens',
   'decoder_loss_weights',
 )
-
-
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-  """Everything that a training step changes or draws on.
-
-  Attributes:
-    step: int32 scalar, steps taken; also the number of batches consumed.
-    params: the model's parameters, float32.
-    opt_state: the optimizer's state.
-    rng: a PRNG key that stays the same; step k uses fold_in(rng, k).
-  """
-
-  step: Array
-  params: Params
-  opt_state: PyTree
-  rng: Array
-
-
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class StepMetrics:
-  """What one training step reports.
-
-  Attributes:
-    loss: float32 scalar, the weighted loss that was differentiated.
-    exits: cross-entropy and accuracy per exit, and the number of tokens.
-    gradient_norm: float32 scalar, global norm of what is trained, before
-      clipping.
-  """
-
-  loss: Array
-  exits: losses.ExitMetrics
-  gradient_norm: Array
 
 
 def init_train_state(

@@ -181,8 +181,10 @@ class FromOutside:
   name = 'from_outside'
 
   def __call__(self, p_values, error_rate):
-    level = error_rate / len(p_values)
-    return tuple(j for j, p in enumerate(p_values) if p <= level)
+    # Written for arrays: a tuple would have no size.
+    return tuple(
+      np.flatnonzero(p_values <= error_rate / p_values.size).tolist()
+    )
 
   def next_test(self, p_values, error_rate):
     del error_rate

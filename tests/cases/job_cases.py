@@ -27,9 +27,9 @@ def train(files):
     DECODE_EVERY=100,
     **{
       'decoding_evaluator.DecodingPlan.max_examples': 8,
-      'train.run.eval_every': 50,
+      'training.Plan.eval_every': 50,
       'training.warmup_cosine.warmup_steps': 10,
-      'train.run.length_buckets': ((12, 12),),
+      'data.DataPlan.length_buckets': ((12, 12),),
     },
   )
   assert result.step == 120

@@ -20,7 +20,7 @@ def _clean_gin():
 def test_shipped_files_are_of_the_right_types():
   gin_runner.parse(FILES, PLACES)
   # What was checked is what is bound.
-  assert gin.query_parameter('train.run.batch_size') is not None
+  assert gin.query_parameter('data.DataPlan.batch_size') is not None
   assert gin.query_parameter('%TRAIN_STEPS') == 3000
 
 
@@ -30,10 +30,10 @@ def test_shipped_files_are_of_the_right_types():
     ("TRAIN_STEPS = 'many'", r"%TRAIN_STEPS is 'many' \(--gin.TRAIN_STEPS"),
     ('model.T5Config.embed_dim = 2.5', r'embed_dim is 2.5 .*it must be int'),
     ("LEARNING_RATE = 'high'", r"peak = %LEARNING_RATE is 'high'"),
-    ('train.run.max_to_keep = None', 'max_to_keep is None .*must be int'),
+    ('training.Plan.max_to_keep = None', 'max_to_keep is None .*must be int'),
     ("FEATURE_LENGTHS = {'inputs': 'a'}", r"{'inputs': 'a'}.*Mapping\[str, in"),
     ("FEATURE_LENGTHS = {'inputs': 8, 'targets': 'many'}", "'targets': 'many'"),
-    ('train.run.length_buckets = (3, 4)', r'length_buckets is \(3, 4\)'),
+    ('data.DataPlan.length_buckets = (3, 4)', r'length_buckets is \(3, 4\)'),
   ],
 )
 def test_a_wrong_type_is_refused_by_name(binding, message):
@@ -45,9 +45,9 @@ def test_a_wrong_type_is_refused_by_name(binding, message):
   'binding',
   [
     'LEARNING_RATE = 1',  # an integer is a number
-    'train.run.patience = None',
-    'train.run.layer_weights = @training.uniform_weights',
-    'train.run.length_buckets = [[8, 8]]',
+    'training.Plan.patience = None',
+    'training.Objective.layer_weights = @training.uniform_weights',
+    'data.DataPlan.length_buckets = [[8, 8]]',
     "model.T5Config.mlp_activations = ['relu']",
   ],
 )

@@ -1,14 +1,16 @@
 """The tokenize job: the ids of a Task, for training without TensorFlow."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from cases import training_cases
 
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio')
 
-from calm_jax import data, training
+from calm_jax import data, records, runs, training
 from calm_jax.cli import gin_runner
 from calm_jax.tokenizer import (
   SentencePieceTokenizer,
@@ -117,3 +119,28 @@ def test_chosen_splits_and_few_examples(bindings, tmp_path):
   assert batch['num_valid'] == 5
   with pytest.raises(ValueError, match="no split 'dev'"):
     call(bindings, **{'tokenize.run.splits': ('dev',)})
+
+
+def test_a_run_on_the_files_is_one_that_reads_texts(paths, bindings, tmp_path):
+  """The vocabulary and the rows seen come along without a copy by hand."""
+  context = training.npz_metadata(paths['train'])
+  training.train(
+    training.multi_exit_stage(
+      dataclasses.replace(training_cases.CONFIG, vocab_size=32),
+      training.adamw(1e-3),
+    ),
+    lambda skip: training.npz_batches(paths['train'], 8, skip=skip),
+    plan=training.Plan(num_steps=1),
+    model_dir=tmp_path,
+    vocabulary=bindings['OUTPUT_DIR'],
+    seen_rows=training.npz_rows(paths['train'], paths['test']),
+    context={**context, 'feature_lengths': {'inputs': 32, 'targets': 32}},
+  )
+  run = runs.load_run(tmp_path)
+  assert run.tokenizer.fingerprint == context['vocabulary_fingerprint']
+  assert run.prefix == 'do: '
+  rows = records.read_training_rows(tmp_path / records.TRAINING_ROWS_NAME)
+  for found, split in ((rows.trained, 'train'), (rows.selected, 'test')):
+    np.testing.assert_array_equal(
+      found, training.npz_input_hashes(paths[split])
+    )

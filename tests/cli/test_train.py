@@ -80,7 +80,7 @@ def fine_tune(trained, folder, **bindings):
     **{
       'train.run.initial_model_dir': trained['MODEL_DIR'],
       'training.warmup_cosine.warmup_steps': 2,
-      'train.run.length_buckets': ((12, 12),),
+      'data.DataPlan.length_buckets': ((12, 12),),
       **bindings,
     },
   )
@@ -89,7 +89,9 @@ def fine_tune(trained, folder, **bindings):
 @pytest.mark.slow
 def test_fine_tuning_starts_from_another_run(trained, tmp_path):
   fine_tune(
-    trained, tmp_path / 'run', **{'train.run.frozen': ('token_embedder/.*',)}
+    trained,
+    tmp_path / 'run',
+    **{'training.Objective.frozen': ('token_embedder/.*',)},
   )
   before = runs.load_run(trained['MODEL_DIR']).params
   after = runs.load_run(tmp_path / 'run').params
@@ -125,7 +127,7 @@ def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
   fine_tune(trained, tmp_path / 'run')
   with pytest.raises(ValueError, match='length_buckets'):
     fine_tune(
-      trained, tmp_path / 'run', **{'train.run.length_buckets': ((6, 6),)}
+      trained, tmp_path / 'run', **{'data.DataPlan.length_buckets': ((6, 6),)}
     )
 
 
@@ -138,10 +140,9 @@ def test_fine_tuning_another_shape_is_refused(trained, tmp_path):
 def test_a_run_without_a_vocabulary_says_so(tmp_path):
   config = training_cases.CONFIG
   training.train(
-    config,
+    training.multi_exit_stage(config, training.adamw(1e-3)),
     training_cases.batches,
-    optimizer=training.adamw(1e-3),
-    num_steps=1,
+    plan=training.Plan(num_steps=1),
     model_dir=tmp_path,
   )
   with pytest.raises(ValueError, match="lacks .*'vocabulary_file'"):
@@ -165,9 +166,10 @@ def test_a_part_of_a_mixture_is_read_with_its_own_prefix(trained, tmp_path):
     task=data.MixtureTask('counting_mixture', parts),
     config=runs.load_run(trained['MODEL_DIR']).config,
     optimizer=training.adamw(1e-3),
-    num_steps=1,
-    feature_lengths={'inputs': 12, 'targets': 12},
-    batch_size=8,
+    plan=training.Plan(num_steps=1),
+    data=data.DataPlan(
+      batch_size=8, feature_lengths={'inputs': 12, 'targets': 12}
+    ),
   )
   for part in parts:
     assert jobs.load_run(str(tmp_path), part).prefix == part.prefix

@@ -111,13 +111,10 @@ def test_a_refilled_slot_brings_its_own_prefix():
   result = decoding.finish(decoding.advance(state))
   np.testing.assert_array_equal(result.prefix_lengths, [1, 3])
   np.testing.assert_array_equal(result.tokens[1, :3], [7, 2, 9])
+  state = decoding.start(
+    toy.toy_bound(), np.ones((2, 2), int), max_length=T, eos_id=-1
+  )
   with pytest.raises(ValueError, match='differ in policy'):
-    state = decoding.start(
-      toy.toy_bound(),
-      np.ones((2, 2), int),
-      max_length=T,
-      eos_id=-1,
-    )
     decoding.refill(state, [1], new)
 
 

@@ -112,6 +112,15 @@ def test_a_classifier_of_another_width_is_refused():
     exits.Classifier(np.zeros(2), np.zeros(2)).check(toy_decoder(), 1, 1)
 
 
+@pytest.mark.parametrize(
+  'measure', [exits.SoftmaxMargin(), exits.SoftmaxMaximum()]
+)
+def test_logits_that_nobody_asked_for_are_missed_in_words(measure):
+  states = view(hidden=jnp.ones((2, 2)))
+  with pytest.raises(ValueError, match='needs_logits = True'):
+    measure.confidence(states)
+
+
 def test_measures_by_name():
   assert exits.get_measure('softmax_margin') == exits.SoftmaxMargin()
   assert exits.get_measure('softmax_maximum') == exits.SoftmaxMaximum()

@@ -94,10 +94,10 @@ def trained(tmp_path_factory):
     'TRAIN_STEPS': 60,
     'BATCH_SIZE': 32,
     'LEARNING_RATE': 5e-3,
-    'train.run.eval_every': 30,
-    'train.run.checkpoint_every': 30,
+    'training.Plan.eval_every': 30,
+    'training.Plan.checkpoint_every': 30,
     'training.warmup_cosine.warmup_steps': 10,
-    'train.run.length_buckets': ((12, 12),),
+    'data.DataPlan.length_buckets': ((12, 12),),
   }
   for name, count, more in (
     ('run', 2, {'PARTITIONING': 'fsdp', 'devices': 2}),

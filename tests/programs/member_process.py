@@ -51,13 +51,13 @@ def train():
       yield {name: rows[first : first + 4] for name, rows in batch.items()}
 
   training.train(
-    dataclasses.replace(training_cases.CONFIG, num_decoder_layers=1),
+    training.multi_exit_stage(
+      dataclasses.replace(training_cases.CONFIG, num_decoder_layers=1),
+      training.adamw(0.01),
+    ),
     own_rows,
-    optimizer=training.adamw(0.01),
-    num_steps=STEPS.value,
+    plan=training.Plan(num_steps=STEPS.value, log_every=1, checkpoint_every=5),
     model_dir=DIRECTORY.value,
-    log_every=1,
-    checkpoint_every=5,
     mesh=sharding.make_mesh(),
   )
 

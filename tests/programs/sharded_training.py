@@ -25,7 +25,7 @@ CONFIG = dataclasses.replace(
 OPTIMIZER = training.adamw(0.01)
 
 
-def train(folder, **changes):
+def train(folder, *, initial_params=None, **layout):
   """Trains 3 steps, or restores them; returns parameters and what it saw."""
   seen = {}
 
@@ -37,20 +37,33 @@ def train(folder, **changes):
     return {'largest': float(kernel.max())}
 
   result = training.train(
-    CONFIG,
+    training.multi_exit_stage(CONFIG, OPTIMIZER, initial_params=initial_params),
     training_cases.batches,
-    optimizer=OPTIMIZER,
-    num_steps=3,
+    plan=training.Plan(
+      num_steps=3, log_every=1, eval_every=3, best_metric='largest'
+    ),
     model_dir=folder,
     evaluators={'kernel': evaluator},
-    best_metric='largest',
-    log_every=1,
-    eval_every=3,
-    **changes,
+    **layout,
   )
   rows = list(records.read_jsonl(folder / 'train_log.jsonl'))
   losses = [row['loss'] for row in rows if row['kind'] == 'train']
   return result.params, {**seen, 'losses': losses}
+
+
+def train_classifier(folder, **layout):
+  """Trains a classifier of a frozen model for 3 steps; returns its losses."""
+  config = dataclasses.replace(CONFIG, num_decoder_layers=2)
+  params = training.init_train_state(config, OPTIMIZER).params
+  training.train(
+    training.classifier_stage(config, params, OPTIMIZER),
+    training_cases.batches,
+    plan=training.Plan(num_steps=3, log_every=1),
+    model_dir=folder,
+    **layout,
+  )
+  rows = records.read_jsonl(folder / 'train_log.jsonl')
+  return [row['loss'] for row in rows if row['kind'] == 'train']
 
 
 def fresh_params():
@@ -94,6 +107,13 @@ def main(directory, *names):
   found['table'] = table
   embedding = restored[0]['token_embedder']['embedding']
   found['restored_spec'] = str(embedding.sharding.spec)
+  found['classifier'] = [
+    train_classifier(root / 'classifier' / name, **layout)
+    for name, layout in (
+      ('one', {}),
+      ('fsdp', dict(mesh=crossed, partitioning='fsdp')),
+    )
+  ]
   print(json.dumps(found))
 
 

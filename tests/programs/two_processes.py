@@ -30,19 +30,20 @@ def own_rows(skip):
     yield {name: array[mine] for name, array in batch.items()}
 
 
-def train(num_steps, **changes):
+def train(num_steps, **limits):
   """Trains, or goes on to train."""
   return training.train(
-    dataclasses.replace(training_cases.CONFIG, num_decoder_layers=1),
+    training.multi_exit_stage(
+      dataclasses.replace(training_cases.CONFIG, num_decoder_layers=1),
+      OPTIMIZER,
+    ),
     own_rows,
-    optimizer=OPTIMIZER,
-    num_steps=num_steps,
+    plan=training.Plan(
+      num_steps=num_steps, log_every=1, checkpoint_every=2, **limits
+    ),
     model_dir=directory,
-    log_every=1,
-    checkpoint_every=2,
     mesh=sharding.make_mesh(),
     partitioning=partitioning,
-    **changes,
   )
 
 

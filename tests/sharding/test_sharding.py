@@ -230,7 +230,12 @@ def check_runs(found, *names):
 
 @pytest.mark.slow
 def test_fsdp_equals_one_device_and_restores_elsewhere(tmp_path):
-  check_runs(run_script(tmp_path, 'one', 'fsdp'), 'fsdp')
+  found = run_script(tmp_path, 'one', 'fsdp')
+  check_runs(found, 'fsdp')
+  # A frozen model is laid out as a trained one is.
+  one, fsdp = found['classifier']
+  assert len(one) == 3
+  np.testing.assert_allclose(fsdp, one, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -272,12 +277,12 @@ def test_two_processes_are_one_run(tmp_path, partitioning):
   assert not said
   assert found['latest'] == found['step'] > 4
   training.train(
-    dataclasses.replace(CONFIG, num_decoder_layers=1),
+    training.multi_exit_stage(
+      dataclasses.replace(CONFIG, num_decoder_layers=1), training.adamw(0.01)
+    ),
     training_cases.batches,
-    optimizer=training.adamw(0.01),
-    num_steps=4,
+    plan=training.Plan(num_steps=4, log_every=1),
     model_dir=tmp_path / 'one',
-    log_every=1,
   )
   rows = records.read_jsonl(tmp_path / 'one' / 'train_log.jsonl')
   np.testing.assert_allclose(

@@ -2,13 +2,10 @@
 
 import dataclasses
 import itertools
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from cases import training_cases
 
@@ -20,7 +17,8 @@ from calm_jax import (
   runs,
   training,
 )
-from calm_jax.training import classifier_evaluation, classifier_step
+from calm_jax.training import classifier_evaluation, step
+from calm_jax.training.stages import classifier
 
 CONFIG = dataclasses.replace(training_cases.CONFIG, num_decoder_layers=3)
 # One object for all runs, so that each step is compiled once.
@@ -40,15 +38,18 @@ def run_directory(tmp_path, params):
 
 
 def train(params, model_dir, batches=training_cases.batches, **changes):
-  arguments = dict(
-    optimizer=OPTIMIZER,
-    num_steps=6,
-    model_dir=model_dir,
-    log_every=2,
-    checkpoint_every=3,
+  plan = dict(num_steps=6, log_every=2, checkpoint_every=3)
+  plan |= {key: changes.pop(key) for key in plan if key in changes}
+  folder = training.classifier_directory(
+    model_dir, changes.pop('name', 'classifier')
   )
-  return training.train_classifier(
-    CONFIG, params, batches, **{**arguments, **changes}
+  context = changes.pop('context', None)
+  return training.train(
+    training.classifier_stage(CONFIG, params, OPTIMIZER, **changes),
+    batches,
+    plan=training.Plan(**plan),
+    model_dir=folder,
+    context=context,
   )
 
 
@@ -72,77 +73,24 @@ def test_only_the_classifier_is_trained(tmp_path, params, capsys):
   )
   same(before, params)
   assert (result.step, result.stopped_because) == (150, 'num_steps')
-  assert result.classifier.kernel.shape == (CONFIG.embed_dim,)
-  assert np.abs(result.classifier.kernel).max() > 0.1
+  kernel = training.classifier_of(result.params).kernel
+  assert kernel.shape == (CONFIG.embed_dim,)
+  assert np.abs(kernel).max() > 0.1
   rows = [row for row in log(tmp_path) if row['kind'] == 'train']
   assert rows[-1]['loss'] < rows[0]['loss'] < np.log(2)
   accuracies = np.array([row['exit_accuracies'] for row in rows])
   assert (accuracies[-1] > accuracies[0]).all()
   assert len(rows[-1]['exit_losses']) == 2
-  assert 'step 150/150  loss' in capsys.readouterr().out
-  state = classifier_step.init_classifier_state(CONFIG, OPTIMIZER)
+  printed = capsys.readouterr().out
+  assert 'step 150/150  loss' in printed
+  assert '17 parameters, a classifier of 2 exits, independent loss' in printed
+  state = classifier.init_classifier_state(CONFIG, OPTIMIZER)
   sizes = {leaf.size for leaf in jax.tree.leaves(state.opt_state)}
   assert sizes == {1, CONFIG.embed_dim}
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-  tmp_path, params
-):
-  whole = train(params, tmp_path / 'whole')
-  train(params, tmp_path / 'parts', num_steps=3)
-  resumed = train(params, tmp_path / 'parts')
-  assert resumed.step == 6
-  same(whole.classifier, resumed.classifier)
-  again = train(params, tmp_path / 'parts')
-  same(whole.classifier, again.classifier)
-  steps = [row['step'] for row in log(tmp_path / 'parts') if 'loss' in row]
-  assert steps == [2, 3, 4, 6]
-
-
-def test_a_signal_saves_and_the_same_call_goes_on(tmp_path, params):
-  def interrupted(skip):
-    for step, batch in enumerate(training_cases.batches(skip), skip):
-      if step == 4:
-        os.kill(os.getpid(), signal.SIGINT)
-      yield batch
-
-  with pytest.raises(KeyboardInterrupt):
-    train(params, tmp_path / 'parts', interrupted)
-  assert checkpoints.latest_step(tmp_path / 'parts' / 'classifier') == 5
-  resumed = train(params, tmp_path / 'parts')
-  same(resumed.classifier, train(params, tmp_path / 'whole').classifier)
-
-
-def test_a_nan_stops_the_run_and_is_never_saved(tmp_path, params):
-  def batches(skip):
-    for step, batch in enumerate(training_cases.batches(skip), skip + 1):
-      if step == 5:
-        batch['decoder_loss_weights'] *= np.nan
-      yield batch
-
-  with pytest.raises(FloatingPointError, match='step 5 .*checkpoint_3'):
-    train(params, tmp_path, batches)
-  assert checkpoints.latest_step(tmp_path / 'classifier') == 3
-
-  def spoil(updates, state, params=None):
-    del params
-    return jax.tree.map(lambda leaf: leaf * jnp.nan, updates), state
-
-  with pytest.raises(FloatingPointError, match='step 1 .*is None'):
-    train(
-      params,
-      tmp_path,
-      name='spoilt',
-      num_steps=1,
-      optimizer=training.Optimizer(
-        optax.GradientTransformation(lambda params: (), spoil),
-        training.constant(0.1),
-      ),
-    )
-
-
 def test_a_saved_classifier_decodes(run_directory, params):
-  trained = train(params, run_directory).classifier
+  trained = training.classifier_of(train(params, run_directory).params)
   loaded = runs.load_classifier(run_directory)
   assert isinstance(loaded, exits.Classifier)
   same(loaded, trained)
@@ -180,16 +128,11 @@ def test_another_run_in_the_directory_is_refused(tmp_path, params):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (dict(num_steps=0), 'num_steps'),
-    (dict(log_every=2.5), 'log_every'),
-    (dict(checkpoint_every=True), 'checkpoint_every'),
     (dict(loss='bce'), "'bce'; known: balanced, geometric, independent"),
     (dict(name='best'), "'best'"),
     (dict(name=''), 'folder of its own'),
     (dict(name='../other'), 'folder of its own'),
     (dict(name='checkpoint_9'), 'folder of its own'),
-    (dict(batches=[]), 'function .* got list'),
-    (dict(batches=lambda skip: []), 'no batch to train'),
     (dict(batches=lambda skip: [{}]), 'the batch lacks'),
   ],
 )
@@ -201,14 +144,35 @@ def test_bad_arguments_are_named(tmp_path, params, changes, message):
 
 def test_a_model_of_one_layer_has_no_exit(tmp_path, params):
   with pytest.raises(ValueError, match='num_decoder_layers = 1'):
-    training.train_classifier(
-      dataclasses.replace(CONFIG, num_decoder_layers=1),
-      params,
-      training_cases.batches,
-      optimizer=OPTIMIZER,
-      num_steps=1,
-      model_dir=tmp_path,
+    training.classifier_stage(
+      dataclasses.replace(CONFIG, num_decoder_layers=1), params, OPTIMIZER
     )
+
+
+def test_memory_holds_the_logits_of_one_exit_at_a_time():
+  batch, length = 4, 16
+
+  def peak(layers):
+    config = dataclasses.replace(
+      CONFIG, vocab_size=32128, embed_dim=8, num_decoder_layers=layers
+    )
+    params = jax.eval_shape(
+      lambda: model.init_params(config, jax.random.key(0))
+    )
+    state = jax.eval_shape(
+      lambda: classifier.init_classifier_state(config, OPTIMIZER)
+    )
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    arrays = dict.fromkeys(step.BATCH_KEYS, tokens)
+    lowered = classifier.make_classifier_step(
+      config, OPTIMIZER, loss=training.get_classifier_loss('balanced')
+    ).lower(state, arrays, params)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+  few, many = peak(2), peak(6)
+  logits_of_one_exit = batch * length * 32128 * 4
+  assert few >= logits_of_one_exit, 'the measure must see the logits'
+  assert many < 1.2 * few
 
 
 def test_a_missing_or_wrong_folder_is_named(run_directory, params):
@@ -252,9 +216,9 @@ def test_rates_are_those_of_a_count_by_hand():
 def test_a_set_is_counted_over_batches_without_dropout(params):
   assert CONFIG.dropout_rate > 0
   random = np.random.default_rng(0)
-  classifier = exits.Classifier(random.normal(size=16), 0.1)
+  judge = exits.Classifier(random.normal(size=16), 0.1)
   batches = [training_cases.batch(seed) for seed in (1, 2)]
-  counts = training.evaluate_classifier(CONFIG, params, classifier, batches)
+  counts = training.evaluate_classifier(CONFIG, params, judge, batches)
   held_back = inconsistent = both = np.zeros(2)
 
   @jax.jit
@@ -268,7 +232,7 @@ def test_a_set_is_counted_over_batches_without_dropout(params):
     )
     best = np.asarray(logits).argmax(-1)
     apart = (best[:-1] != best[-1]) & (batch['decoder_loss_weights'] > 0)
-    low = np.asarray(states[:-1]) @ classifier.kernel + classifier.bias < 0
+    low = np.asarray(states[:-1]) @ judge.kernel + judge.bias < 0
     low &= batch['decoder_loss_weights'] > 0
     held_back = held_back + low.sum((1, 2))
     inconsistent = inconsistent + apart.sum((1, 2))
@@ -283,9 +247,9 @@ def test_a_set_is_counted_over_batches_without_dropout(params):
 def test_an_empty_validation_set_is_named(params, batches):
   for batch in batches:
     batch['decoder_loss_weights'] = np.zeros_like(batch['decoder_loss_weights'])
-  classifier = exits.Classifier(np.zeros(16), 0.0)
+  judge = exits.Classifier(np.zeros(16), 0.0)
   with pytest.raises(ValueError, match='no target token'):
-    training.evaluate_classifier(CONFIG, params, classifier, iter(batches))
+    training.evaluate_classifier(CONFIG, params, judge, iter(batches))
 
 
 def test_packed_examples_are_judged_as_if_alone(params):
@@ -300,24 +264,11 @@ def test_packed_examples_are_judged_as_if_alone(params):
   packed = {key: value.reshape(4, 10) for key, value in rows.items()}
   ids = np.tile(np.repeat([1, 2], 5), (4, 1)).astype(np.int32)
   packed |= {'encoder_segment_ids': ids, 'decoder_segment_ids': ids}
-  classifier = exits.Classifier(np.random.default_rng(1).normal(size=16), 0.1)
+  judge = exits.Classifier(np.random.default_rng(1).normal(size=16), 0.1)
   one, other = (
-    training.evaluate_classifier(CONFIG, params, classifier, [batch])
+    training.evaluate_classifier(CONFIG, params, judge, [batch])
     for batch in (rows, packed)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other
   )
-
-
-def test_batches_are_taken_one_per_step(tmp_path, params):
-  taken = []
-
-  def batches(skip):
-    for number in itertools.count(skip):
-      taken.append(number)
-      yield training_cases.batch(number)
-
-  train(params, tmp_path, batches, num_steps=3)
-  train(params, tmp_path, batches)
-  assert taken == list(range(6))

@@ -24,16 +24,16 @@ SCRIPT = """
     training_cases.CONFIG, lambda: [training_cases.batch(900)]
   )
   training.train(
-    training_cases.CONFIG,
+    training.multi_exit_stage(
+      training_cases.CONFIG, training.adamw(0.003, weight_decay=0.01)
+    ),
     training_cases.batches,
-    optimizer=training.adamw(0.003, weight_decay=0.01),
-    num_steps=300,
+    plan=training.Plan(
+      num_steps=300, log_every=5, eval_every=10, checkpoint_every=15,
+      max_to_keep=1,
+    ),
     model_dir=sys.argv[1],
     evaluators={'validation': evaluator},
-    log_every=5,
-    eval_every=10,
-    checkpoint_every=15,
-    max_to_keep=1,
   )
 """
 

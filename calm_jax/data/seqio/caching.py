@@ -15,7 +15,7 @@ and run
       --output_cache_dir=/data/cache --pipeline_options=--runner=DirectRunner
 
 Then give `/data/cache` to `add_cache_directories` and `use_cached=True` to
-`train_batches` or `eval_batches`. (A `TfdsTask` takes its `directory`; leave
+`DataPlan` or `eval_batches`. (A `TfdsTask` takes its `directory`; leave
 the command's own --tfds_data_dir out.)
 """
 

@@ -6,11 +6,12 @@ drawn from the seed and its examples through a buffer. Either way the same seed
 gives the same examples.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
-from absl import logging
 
+from calm_jax.data.batches import report_too_long
+from calm_jax.data.plan import DataPlan
 from calm_jax.data.seqio.caching import check_cached
 from calm_jax.data.seqio.preprocessors import as_text, pack_reference_tensor
 from calm_jax.data.seqio.tasks import (
@@ -56,27 +57,17 @@ def in_order(task, split: str, *, use_cached: bool = False):
 
 
 def for_training(
-  task,
-  split: str,
-  lengths: Mapping[str, int],
-  *,
-  seed: int,
-  num_epochs: int | None = None,
-  shuffle_buffer: int | None = None,
-  use_cached: bool = False,
+  task, split: str, plan: DataPlan, *, seed: int, num_epochs: int | None = None
 ):
   """Returns a dataset of shuffled, repeated, cut `inputs` and `targets`.
 
   Args:
     task: a Task or Mixture; a Mixture is drawn from at its rates.
     split: the split to read.
-    lengths: longest inputs and targets in tokens.
+    plan: lengths, buffer for shuffling, and whether to read a cache.
     seed: of the order and of the mixing.
     num_epochs: passes over the split; None repeats forever, which a Mixture
       needs.
-    shuffle_buffer: examples held for shuffling; None for the whole split if it
-      has at most `IN_MEMORY_EXAMPLES`, else `STREAM_BUFFER`.
-    use_cached: whether to read seqio's offline cache.
 
   Raises:
     ValueError: if there is no such split, it is empty, or a Mixture is to have
@@ -84,11 +75,8 @@ def for_training(
   """
   check_split(task, split)
   mixture = as_task(task)
-  options = dict(
-    seed=seed, shuffle_buffer=shuffle_buffer, use_cached=use_cached
-  )
   if not isinstance(mixture, seqio.Mixture):
-    return _shuffled(mixture, split, lengths, **options).repeat(num_epochs)
+    return _shuffled(mixture, split, plan, seed).repeat(num_epochs)
   if num_epochs is not None:
     raise ValueError(
       f'num_epochs is {num_epochs}, but the mixture {mixture.name} draws from '
@@ -96,7 +84,7 @@ def for_training(
     )
   tasks = [part for part in mixture.tasks if split in part.splits]
   return tf.data.Dataset.sample_from_datasets(
-    [_shuffled(part, split, lengths, **options).repeat() for part in tasks],
+    [_shuffled(part, split, plan, seed).repeat() for part in tasks],
     weights=[mixture.get_rate(part) for part in tasks],
     seed=seed,
   )
@@ -138,20 +126,6 @@ def tokenised_examples(
     }
 
 
-def report_too_long(too_long, size, lengths, split, *, action, place=''):
-  """Warns of examples that are cut; raises if they are to be refused."""
-  if not too_long:
-    return
-  message = (
-    f'{too_long} of {place}{size} examples of split {split!r} are longer than '
-    f'{dict(lengths)} tokens and are {action}; raise feature_lengths to keep '
-    'them whole.'
-  )
-  if action == 'refused':
-    raise ValueError(message)
-  logging.warning('%s', message)
-
-
 def _task_dataset(task, split, *, use_cached, shuffle=False, seed=None):
   if use_cached:
     check_cached(task, split)
@@ -182,8 +156,9 @@ def _with_same_features(example):
   return kept
 
 
-def _shuffled(task, split, lengths, *, seed, shuffle_buffer, use_cached):
+def _shuffled(task, split, plan, seed):
   """Returns one pass over a Task's split; every pass has another order."""
+  lengths, buffer = plan.lengths, plan.shuffle_buffer
 
   def keep(example):
     return {name: tf.cast(example[name], tf.int32) for name in FEATURES}
@@ -191,19 +166,24 @@ def _shuffled(task, split, lengths, *, seed, shuffle_buffer, use_cached):
   def cut(example):
     return {name: example[name][: lengths[name]] for name in FEATURES}
 
-  size = _size(task, split, use_cached=use_cached)
-  if shuffle_buffer is None and (size or 0) <= IN_MEMORY_EXAMPLES:
-    dataset = _task_dataset(task, split, use_cached=use_cached)
-    dataset = dataset.map(keep, num_parallel_calls=tf.data.AUTOTUNE).cache()
-    shuffle_buffer = _count(dataset, lengths, split)
+  size = _size(task, split, use_cached=plan.use_cached)
+  in_memory = buffer is None and (size or 0) <= IN_MEMORY_EXAMPLES
+  dataset = _task_dataset(
+    task,
+    split,
+    use_cached=plan.use_cached,
+    shuffle=not in_memory,
+    seed=None if in_memory else seed,
+  ).map(keep, num_parallel_calls=tf.data.AUTOTUNE)
+  if in_memory:
+    dataset = dataset.cache()
+    buffer = _count(dataset, lengths, f'split {split!r}')
   else:
-    dataset = _task_dataset(
-      task, split, use_cached=use_cached, shuffle=True, seed=seed
+    buffer = buffer or STREAM_BUFFER
+    _count(
+      dataset.take(_LENGTH_SAMPLE), lengths, f'the start of split {split!r}'
     )
-    dataset = dataset.map(keep, num_parallel_calls=tf.data.AUTOTUNE)
-    shuffle_buffer = shuffle_buffer or STREAM_BUFFER
-    _count(dataset.take(_LENGTH_SAMPLE), lengths, split, place='the first ')
-  return dataset.map(cut).shuffle(shuffle_buffer, seed=seed)
+  return dataset.map(cut).shuffle(buffer, seed=seed)
 
 
 def _size(task, split, *, use_cached) -> int | None:
@@ -213,7 +193,7 @@ def _size(task, split, *, use_cached) -> int | None:
   return task.num_input_examples(split)
 
 
-def _count(dataset, lengths, split, *, place='') -> int:
+def _count(dataset, lengths, place) -> int:
   """Passes once over a dataset, reports long examples, returns its size."""
 
   def add(totals, example):
@@ -224,6 +204,6 @@ def _count(dataset, lengths, split, *, place='') -> int:
 
   size, too_long = dataset.reduce(tf.zeros(2, tf.int64), add).numpy()
   if size == 0:
-    raise ValueError(f'Split {split!r} has no examples.')
-  report_too_long(too_long, size, lengths, split, action='cut', place=place)
+    raise ValueError(f'There are no examples in {place}.')
+  report_too_long(too_long, size, lengths, place)
   return int(size)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from tools.planned import train_batches
 
 pytest.importorskip('seqio')
 
@@ -27,7 +28,7 @@ def task(jsonl_files):
 
 
 def take(count, **arguments):
-  iterator = batches.train_batches(
+  iterator = train_batches(
     arguments.pop('task'), 8, length_buckets=BUCKETS, **arguments
   )
   return list(itertools.islice(iterator, count))
@@ -159,11 +160,12 @@ def test_long_examples_can_be_refused(task):
     ({'feature_lengths': {'inputs': 0}}, 'inputs is 0'),
     ({'feature_lengths': {'sources': 9}}, 'sources'),
     ({'length_buckets': ((8, 0),)}, 'length_buckets'),
+    ({'eval_examples': 0}, 'eval_examples is 0'),
   ],
 )
 def test_bad_arguments_are_named_at_once(task, arguments, message):
   with pytest.raises(ValueError, match=message):
-    batches.train_batches(task, 8, **arguments)
+    train_batches(task, 8, **arguments)
 
 
 def test_bad_arguments_of_eval_batches(task):
@@ -174,7 +176,7 @@ def test_bad_arguments_of_eval_batches(task):
 
 
 def packed(task, count=None, **options):
-  iterator = batches.train_batches(
+  iterator = train_batches(
     task, 4, feature_lengths=LENGTHS, pack=True, **options
   )
   return list(itertools.islice(iterator, count))
@@ -248,15 +250,15 @@ def test_shards_make_up_the_batches_of_one_process(task, pack):
     pack=pack,
     skip=3,
   )
-  whole = list(batches.train_batches(task, 8, **options))
+  whole = list(train_batches(task, 8, **options))
   shards = [
-    list(
-      batches.train_batches(task, 8, num_shards=2, shard_id=shard, **options)
-    )
+    list(train_batches(task, 8, num_shards=2, shard_id=shard, **options))
     for shard in range(2)
   ]
   assert {len(shard) for shard in shards} == {len(whole)} and len(whole) > 3
   for batch, *parts in zip(whole, *shards, strict=True):
+    real = [part.pop('num_valid', 0) for part in parts]
+    assert sum(real) == batch.pop('num_valid', 0)
     for name, array in batch.items():
       joined = np.concatenate([part[name] for part in parts])
       np.testing.assert_array_equal(joined, array)
@@ -281,7 +283,7 @@ def test_evaluation_shards_count_every_example_once(task):
   assert [part[-1]['num_valid'] for part in shards] == [2, 2, 2, 0]
 
 
-@pytest.mark.parametrize('make', [batches.train_batches, batches.eval_batches])
+@pytest.mark.parametrize('make', [train_batches, batches.eval_batches])
 @pytest.mark.parametrize(
   'shards, message',
   [

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tools.planned import train_batches
 
 seqio = pytest.importorskip('seqio')
 
@@ -70,7 +71,7 @@ def test_cached_batches_equal_fresh_ones(definition, tmp_path):
   data.add_cache_directories([str(tmp_path)])
   for make, options in (
     (data.eval_batches, dict(split='test')),
-    (data.train_batches, dict(num_epochs=1, seed=2)),
+    (train_batches, dict(num_epochs=1, seed=2)),
   ):
     fresh, cached = (
       as_lists(
@@ -102,13 +103,13 @@ def test_a_cache_is_what_is_read(definition, tmp_path):
 
 def test_a_missing_cache_is_explained(definition, tmp_path):
   task = definition.register()
-  for make in (data.train_batches, data.eval_batches):
+  for make in (train_batches, data.eval_batches):
     with pytest.raises(FileNotFoundError, match='seqio_cache_tasks') as raised:
       make(task, 8, use_cached=True)
     assert task.name in str(raised.value)
   data.add_cache_directories([str(tmp_path)])
   with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-    data.train_batches(task, 8, use_cached=True)
+    train_batches(task, 8, use_cached=True)
   with pytest.raises(FileNotFoundError, match='no cache folder'):
     data.add_cache_directories([str(tmp_path / 'none')])
 
@@ -133,4 +134,4 @@ def test_a_task_without_the_place_says_so(definition):
     ],
   )
   with pytest.raises(ValueError, match='no seqio.CacheDatasetPlaceholder'):
-    data.train_batches(bare, 8, use_cached=True)
+    train_batches(bare, 8, use_cached=True)

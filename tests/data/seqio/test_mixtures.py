@@ -4,6 +4,7 @@ import collections
 import itertools
 
 import pytest
+from tools.planned import train_batches
 
 pytest.importorskip('seqio')
 
@@ -25,7 +26,7 @@ def parts(jsonl_files):
 def drawn(mixture, count, **options):
   """How many rows of the first `count` batches begin as each part does."""
   vocabulary = data.as_task(mixture).output_features['inputs'].vocabulary
-  iterator = data.train_batches(
+  iterator = train_batches(
     mixture, 8, feature_lengths=LENGTHS, length_buckets=(), **options
   )
   return collections.Counter(
@@ -53,9 +54,7 @@ def test_skip_goes_on_in_a_mixture(parts):
   mixture = data.MixtureTask('skipped', parts, rates=(1, 1))
 
   def batches(count, **options):
-    iterator = data.train_batches(
-      mixture, 8, feature_lengths=LENGTHS, **options
-    )
+    iterator = train_batches(mixture, 8, feature_lengths=LENGTHS, **options)
     return [
       batch['encoder_input_tokens'].tolist()
       for batch in itertools.islice(iterator, count)
@@ -107,7 +106,7 @@ def test_bad_mixtures_are_named(parts, tmp_path, jsonl_files):
     data.MixtureTask('bad', (parts[0], foreign)).register()
   mixture = data.MixtureTask('good', parts, rates=(1, 1))
   with pytest.raises(ValueError, match='has no epochs'):
-    data.train_batches(mixture, 4, num_epochs=1)
+    train_batches(mixture, 4, num_epochs=1)
   with pytest.raises(ValueError, match='is a mixture'):
     next(data.tokenised_examples(mixture, 'train'))
   with pytest.raises(ValueError, match='speaks about one task'):

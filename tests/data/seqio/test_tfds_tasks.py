@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from tools.planned import train_batches
 
 pytest.importorskip('seqio')
 gin = pytest.importorskip('gin')
@@ -173,7 +174,7 @@ def test_training_in_memory_and_streamed(definitions, shuffle_buffer):
   def batches(**options):
     return (
       batch['encoder_input_tokens']
-      for batch in data.train_batches(
+      for batch in train_batches(
         definitions['wmt15_en_fr'],
         4,
         shuffle_buffer=shuffle_buffer,

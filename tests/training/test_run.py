@@ -1,7 +1,10 @@
+"""One start of a run after the other, whatever is trained: a toy stage."""
+
 import dataclasses
 import itertools
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -13,62 +16,69 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import training_cases
+from cases import toy_stage, training_cases
 
-from calm_jax import records, training
+from calm_jax import records, tokenizer, training
 from calm_jax.checkpoints import directories, native
 
-CONFIG = training_cases.CONFIG
-# One object for all runs, so that its step is compiled once.
-OPTIMIZER = training.adafactor(0.02)
 
-
-def validation(seeds=(900, 901)):
-  return training.teacher_forced_evaluator(
-    CONFIG, lambda: [training_cases.batch(seed) for seed in seeds]
-  )
-
-
-def train(model_dir, batches=training_cases.batches, **changes):
+def train(model_dir, batches=toy_stage.batches, **changes):
+  """Trains; changes are of the plan, or arguments of `training.train`."""
+  numbers = dict(num_steps=6, log_every=2, eval_every=3, checkpoint_every=3)
+  fields = training.Plan.__dataclass_fields__
+  plan = {key: changes.pop(key) for key in fields if key in changes}
   arguments = dict(
-    optimizer=OPTIMIZER,
-    num_steps=6,
+    stage=toy_stage.stage(),
+    batches=batches,
+    plan=training.Plan(**{**numbers, **plan}),
     model_dir=model_dir,
-    log_every=2,
-    eval_every=3,
-    checkpoint_every=3,
   )
-  return training.train(CONFIG, batches, **{**arguments, **changes})
+  return training.train(**{**arguments, **changes})
 
 
 def log(model_dir, kind):
-  rows = records.read_jsonl(model_dir / 'train_log.jsonl')
+  rows = records.read_jsonl(pathlib.Path(model_dir) / 'train_log.jsonl')
   return [row for row in rows if row['kind'] == kind]
 
 
-def test_the_loss_of_every_exit_falls(tmp_path, capsys):
+def same(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def kernel_evaluator(params, step):
+  """The distance from what the rows were made with."""
+  del step
+  kernel = np.asarray(params['toy']['kernel'])
+  return {'validation_loss': float(np.abs(kernel - [1, -2, 3]).sum())}
+
+
+EVALUATORS = {'validation': kernel_evaluator}
+
+
+def test_a_run_learns_and_says_so(tmp_path, capsys):
   result = train(
     tmp_path,
     num_steps=100,
     log_every=25,
     eval_every=50,
     checkpoint_every=100,
-    evaluators={'validation': validation()},
+    evaluators=EVALUATORS,
   )
   assert (result.step, result.stopped_because) == (100, 'num_steps')
   rows = log(tmp_path, 'train')
-  first, last = (np.array(rows[i]['exit_losses']) for i in (0, -1))
-  assert (last < first - 0.1).all()
-  assert rows[-1]['exit_accuracies'][-1] > rows[0]['exit_accuracies'][-1]
-  for (
-    name
-  ) in 'learning_rate tokens_per_second steps_per_second seconds'.split():
+  assert rows[-1]['loss'] < 0.1 * rows[0]['loss']
+  for name in (
+    'learning_rate',
+    'tokens_per_second',
+    'steps_per_second',
+    'seconds',
+  ):
     assert rows[-1][name] > 0
   evaluation = log(tmp_path, 'evaluation')[-1]
-  assert evaluation['validation_loss'] == evaluation['validation_loss_exit_2']
   assert result.best_value == evaluation['validation_loss']
   printed = capsys.readouterr().out
   assert '\r' not in printed
+  assert '3 parameters, a toy, on 1 x cpu; starts at step 0 of 100' in printed
   assert 'step 100/100  loss' in printed and 'tokens/s' in printed
 
 
@@ -77,11 +87,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
   train(tmp_path / 'parts', num_steps=3)
   resumed = train(tmp_path / 'parts')
   assert resumed.step == 6
-  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  same(whole.params, resumed.params)
   # A plain iterable: the batches of the first 3 steps are drawn and dropped.
-  train(tmp_path / 'plain', training_cases.batches(0), num_steps=3)
-  plain = train(tmp_path / 'plain', training_cases.batches(0))
-  jax.tree.map(np.testing.assert_array_equal, whole.params, plain.params)
+  train(tmp_path / 'plain', toy_stage.batches(0), num_steps=3)
+  plain = train(tmp_path / 'plain', toy_stage.batches(0))
+  same(whole.params, plain.params)
   steps = [row['step'] for row in log(tmp_path / 'parts', 'train')]
   assert steps == [2, 3, 4, 6]
 
@@ -89,7 +99,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path):
   first = train(tmp_path, num_steps=3)
   second = train(tmp_path, num_steps=3)
-  jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+  same(first.params, second.params)
   assert len(log(tmp_path, 'train')) == 2
 
 
@@ -154,7 +164,7 @@ def test_a_higher_metric_can_be_better(tmp_path):
 def test_time_and_data_can_end_a_run(tmp_path):
   result = train(tmp_path / 'time', num_steps=10**6, max_minutes=1e-9)
   assert result.stopped_because == 'max_minutes'
-  few = itertools.islice(training_cases.batches(0), 4)
+  few = itertools.islice(toy_stage.batches(0), 4)
   result = train(tmp_path / 'data', few)
   assert (result.step, result.stopped_because) == (4, 'end of data')
   assert directories.latest_step(tmp_path / 'data') == 4
@@ -162,9 +172,9 @@ def test_time_and_data_can_end_a_run(tmp_path):
 
 def test_a_nan_loss_stops_the_run_and_is_never_saved(tmp_path):
   def batches(skip):
-    for step, batch in enumerate(training_cases.batches(skip), skip + 1):
+    for step, batch in enumerate(toy_stage.batches(skip), skip + 1):
       if step == 4:
-        batch['decoder_loss_weights'] *= np.nan
+        batch['y'] *= np.nan
       yield batch
 
   with pytest.raises(
@@ -178,7 +188,7 @@ def test_a_nan_loss_stops_the_run_and_is_never_saved(tmp_path):
       eval_every=1000,
       checkpoint_every=2,
     )
-  assert 'learning rate 0.02' in str(error.value)
+  assert 'learning rate 0.1' in str(error.value)
   assert directories.latest_step(tmp_path) == 2
   # Once the cause is gone, the same command goes on from there.
   assert train(tmp_path).step == 6
@@ -191,17 +201,17 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
     del params
     return jax.tree.map(lambda leaf: leaf * jnp.nan, updates), state
 
+  optimizer = training.Optimizer(
+    optax.GradientTransformation(lambda params: (), spoil),
+    training.constant(0.1),
+  )
+  stage = toy_stage.stage(
+    optimizer=optimizer,
+    init=lambda params: toy_stage.init(params, optimizer),
+    step=toy_stage.make_step(optimizer),
+  )
   with pytest.raises(FloatingPointError, match='step 1 .*no checkpoint'):
-    training.train(
-      dataclasses.replace(CONFIG, dropout_rate=0.0),
-      training_cases.batches,
-      optimizer=training.Optimizer(
-        optax.GradientTransformation(lambda params: (), spoil),
-        training.constant(0.1),
-      ),
-      num_steps=1,
-      model_dir=tmp_path,
-    )
+    train(tmp_path, stage=stage, num_steps=1)
   assert directories.latest_step(tmp_path) is None
 
 
@@ -236,7 +246,7 @@ def test_a_write_that_fails_ends_the_run_at_a_later_step(
   )
   whole = train(tmp_path / 'whole')
   resumed = train(tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  same(whole.params, resumed.params)
 
 
 def test_an_error_is_heard_even_if_saving_fails_too(
@@ -262,24 +272,20 @@ def test_loggers_get_every_row_of_the_log(tmp_path):
   train(
     tmp_path,
     loggers=[rows[0].append, rows[1].append],
-    evaluators={'validation': validation()},
+    evaluators=EVALUATORS,
   )
   written = list(records.read_jsonl(tmp_path / 'train_log.jsonl'))
   assert [row['kind'] for row in written].count('evaluation') == 2
   for heard in rows:
     assert [records.to_jsonable(row) for row in heard] == written
-  train_row = next(row for row in written if row['kind'] == 'train')
-  for name in ('exit_losses', 'exit_accuracies'):
-    assert len(train_row[name]) == CONFIG.num_decoder_layers
 
 
 def test_the_parameters_are_listed(tmp_path):
   result = train(tmp_path, num_steps=1)
   table = (tmp_path / 'parameters.txt').read_text()
-  leaves = jax.tree.leaves(result.params)
-  total = sum(leaf.size for leaf in leaves)
-  assert f'{len(leaves)} parameter tensors, {total:,} numbers' in table
-  assert 'decoder/layers_1/mlp/wi_0/kernel  ' in table
+  assert result.params['toy']['kernel'].size == 3
+  assert '1 parameter tensors, 3 numbers' in table
+  assert 'toy/kernel  ' in table
 
 
 def test_ctrl_c_ends_an_evaluation_at_once_and_saves(tmp_path):
@@ -304,11 +310,11 @@ def test_an_interrupted_evaluation_is_made_up_for(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     train(tmp_path / 'cut', eval_every=4, evaluators={'slow': interrupted})
   for run in ('cut', 'whole'):
-    train(tmp_path / run, eval_every=4, evaluators={'validation': validation()})
+    train(tmp_path / run, eval_every=4, evaluators=EVALUATORS)
   cut, whole = (log(tmp_path / run, 'evaluation') for run in ('cut', 'whole'))
   assert [row['step'] for row in cut] == [4, 6]
   for ours, theirs in zip(cut, whole, strict=True):
-    assert ours['validation_loss_exit_1'] == theirs['validation_loss_exit_1']
+    assert ours['validation_loss'] == theirs['validation_loss']
 
 
 def test_the_last_evaluation_is_remembered_when_the_run_goes_on(tmp_path):
@@ -336,13 +342,15 @@ def test_the_last_evaluation_is_remembered_when_the_run_goes_on(tmp_path):
   [
     (dict(num_steps=0), 'num_steps'),
     (dict(log_every=2.5), 'log_every'),
+    (dict(checkpoint_every=True), 'checkpoint_every'),
+    (dict(max_to_keep=0), 'max_to_keep'),
     (dict(best_mode='best'), "'best'"),
     (dict(patience=0), 'patience'),
     (dict(max_minutes=-1.0), 'max_minutes'),
-    (dict(layer_weights=(1.0,)), 'one weight per decoder layer'),
-    (dict(num_microbatches=0), 'num_microbatches'),
     (dict(mesh='all'), "sharding.make_mesh, got 'all'"),
-    (dict(z_loss=-1.0), 'z_loss'),
+    (dict(batches=[]), 'no batch to train'),
+    (dict(batches=lambda skip: []), 'no batch to train'),
+    (dict(batches=[{}]), 'the batch holds'),
     (
       dict(evaluators={'v': lambda params, step: {'other': 1.0}}),
       "'validation_loss' is not among.*other",
@@ -356,49 +364,197 @@ def test_the_last_evaluation_is_remembered_when_the_run_goes_on(tmp_path):
 def test_bad_arguments_are_named(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
     train(tmp_path, **changes)
+  # Only an evaluator is asked after steps that are worth keeping.
+  kept = 3 if 'evaluators' in changes else None
+  assert directories.latest_step(tmp_path) == kept
 
 
 def test_another_run_in_the_directory_is_refused(tmp_path):
   train(tmp_path, num_steps=1, context={'vocabulary_fingerprint': 'abc'})
+  rows = log(tmp_path, 'start')
   with pytest.raises(ValueError, match='abc.*xyz'):
     train(tmp_path, context={'vocabulary_fingerprint': 'xyz'})
+  config = dataclasses.replace(training_cases.CONFIG, mlp_dim=8)
   with pytest.raises(ValueError, match='mlp_dim: expected 8, found 32'):
-    training.train(
-      dataclasses.replace(CONFIG, mlp_dim=8),
-      training_cases.batches,
-      optimizer=OPTIMIZER,
-      num_steps=2,
-      model_dir=tmp_path,
-    )
+    train(tmp_path, stage=toy_stage.stage(config=config))
   with pytest.raises(ValueError, match="expected None, found 'abc'"):
     train(tmp_path)
+  # What the stage says of itself counts as well.
+  context = {'vocabulary_fingerprint': 'abc'}
+  with pytest.raises(ValueError, match="kind: expected 'toy', found None"):
+    train(
+      tmp_path,
+      stage=toy_stage.stage(context={'kind': 'toy'}),
+      context=context,
+    )
+  optimizer = training.adafactor()
   with pytest.raises(ValueError, match='another optimizer'):
     train(
       tmp_path,
-      optimizer=training.adamw(),
-      context={'vocabulary_fingerprint': 'abc'},
+      stage=toy_stage.stage(
+        optimizer=optimizer,
+        init=lambda params: toy_stage.init(params, optimizer),
+        step=toy_stage.make_step(optimizer),
+      ),
+      context=context,
     )
+  assert log(tmp_path, 'start') == rows
 
 
-def test_an_empty_validation_set_is_named():
-  with pytest.raises(ValueError, match='no target token'):
-    validation(seeds=())({}, 0)
+def test_a_signal_between_steps_saves_and_the_same_call_goes_on(tmp_path):
+  def interrupted(skip):
+    for step, batch in enumerate(toy_stage.batches(skip), skip):
+      if step == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+      yield batch
 
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path / 'parts', interrupted)
+  assert directories.latest_step(tmp_path / 'parts') == 5
+  same(train(tmp_path / 'parts').params, train(tmp_path / 'whole').params)
+
+
+def test_batches_are_taken_one_per_step(tmp_path):
+  taken = []
+
+  def batches(skip):
+    for number in itertools.count(skip):
+      taken.append(number)
+      yield toy_stage.batch(number)
+
+  train(tmp_path, batches, num_steps=3)
+  train(tmp_path, batches)
+  assert taken == list(range(6))
+
+
+def test_a_run_starts_from_given_parameters(tmp_path):
+  given = {'toy': {'kernel': np.array([1, -2, 3], np.float32)}}
+  result = train(tmp_path, stage=toy_stage.stage(params=given), num_steps=1)
+  near = np.abs(np.asarray(result.params['toy']['kernel']) - [1, -2, 3])
+  assert 0 < near.max() < 0.2
+  # The first step donates its input: what was given is still there.
+  same(given, {'toy': {'kernel': np.array([1, -2, 3], np.float32)}})
+
+
+def test_constants_are_read_and_stay(tmp_path):
+  constants = {'offset': np.full((), 5, np.float32)}
+  plain = train(tmp_path / 'plain', num_steps=3)
+  other = train(
+    tmp_path / 'offset', num_steps=3, stage=toy_stage.stage(constants=constants)
+  )
+  assert (other.params['toy']['kernel'] != plain.params['toy']['kernel']).any()
+  assert constants['offset'] == 5
+  assert 'offset' not in (tmp_path / 'offset' / 'parameters.txt').read_text()
+
+
+# The rows that a run has seen.
+
+
+def rows_of(trained, selected=()):
+  return lambda: records.TrainingRows(
+    np.array(trained, np.uint64), np.array(selected, np.uint64)
+  )
+
+
+def seen(directory):
+  rows = records.read_training_rows(directory / records.TRAINING_ROWS_NAME)
+  return rows.trained.tolist(), rows.selected.tolist()
+
+
+def test_a_run_that_goes_on_adds_to_the_rows_it_has_seen(tmp_path):
+  train(tmp_path, seen_rows=rows_of([3, 1], [9]), num_steps=3)
+  assert seen(tmp_path) == ([1, 3], [9])
+  train(tmp_path, seen_rows=rows_of([2, 3], [8]))
+  assert seen(tmp_path) == ([1, 2, 3], [8, 9])
+
+
+def test_rows_without_a_checkpoint_were_never_trained_on(tmp_path):
+  records.write_training_rows(tmp_path / records.TRAINING_ROWS_NAME, [7], [7])
+  train(tmp_path, seen_rows=rows_of([1]), num_steps=1)
+  assert seen(tmp_path) == ([1], [])
+
+
+def test_a_refused_run_leaves_the_rows_alone(tmp_path):
+  train(tmp_path, seen_rows=rows_of([1]), num_steps=1)
+  with pytest.raises(ValueError, match='of another run'):
+    train(tmp_path, seen_rows=rows_of([2]), context={'task': 'other'})
+  assert seen(tmp_path) == ([1], [])
+
+
+def test_a_part_adds_to_the_rows_of_its_model(tmp_path):
+  stage, asked = toy_stage.stage(inside=True), []
+
+  def rows():
+    asked.append(1)
+    return rows_of([2])()
+
+  # Without the model's own rows the list would look complete and not be.
+  train(tmp_path / 'part', stage=stage, seen_rows=rows, num_steps=1)
+  assert not asked and not list(tmp_path.glob('**/*rows*'))
+  path = tmp_path / records.TRAINING_ROWS_NAME
+  records.write_training_rows(path, [1], [9])
+  train(tmp_path / 'other', stage=stage, seen_rows=rows, num_steps=1)
+  assert seen(tmp_path) == ([1, 2], [9])
+  assert not list((tmp_path / 'other').glob('*rows*'))
+
+
+# The vocabulary.
+
+
+@pytest.fixture(scope='module')
+def vocabulary(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('tokens')
+  words = ['red green blue', 'green blue yellow', 'blue yellow red']
+  tokenizer.train_sentencepiece(
+    words * 20, folder / 'vocabulary.model', vocab_size=18
+  )
+  return folder
+
+
+@pytest.mark.parametrize('given', ['folder', 'file', 'tokenizer', 'bytes'])
+def test_the_vocabulary_goes_into_the_run_directory(
+  tmp_path, vocabulary, given
+):
+  path = vocabulary / 'vocabulary.model'
+  wanted = tokenizer.load_tokenizer('bytes' if given == 'bytes' else path)
+  what = {
+    'folder': vocabulary,
+    'file': path,
+    'tokenizer': wanted,
+    'bytes': 'bytes',
+  }[given]
+  train(tmp_path, vocabulary=what, num_steps=1, context={'task': 'x'})
+  context = native.load_params(tmp_path).metadata['context']
+  assert context == {'task': 'x', **tokenizer.vocabulary_context(wanted)}
+  found = tokenizer.find_tokenizer(context, tmp_path)
+  assert found.fingerprint == wanted.fingerprint
+  assert (tmp_path / 'vocabulary.model').exists() == (given != 'bytes')
+
+
+def test_a_vocabulary_that_did_not_make_the_ids_is_refused(
+  tmp_path, vocabulary
+):
+  ids = tokenizer.vocabulary_context(tokenizer.load_tokenizer('bytes'))
+  with pytest.raises(ValueError, match='give the vocabulary that made them'):
+    train(tmp_path / 'run', vocabulary=vocabulary, context=ids)
+  with pytest.raises(FileNotFoundError, match='vocabulary.model'):
+    train(tmp_path / 'run', vocabulary=tmp_path)
+  assert not (tmp_path / 'run').exists()
+
+
+# A run that is killed.
 
 SCRIPT = """
-  import dataclasses, sys, jax
-  jax.config.update('jax_compilation_cache_dir', sys.argv[2])
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  from cases import training_cases
+  import sys
+  from cases import toy_stage
   from calm_jax import training
   training.train(
-    dataclasses.replace(training_cases.CONFIG, dropout_rate=0.0),
-    training_cases.batches,
-    optimizer=training.adafactor(0.02),
-    num_steps=10**7,
+    toy_stage.stage(),
+    toy_stage.batches,
+    plan=training.Plan(
+      num_steps=10**7, log_every=10, checkpoint_every=int(sys.argv[2])
+    ),
     model_dir=sys.argv[1],
-    log_every=10,
-    checkpoint_every=int(sys.argv[3]),
   )
 """
 
@@ -410,7 +566,6 @@ def start(tmp_path, checkpoint_every):
       '-c',
       textwrap.dedent(SCRIPT),
       str(tmp_path / 'run'),
-      str(tmp_path / 'cache'),
       str(checkpoint_every),
     ],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
@@ -456,12 +611,9 @@ def test_kill_keeps_the_last_checkpoint_and_sigterm_saves(tmp_path):
   native.load_params(run)
 
   stopped_at = directories.latest_step(run)
-  whole = training.train(
-    dataclasses.replace(CONFIG, dropout_rate=0.0),
-    training_cases.batches,
-    optimizer=OPTIMIZER,
+  whole = train(
+    tmp_path / 'whole',
     num_steps=stopped_at,
-    model_dir=tmp_path / 'whole',
     log_every=10,
     checkpoint_every=10**6,
   )

@@ -1,0 +1,42 @@
+"""What every training step takes and gives back, whatever it trains."""
+
+import dataclasses
+
+from calm_jax.array_types import Array, Params, PyTree
+from calm_jax.pytrees import register_pytree
+from calm_jax.training.losses import ExitMetrics
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything that a training step changes or draws on.
+
+  Attributes:
+    step: int32 scalar, steps taken; also the number of batches consumed.
+    params: the parameters that are trained, float32.
+    opt_state: the optimizer's state.
+    rng: a PRNG key that stays the same; step k uses fold_in(rng, k).
+  """
+
+  step: Array
+  params: Params
+  opt_state: PyTree
+  rng: Array
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class StepMetrics:
+  """What one training step reports.
+
+  Attributes:
+    loss: float32 scalar, the loss that was differentiated.
+    exits: cross-entropy and accuracy per exit, and the number of tokens.
+    gradient_norm: float32 scalar, global norm of what is trained, before
+      clipping.
+  """
+
+  loss: Array
+  exits: ExitMetrics
+  gradient_norm: Array
