@@ -232,7 +232,9 @@ OPTIONS = {
 
 
 # What a parameter's name begins with -> the file of runs/ whose jobs have it.
-JOB_OF = {'training': 'train', 'model': 'train', 'decoding_evaluator': 'train'}
+JOB_OF = dict.fromkeys(
+  ('training', 'data', 'model', 'decoding_evaluator'), 'train'
+)
 # Those of T5X's jobs, and of the files of policies and tasks.
 NOT_OF_RUNS = {'exits', 'infer', 'tasks'}
 
