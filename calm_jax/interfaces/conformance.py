@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
-from calm_jax.interfaces.trial import Trial
+from calm_jax.interfaces.trial import BY_ROW, ONE_BY_ONE, Trial
 
 
 def check_decoder(
@@ -138,14 +138,31 @@ def _check_fill(
     'filling the same positions twice is not filling them once',
     'set the K/V of a position, whatever stood there',
   )
-  batch_size, length = hidden.shape[:2]
-  first_row = jnp.arange(batch_size) == 0
-  first = jnp.broadcast_to(positions == 0, (batch_size, length))
+  rows, length = jnp.arange(len(hidden))[:, None], trial.max_length
+
+  def fill_one_by_one(places_of):
+    one_by_one = cache
+    for place in range(length):
+      places = places_of(place)
+      states = trial.at(hidden, places)
+      one_by_one = trial.call(name, layer, states, places, one_by_one)
+    return one_by_one
+
+  for places_of, fault in (
+    (lambda place: jnp.full_like(rows, place), ONE_BY_ONE),
+    # Every row somewhere else, as in slots that were refilled.
+    (lambda place: (rows + place) % length, BY_ROW),
+  ):
+    trial.equal(name, fill_one_by_one(places_of), filled, *fault)
+  first = jnp.zeros_like(rows)
   for where, expected in (
-    (jnp.zeros((batch_size,), bool), cache),
-    (jnp.zeros((batch_size, length), bool), cache),
-    (first_row, trial.mix_rows(first_row, filled, cache)),
-    (first, trial.call(name, layer, hidden[:, :1], positions[:1], cache)),
+    (rows[:, 0] < 0, cache),
+    (rows[:, 0] < 1, trial.mix_rows(rows[:, 0] < 1, filled, cache)),
+    (jnp.broadcast_to(positions < 0, hidden.shape[:2]), cache),
+    (
+      jnp.broadcast_to(positions < 1, hidden.shape[:2]),
+      trial.call(name, layer, trial.at(hidden, first), first, cache),
+    ),
   ):
     trial.equal(
       name,
@@ -154,30 +171,6 @@ def _check_fill(
       f'`where` of shape {list(where.shape)} is not what is filled',
       'leave the rows or positions alone where it does not hold',
     )
-  one_by_one = own = cache
-  for place in range(length):
-    at = slice(place, place + 1)
-    one_by_one = trial.call(
-      name, layer, hidden[:, at], positions[at], one_by_one
-    )
-    # Every row somewhere else, as in slots that were refilled.
-    theirs = (jnp.arange(batch_size)[:, None] + place) % length
-    states = jnp.take_along_axis(hidden, theirs[..., None], axis=1)
-    own = trial.call(name, layer, states, theirs, own)
-  trial.equal(
-    name,
-    one_by_one,
-    filled,
-    'P positions at once are not P positions one by one',
-    'project and write every position by itself',
-  )
-  trial.equal(
-    name,
-    own,
-    filled,
-    'with positions [B, P] that differ by row, other places are filled',
-    'write every row at its own positions',
-  )
   return filled
 
 
@@ -193,7 +186,7 @@ def _check_attend(
   changed = trial.call('fill_layer', layer, later, positions, cache)
   trial.equal(
     name,
-    trial.call(name, layer, hidden[:, :half], positions[:half], changed),
+    trial.call(name, layer, later, positions, changed)[:, :half],
     attended[:, :half],
     'a later position changes what an earlier one reads',
     'mask the cache behind the position of each query',

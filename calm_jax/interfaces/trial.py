@@ -15,6 +15,16 @@ from calm_jax.interfaces.layered_decoder import LayeredDecoder
 _STATIC = {'start': (2,), 'output_block': (2,)}
 _OF_A_LAYER = ('fill_layer', 'attend', 'feed_forward')
 
+# Faults and remedies.
+ONE_BY_ONE = (
+  'P positions at once are not P positions one by one',
+  'compute every position by itself, without those behind it',
+)
+BY_ROW = (
+  'with positions [B, P] that differ by row, other numbers come out',
+  'take the positions of every row by themselves',
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -184,9 +194,9 @@ class Trial:
     *arguments: Any,
     cache: tuple[PyTree, ...] = (),
   ) -> None:
-    """Raises the fault unless some positions alone are those among all T.
+    """Raises the fault unless positions one by one are those among all T.
 
-    One position, [P], and two that differ by row, [B, P].
+    Every row is at a position of its own, as in slots that were refilled.
 
     Args:
       name: the function.
@@ -195,34 +205,27 @@ class Trial:
       cache: its last argument, if it takes the cache.
     """
 
-    def cut(argument, places):
-      if isinstance(argument, int):
-        return argument
-      if argument is self.positions:
-        return places
-      if places.ndim == 1:
-        return argument[:, places]
-      places = places.reshape(*places.shape, *[1] * (argument.ndim - 2))
-      return jnp.take_along_axis(argument, places, axis=1)
+    def agree(places):
+      given = (self.at(argument, places) for argument in arguments)
+      found = self.call(name, *given, *cache)
+      return self._close(found, self.at(whole, places))
 
     rows = jnp.arange(len(self.inputs))[:, None]
     for place in range(self.max_length):
-      first = jnp.minimum(rows + place, self.max_length - 2)
-      for places, what, remedy in (
-        (
-          self.positions[place : place + 1],
-          'P positions at once are not P positions one by one',
-          'compute every position by itself, without those behind it',
-        ),
-        (
-          first + jnp.arange(2),
-          'with positions [B, P] that differ by row, other numbers come out',
-          'take the positions of every row by themselves',
-        ),
-      ):
-        given = (cut(argument, places) for argument in arguments)
-        found = self.call(name, *given, *cache)
-        self.equal(name, found, cut(whole, places), what, remedy)
+      if agree((rows + place) % self.max_length):
+        continue
+      if agree(jnp.full_like(rows, place)):
+        raise self.fault(name, *BY_ROW)
+      raise self.fault(name, *ONE_BY_ONE)
+
+  def at(self, argument: Any, places: Array) -> Any:
+    """Takes what [B, T, ...] holds at places int32 [B, 1]; numbers stay."""
+    if isinstance(argument, int):
+      return argument
+    if argument is self.positions:
+      return places
+    places = places.reshape(*places.shape, *[1] * (argument.ndim - 2))
+    return jnp.take_along_axis(argument, places, axis=1)
 
   def mix_rows(self, where: Array, new: PyTree, old: PyTree) -> PyTree:
     """Returns the leaves of `new` in rows where bool [B] holds, else `old`."""
