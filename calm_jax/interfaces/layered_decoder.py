@@ -1,7 +1,7 @@
 """The model side: a decoder taken apart into pure functions.
 
 Each function has a protocol that says what it is given, what it returns and
-what it must not do.
+what it must not do; `check_decoder` tries all of that.
 """
 
 import dataclasses

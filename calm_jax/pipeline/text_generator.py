@@ -205,10 +205,10 @@ class TextGenerator:
       self.encode(number, text, too_long=too_long, forced_prefix=forced)
       for number, (text, forced) in pairs
     ]
-    number = 1 if num_samples is None else num_samples
+    per_text = 1 if num_samples is None else num_samples
     outputs: dict[int, list[GeneratedText]] = {}
     for batch in self.batches(encoded, batch_size):
-      decoded = self.decode(batch, num_samples=number, seed=seed)
+      decoded = self.decode(batch, num_samples=per_text, seed=seed)
       for request, samples in zip(batch.requests, decoded, strict=True):
         outputs[request.number] = samples
     in_order = [outputs[number] for number in range(len(encoded))]
