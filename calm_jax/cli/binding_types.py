@@ -71,6 +71,22 @@ def find_places(
   return places
 
 
+def what_it_takes(function: Callable[..., Any], parameter: str) -> str:
+  """Returns what to write instead of a parameter that a function lacks.
+
+  Args:
+    function: what was to be configured.
+    parameter: a name that is none of its parameters, but may be a field of a
+      plan that it takes.
+  """
+  annotations = _annotations(function)
+  for name, annotation in annotations.items():
+    for kind in (annotation, *typing.get_args(annotation)):
+      if dataclasses.is_dataclass(kind) and parameter in _annotations(kind):
+        return f'{kind.__name__}, to which {name} is bound, has {parameter}'
+  return f'it has {", ".join(sorted(annotations.keys() - {"return"}))}'
+
+
 def _fault(binding: Binding, places: Mapping[str, str]) -> str | None:
   """Returns what is wrong with a binding, or None."""
   annotation = _annotations(binding.function).get(binding.parameter)

@@ -7,6 +7,7 @@ and stops. The operative configuration is written to the job's directory.
 """
 
 import ast
+import contextlib
 import functools
 import os
 import pathlib
@@ -110,11 +111,30 @@ def parse(
       raise ValueError(
         f'no gin file {file!r} in {folders}; shipped files: {", ".join(known)}'
       )
-    gin.parse_config_file(found)
+    with _remedies():
+      gin.parse_config_file(found)
     texts.append((found, pathlib.Path(found).read_text(encoding='utf-8')))
-  gin.parse_config([*_imports(texts), *bindings])
+  with _remedies():
+    gin.parse_config([*_imports(texts), *bindings])
   gin.finalize()
   binding_types.check(_literals(), binding_types.find_places(texts, bindings))
+
+
+@contextlib.contextmanager
+def _remedies() -> Iterator[None]:
+  """Says what to bind where gin says that a parameter is not there."""
+  try:
+    yield
+  except ValueError as problem:
+    found = re.match(
+      r"Configurable '(\S+)' doesn't have a parameter named '(\w+)'",
+      str(problem),
+    )
+    if found is None:
+      raise
+    function = gin.get_configurable(found[1])
+    remedy = binding_types.what_it_takes(function, found[2])
+    raise ValueError(f'{problem}\n  {remedy}') from None
 
 
 def _imports(texts: Sequence[tuple[str, str]]) -> list[str]:

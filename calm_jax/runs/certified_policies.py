@@ -63,6 +63,10 @@ class _Maker:
   def make(self, described: Any) -> Any:
     """Returns the object of a description, or the plain value itself."""
     if not isinstance(described, Mapping):
+      if isinstance(described, str) and ' sha256 ' in described:
+        raise TypeError(
+          f'an array of which only the hash is stored: {described}'
+        )
       return described
     name = described['type']
     if name == 'Classifier':

@@ -299,7 +299,7 @@ def test_huggingface_parameters_that_do_not_fit(copy):
   [
     ('vocab_size', 24, r'shared.weight: expected \(24, 8\), found \(20, 8\)'),
     ('num_layers', 2, 'encoder.block.1.*found nothing'),
-    ('d_model', 'wide', "embed_dim must be a positive integer, got 'wide'"),
+    ('d_model', 'wide', "embed_dim 'wide' must be a whole number at least 1"),
     ('model_type', 'umt5', "type 'umt5'.*relative positions of its own"),
     ('model_type', 'bert', "type 'bert'"),
     ('feed_forward_proj', 'gelu', "feed_forward_proj 'gelu' is not one of"),

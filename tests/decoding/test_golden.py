@@ -58,7 +58,7 @@ def test_full_model_says_the_same_tokens():
 @pytest.mark.parametrize('batch_size', [1, 8])
 @pytest.mark.parametrize('method', METHODS)
 def test_early_exit_equals_the_release(method, batch_size):
-  _, _, arrays, measures = _release()
+  _, arrays, measures = _release()
   closest = np.inf
   for threshold in METHODS[method]:
     policy = decoding.ComputePolicy(
@@ -86,7 +86,7 @@ def test_early_exit_equals_the_release(method, batch_size):
 
 def test_the_paper_propagation_is_another_one():
   """Otherwise the exact equality above would say nothing about the fill."""
-  _, _, arrays, measures = _release()
+  _, arrays, measures = _release()
   policy = decoding.ComputePolicy(
     exit_rule=exits.ConfidenceExit(measures['softmax_diff'], 0.3)
   )

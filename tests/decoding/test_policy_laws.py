@@ -408,7 +408,8 @@ def output_matmuls(state, *, width=cases.V):
 
 def law_7(name):
   """The unrolled loop agrees with the reference: asserted by law 1b."""
-  assert cases.start_alone(name, 0).depth_loop == decoding.UnrolledDepthLoop()
+  depth_loop = cases.start_alone(name, 0).bound.depth_loop
+  assert depth_loop == decoding.UnrolledDepthLoop()
   law_1b(name)
 
 

@@ -11,24 +11,22 @@ from fakes.toy_decoder import toy_bound
 
 from calm_jax import decoding, exits, model
 from calm_jax.decoding import sampling
-from calm_jax.interfaces import LayerView
+from calm_jax.interfaces import BoundDecoder, LayerView
 
 MARGIN = exits.SoftmaxMargin()
 
 
 class _Table:
-  """A decoder whose logits are given: hidden picks a row of a table."""
+  """A bound decoder whose logits are given: hidden picks a row of a table."""
 
   def __init__(self, logits):
     self.table = jnp.asarray(logits, jnp.float32)
     self.vocab_size = self.table.shape[1]
 
-  def output_block(self, params, first, count):
-    del params
+  def output_block(self, first, count):
     return jax.lax.dynamic_slice_in_dim(self.table.T, first, count)
 
-  def logits(self, params, hidden, weights=None):
-    del params
+  def logits(self, hidden, weights=None):
     weights = self.table.T if weights is None else weights
     return hidden @ weights.T
 
@@ -40,7 +38,6 @@ def read(readout, logits):
   _, reading = readout.step(
     None,
     table,
-    None,
     hidden=jnp.eye(len(logits)),
     layer=0,
     first=True,
@@ -128,8 +125,9 @@ def test_logits_of_the_whole_vocabulary_are_never_held():
 
   def memory(readout):
     def read(params, hidden):
+      bound = BoundDecoder(params, seam, decoding.UnrolledDepthLoop())
       return readout.step(
-        None, seam, params, hidden=hidden, layer=0, first=True, active=None
+        None, bound, hidden=hidden, layer=0, first=True, active=None
       )[1]
 
     hidden = jax.ShapeDtypeStruct((batch_size, config.embed_dim), jnp.float32)

@@ -300,7 +300,7 @@ def rewrite(copy, **changes):
 def test_another_jax_is_named(copy):
   rewrite(copy, calling_convention=99, versions={'jax': '9.9'})
   with pytest.raises(
-    ValueError, match=r'by jax 9.9, .* 99; export with the old'
+    ValueError, match=r'by jax 9\.9, .* not 99; .* install the jax that wrote'
   ):
     deployment.load_artifact(copy)
 

@@ -190,8 +190,8 @@ def test_named_sizes_have_the_published_parameter_counts(name, millions):
 @pytest.mark.parametrize(
   'change, message',
   [
-    (dict(embed_dim=0), 'embed_dim must be a positive integer, got 0'),
-    (dict(num_heads='4'), "num_heads must be a positive integer, got '4'"),
+    (dict(embed_dim=0), 'embed_dim 0 must be a whole number at least 1'),
+    (dict(num_heads='4'), "num_heads '4' must be a whole number at least 1"),
     (dict(dtype='float16'), "got 'float16'"),
     (dict(mlp_activations=('swish',)), 'swish'),
     (dict(dropout_rate=1.0), 'dropout_rate'),
