@@ -169,9 +169,7 @@ def test_a_file_that_is_nowhere_is_named_with_the_known_ones():
   ],
 )
 def test_what_a_plan_holds_is_no_parameter_of_the_job(job, moved, remedy):
-  message = (
-    f"(?s)'{job}.run' doesn't have a parameter named '{moved}'.*{remedy}"
-  )
+  message = f"'{job}.run' doesn't have a parameter named '{moved}'"
   with pytest.raises(ValueError, match=rf'(?s){message}.*{remedy}'):
     gin_runner.parse([f'runs/{job}.gin'], [f'{job}.run.{moved} = 3'])
 
