@@ -93,7 +93,11 @@ class Watch:
   def _run(self) -> None:
     with selectors.DefaultSelector() as selector:
       for link in self._links:
-        selector.register(link, selectors.EVENT_READ)
+        try:
+          selector.register(link, selectors.EVENT_READ)
+        except ValueError:
+          # Closed by this process, which was done before the thread began.
+          continue
       while selector.get_map():
         for key, _ in selector.select(self._silence_seconds / 8):
           self._heard[key.fileobj] = time.monotonic()
