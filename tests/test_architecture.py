@@ -68,6 +68,7 @@ ALLOWED = {
     'decoding',
     'exits',
     'model',
+    'records',
     'tokenizer',
   },
   'pipeline': {
@@ -77,6 +78,7 @@ ALLOWED = {
     'checks',
     'decoding',
     'model',
+    'records',
     'runs',
     'tokenizer',
   },

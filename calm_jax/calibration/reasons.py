@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from calm_jax import records
 from calm_jax.calibration import multiple_testing, p_values, sample_sizes
-from calm_jax.calibration.certificate import Certificate, setting_in_words
+from calm_jax.calibration.certificate import Certificate
 
 
 def explain(
@@ -102,7 +103,7 @@ def _result(certificate, column, level) -> str:
   if level != certificate.error_rate:
     share = f', of which one test gets {level:.3g}'
   return (
-    f'{setting_in_words(certificate.settings[column])} has mean loss '
+    f'{records.setting_in_words(certificate.settings[column])} has mean loss '
     f'{certificate.risks[column]:.4g} and p = '
     f'{certificate.p_values[column]:.3g} at error rate '
     f'{certificate.error_rate:g}{share}'

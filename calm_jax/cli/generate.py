@@ -106,6 +106,8 @@ def run(
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
     speaking.tell(terminal_decoding.UNCERTIFIED)
+  for line in generator.cautions:
+    speaking.tell(f'certificate: {line}')
   if files.is_shown:
     return terminal_decoding.show(generator, files.inputs, options, uncertified)
   if files.is_typed:
@@ -125,7 +127,7 @@ def _policy(
   if threshold is not None:
     calibration.check_settings([threshold])
     speaking.tell(f'threshold {threshold:g}, given by hand: no guarantee')
-    return decoding.with_threshold(policy, threshold), None
+    return decoding.with_setting(policy, threshold), None
   if certificate is None:
     certificate = runs.certificate_path(model_dir)
     if not os.path.exists(certificate):

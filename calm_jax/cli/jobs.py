@@ -63,10 +63,7 @@ def dataset_decoder(
     detokenize=run.tokenizer.decode,
     max_length=run.feature_lengths['targets'],
     eos_id=run.tokenizer.eos_id,
-    about={
-      'parameters': checkpoints.parameter_fingerprint(run.params),
-      'tokenizer': run.tokenizer.fingerprint,
-    },
+    about=run.context(),
     keep_in=os.path.join(model_dir, DECODES),
     share=collectives.Share.here(),
     progress=speaking.say,

@@ -1,6 +1,6 @@
 """Calibration in one call: decodes, losses, tests, and the certificate.
 
-The full model decodes the inputs once; then one threshold after the other does,
+The full model decodes the inputs once; then one setting after the other does,
 from conservative to aggressive, until testing stops (CALM, arXiv 2207.07061,
 with Learn then Test, arXiv 2110.01052).
 """
@@ -25,8 +25,7 @@ from calm_jax.evaluation.decode_dataset import (
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import ConsistencyLoss
-from calm_jax.evaluation.threshold_grid import ThresholdGrid
-from calm_jax.records import provenance
+from calm_jax.evaluation.setting_grid import SettingGrid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ def calibrate(
   bound: interfaces.BoundDecoder,
   batches: Sequence[Batch],
   policy: decoding.ComputePolicy | interfaces.ExitRule,
-  settings: Sequence[float],
+  settings: Sequence[float | dict[str, Any]],
   *,
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
@@ -62,23 +61,25 @@ def calibrate(
   progress: Callable[[str], None] | None = None,
   **plan: Any,
 ) -> Certificate:
-  """Certifies the most aggressive threshold whose loss is surely tolerable.
+  """Certifies the most aggressive setting whose loss is surely tolerable.
 
   Args:
     bound: the decoder with its parameters.
     batches: of inputs that chose nothing: neither parameters nor settings; as
       for `decode_dataset`, with `references` where the loss needs them.
-    policy: the policy, or its exit rule alone; the value of its threshold does
-      not matter.
-    settings: thresholds in [0, 1], strictly decreasing.
+    policy: the policy, or its exit rule alone; what the settings set does not
+      matter.
+    settings: thresholds in [0, 1], strictly decreasing; or {path: value} as
+      `decoding.with_setting` takes it, from conservative to aggressive.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the id that ends a sequence.
     loss: see `CalibrationPlan`.
     tolerance: what the expected loss may be at most, in its units.
     error_rate: how often the certificate may be wrong, in (0, 1).
-    context: kept in the certificate; with what `runs.certificate_context`
-      returns in it, `runs.apply_certificate` knows what it was made for.
+    context: kept in the certificate. What `bound` cannot know, jobs ask for:
+      `parameters` and `tokenizer` (their fingerprints), `prefix`,
+      `input_length`; `runs.load_run(...).context()` has all of it.
     progress: gets a line to print now and then.
     **plan: `metric`, `p_value` and `procedure` of `CalibrationPlan`.
 
@@ -139,19 +140,20 @@ def run_calibration(
   loss.check_references(
     [text for batch in batches for text in references_of(batch)]
   )
-  grid = ThresholdGrid(functools.partial(decode, batches), policy, meter)
+  _check_paths(policy, plan.settings)
+  grid = SettingGrid(functools.partial(decode, batches), policy, meter)
   say(f'full model on {sum(map(num_valid_of, batches))} inputs')
   full = grid.full()
   context = {
     'loss': loss.name,
     'metric': loss.metric_name,
-    'policy': decoding.describe(policy),
-    'sampler': decoding.describe(decoding.Greedy()),
     'num_layers': full.num_layers,
-    **decode.describe(),
+    # Of the decoder, its parameters and tokenizer, where it knows them.
+    **decode.context(policy, plan.settings[0]).write(),
     **(context or {}),
     'examples': _digest(full.example_ids),
   }
+  versions = context.pop('versions')
   table = build_loss_table(
     grid.at,
     plan.settings,
@@ -166,7 +168,6 @@ def run_calibration(
     fingerprint={**context, 'loss_range': loss.loss_range},
     progress=progress,
   )
-  versions = provenance.versions(*provenance.LIBRARIES)
   certificate = meter.timed('statistics', calibration.calibrate)(
     table.losses,
     plan.settings,
@@ -174,6 +175,17 @@ def run_calibration(
     **statistics,
   )
   return Calibration(certificate, full, table, meter.result())
+
+
+def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
+  """Raises ValueError unless all settings set the same fields of the policy."""
+  paths = [decoding.setting_paths(policy, setting) for setting in settings]
+  for number, found in enumerate(paths):
+    if found != paths[0]:
+      raise ValueError(
+        f'setting {number} sets {", ".join(found)}, the first one '
+        f'{", ".join(paths[0])}; let all of them set the same'
+      )
 
 
 def _digest(example_ids: Sequence[str]) -> str:

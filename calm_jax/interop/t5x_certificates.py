@@ -7,8 +7,9 @@ at them. So they are looked at in the checkpoint that the job restores.
 import os
 from typing import Any
 
+from absl import logging
+
 from calm_jax import checkpoints, data, decoding, runs
-from calm_jax.calibration.certificate import Certificate
 from calm_jax.interop import t5x_networks
 
 
@@ -38,20 +39,17 @@ def certified_policy(
     FileNotFoundError: if there is no certificate or no checkpoint.
     ValueError: if it was made for something else, naming what.
   """
-  certificate = Certificate.load(certificate)
-  computed_in = t5x_networks.config_of(network).dtype
-  known = certificate.context.get('dtype', computed_in)
-  if known != computed_in and not allow_uncertified:
-    raise ValueError(
-      f'the certificate was made in {known}, this network computes in '
-      f"{computed_in}: give network.T5Config.dtype = '{known}', or "
-      'allow_uncertified = True to decode without a guarantee'
-    )
-  return runs.apply_certificate(
+  policy, _, differences = runs.use_certificate(
     certificate,
     policy,
-    params=checkpoints.load(checkpoint).params,
-    tokenizer=data.tokenizer_of(vocabulary),
-    sampler=sampler,
+    runs.decoding_context(
+      params=checkpoints.load(checkpoint).params,
+      tokenizer=data.tokenizer_of(vocabulary),
+      sampler=sampler,
+      dtype=t5x_networks.config_of(network).dtype,
+    ),
     allow_uncertified=allow_uncertified,
   )
+  for line in differences.told:
+    logging.info('certificate: %s', line)
+  return policy

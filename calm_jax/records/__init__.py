@@ -13,6 +13,11 @@ from calm_jax.records.classifiers import (
   ClassifierEvaluation,
   ClassifierLayer,
 )
+from calm_jax.records.decoding_contexts import (
+  DecodingContext,
+  Differences,
+  setting_in_words,
+)
 from calm_jax.records.evaluations import (
   CertificateSummary,
   DecodedText,
@@ -84,6 +89,8 @@ __all__ = [
   'ClassifierEvaluation',
   'ClassifierLayer',
   'DecodedText',
+  'DecodingContext',
+  'Differences',
   'EvaluationResult',
   'ExportManifest',
   'LossTable',
@@ -111,6 +118,7 @@ __all__ = [
   'read_loss_table',
   'read_record',
   'read_training_rows',
+  'setting_in_words',
   'to_jsonable',
   'write_export_manifest',
   'write_json',

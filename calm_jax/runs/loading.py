@@ -37,6 +37,20 @@ class LoadedRun:
   prefix: str
   prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
 
+  def context(self) -> dict[str, Any]:
+    """Returns fields of `records.DecodingContext` that are this run's.
+
+    `evaluation.calibrate(..., context=run.context())` makes a certificate that
+    every job understands.
+    """
+    return {
+      'parameters': checkpoints.parameter_fingerprint(self.params),
+      'tokenizer': self.tokenizer.fingerprint,
+      'prefix': self.prefix,
+      'input_length': self.feature_lengths['inputs'],
+      'dtype': self.config.dtype,
+    }
+
 
 def load_run(
   path: str | os.PathLike, *, allow_nonfinite: bool = False
