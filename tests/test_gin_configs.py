@@ -14,7 +14,7 @@ pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
 from calm_jax import checkpoints, model, runs
 from calm_jax.checkpoints import classifiers
-from calm_jax.cli import gin_runner
+from calm_jax.cli import command_line, gin_runner
 
 CONFIGS = gin_runner.shipped_configs()
 BY_KIND = {
@@ -151,7 +151,7 @@ def test_run_files_say_how_to_run_them():
   ],
 )
 def test_gin_arguments_are_rewritten(arguments, expected):
-  assert gin_runner.rewrite_gin_arguments(arguments) == expected
+  assert command_line.rewrite_gin_arguments(arguments) == expected
 
 
 def test_a_file_that_is_nowhere_is_named_with_the_known_ones():
@@ -261,7 +261,7 @@ def test_what_the_readmes_say_to_bind_binds(part):
   if any(file.startswith('tasks/') for file in OPTIONS[part]):
     given.append("DATA_DIR = 'data'")
   for argument in arguments:
-    (flag,) = gin_runner.rewrite_gin_arguments([argument])
+    (flag,) = command_line.rewrite_gin_arguments([argument])
     gin_runner.parse(
       OPTIONS[part], [*given, flag.removeprefix('--gin_bindings=')]
     )
@@ -282,7 +282,7 @@ def test_parameters_in_the_commands_of_readmes_are_there():
   assert len(bindings) >= 8
   for name, value in bindings:
     job = JOB_OF.get(name.split('.')[0], name.split('.')[0])
-    flags = gin_runner.rewrite_gin_arguments([f'--gin.{name}={value}'])
+    flags = command_line.rewrite_gin_arguments([f'--gin.{name}={value}'])
     parse(
       [f'runs/{job}.gin', 'models/text_256.gin'],
       [flag.removeprefix('--gin_bindings=') for flag in flags],
