@@ -12,7 +12,9 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
-from calm_jax import checkpoints, model, runs
+from fakes.toy_decoder import toy_decoder
+
+from calm_jax import checkpoints, decoding, exits, model, runs
 from calm_jax.checkpoints import classifiers
 from calm_jax.cli import command_line, gin_runner
 
@@ -114,6 +116,37 @@ def test_policies_build(file, tmp_path):
   gin_runner.parse([f'policies/{file}'], bindings)
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   assert policy.exit_rule.measure is not None
+
+
+@pytest.fixture(scope='module')
+def run_with_classifier(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  save_run_with_classifier(folder)
+  return str(folder)
+
+
+@pytest.mark.parametrize('policy', BY_KIND['policies'])
+def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
+  policy, run_with_classifier
+):
+  """N of Eq. 5 and the length of a budget, for every task there is."""
+  for task in BY_KIND['tasks']:
+    parse(
+      [f'tasks/{task}', f'policies/{policy}'],
+      [f'MODEL_DIR = {run_with_classifier!r}'],
+    )
+    query = gin.config.query_parameter
+    length = query('%FEATURE_LENGTHS')['targets']
+    made = query('%POLICY').scoped_configurable_fn()
+    rule = decoding.at_output_length(made, length).exit_rule
+    if decays := isinstance(rule.threshold, exits.DecayingThreshold):
+      assert rule.threshold.max_length == length, task
+    if isinstance(rule, exits.LayerBudget):
+      assert (rule.max_length, rule.per_request) == (length, 4 * length), task
+    # A decode of the task that is given the policy as it is means the same.
+    threshold = made.exit_rule.threshold.check(toy_decoder(), 1, length)
+    assert not decays or float(threshold.max_length) == length
+    gin.clear_config()
 
 
 def save_run_with_classifier(directory):

@@ -66,6 +66,7 @@ def run(
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   jobs.open_output(output_dir, 'evaluate.gin')
   loaded = jobs.load_run(model_dir, task)
+  policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
   early_policy = runs.apply_certificate(
     certified, policy, params=loaded.params, tokenizer=loaded.tokenizer
   )

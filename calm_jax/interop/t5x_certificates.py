@@ -47,6 +47,8 @@ def certified_policy(
       f"{computed_in}: give network.T5Config.dtype = '{known}', or "
       'allow_uncertified = True to decode without a guarantee'
     )
+  if (length := certificate.context.get('max_length')) is not None:
+    policy = decoding.at_output_length(policy, length)
   return runs.apply_certificate(
     certificate,
     policy,

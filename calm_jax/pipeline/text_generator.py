@@ -118,7 +118,9 @@ class TextGenerator:
     forced_prefix: str = '',
   ) -> Self:
     """Makes a generator of what was loaded; see `from_run`."""
-    policy = decoding.as_policy(policy)
+    policy = decoding.at_output_length(
+      decoding.as_policy(policy), loaded.feature_lengths['targets']
+    )
     sampler = decoding.as_sampler(sampler)
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
