@@ -130,10 +130,11 @@ def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
   policy, run_with_classifier
 ):
   """N of Eq. 5 and the length of a budget, for every task there is."""
+  trained = [f'MODEL_DIR = {run_with_classifier!r}']
   for task in BY_KIND['tasks']:
     parse(
       [f'tasks/{task}', f'policies/{policy}'],
-      [f'MODEL_DIR = {run_with_classifier!r}'],
+      trained if policy == 'classifier.gin' else (),
     )
     query = gin.config.query_parameter
     length = query('%FEATURE_LENGTHS')['targets']

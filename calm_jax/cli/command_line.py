@@ -11,6 +11,7 @@ from collections.abc import Sequence
 # @scope/module.name, @scope/module.name() or %NAME.
 _REFERENCE = r'(?:@[A-Za-z_][\w./]*(?:\(\))?|%[A-Za-z_][\w./]*)'
 # What is always a text, whatever it looks like: 3.10 is not 3.1.
+_OF_TEXTS = (str, list, tuple)
 _TEXTS = ('INPUTS', 'files.TextFiles.inputs', 'generate.run.forced_prefix')
 
 
@@ -42,7 +43,8 @@ def as_gin(name: str, value: str) -> str:
     literal = ast.literal_eval(plain)
   except (SyntaxError, ValueError, MemoryError, RecursionError):
     return repr(value)
-  if name in _TEXTS and not isinstance(literal, (str, list, tuple)):
+  quoted = value.lstrip().startswith(('"', "'", '(', '['))
+  if name in _TEXTS and not (quoted and isinstance(literal, _OF_TEXTS)):
     return repr(value)
   return value
 

@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,13 @@ from absl import app, flags, logging
 
 from calm_jax import records
 from calm_jax.checkpoints import SaveError
-from calm_jax.cli import app_runner, binding_types, bound_names, command_line
+from calm_jax.cli import (
+  app_runner,
+  binding_types,
+  bound_names,
+  command_line,
+  macro_help,
+)
 from calm_jax.cli.dry_run_flag import DRY_RUN
 from calm_jax.processes import collectives
 from calm_jax.processes.start import joining, process_flags
@@ -257,12 +264,28 @@ def main(
       expected=() if logging.level_debug() else _EXPECTED,
     )
 
+  _explain(job)
   app_runner.run(
     call,
     flags_parser=lambda argv: app.parse_flags_with_usage(
       command_line.rewrite_gin_arguments(argv)
     ),
   )
+
+
+def _explain(job: str) -> None:
+  """Gives --help of the main that runs its flags and its macros."""
+  own = (_GIN_FILE, _GIN_BINDINGS, _GIN_SEARCH_PATHS, DRY_RUN)
+  for flag in (*own, *process_flags.ALL):
+    flags.FLAGS.register_key_flag_for_module(
+      sys.argv[0], flags.FLAGS[flag.name]
+    )
+  file = shipped_configs() / 'runs' / f'{job}.gin'
+  if file.is_file():
+    text = file.read_text(encoding='utf-8')
+    said = macro_help.describe(f'runs/{job}.gin', text)
+    main_module = sys.modules['__main__']
+    main_module.__doc__ = f'{main_module.__doc__ or ""}\n{said}\n'
 
 
 def _call(run: Callable, *, takes_dry_run: bool) -> None:

@@ -68,6 +68,7 @@ class TextGenerator:
     forced_prefix: str = '',
     allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
+    max_length: int | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
@@ -87,6 +88,8 @@ class TextGenerator:
       allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
+      max_length: T, the most tokens of an output; what the run or vocabulary
+        says if None.
       **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
         else `runs.TextFeatures` takes.
     """
@@ -96,7 +99,7 @@ class TextGenerator:
         vocabulary,
         allow_nonfinite=allow_nonfinite,
         **about_the_checkpoint,
-      ),
+      ).with_output_length(max_length),
       policy=policy,
       certificate=certificate,
       sampler=sampler,
