@@ -30,10 +30,10 @@ job() {
     --gin.MODEL_DIR="$directory" "${@:2}"
 }
 task=--gin_file=tasks/embedded_corpus.gin
-policy=(--gin_file=policies/softmax_margin.gin --gin.MAX_LENGTH=18)
+policy=--gin_file=policies/softmax_margin.gin
 job train --gin_file=models/demo.gin "$task" --gin_file=runs/demo.gin
-job calibrate "$task" "${policy[@]}"
-job evaluate "$task" "${policy[@]}"
-job generate "${policy[@]}" --gin.INPUTS="$input"
+job calibrate "$task" "$policy"
+job evaluate "$task" "$policy"
+job generate "$policy" --gin.INPUTS="$input"
 echo
 echo "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s."

@@ -74,22 +74,10 @@ def choose(
         population.mapped[column][rows[samples]],
         tolerance=mapped_tolerance,
       )
-      _check_tests(found, tests[samples, column], statistics, column)
+      if not np.isnan(tests[samples, column]).all():
+        raise ValueError(f'{procedure} asks for test {column} a second time')
       tests[samples, column] = found
     waiting = waiting[asked >= 0]
   return np.array(
     [max(procedure(test, error_rate), default=-1) for test in tests]
   )
-
-
-def _check_tests(found, before, statistics, column) -> None:
-  """Raises ValueError if p-values are none, or were there already."""
-  if not ((found >= 0) & (found <= 1)).all():
-    raise ValueError(
-      f'{statistics.p_value_name} gave {found.min()} to {found.max()} for '
-      f'column {column}; a p-value must be in [0, 1]'
-    )
-  if not np.isnan(before).all():
-    raise ValueError(
-      f'{statistics.procedure} asks for test {column} a second time'
-    )

@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike
 
 from calm_jax import records
 
+# How far from [0, 1] a p-value, and from a whole number a sum, may be for
+# rounding alone.
+ROUNDING = 1e-9
+
 
 def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
   """Returns the settings as a list of floats and dicts.
@@ -117,10 +121,10 @@ def check_error_rate(error_rate: float) -> None:
 
 
 def check_p_values(p_values: ArrayLike, error_rate: float) -> np.ndarray:
-  """Returns p-values [J] as float64, NaN allowed.
+  """Returns p-values [J] as float64 in [0, 1], NaN allowed.
 
   Args:
-    p_values: [J], in [0, 1]; NaN where not tested.
+    p_values: [J], in [0, 1] but for rounding; NaN where not tested.
     error_rate: in (0, 1).
 
   Raises:
@@ -131,9 +135,9 @@ def check_p_values(p_values: ArrayLike, error_rate: float) -> np.ndarray:
   if p_values.ndim != 1 or not p_values.size:
     raise ValueError(f'p_values must be [J], J >= 1, not {p_values.shape}')
   check_error_rate(error_rate)
-  bad = np.flatnonzero((p_values < 0) | (p_values > 1))
+  bad = np.flatnonzero((p_values < -ROUNDING) | (p_values > 1 + ROUNDING))
   if bad.size:
     raise ValueError(
       f'p_values must be in [0, 1], but number {bad[0]} is {p_values[bad[0]]}'
     )
-  return p_values
+  return np.clip(p_values, 0.0, 1.0)

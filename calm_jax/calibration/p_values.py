@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from calm_jax.calibration import inputs
+
 
 class PValue(Protocol):
   """A function of losses that tests "their expectation is above the tolerance".
@@ -69,9 +71,25 @@ def hoeffding(losses: ArrayLike, *, tolerance: float) -> float:
   >>> hoeffding([1.0, 0.0], tolerance=0.1)
   1.0
   """
-  total, number = _total_loss(losses, tolerance)
-  gap = max(0.0, tolerance - total / number)
-  return math.exp(-2 * number * gap**2)
+  return float(hoeffding_of_total(*_total_loss(losses, tolerance), tolerance))
+
+
+def hoeffding_of_total(
+  total: ArrayLike, number: ArrayLike, tolerance: ArrayLike
+) -> np.ndarray:
+  """Returns `hoeffding` of samples of which the sum and the size are known.
+
+  Args:
+    total: the sum of the losses, in [0, number]; any shape that broadcasts.
+    number: N >= 1.
+    tolerance: in (0, 1).
+
+  Returns:
+    float64, the p-values, in [0, 1].
+  """
+  total, number = np.asarray(total), np.asarray(number)
+  gap = np.maximum(0.0, np.asarray(tolerance) - total / number)
+  return np.exp(-2 * number * gap**2)
 
 
 def bentkus(losses: ArrayLike, *, tolerance: float) -> float:
@@ -94,11 +112,18 @@ def bentkus(losses: ArrayLike, *, tolerance: float) -> float:
   >>> round(bentkus([0.0] * 100, tolerance=0.1), 9)  # e * 0.9 ** 100
   7.2201e-05
   """
-  total, number = _total_loss(losses, tolerance)
-  if total >= number * tolerance:
-    return 1.0
+  return float(bentkus_of_total(*_total_loss(losses, tolerance), tolerance))
+
+
+def bentkus_of_total(
+  total: ArrayLike, number: ArrayLike, tolerance: ArrayLike
+) -> np.ndarray:
+  """Returns `bentkus` of sums and sizes; see `hoeffding_of_total`."""
+  total, number = np.asarray(total), np.asarray(number)
   tail = special.bdtr(_ceil(total), number, tolerance)
-  return min(1.0, math.e * float(tail))
+  return np.where(
+    total >= number * tolerance, 1.0, np.minimum(1.0, math.e * tail)
+  )
 
 
 def hoeffding_bentkus(losses: ArrayLike, *, tolerance: float) -> float:
@@ -129,16 +154,23 @@ def hoeffding_bentkus(losses: ArrayLike, *, tolerance: float) -> float:
   >>> hoeffding_bentkus([0.1, 0.3], tolerance=0.1)
   1.0
   """
-  total, number = _total_loss(losses, tolerance)
-  if total >= number * tolerance:
-    return 1.0
-  risk = total / number
-  divergence = special.rel_entr(risk, tolerance)
-  divergence += special.rel_entr(1 - risk, 1 - tolerance)
-  return min(
-    math.exp(-number * float(divergence)),
-    math.e * float(special.bdtr(_ceil(total), number, tolerance)),
+  return float(
+    hoeffding_bentkus_of_total(*_total_loss(losses, tolerance), tolerance)
   )
+
+
+def hoeffding_bentkus_of_total(
+  total: ArrayLike, number: ArrayLike, tolerance: ArrayLike
+) -> np.ndarray:
+  """Returns `hoeffding_bentkus` of sums and sizes; see `hoeffding_of_total`."""
+  total, number = np.asarray(total), np.asarray(number)
+  risk = np.minimum(total / number, tolerance)
+  divergence = special.rel_entr(risk, tolerance)
+  divergence += special.rel_entr(1 - risk, 1 - np.asarray(tolerance))
+  # Never below 0, but just below the tolerance its two terms cancel, and what
+  # rounding leaves of them would make a p-value above 1.
+  tight = np.exp(-number * np.maximum(divergence, 0.0))
+  return np.minimum(tight, bentkus_of_total(total, number, tolerance))
 
 
 def exact_binomial(losses: ArrayLike, *, tolerance: float) -> float:
@@ -166,15 +198,22 @@ def exact_binomial(losses: ArrayLike, *, tolerance: float) -> float:
   """
   sample = check_losses(losses, tolerance)
   # As far from a whole number as mapping by a range may take 0 and 1.
-  bad = np.flatnonzero(np.abs(sample - np.round(sample)) > 1e-9)
+  bad = np.flatnonzero(np.abs(sample - np.round(sample)) > inputs.ROUNDING)
   if bad.size:
     raise ValueError(
       f'exact_binomial is for losses of 0 and 1, but loss {bad[0]} is '
       f'{sample[bad[0]]}; use hoeffding_bentkus or betting for losses between '
       'them'
     )
-  count = int(np.round(sample).sum())
-  return min(1.0, float(special.bdtr(count, sample.size, tolerance)))
+  count = np.round(sample).sum()
+  return float(exact_binomial_of_total(count, sample.size, tolerance))
+
+
+def exact_binomial_of_total(
+  total: ArrayLike, number: ArrayLike, tolerance: ArrayLike
+) -> np.ndarray:
+  """Returns `exact_binomial` of whole sums; see `hoeffding_of_total`."""
+  return np.minimum(1.0, special.bdtr(total, number, tolerance))
 
 
 # For who makes up losses: an attribute survives the wrappers that gin puts
@@ -204,8 +243,32 @@ def apply_rows(
   """
   batch = getattr(p_value, 'batch', None)
   if batch is not None:
-    return batch(samples, tolerance=tolerance)
-  return np.array([p_value(sample, tolerance=tolerance) for sample in samples])
+    return clamp_rounding(batch(samples, tolerance=tolerance), p_value)
+  tests = [p_value(sample, tolerance=tolerance) for sample in samples]
+  return clamp_rounding(np.array(tests), p_value)
+
+
+def clamp_rounding(tests: ArrayLike, p_value: PValue) -> np.ndarray:
+  """Returns what a p-value gave, within [0, 1] where rounding left it.
+
+  Args:
+    tests: any shape.
+    p_value: names it in the error.
+
+  Raises:
+    ValueError: if one is further from [0, 1] than rounding takes it, or NaN.
+
+  >>> clamp_rounding([0.5, 1 + 1e-15, -1e-18], hoeffding)
+  array([0.5, 1. , 0. ])
+  """
+  tests = np.asarray(tests, np.float64)
+  bad = tests[~((tests >= -inputs.ROUNDING) & (tests <= 1 + inputs.ROUNDING))]
+  if bad.size:
+    raise ValueError(
+      f'{name_of(p_value)} gave {bad[0]}, which is no p-value: it must be in '
+      '[0, 1]'
+    )
+  return np.clip(tests, 0.0, 1.0)
 
 
 def check_losses(losses: ArrayLike, tolerance: float) -> np.ndarray:
@@ -240,9 +303,8 @@ def _total_loss(losses: ArrayLike, tolerance: float) -> tuple[float, int]:
   return math.fsum(sample), sample.size
 
 
-def _ceil(total: float) -> int:
+def _ceil(total: np.ndarray) -> np.ndarray:
   """Rounds up, but takes 7.000000000000001 (100 losses of 0.07) for 7."""
-  nearest = round(total)
-  if abs(total - nearest) <= 1e-9 * max(1.0, total):
-    return nearest
-  return math.ceil(total)
+  nearest = np.round(total)
+  is_whole = np.abs(total - nearest) <= inputs.ROUNDING * np.maximum(1.0, total)
+  return np.where(is_whole, nearest, np.ceil(total))

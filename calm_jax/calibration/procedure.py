@@ -142,12 +142,11 @@ def _test_columns(losses, tolerance, p_value, loss_range) -> np.ndarray:
   mapped_tolerance = (tolerance - low) / (high - low)
   tests = np.full(losses.shape[1], math.nan)
   for column in np.flatnonzero(~untested):
-    tests[column] = p_value(mapped[:, column], tolerance=mapped_tolerance)
-    if not 0 <= tests[column] <= 1:
-      raise ValueError(
-        f'{p_values.name_of(p_value)} gave {tests[column]} for column '
-        f'{column}, which is no p-value: it must be in [0, 1]'
-      )
+    found = p_value(mapped[:, column], tolerance=mapped_tolerance)
+    try:
+      tests[column] = p_values.clamp_rounding(found, p_value)
+    except ValueError as error:
+      raise ValueError(f'column {column}: {error}') from None
   return tests
 
 

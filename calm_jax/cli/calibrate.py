@@ -40,6 +40,7 @@ def run(
   layout: evaluation.BatchLayout | None = None,
   split: str = 'calibration',
   max_examples: int | None = None,
+  max_length: int | None = None,
   full_grid: bool = False,
   timed_inputs: int = 0,
   output_dir: str | None = None,
@@ -55,6 +56,8 @@ def run(
     layout: how rows are decoded together; the defaults if None.
     split: the split to calibrate on.
     max_examples: use only so many examples.
+    max_length: the most tokens of an output, EOS included; that of training if
+      None. A certificate holds for one length.
     full_grid: decode the thresholds beyond the one where testing stops as well.
     timed_inputs: measure the wall clock of every threshold of the grid on so
       many inputs, one by one, and keep it beside the loss table for
@@ -74,7 +77,8 @@ def run(
     return None
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
   jobs.open_output(output_dir, 'calibrate.gin')
-  loaded = jobs.load_run(model_dir, task)
+  loaded = jobs.load_run(model_dir, task, max_length)
+  policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
   decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
   done: dict[str, Any] = {}
 

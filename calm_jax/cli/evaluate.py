@@ -39,6 +39,7 @@ def run(
   layout: evaluation.BatchLayout | None = None,
   split: str = 'test',
   max_examples: int | None = None,
+  max_length: int | None = None,
   certificate: str | None = None,
   output_dir: str | None = None,
   dry_run: bool = False,
@@ -53,6 +54,8 @@ def run(
     layout: how rows are decoded together; the defaults if None.
     split: the split to decode.
     max_examples: use only so many examples.
+    max_length: the most tokens of an output, EOS included; that of training if
+      None. A certificate holds for one length.
     certificate: path; MODEL_DIR/calibration/certificate.json if None.
     output_dir: MODEL_DIR/evaluation if None.
     dry_run: say what devices would hold, and do nothing.
@@ -66,7 +69,8 @@ def run(
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
   jobs.open_output(output_dir, 'evaluate.gin')
-  loaded = jobs.load_run(model_dir, task)
+  loaded = jobs.load_run(model_dir, task, max_length)
+  policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
   decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
   early_policy, _, differences = runs.use_certificate(
     certified,

@@ -67,7 +67,8 @@ def run(
   loaded = runs.load_run(model_dir)
   program = deployment.ProgramPlan() if program is None else program
   spec = program.spec(
-    policy,
+    # As in all jobs of the run, whatever length the program is for.
+    decoding.at_output_length(policy, loaded.feature_lengths['targets']),
     sampler=decoding.as_sampler(sampler),
     eos_id=loaded.tokenizer.eos_id,
     feature_lengths=loaded.feature_lengths,

@@ -83,13 +83,20 @@ def bind_to_loops(
   }
 
 
-def load_run(model_dir: str, task: Any) -> runs.LoadedRun:
+def load_run(
+  model_dir: str, task: Any, max_length: int | None = None
+) -> runs.LoadedRun:
   """Loads a run and checks that a Task speaks its language.
+
+  Args:
+    model_dir: a run directory.
+    task: the Task.
+    max_length: the most tokens of an output; that of training if None.
 
   Raises:
     ValueError: if the Task has another vocabulary or prefix than the run.
   """
-  run = runs.load_run(model_dir)
+  run = runs.load_run(model_dir).with_output_length(max_length)
   vocabulary = data.as_task(task).output_features['inputs'].vocabulary
   found = data.tokenizer_of(vocabulary)
   if found.fingerprint != run.tokenizer.fingerprint:

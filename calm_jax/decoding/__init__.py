@@ -20,7 +20,11 @@ from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer
-from calm_jax.decoding.policy import ComputePolicy, as_policy
+from calm_jax.decoding.policy import (
+  ComputePolicy,
+  as_policy,
+  at_output_length,
+)
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.refilling import decode_queue, refill
 from calm_jax.decoding.sampling import (
@@ -95,6 +99,7 @@ __all__ = [
   'advance',
   'as_policy',
   'as_sampler',
+  'at_output_length',
   'bind',
   'check_depth_loops',
   'check_inputs',

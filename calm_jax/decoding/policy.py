@@ -5,6 +5,7 @@ that `ComputePolicy()` is the plain full model.
 """
 
 import dataclasses
+from typing import Any
 
 from calm_jax import checks
 from calm_jax.array_types import PyTree
@@ -85,6 +86,25 @@ class ComputePolicy:
       readout=self.readout.init(*size),
       exit_rule=self.exit_rule.init(*size),
     )
+
+
+def at_output_length(policy: ComputePolicy, max_length: int) -> ComputePolicy:
+  """Returns the policy for outputs of at most T tokens.
+
+  Numbers that depend on that length and were left open get it: N of a decaying
+  threshold (arXiv 2207.07061, Eq. 5), the length and the layers of a budget. A
+  decode does so by itself; a job does it once, so that the policy says the same
+  in every decode of a run, whatever length that one is given.
+
+  Args:
+    policy: the policy.
+    max_length: T, EOS included.
+  """
+  rule: Any = policy.exit_rule
+  if not hasattr(rule, 'at_output_length'):
+    return policy
+  rule = rule.at_output_length(max_length)
+  return dataclasses.replace(policy, exit_rule=rule)
 
 
 def as_policy(policy: ComputePolicy | ExitRule | None) -> ComputePolicy:

@@ -134,16 +134,19 @@ def run_calibration(
     ValueError: as `calibrate`.
   """
   say = progress if progress is not None else lambda line: None
-  policy = decoding.as_policy(policy)
-  loss, statistics, meter = plan.loss, plan.statistics(), CostMeter()
-  # Before anything is decoded.
-  loss.check_references(
-    [text for batch in batches for text in references_of(batch)]
+  policy = decoding.at_output_length(
+    decoding.as_policy(policy), decode.max_length
   )
   _check_paths(policy, plan.settings)
+  meter, left_open = CostMeter(), isinstance(plan.loss, str)
+  plan = _checked_before(plan, batches)
   grid = SettingGrid(functools.partial(decode, batches), policy, meter)
   say(f'full model on {sum(map(num_valid_of, batches))} inputs')
   full = grid.full()
+  plan = plan.for_texts(full.texts, what="the full model's outputs")
+  loss, statistics = plan.loss, plan.statistics()
+  if left_open:
+    say(f'metric {loss.metric_name}, by the alphabet of the texts')
   context = {
     'loss': loss.name,
     'metric': loss.metric_name,
@@ -186,6 +189,23 @@ def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
         f'setting {number} sets {", ".join(found)}, the first one '
         f'{", ".join(paths[0])}; let all of them set the same'
       )
+
+
+def _checked_before(
+  plan: CalibrationPlan, batches: Sequence[Batch]
+) -> CalibrationPlan:
+  """Returns the plan for the references of the inputs, before any is decoded.
+
+  Raises:
+    ValueError: if the loss needs references that are missing, or its metric
+      does not see them.
+  """
+  references = [texts for batch in batches for texts in references_of(batch)]
+  texts = [text for row in references for text in row]
+  for_texts = plan.for_texts(texts, what='the references')
+  for_texts.loss.check_references(references)
+  # Without any, a metric that is left open is for the outputs to choose.
+  return for_texts if texts else plan
 
 
 def _digest(example_ids: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calm_jax import calibration
+from calm_jax.evaluation import seen_text
 from calm_jax.evaluation.losses import ConsistencyLoss, get_loss
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
@@ -26,7 +27,8 @@ class CalibrationPlan:
       without clipping, in [-1, 1]), or a `ConsistencyLoss`.
     metric: the text metric behind a loss that is named: a name in
       text_metrics.METRICS, a function (prediction, references) -> [0, 1], or
-      its 'module:name'.
+      its 'module:name'; None for the first of seen_text.DEFAULTS that sees the
+      texts, rouge_l for those in Latin script.
     p_value: one of `calibration`'s p-values; hoeffding_bentkus if None, betting
       for 'signed', whose range the others make little of.
     procedure: `calibration.fixed_sequence()` if None.
@@ -36,7 +38,7 @@ class CalibrationPlan:
   tolerance: float = 0.1
   error_rate: float = 0.05
   loss: str | ConsistencyLoss = 'textual'
-  metric: str | Callable = 'rouge_l'
+  metric: str | Callable | None = None
   p_value: Any = None
   procedure: Any = None
 
@@ -44,12 +46,39 @@ class CalibrationPlan:
     """Raises ValueError for settings out of order and losses that are none."""
     settings = calibration.check_settings(self.settings)
     object.__setattr__(self, 'settings', settings)
-    if not isinstance(self.loss, ConsistencyLoss):
-      object.__setattr__(self, 'loss', get_loss(self.loss, self.metric))
+    if isinstance(self.loss, ConsistencyLoss):
+      return
+    # Looked up even where the metric is left open: an unknown loss shows here.
+    metric = seen_text.DEFAULTS[0] if self.metric is None else self.metric
+    loss = get_loss(self.loss, metric)
+    if self.metric is not None:
+      object.__setattr__(self, 'loss', loss)
+
+  def for_texts(self, texts: Sequence[str], *, what: str) -> 'CalibrationPlan':
+    """Returns the plan with a loss whose metric sees the texts.
+
+    A metric that was left open is chosen by the alphabet of the texts, and by
+    nothing else, so that it may be theirs: where texts are mixed, name it.
+
+    Args:
+      texts: what losses are measured on.
+      what: how errors call them.
+
+    Raises:
+      ValueError: if the metric ignores much of them, naming one that does not.
+    """
+    loss = self.loss
+    if not isinstance(loss, ConsistencyLoss):
+      loss = get_loss(loss, seen_text.default_metric(texts))
+    loss.check_sees(texts, what=what)
+    return dataclasses.replace(self, loss=loss)
 
   def statistics(self) -> dict[str, Any]:
     """Returns the keywords of `calibration.calibrate` and `next_column`."""
-    loss_range = self.loss.loss_range
+    loss = self.loss
+    if not isinstance(loss, ConsistencyLoss):
+      raise ValueError('the metric is left open: ask for_texts first')
+    loss_range = loss.loss_range
     p_value = self.p_value
     if p_value is None:
       p_value = calibration.P_VALUES[calibration.default_p_value(loss_range)]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from calm_jax.evaluation import text_metrics
+from calm_jax.evaluation import seen_text, text_metrics
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
 
@@ -107,6 +107,14 @@ class ConsistencyLoss:
         f'and the {self.name} loss is measured against them; use the '
         "'textual' loss (LOSS='textual'), which needs none"
       )
+
+  def check_sees(self, texts: Sequence[str], *, what: str) -> None:
+    """Checks that the metric looks at most of what the texts say.
+
+    Raises:
+      ValueError: as `seen_text.check_seen`.
+    """
+    seen_text.check_seen(self.metric, texts, what=what)
 
   def _of_example(self, number, early, full, references) -> float:
     def checked(prediction, texts):

@@ -3,7 +3,8 @@
 A metric is `metric(prediction, references) -> float`, the best similarity over
 the references: 1 for equal texts, 0 for nothing in common. Two empty texts are
 alike, an empty and a non-empty one are not. Calibration uses them one example
-at a time, reports over a corpus.
+at a time, reports over a corpus. `metric.seen(text)` is the part of a text that
+it looks at (`seen_text`).
 """
 
 import collections
@@ -61,6 +62,36 @@ def chrf(prediction: str, references: Sequence[str]) -> float:
   """
   return _best(_chrf_pair, prediction, references)
 
+
+def _letters_and_digits(text: str) -> str:
+  """Returns what rouge-score keeps of a text."""
+  return re.sub('[^a-z0-9]+', ' ', text.lower())
+
+
+def _all_of_it(text: str) -> str:
+  return text
+
+
+def squad_normalize(text: str) -> str:
+  """Lower-cases and drops punctuation, the articles a, an, the and spare space.
+
+  The `normalize_answer` of the official SQuAD scripts.
+
+  >>> squad_normalize('The  cat, a dog!')
+  'cat dog'
+  """
+  text = ''.join(
+    char for char in text.lower() if char not in string.punctuation
+  )
+  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
+
+
+# Attributes survive the wrappers that gin puts around functions.
+vars(rouge_l).update(seen=_letters_and_digits)
+vars(token_f1).update(seen=squad_normalize)
+vars(exact_match).update(seen=squad_normalize)
+vars(sentence_bleu).update(seen=_all_of_it)
+vars(chrf).update(seen=_all_of_it)
 
 METRICS: dict[str, Metric] = {
   'rouge_l': rouge_l,
@@ -183,20 +214,6 @@ def _check_arguments(metric: Metric, name: str) -> None:
   except ValueError:
     # Some functions written in C do not tell; calling them will.
     return
-
-
-def squad_normalize(text: str) -> str:
-  """Lower-cases and drops punctuation, the articles a, an, the and spare space.
-
-  The `normalize_answer` of the official SQuAD scripts.
-
-  >>> squad_normalize('The  cat, a dog!')
-  'cat dog'
-  """
-  text = ''.join(
-    char for char in text.lower() if char not in string.punctuation
-  )
-  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
 
 
 def _best(

@@ -5,7 +5,7 @@ criterion is a new object, either a confidence measure for `ConfidenceExit` or
 an exit rule of its own.
 """
 
-from calm_jax.exits.budget import BudgetState, LayerBudget
+from calm_jax.exits.budget import BudgetState, LayerBudget, PerPosition
 from calm_jax.exits.classifier import Classifier
 from calm_jax.exits.measures import (
   Measure,
@@ -38,6 +38,7 @@ __all__ = [
   'Measure',
   'NeverExit',
   'OracleExit',
+  'PerPosition',
   'ReleaseDecayThreshold',
   'ScheduledExit',
   'SoftmaxMargin',

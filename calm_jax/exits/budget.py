@@ -42,6 +42,24 @@ class BudgetState:
   next_stops: Array
 
 
+@dataclasses.dataclass(frozen=True)
+class PerPosition:
+  """Layers of an output by its longest length, for `LayerBudget.per_request`.
+
+  Attributes:
+    layers: how many for each position, whether the output gets there or not.
+
+  >>> PerPosition(4).of(64)
+  256
+  """
+
+  layers: float
+
+  def of(self, max_length: int) -> int:
+    """Returns the layers of an output of at most so many tokens."""
+    return int(self.layers * max_length)
+
+
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class LayerBudget:
@@ -67,8 +85,8 @@ class LayerBudget:
   Attributes:
     rule: the other rule.
     per_request: int [] or [B], the most layers of all tokens of an output
-      together, at least one for each of `max_length` positions; None for no
-      such cap.
+      together, at least one for each of `max_length` positions; `PerPosition`
+      for so many times `max_length`; None for no such cap.
     per_token: int [] or [B], in 1..L, the most layers of one token; None for no
       such cap.
     max_length: int [], the longest output in tokens that `per_request` is for,
@@ -77,7 +95,7 @@ class LayerBudget:
   """
 
   rule: ExitRule
-  per_request: Array | int | None = None
+  per_request: Array | int | PerPosition | None = None
   per_token: Array | int | None = None
   max_length: Array | int | None = None
 
@@ -114,6 +132,18 @@ class LayerBudget:
       )
     return thresholds
 
+  def at_output_length(self, max_length: int) -> 'LayerBudget':
+    """Returns itself for outputs of a length, if it left the length open."""
+    length = self.max_length
+    length = max_length if length is None else length
+    per_request = self.per_request
+    if isinstance(per_request, PerPosition):
+      per_request = per_request.of(int(length))
+    rule: Any = self.rule
+    if hasattr(rule, 'at_output_length'):
+      rule = rule.at_output_length(max_length)
+    return LayerBudget(rule, per_request, self.per_token, length)
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with int32 leaves; raises ValueError on bad numbers."""
     if isinstance(self.rule, type) or not hasattr(self.rule, 'looks'):
@@ -145,6 +175,8 @@ class LayerBudget:
       least *= int(longest)
     rows = dict(shapes=((), (batch_size,)), dtype=jnp.int32)
     per_request, per_token = self.per_request, self.per_token
+    if isinstance(per_request, PerPosition):
+      per_request = per_request.of(int(longest))
     if per_request is not None:
       per_request = checks.checked_array(
         per_request,
@@ -179,7 +211,7 @@ class LayerBudget:
       next(stop for stop in stops if stop > layer + 1)
       for layer in range(decoder.num_layers - 1)
     ]
-    spare = self.per_request
+    spare: Any = self.per_request
     if spare is not None:
       length = max_length if self.max_length is None else self.max_length
       spare = jnp.broadcast_to(spare - stops[0] * length, (batch_size,))

@@ -182,13 +182,20 @@ class ConfidenceExit:
     """Returns the threshold with its numbers repeated per row."""
     return self.threshold.init(decoder, batch_size, max_length)
 
+  def at_output_length(self, max_length: int) -> 'ConfidenceExit':
+    """Returns itself for outputs of a length, if its threshold left it open."""
+    if not hasattr(self.threshold, 'at_output_length'):
+      return self
+    threshold = self.threshold.at_output_length(max_length)
+    return dataclasses.replace(self, threshold=threshold)
+
   def thresholds(self, max_length: int) -> Array:
     """Returns the threshold of every position, float32 [T].
 
     Raises:
       ValueError: if numbers differ by row.
     """
-    threshold = self.threshold
+    threshold = self.at_output_length(max_length).threshold
     if not hasattr(threshold, 'at'):
       threshold = thresholds.ConstantThreshold(threshold)
     for number in jax.tree.leaves(threshold):

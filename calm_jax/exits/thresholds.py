@@ -32,12 +32,13 @@ class _Threshold:
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with float32 numbers; raises ValueError on bad ones."""
-    del decoder, max_length
+    del decoder
+    given = self.at_output_length(max_length)
     numbers = {}
     for field in dataclasses.fields(self):
       low, high, remedy = _LIMITS[field.name]
       numbers[field.name] = checks.checked_array(
-        getattr(self, field.name),
+        getattr(given, field.name),
         'threshold' if field.name == 'value' else f'threshold {field.name}',
         shapes=((), (batch_size,)),
         low=low,
@@ -45,6 +46,12 @@ class _Threshold:
         remedy=remedy,
       )
     return dataclasses.replace(self, **numbers)
+
+  def at_output_length(self, max_length: int):
+    """Returns itself for outputs of a length, if it left the length open."""
+    if getattr(self, 'max_length', max_length) is not None:
+      return self
+    return dataclasses.replace(self, max_length=max_length)
 
   def init(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with every number repeated per row."""
@@ -85,17 +92,20 @@ class DecayingThreshold(_Threshold):
     value: lambda, [] or [B], in [0, 1]; 1.0 means never, at every position.
     temperature: tau >= 0, [] or [B]; the paper takes 4 with softmax and
       classifier confidences on CNN/DM and WMT and 0 elsewhere.
-    max_length: N >= 1, [] or [B], the maximum output length in tokens. It
-      belongs to the threshold and never follows the length of a buffer.
+    max_length: N >= 1, [] or [B], the maximum output length in tokens; None for
+      that of the decode (in jobs, of the run). Give it where decodes of several
+      lengths should do the same.
   """
 
   value: Array | float
   temperature: Array | float = dataclasses.field(kw_only=True)
-  max_length: Array | float = dataclasses.field(kw_only=True)
+  max_length: Array | float | None = dataclasses.field(
+    kw_only=True, default=None
+  )
 
   def at(self, positions: Array) -> Array:
     """Returns the threshold, float32 [B], at int32 `positions` [B]."""
-    decay = jnp.exp(-self.temperature * positions / self.max_length)
+    decay = _decay(self.temperature, positions, self.max_length)
     threshold = jnp.clip(0.9 * self.value + 0.1 * decay, 0.0, 1.0)
     return _or_never(self.value, threshold)
 
@@ -112,17 +122,32 @@ class ReleaseDecayThreshold(_Threshold):
   Attributes:
     value: lambda, [] or [B], in [0, 1]; 1.0 means never, at every position.
     temperature: tau >= 0, [] or [B].
-    max_length: N >= 1, [] or [B], the maximum output length in tokens.
+    max_length: N >= 1, [] or [B], the maximum output length in tokens; None for
+      that of the decode.
   """
 
   value: Array | float
   temperature: Array | float = dataclasses.field(kw_only=True)
-  max_length: Array | float = dataclasses.field(kw_only=True)
+  max_length: Array | float | None = dataclasses.field(
+    kw_only=True, default=None
+  )
 
   def at(self, positions: Array) -> Array:
     """Returns the threshold, float32 [B], at int32 `positions` [B]."""
-    decay = jnp.exp(-self.temperature * positions / self.max_length)
+    decay = _decay(self.temperature, positions, self.max_length)
     return _or_never(self.value, self.value * (0.9 + 0.1 * decay))
+
+
+def _decay(
+  temperature: Array | float, positions: Array, max_length: Array | float | None
+) -> Array:
+  """Returns exp(-temperature * position / max_length)."""
+  if max_length is None:
+    raise ValueError(
+      'the threshold has no max_length, N of Eq. 5; at_output_length gives it '
+      'the length of the outputs'
+    )
+  return jnp.exp(-temperature * positions / max_length)
 
 
 def _or_never(value: Array | float, threshold: Array | float) -> Array:

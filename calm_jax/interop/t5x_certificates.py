@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from calm_jax import checkpoints, data, decoding, runs
+from calm_jax.calibration.certificate import Certificate
 from calm_jax.interop import t5x_networks
 
 
@@ -39,6 +40,9 @@ def certified_policy(
     FileNotFoundError: if there is no certificate or no checkpoint.
     ValueError: if it was made for something else, naming what.
   """
+  certificate = Certificate.load(certificate)
+  if (length := certificate.decoding.max_length) is not None:
+    policy = decoding.at_output_length(policy, length)
   policy, _, differences = runs.use_certificate(
     certificate,
     policy,

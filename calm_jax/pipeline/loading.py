@@ -35,9 +35,9 @@ def load(
     certificate: 'own' for the one in the run directory, if there is one; a
       certificate or its path; None for none.
     **options: `sampler` (with the policy of a certificate, its own unless
-      given), `allow_uncertified`, `suppressed_tokens`,
-      `forced_prefix` and `allow_nonfinite` of `TextGenerator.from_run`,
-      and with `vocabulary` those of `runs.TextFeatures`.
+      given), `allow_uncertified`, `suppressed_tokens`, `forced_prefix`,
+      `allow_nonfinite` and `max_length` of `TextGenerator.from_run`, and with
+      `vocabulary` those of `runs.TextFeatures`.
 
   Raises:
     FileNotFoundError: if a part is missing.

@@ -93,6 +93,7 @@ class TextGenerator:
     forced_prefix: str = '',
     allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
+    max_length: int | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
@@ -112,6 +113,8 @@ class TextGenerator:
       allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
+      max_length: T, the most tokens of an output; what the run or vocabulary
+        says if None.
       **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
         else `runs.TextFeatures` takes.
     """
@@ -121,7 +124,7 @@ class TextGenerator:
         vocabulary,
         allow_nonfinite=allow_nonfinite,
         **about_the_checkpoint,
-      ),
+      ).with_output_length(max_length),
       policy=policy,
       certificate=certificate,
       sampler=sampler,
@@ -143,7 +146,9 @@ class TextGenerator:
     forced_prefix: str = '',
   ) -> Self:
     """Makes a generator of what was loaded; see `from_run`."""
-    policy = decoding.as_policy(policy)
+    policy = decoding.at_output_length(
+      decoding.as_policy(policy), loaded.feature_lengths['targets']
+    )
     sampler = decoding.as_sampler(sampler)
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size

@@ -6,7 +6,7 @@ leave open.
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, Self
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
@@ -50,6 +50,22 @@ class LoadedRun:
       'input_length': self.feature_lengths['inputs'],
       'dtype': self.config.dtype,
     }
+
+  def with_output_length(self, max_length: int | None) -> Self:
+    """Returns the run with outputs of so many tokens, EOS included.
+
+    Args:
+      max_length: at least 1; None for those of training.
+
+    Raises:
+      ValueError: if it is less.
+    """
+    if max_length is None:
+      return self
+    if max_length < 1:
+      raise ValueError(f'max_length is {max_length}; it must be 1 or more')
+    lengths = {**self.feature_lengths, 'targets': max_length}
+    return dataclasses.replace(self, feature_lengths=lengths)
 
 
 def load_run(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from calm_jax import calibration
 from calm_jax.calibration import p_values
 
 ALL = [p_values.hoeffding, p_values.bentkus, p_values.hoeffding_bentkus]
@@ -180,3 +181,93 @@ def test_rows_are_samples(p_value):
   samples = np.random.default_rng(0).random((7, 50)) < 0.05
   found = p_values.apply_rows(p_value, samples, tolerance=0.2)
   assert found.tolist() == [p_value(row, tolerance=0.2) for row in samples]
+
+
+def around(mean):
+  """Returns a mean, and the next numbers below and above it."""
+  return np.array([mean, np.nextafter(mean, 0), np.nextafter(mean, 1)])
+
+
+NUMBERS = np.arange(1, 3001)
+TOLERANCES = np.array([0.001, 0.02, 0.05, 0.1, 0.25, 1 / 3, 0.525, 0.9, 0.999])
+
+
+@pytest.mark.parametrize(
+  ('of_total', 'least'),
+  [
+    (p_values.hoeffding_of_total, 1 - 1e-9),
+    (p_values.bentkus_of_total, 1.0),
+    (p_values.hoeffding_bentkus_of_total, 1 - 1e-9),
+  ],
+)
+def test_a_mean_within_rounding_of_the_tolerance_has_p_value_1(of_total, least):
+  for mean in around(TOLERANCES):
+    found = of_total(
+      mean * NUMBERS[:, np.newaxis], NUMBERS[:, None], TOLERANCES
+    )
+    assert found.shape == (3000, len(TOLERANCES))
+    assert found.min() >= least and found.max() <= 1.0
+  found = of_total(NUMBERS[:, None] * TOLERANCES, NUMBERS[:, None], TOLERANCES)
+  assert (found == 1.0).all(), 'not 1 at the tolerance itself'
+
+
+def test_counts_around_the_tolerance_have_tails_in_0_1():
+  """The mean of 0 and 1 is nearest to the tolerance at these counts."""
+  number = NUMBERS[:, np.newaxis]
+  nearest = np.round(number * TOLERANCES)
+  tails = [
+    p_values.exact_binomial_of_total(
+      np.clip(nearest + step, 0, number), number, TOLERANCES
+    )
+    for step in (-1, 0, 1)
+  ]
+  assert min(map(np.min, tails)) >= 0 and max(map(np.max, tails)) <= 1
+  assert (np.diff(tails, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize('name', calibration.P_VALUES)
+def test_losses_at_the_tolerance_can_be_calibrated(name):
+  """For some of those numbers, from the losses on."""
+  p_value = calibration.P_VALUES[name]
+  for number in (1, 2, 3, 7, 64, 100, 997, 3000):
+    for tolerance in TOLERANCES:
+      means = around(tolerance)
+      if name == 'exact_binomial':
+        means = np.clip(np.round(number * tolerance) + [-1, 0, 1], 0, number)
+        losses = (np.arange(number)[:, np.newaxis] < means).astype(float)
+      else:
+        losses = np.tile(means, (number, 1))
+      tests = p_values.apply_rows(p_value, losses.T, tolerance=tolerance)
+      assert ((tests >= 0) & (tests <= 1)).all()
+      if name != 'exact_binomial':
+        assert tests.min() >= 1 - 1e-9
+  for tolerance in (0.1, 1 / 3):  # the reasons that are given take longer
+    losses = np.full((99, 1), tolerance)
+    if name == 'exact_binomial':
+      losses = np.arange(99)[:, np.newaxis] < 99 * tolerance
+    found = calibration.calibrate(
+      losses, [0.5], tolerance=tolerance, p_value=p_value
+    )
+    assert not found.certified and found.p_values[0] > 0.5
+
+
+@pytest.mark.parametrize('excess', [1e-15, 1e-12])
+def test_what_rounding_adds_to_1_is_taken_off_everywhere(excess):
+  def above(losses, *, tolerance):
+    del losses, tolerance
+    return 1 + excess
+
+  losses = np.zeros((5, 1))
+  found = calibration.calibrate(losses, [0.5], p_value=above)
+  assert found.p_values == (1.0,) and not found.certified
+  assert p_values.apply_rows(above, losses.T, tolerance=0.1).tolist() == [1.0]
+  assert calibration.Holm()([1 + excess, 0.01], 0.05) == (1,)
+
+
+def test_more_than_rounding_is_no_p_value():
+  def above(losses, *, tolerance):
+    del losses, tolerance
+    return 1.001
+
+  with pytest.raises(ValueError, match=r'above gave 1\.001, which is no p-val'):
+    p_values.apply_rows(above, np.zeros((2, 5)), tolerance=0.1)

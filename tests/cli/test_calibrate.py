@@ -24,6 +24,9 @@ def test_calibration_writes_a_certificate_for_this_run(calibrated):
   assert certificate.context['loss'] == 'textual'
   table = records.read_loss_table(path / 'loss_table.npz')
   assert table.num_examples == certificate.num_examples
+  # N of Eq. 5 is the length of outputs, which the policy's file leaves open.
+  threshold = certificate.context['policy']['exit_rule']['threshold']
+  assert threshold['max_length'] == certificate.context['max_length']
   # Which inputs it was made of is in both.
   assert certificate.context['examples'] == table.fingerprint['examples']
   # What seqio's Evaluator logged is what the certificate says.

@@ -46,7 +46,7 @@ def test_evaluation_writes_table_and_page(calibrated, capsys):
 def test_a_budget_is_calibrated_and_evaluated_with(calibrated, tmp_path):
   """Its decodes are capped, its certificate is its own, its use is told."""
   policy = 'policies/softmax_margin_budget.gin'
-  caps = dict(LAYERS_PER_REQUEST=24, LAYERS_PER_TOKEN=2, MAX_LENGTH=12)
+  caps = dict(LAYERS_PER_REQUEST=24, LAYERS_PER_TOKEN=2)
   certificate = calibrate_again(
     calibrated,
     tmp_path,

@@ -157,3 +157,31 @@ def test_what_cannot_be_calibrated_is_refused_before_decoding(monkeypatch):
   ):
     with pytest.raises(ValueError, match=message):
       calibrate(**arguments)
+
+
+RUSSIAN = 'Номер {}, сказал он громко и ушёл'
+
+
+def test_a_metric_that_cannot_see_the_texts_is_refused(monkeypatch):
+  """By the references before anything is decoded, else by the outputs."""
+  batches = make_batches()
+  arguments = dict(
+    batches=batches,
+    loss='textual',
+    detokenize=lambda ids: RUSSIAN.format(' '.join(map(str, ids))),
+  )
+  for batch in batches:
+    del batch['targets_text']
+  with pytest.raises(ValueError, match=r"'rouge_l'.*outputs.*Use 'chrf'"):
+    calibrate(metric='rouge_l', **arguments)
+  pytest.importorskip('sacrebleu')
+  assert calibrate(**arguments).context['metric'] == 'chrf'
+
+  def refuse(*_, **__):
+    raise AssertionError('decoded')
+
+  monkeypatch.setattr(decoding, 'generate', refuse)
+  for batch in batches:
+    batch['targets_text'] = [RUSSIAN.format(7)] * batch['num_valid']
+  with pytest.raises(ValueError, match=r"'rouge_l'.*references.*Use 'chrf'"):
+    calibrate(metric='rouge_l', **arguments)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes.toy_decoder import toy_decoder
 
-from calm_jax import exits
+from calm_jax import decoding, exits
 
 POSITIONS = np.array([0, 1, 5, 19])
 SIZE = (toy_decoder(), 4, 20)
@@ -40,6 +40,32 @@ def test_eq_5(value, temperature):
   result = at(decaying(value, temperature))
   np.testing.assert_allclose(result, expected, rtol=1e-6)
   assert (np.diff(result) <= 0).all()
+
+
+@pytest.mark.parametrize('kind', [decaying, release])
+def test_a_length_that_is_left_open_is_that_of_the_outputs(kind):
+  left_open = kind(0.4, max_length=None)
+  np.testing.assert_array_equal(at(left_open), at(kind(0.4, max_length=20)))
+  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), left_open)
+  np.testing.assert_allclose(
+    rule.thresholds(20)[POSITIONS], at(kind(0.4, max_length=20)), rtol=1e-6
+  )
+  budget = exits.LayerBudget(rule, exits.PerPosition(2.5))
+  policy = decoding.at_output_length(
+    decoding.ComputePolicy(exit_rule=budget), 20
+  )
+  assert policy.exit_rule == exits.LayerBudget(
+    exits.ConfidenceExit(exits.SoftmaxMargin(), kind(0.4, max_length=20)),
+    per_request=50,
+    max_length=20,
+  )
+  # What was given stays, and what has no length is left alone.
+  assert decoding.at_output_length(policy, 7) == policy
+  for rule in (exits.NeverExit(), 0.5):
+    if rule == 0.5:
+      rule = exits.ConfidenceExit(exits.SoftmaxMargin(), rule)
+    policy = decoding.ComputePolicy(exit_rule=rule)
+    assert decoding.at_output_length(policy, 7) == policy
 
 
 def test_eq_5_is_not_the_release():
