@@ -35,6 +35,7 @@ ALLOWED = {
     'processes',
     'records',
     'sharding',
+    'tokenizer',
   },
   'evaluation': {
     *BASE,
