@@ -53,7 +53,7 @@ class TextGenerator:
   certificate: Certificate | None = None
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   suppressed_tokens: tuple[int, ...] = ()
-  forced_prefix: str = ''
+  forced_prefix: str | Sequence[int] = ''
 
   @classmethod
   def from_run(
@@ -64,8 +64,8 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str = (),
-    forced_prefix: str = '',
+    suppressed_tokens: Sequence[int | str] | int | str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
     allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
     **about_the_checkpoint: Any,
@@ -82,8 +82,10 @@ class TextGenerator:
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
       suppressed_tokens: ids or pieces that are never said, see
-        `token_choices.token_ids`. No certificate covers that.
-      forced_prefix: what every output begins with; no certificate covers that.
+        `token_choices.token_ids`; what the checkpoint says if None. No
+        certificate covers that.
+      forced_prefix: what every output begins with, a text or ids; what the
+        checkpoint says if None. No certificate covers that.
       allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
@@ -114,12 +116,16 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str = (),
-    forced_prefix: str = '',
+    suppressed_tokens: Sequence[int | str] | int | str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> Self:
     """Makes a generator of what was loaded; see `from_run`."""
     policy = decoding.as_policy(policy)
     sampler = decoding.as_sampler(sampler)
+    if suppressed_tokens is None:
+      suppressed_tokens = loaded.suppressed_tokens
+    if forced_prefix is None:
+      forced_prefix = loaded.forced_prefix or ''
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
     )
@@ -166,7 +172,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     num_samples: int | None = None,
     seed: int = 0,
-    forced_prefixes: Sequence[str] | None = None,
+    forced_prefixes: Sequence[str | Sequence[int]] | None = None,
   ) -> list[GeneratedText] | list[list[GeneratedText]]:
     """Decodes texts, in batches of similar length.
 
@@ -223,7 +229,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     seed: int = 0,
     number: int = 0,
-    forced_prefix: str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> Iterator[StreamedToken]:
     """Decodes one text and yields each token as soon as it is there.
 
@@ -245,7 +251,7 @@ class TextGenerator:
     *,
     too_long: str = 'refuse',
     name: str | None = None,
-    forced_prefix: str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> requests.Request:
     """Returns a text as a request; see `requests.encode`."""
     return requests.encode(
