@@ -17,6 +17,7 @@ MESH_TENSORFLOW = (
   'read. T5X converts it: python -m t5x.scripts.convert_tf_checkpoint; most '
   'published ones lie converted in gs://t5-data/pretrained_models/t5x/'
 )
+_VOCABULARIES = ('spiece.model', 'tokenizer.json')
 _PROGRAMS = {
   '.onnx': 'programs of ONNX',
   '.gguf': 'parameters of llama.cpp (GGUF)',
@@ -70,17 +71,18 @@ def needs_vocabulary(path: str, names: Collection[str]) -> str | None:
     A message; None if it is neither Hugging Face's nor T5X's.
   """
   ours = {'metadata/', 'metadata'} & set(names)
+  vocabulary = 'spiece.model'
   if 'config.json' in names:
-    whose, vocabulary = "Hugging Face's", f'{path}/spiece.model'
-    if 'spiece.model' not in names and 'tokenizer.json' in names:
-      vocabulary = f'{path}/tokenizer.json'
+    whose = "Hugging Face's"
+    there = [name for name in _VOCABULARIES if name in names]
+    vocabulary = f'{path}/{there[0]}' if there else vocabulary
   elif 'checkpoint' in names or ('state/' in names and not ours):
-    whose, vocabulary = "T5X's", 'sentencepiece.model'
+    whose = "T5X's"
   else:
     return None
   return (
     f"{path} is a checkpoint of {whose}, not a run directory of calm_jax's, "
-    'and a checkpoint comes with its vocabulary: '
+    'so its vocabulary has to be named: '
     f"--gin.generate.run.vocabulary='{vocabulary}' for generate, "
     f"vocabulary='{vocabulary}' in Python ('bytes' for ByT5). All other jobs "
     'want a run directory, which calm_jax.cli.convert makes: '

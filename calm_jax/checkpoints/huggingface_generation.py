@@ -69,8 +69,9 @@ def check_ids(where: str, fields: Fields) -> None:
     if found is not None and found != here and found != [here]:
       raise ValueError(
         f'{where}: {name} is {found!r}; here {meaning} is {here}, as in every '
-        'published T5, and outputs would be other ones. If the model was '
-        f'trained with {here} all the same, say "{name}": {here} in that file'
+        'published T5, and outputs would be other ones: such a model is not '
+        f'read. If it was trained with {here} all the same, say "{name}": '
+        f'{here} in that file'
       )
   start, first = (
     fields.get(name) for name in ('decoder_start_token_id', 'bos_token_id')

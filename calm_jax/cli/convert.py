@@ -181,6 +181,12 @@ def run(
   )
   for note in written.notes[len(opened.notes) :]:
     print(f'note: {note}')
+  if ours and 'vocabulary_file' not in context:
+    print(
+      'note: no vocabulary was named, so this is no run directory that decodes '
+      'or trains on: give --vocabulary'
+      + (f'={opened.path}/{own[0]}' if (own := _own(opened)) else '')
+    )
   if not ours:
     beside = sorted(set(os.listdir(written.path)) & set(COMPANIONS))
     if beside:
@@ -189,6 +195,13 @@ def run(
     keep_vocabulary(texts.tokenizer(opened.config.vocab_size), directory)
     print(f'{os.path.join(directory, VOCABULARY_NAME)}: the vocabulary')
   _keep_classifier(opened, directory, ours, written.fingerprint)
+
+
+def _own(opened: checkpoints.StoredCheckpoint) -> list[str]:
+  """Returns the vocabularies that lie beside a checkpoint."""
+  if opened.format != 'huggingface' or not os.path.isdir(opened.path):
+    return []
+  return [name for name in COMPANIONS[1:3] if name in os.listdir(opened.path)]
 
 
 def _open(

@@ -62,9 +62,10 @@ class TextFeatures:
       return []
     return [
       f'{tokenizer.name} has {tokenizer.vocab_size} ids, and the model '
-      f'{vocab_size} rows, {spare} more than any padding: unless the model was '
-      'trained with this very vocabulary, all of its tokens mean something '
-      'else. Take the spiece.model (or tokenizer.json) of the model.'
+      f'{vocab_size} rows: {spare} of them would have no token, more than any '
+      'padding. Unless the model was trained with this very vocabulary, all of '
+      'its tokens mean something else: take the spiece.model (or '
+      'tokenizer.json) of the model.'
     ]
 
   def tokenizer(self, vocab_size: int) -> Tokenizer:
