@@ -36,6 +36,7 @@ ALLOWED = {
     'processes',
     'records',
     'sharding',
+    'tokenizer',
   },
   'evaluation': {
     *BASE,

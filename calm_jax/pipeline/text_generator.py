@@ -52,7 +52,7 @@ class TextGenerator:
   certificate: Certificate | None = None
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   suppressed_tokens: tuple[int, ...] = ()
-  forced_prefix: str = ''
+  forced_prefix: str | Sequence[int] = ''
 
   def __post_init__(self):
     """Raises ValueError if the certificate does not cover all this."""
@@ -89,8 +89,8 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str = (),
-    forced_prefix: str = '',
+    suppressed_tokens: Sequence[int | str] | int | str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
     allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
     max_length: int | None = None,
@@ -108,8 +108,10 @@ class TextGenerator:
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
       suppressed_tokens: ids or pieces that are never said, see
-        `token_choices.token_ids`. No certificate covers that.
-      forced_prefix: what every output begins with; no certificate covers that.
+        `token_choices.token_ids`; what the checkpoint says if None. No
+        certificate covers that.
+      forced_prefix: what every output begins with, a text or ids; what the
+        checkpoint says if None. No certificate covers that.
       allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
@@ -142,14 +144,18 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str = (),
-    forced_prefix: str = '',
+    suppressed_tokens: Sequence[int | str] | int | str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> Self:
     """Makes a generator of what was loaded; see `from_run`."""
     policy = decoding.at_output_length(
       decoding.as_policy(policy), loaded.feature_lengths['targets']
     )
     sampler = decoding.as_sampler(sampler)
+    if suppressed_tokens is None:
+      suppressed_tokens = loaded.suppressed_tokens
+    if forced_prefix is None:
+      forced_prefix = loaded.forced_prefix or ''
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
     )
@@ -194,7 +200,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     num_samples: int | None = None,
     seed: int = 0,
-    forced_prefixes: Sequence[str] | None = None,
+    forced_prefixes: Sequence[str | Sequence[int]] | None = None,
   ) -> list[GeneratedText] | list[list[GeneratedText]]:
     """Decodes texts, in batches of similar length.
 
@@ -251,7 +257,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     seed: int = 0,
     number: int = 0,
-    forced_prefix: str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> Iterator[StreamedToken]:
     """Decodes one text and yields each token as soon as it is there.
 
@@ -273,7 +279,7 @@ class TextGenerator:
     *,
     too_long: str = 'refuse',
     name: str | None = None,
-    forced_prefix: str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> requests.Request:
     """Returns a text as a request; see `requests.encode`."""
     return requests.encode(

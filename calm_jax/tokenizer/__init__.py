@@ -6,6 +6,7 @@ TensorFlow for it. `SentencePieceTokenizer` and `ByteTokenizer` are two
 """
 
 from calm_jax.tokenizer.byte_tokens import BYTES, ByteTokenizer
+from calm_jax.tokenizer.huggingface_files import write_huggingface_files
 from calm_jax.tokenizer.interface import Span, Tokenizer
 from calm_jax.tokenizer.sentence_pieces import SentencePieceTokenizer
 from calm_jax.tokenizer.special_ids import EOS_ID, PAD_ID, UNKNOWN_ID
@@ -33,4 +34,5 @@ __all__ = [
   'load_tokenizer',
   'train_sentencepiece',
   'vocabulary_context',
+  'write_huggingface_files',
 ]

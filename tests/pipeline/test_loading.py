@@ -1,5 +1,7 @@
 """`calm_jax.load`: a run with its certificate, or any checkpoint."""
 
+import json
+
 import numpy as np
 import pytest
 from cases import text_cases
@@ -108,3 +110,27 @@ def test_any_checkpoint_comes_with_its_vocabulary(run_dir, tmp_path):
   assert short.describe() == generator.describe()
   with pytest.raises(TypeError, match='extra_ids.* go into the TextFeatures'):
     calm_jax.load(path, vocabulary=texts, extra_ids=5)
+
+
+def test_what_a_checkpoint_says_of_generating_is_done(run_dir, tmp_path):
+  """suppress_tokens and forced_bos_token_id of generation_config.json."""
+  opened = checkpoints.open_checkpoint(run_dir)
+  target = checkpoints.Target(format='huggingface')
+  path = checkpoints.convert(opened, tmp_path / 'hf', target).path
+  lengths = {'inputs': 32, 'targets': 8}
+  options = dict(vocabulary='bytes', feature_lengths=lengths)
+  plain = calm_jax.load(path, **options)
+  # The folder says that it has the run's five sentinels.
+  assert plain.tokenizer.extra_ids == 5
+  said = {token for one in plain.generate(TEXTS) for token in one.tokens}
+  never = sorted(said - {1})[:3]
+  (tmp_path / 'hf' / 'generation_config.json').write_text(
+    json.dumps({'suppress_tokens': never, 'forced_bos_token_id': 77})
+  )
+  generator = calm_jax.load(path, **options)
+  for output in generator.generate(TEXTS):
+    assert output.tokens[0] == 77
+    assert not set(never) & set(output.tokens)
+  # Whoever says otherwise is obeyed.
+  own = calm_jax.load(path, suppressed_tokens=(), forced_prefix='', **options)
+  assert own.describe() == plain.describe()
