@@ -75,6 +75,7 @@ def run(
   seqio_task = datasets.as_task(task)
   tokenizer = _tokenizer_of(seqio_task, config)
   objective = objective or training.Objective()
+  data = jobs.as_begun(data, model_dir)
   context = _context(
     task, tokenizer, data, objective, initial_model_dir, seed=seed
   )
@@ -176,6 +177,7 @@ def _evaluators(
     data.batch_size,
     feature_lengths=data.lengths,
     split='validation',
+    input_cut=data.input_cut,
   )
   evaluators = {
     'validation': training.teacher_forced_evaluator(
