@@ -75,6 +75,7 @@ def run(
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
   jobs.open_output(output_dir, 'calibrate.gin')
   loaded = jobs.load_run(model_dir, task)
+  policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
   decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
   done: dict[str, Any] = {}
 
@@ -94,9 +95,11 @@ def run(
       },
       full_grid=full_grid,
       table_path=_place(output_dir, 'loss_table.npz'),
+      uses_in=os.path.join(model_dir, records.ROW_USES_NAME),
       progress=speaking.say,
     )
-    return found.full.tokens, found.table.losses
+    # A row for each example of the Task, those that are read alike as well.
+    return found.full.tokens[found.places], found.table.losses[found.places]
 
   data.run_calibration_task(
     task,

@@ -7,22 +7,25 @@ with Learn then Test, arXiv 2110.01052).
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from calm_jax import calibration, decoding, interfaces, records
+from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.evaluation import used_rows
 from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import (
   Batch,
-  num_valid_of,
   references_of,
 )
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.distinct_inputs import say_distinct
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.threshold_grid import ThresholdGrid
@@ -38,12 +41,15 @@ class Calibration:
     full: the full model's decode.
     table: the losses of N inputs at J settings, NaN where testing stopped.
     cost: where the time went.
+    places: int [M], for each of the rows that were given, which of the N inputs
+      it is: those that the model reads alike are one.
   """
 
   certificate: Certificate
   full: DecodedDataset
   table: records.LossTable
   cost: records.CalibrationCost
+  places: np.ndarray
 
 
 def calibrate(
@@ -59,6 +65,7 @@ def calibrate(
   tolerance: float = 0.1,
   error_rate: float = 0.05,
   context: Mapping[str, Any] | None = None,
+  uses_in: str | os.PathLike | None = None,
   progress: Callable[[str], None] | None = None,
   **plan: Any,
 ) -> Certificate:
@@ -79,8 +86,10 @@ def calibrate(
     error_rate: how often the certificate may be wrong, in (0, 1).
     context: kept in the certificate; with what `runs.certificate_context`
       returns in it, `runs.apply_certificate` knows what it was made for.
+    uses_in: a folder in which it is noted that these inputs were used, and
+      where that is looked up; None for neither.
     progress: gets a line to print now and then.
-    **plan: `metric`, `p_value` and `procedure` of `CalibrationPlan`.
+    **plan: `metric`, `p_value`, `procedure` and `spent` of `CalibrationPlan`.
 
   Raises:
     ValueError: for settings out of order, numbers outside their range, or
@@ -101,7 +110,13 @@ def calibrate(
     **plan,
   )
   return run_calibration(
-    decode, batches, policy, plan, context=context, progress=progress
+    decode,
+    batches,
+    policy,
+    plan,
+    context=context,
+    uses_in=uses_in,
+    progress=progress,
   ).certificate
 
 
@@ -114,6 +129,7 @@ def run_calibration(
   context: Mapping[str, Any] | None = None,
   full_grid: bool = False,
   table_path: str | os.PathLike | None = None,
+  uses_in: str | os.PathLike | None = None,
   progress: Callable[[str], None] | None = None,
 ) -> Calibration:
   """Calibrates as `calibrate` does, and returns all that it came across.
@@ -127,6 +143,7 @@ def run_calibration(
     full_grid: decode what lies beyond the setting where testing stops as well;
       the certificate is the same.
     table_path: an .npz that the table is written to as it grows.
+    uses_in: as for `calibrate`.
     progress: gets a line now and then.
 
   Raises:
@@ -138,8 +155,10 @@ def run_calibration(
   )
   meter, left_open = CostMeter(), isinstance(plan.loss, str)
   plan = _checked_before(plan, batches)
+  inputs = say_distinct(batches, say)
+  batches = inputs.batches
   grid = ThresholdGrid(functools.partial(decode, batches), policy, meter)
-  say(f'full model on {sum(map(num_valid_of, batches))} inputs')
+  say(f'full model on {len(inputs.example_ids)} inputs')
   full = grid.full()
   plan = plan.for_texts(full.texts, what="the full model's outputs")
   loss, statistics = plan.loss, plan.statistics()
@@ -153,8 +172,17 @@ def run_calibration(
     'num_layers': full.num_layers,
     **decode.describe(),
     **(context or {}),
-    'examples': _digest(full.example_ids),
+    'examples': records.digest_of_rows(full.example_ids),
   }
+  history = used_rows.history_of(
+    _use(plan, statistics, full.example_ids, context),
+    uses_in,
+    spent=plan.spent,
+    share=decode.share,
+  )
+  statistics['error_rate'] = history.level
+  if history.others:
+    say(history.describe())
   table = build_loss_table(
     grid.at,
     plan.settings,
@@ -173,10 +201,10 @@ def run_calibration(
   certificate = meter.timed('statistics', calibration.calibrate)(
     table.losses,
     plan.settings,
-    context={**context, 'versions': versions},
+    context={**context, 'versions': versions, **_stated(history, uses_in)},
     **statistics,
   )
-  return Calibration(certificate, full, table, meter.result())
+  return Calibration(certificate, full, table, meter.result(), inputs.places)
 
 
 def _checked_before(
@@ -196,7 +224,46 @@ def _checked_before(
   return for_texts if texts else plan
 
 
-def _digest(example_ids: Sequence[str]) -> str:
-  """Returns a hash of which inputs there are, in whatever order."""
-  text = ' '.join(sorted(example_ids))
-  return 'sha256:' + hashlib.sha256(text.encode()).hexdigest()[:16]
+# Of a context: what makes the losses of the same rows another look at them.
+_DECODED = (
+  'parameters',
+  'tokenizer',
+  'policy',
+  'sampler',
+  'max_length',
+  'prefix',
+  'dtype',
+)
+
+
+def _use(
+  plan: CalibrationPlan,
+  statistics: Mapping[str, Any],
+  example_ids: Sequence[str],
+  context: Mapping[str, Any],
+) -> records.RowUse:
+  """Returns this calibration as a use of its rows."""
+  return records.RowUse(
+    rows=context['examples'],
+    example_ids=tuple(sorted(example_ids)),
+    settings=tuple(plan.settings),
+    loss=context['loss'],
+    metric=context['metric'],
+    tolerance=float(plan.tolerance),
+    error_rate=float(plan.error_rate),
+    p_value=p_values.name_of(statistics['p_value']),
+    procedure=statistics['procedure'].name,
+    about={name: context[name] for name in _DECODED if name in context},
+  )
+
+
+def _stated(
+  history: records.RowHistory, uses_in: str | os.PathLike | None
+) -> dict[str, Any]:
+  """Returns what a certificate states of other uses; nothing if none is kept.
+
+  A number that the user says was spent is stated in any case.
+  """
+  if uses_in is None and not history.counted:
+    return {}
+  return {'row_history': records.to_jsonable(history)}
