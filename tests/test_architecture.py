@@ -17,6 +17,7 @@ ALLOWED = {
   'pytrees': set(),
   'interfaces': {'array_types', 'pytrees'},
   'checks': set(),
+  'text_lines': set(),
   'records': set(),
   'tokenizer': set(),
   'processes': set(),
@@ -47,7 +48,7 @@ ALLOWED = {
     'records',
     'sharding',
   },
-  'data': {'checks', 'tokenizer'},
+  'data': {'checks', 'text_lines', 'tokenizer'},
   'data.seqio': {'data', 'evaluation.corpus_metrics', 'tokenizer'},
   'training': {
     *BASE,
@@ -68,6 +69,7 @@ ALLOWED = {
     'decoding',
     'exits',
     'model',
+    'records',
     'tokenizer',
   },
   'pipeline': {
@@ -77,6 +79,7 @@ ALLOWED = {
     'checks',
     'decoding',
     'model',
+    'records',
     'runs',
     'tokenizer',
   },
@@ -86,6 +89,7 @@ ALLOWED = {
     'processes',
     'records',
     'reporting',
+    'text_lines',
   },
   'deployment': {
     *BASE,

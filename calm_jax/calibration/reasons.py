@@ -6,8 +6,9 @@ result and tests again on the same rows certifies too much too often.
 
 import numpy as np
 
+from calm_jax import records
 from calm_jax.calibration import multiple_testing, p_values, sample_sizes
-from calm_jax.calibration.certificate import Certificate, setting_in_words
+from calm_jax.calibration.certificate import Certificate
 
 FRESH = 'on rows not used so far'
 
@@ -108,7 +109,7 @@ def _result(certificate, column, level) -> str:
   if level != certificate.error_rate:
     share = f', of which one test gets {level:.3g}'
   return (
-    f'{setting_in_words(certificate.settings[column])} has mean loss '
+    f'{records.setting_in_words(certificate.settings[column])} has mean loss '
     f'{certificate.risks[column]:.4g} and p = '
     f'{certificate.p_values[column]:.3g} at error rate '
     f'{certificate.error_rate:g}{share}'

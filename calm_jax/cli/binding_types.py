@@ -6,9 +6,11 @@ parameter it goes to, and an error names the file and the line it was written
 in.
 """
 
+import collections.abc
 import dataclasses
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -47,6 +49,29 @@ def check(bindings: Iterable[Binding], places: Mapping[str, str]) -> None:
       wanted.
   """
   faults = [fault for binding in bindings if (fault := _fault(binding, places))]
+  if faults:
+    raise ValueError('; '.join(faults))
+
+
+def check_references(
+  bindings: Iterable[tuple[Binding, Sequence[str]]], places: Mapping[str, str]
+) -> None:
+  """Checks that what is to be called is, and can be.
+
+  Args:
+    bindings: what is bound to references of gin's, each with the parameters
+      that are missing to call it.
+    places: from `find_places`.
+
+  Raises:
+    ValueError: for `@f` where what f makes is wanted, and for `@f()` that lacks
+      arguments, naming parentheses and arguments.
+  """
+  faults = [
+    fault
+    for binding, missing in bindings
+    if (fault := _reference_fault(binding, missing, places))
+  ]
   if faults:
     raise ValueError('; '.join(faults))
 
@@ -97,15 +122,65 @@ def _fault(binding: Binding, places: Mapping[str, str]) -> str | None:
   if isinstance(binding.value, list):
     values.append(tuple(binding.value))
   if not any(_fits(value, annotation) for value in values):
-    name = f'{binding.selector.removeprefix("calm_jax.")}.{binding.parameter}'
-    shown = name if binding.macro is None else f'{name} = %{binding.macro}'
-    place = _place(binding, places)
     return (
-      f'{shown} is {binding.value!r}{place and f" ({place})"}, of type '
-      f'{type(binding.value).__name__}; it must be '
-      f'{inspect.formatannotation(annotation)}'
+      f'{_shown(binding, places)}, of type {type(binding.value).__name__}; it '
+      f'must be {inspect.formatannotation(annotation)}'
     )
   return None
+
+
+def _shown(binding: Binding, places: Mapping[str, str]) -> str:
+  """Says what is bound to what, and where."""
+  name = f'{binding.selector.removeprefix("calm_jax.")}.{binding.parameter}'
+  shown = name if binding.macro is None else f'{name} = %{binding.macro}'
+  place = _place(binding, places)
+  return f'{shown} is {binding.value!r}{place and f" ({place})"}'
+
+
+def _reference_fault(
+  binding: Binding, missing: Sequence[str], places: Mapping[str, str]
+) -> str | None:
+  """Returns what is wrong with `@f` or `@f()`, or None."""
+  reference = binding.value
+  annotation = _annotations(binding.function).get(binding.parameter)
+  target = reference.configurable.wrapped
+  passes = _takes_callables(annotation, inspect.isclass(target))
+  if not reference.evaluate:
+    if passes:
+      return None
+    kind = 'class' if inspect.isclass(target) else 'function'
+    return (
+      f'{_shown(binding, places)}, the {kind} itself; write {reference!r}() '
+      'for what it makes'
+    )
+  if not missing:
+    return None
+  if passes and annotation is not None:
+    return (
+      f'{_shown(binding, places)}, and calling it takes {", ".join(missing)}; '
+      f'write {repr(reference).removesuffix("()")} for the function itself'
+    )
+  name = repr(reference).strip('@()')
+  wanted = ', '.join(f'{name}.{parameter}' for parameter in missing)
+  return f'{_shown(binding, places)}, which needs a value for {wanted}'
+
+
+def _takes_callables(annotation: Any, is_class: bool) -> bool:
+  """Says whether a parameter may be a function, or a class, itself."""
+  if annotation is None:
+    return True
+  if annotation is Any:
+    return not is_class
+  if isinstance(annotation, types.UnionType) or (
+    typing.get_origin(annotation) is typing.Union
+  ):
+    return any(
+      _takes_callables(kind, is_class) for kind in typing.get_args(annotation)
+    )
+  origin = typing.get_origin(annotation) or annotation
+  if origin in (collections.abc.Callable, type, object):
+    return True
+  return '__call__' in vars(origin) if inspect.isclass(origin) else False
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -52,7 +52,7 @@ def main(argv):
   """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --input=FILES')
-  try:
+  with app_runner.in_one_line('build_vocabulary'):
     output = resolve_path(_OUTPUT.value)
     size = train_sentencepiece(
       texts(_INPUT.value, _PREFIXES.value),
@@ -63,8 +63,6 @@ def main(argv):
       max_lines=_MAX_LINES.value,
       num_threads=_NUM_THREADS.value,
     )
-  except (OSError, ValueError) as error:
-    raise SystemExit(f'build_vocabulary: {error}') from None
   print(f'{output}: {size} pieces')
 
 

@@ -40,6 +40,7 @@ def run(
   layout: evaluation.BatchLayout | None = None,
   split: str = 'calibration',
   max_examples: int | None = None,
+  max_length: int | None = None,
   full_grid: bool = False,
   timed_inputs: int = 0,
   output_dir: str | None = None,
@@ -55,6 +56,8 @@ def run(
     layout: how rows are decoded together; the defaults if None.
     split: the split to calibrate on.
     max_examples: use only so many examples.
+    max_length: the most tokens of an output, EOS included; that of training if
+      None. A certificate holds for one length.
     full_grid: decode the thresholds beyond the one where testing stops as well.
     timed_inputs: measure the wall clock of every threshold of the grid on so
       many inputs, one by one, and keep it beside the loss table for
@@ -74,7 +77,7 @@ def run(
     return None
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
   jobs.open_output(output_dir, 'calibrate.gin')
-  loaded = jobs.load_run(model_dir, task)
+  loaded = jobs.load_run(model_dir, task, max_length)
   policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
   decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
   done: dict[str, Any] = {}
@@ -91,7 +94,8 @@ def run(
       context={
         'task': data.as_task(task).name,
         'split': split,
-        **_context(loaded, policy, layout),
+        'checkpoint_step': loaded.step,
+        'batch_shape': [layout.batch_size, loaded.feature_lengths['inputs']],
       },
       full_grid=full_grid,
       table_path=_place(output_dir, 'loss_table.npz'),
@@ -189,24 +193,6 @@ def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
     return
   rows = records.read_training_rows(path)
   data.refuse_training_rows(batches, rows, prefix=prefix)
-
-
-def _context(
-  loaded: runs.LoadedRun,
-  policy: decoding.ComputePolicy,
-  layout: evaluation.BatchLayout,
-) -> dict[str, Any]:
-  """Returns what the losses depend on and evaluation does not know."""
-  return {
-    **runs.certificate_context(
-      policy,
-      params=loaded.params,
-      tokenizer=loaded.tokenizer,
-      sampler=decoding.Greedy(),
-    ),
-    'checkpoint_step': loaded.step,
-    'batch_shape': [layout.batch_size, loaded.feature_lengths['inputs']],
-  }
 
 
 if __name__ == '__main__':

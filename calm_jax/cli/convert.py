@@ -180,7 +180,7 @@ def _texts() -> runs.TextFeatures | None:
   if not _VOCABULARY.value:
     return None
   return runs.TextFeatures(
-    _VOCABULARY.value,
+    app_runner.path(_VOCABULARY),
     extra_ids=_EXTRA_IDS.value,
     feature_lengths={
       'inputs': _INPUT_LENGTH.value,
@@ -197,10 +197,10 @@ def main(argv):
   # What JAX says of backends that are not there would bury the lines below.
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)
-  try:
+  with app_runner.in_one_line('convert'):
     run(
-      _SOURCE.value,
-      _TARGET.value,
+      app_runner.path(_SOURCE),
+      app_runner.path(_TARGET),
       checkpoints.Target(
         format=_TO.value,
         dtype=_DTYPE.value,
@@ -213,8 +213,6 @@ def main(argv):
       step=_STEP.value,
       dry_run=DRY_RUN.value,
     )
-  except (OSError, ValueError) as error:
-    raise SystemExit(f'convert: {error}') from None
 
 
 if __name__ == '__main__':

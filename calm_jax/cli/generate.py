@@ -61,6 +61,7 @@ def run(
   vocabulary: str | runs.TextFeatures | None = None,
   forced_prefix: str = '',
   suppressed_tokens: Sequence[int | str] | int = (),
+  max_length: int | None = None,
   allow_nonfinite: bool = False,
 ) -> list[pipeline.GeneratedText]:
   """Decodes texts and shows them, or writes them to a file.
@@ -83,6 +84,8 @@ def run(
     forced_prefix: what every output begins with. No certificate covers that.
     suppressed_tokens: ids or pieces that are never said, or one of them; not
       covered by one either.
+    max_length: the most tokens of an output, EOS included; that of training if
+      None, and the one that certificates hold for.
     allow_nonfinite: decode with parameters that are not numbers too.
 
   Returns:
@@ -100,12 +103,15 @@ def run(
     allow_uncertified=allow_uncertified,
     suppressed_tokens=suppressed_tokens,
     forced_prefix=forced_prefix,
+    max_length=max_length,
     allow_nonfinite=allow_nonfinite,
     vocabulary=vocabulary,
   )
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
     speaking.tell(terminal_decoding.UNCERTIFIED)
+  for line in generator.cautions:
+    speaking.tell(f'certificate: {line}')
   if files.is_shown:
     return terminal_decoding.show(generator, files.inputs, options, uncertified)
   if files.is_typed:
@@ -123,9 +129,13 @@ def _policy(
 ) -> tuple[decoding.ComputePolicy, str | None]:
   """Returns the policy to decode with and the certificate to apply, if any."""
   if threshold is not None:
+    if certificate is not None:
+      raise ValueError(
+        f'give THRESHOLD, {threshold:g} by hand, or CERTIFICATE, {certificate}'
+      )
     calibration.check_settings([threshold])
     speaking.tell(f'threshold {threshold:g}, given by hand: no guarantee')
-    return decoding.with_threshold(policy, threshold), None
+    return decoding.with_setting(policy, threshold), None
   if certificate is None:
     certificate = runs.certificate_path(model_dir)
     if not os.path.exists(certificate):

@@ -6,13 +6,14 @@ overrides a macro or a parameter, `--dry_run` parses, prints the configuration
 and stops. The operative configuration is written to the job's directory.
 """
 
-import ast
+import collections
 import contextlib
 import functools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -21,7 +22,13 @@ from absl import app, flags, logging
 
 from calm_jax import records
 from calm_jax.checkpoints import SaveError
-from calm_jax.cli import app_runner, binding_types
+from calm_jax.cli import (
+  app_runner,
+  binding_types,
+  bound_names,
+  command_line,
+  macro_help,
+)
 from calm_jax.cli.dry_run_flag import DRY_RUN
 from calm_jax.processes import collectives
 from calm_jax.processes.start import joining, process_flags
@@ -42,13 +49,17 @@ flags.declare_key_flag('dry_run')
 process_flags.declare_key_flags()
 
 
-# What a user can do something about: one line instead of a traceback.
-_EXPECTED = (
+# What a user can do something about: one line instead of a traceback. (Not a
+# reader of the output that has left: `app_runner`.)
+_EXPECTED = (ValueError, OSError, FloatingPointError, SaveError)
+# What gin raises for a configuration that is none.
+_MISTAKES = (
   ValueError,
-  FileExistsError,
-  FileNotFoundError,
-  FloatingPointError,
-  SaveError,
+  SyntaxError,
+  NameError,
+  ImportError,
+  AttributeError,
+  OSError,
 )
 
 
@@ -57,28 +68,6 @@ def shipped_configs() -> pathlib.Path:
   package = pathlib.Path(__file__).resolve().parents[1]
   installed = package / 'gin_configs'
   return installed if installed.is_dir() else package.parent / 'gin_configs'
-
-
-def rewrite_gin_arguments(arguments: Sequence[str]) -> list[str]:
-  """Turns `--gin.X=Y` into `--gin_bindings=X = Y`; the rest stays.
-
-  A value that is no Python literal and no gin reference is a string: the shell
-  has eaten its quotes.
-  """
-  rewritten = []
-  for argument in arguments:
-    match = re.match(r'--?gin\.([^=]+)=(.*)$', argument, re.DOTALL)
-    if not match:
-      rewritten.append(argument)
-      continue
-    name, value = match.groups()
-    if not value.startswith(('@', '%')):
-      try:
-        ast.literal_eval(value)
-      except (SyntaxError, ValueError):
-        value = repr(value)
-    rewritten.append(f'--gin_bindings={name} = {value}')
-  return rewritten
 
 
 def parse(
@@ -111,30 +100,61 @@ def parse(
       raise ValueError(
         f'no gin file {file!r} in {folders}; shipped files: {", ".join(known)}'
       )
-    with _remedies():
-      gin.parse_config_file(found)
-    texts.append((found, pathlib.Path(found).read_text(encoding='utf-8')))
-  with _remedies():
-    gin.parse_config([*_imports(texts), *bindings])
+    # As gin reads a file, but for a byte order mark.
+    with _remedies(), open(found, encoding='utf-8-sig') as opened:
+      gin.parse_config(opened)
+    texts.append((found, pathlib.Path(found).read_text(encoding='utf-8-sig')))
+  imports = _imports(texts)
+  for binding in bindings:
+    with _remedies(binding):
+      gin.parse_config([*imports, binding])
   gin.finalize()
-  binding_types.check(_literals(), binding_types.find_places(texts, bindings))
+  _check(binding_types.find_places(texts, bindings))
+
+
+def _check(places: dict[str, str]) -> None:
+  """Raises ValueError for what is bound and cannot be meant."""
+  nothing = bound_names.unused(_BOUND, places, _shipped_macros())
+  if nothing:
+    raise ValueError('; '.join(nothing))
+  binding_types.check(_literals(), places)
+  binding_types.check_references(_references(), places)
+
+
+@functools.cache
+def _shipped_macros() -> bound_names.Shipped:
+  """Returns which shipped files refer to which macros."""
+  found = collections.defaultdict(list)
+  for path in sorted(shipped_configs().rglob('*.gin')):
+    text = path.read_text(encoding='utf-8')
+    for name in dict.fromkeys(re.findall(r'(?<=%)[A-Za-z_]\w*(?![\w.])', text)):
+      found[name].append(str(path.relative_to(shipped_configs())))
+  return bound_names.Shipped(found)
 
 
 @contextlib.contextmanager
-def _remedies() -> Iterator[None]:
-  """Says what to bind where gin says that a parameter is not there."""
+def _remedies(binding: str = '') -> Iterator[None]:
+  """Says what to bind where gin says that something is not there.
+
+  Args:
+    binding: what the command line binds, if that is what is parsed.
+  """
   try:
     yield
-  except ValueError as problem:
-    found = re.match(
-      r"Configurable '(\S+)' doesn't have a parameter named '(\w+)'",
-      str(problem),
-    )
-    if found is None:
+  except (ValueError, AttributeError, NameError, SyntaxError) as problem:
+    remedy = _remedy(str(problem)) or command_line.text_remedy(binding)
+    if not remedy:
       raise
-    function = gin.get_configurable(found[1])
-    remedy = binding_types.what_it_takes(function, found[2])
     raise ValueError(f'{problem}\n  {remedy}') from None
+
+
+def _remedy(problem: str) -> str:
+  found = re.match(
+    r"Configurable '(\S+)' doesn't have a parameter named '(\w+)'", problem
+  )
+  if found is None:
+    return ''
+  return binding_types.what_it_takes(gin.get_configurable(found[1]), found[2])
 
 
 def _imports(texts: Sequence[tuple[str, str]]) -> list[str]:
@@ -157,43 +177,35 @@ _BOUND: dict[tuple[str, str], dict[str, Any]] = {}
 
 @gin.config.register_finalize_hook
 def _remember(config):
+  """Keeps what is bound, and expands `~` in what names places."""
+  homes = bound_names.homes_expanded(config)
   _BOUND.clear()
-  _BOUND.update(config)
+  _BOUND.update({key: {**values} for key, values in config.items()})
+  for (scope, selector, parameter), value in homes.items():
+    _BOUND[scope, selector][parameter] = value
+  return homes
 
 
 def _literals() -> Iterator[binding_types.Binding]:
   """Yields what is bound to literals, directly or by a macro."""
   for (_, selector), parameters in _BOUND.items():
-    if selector == 'gin.macro':
+    if selector == bound_names.MACRO:
       continue
     function = gin.get_configurable(selector)
-    for parameter, value in parameters.items():
-      macro = None
-      while _is_macro(value):
-        macro, key = value.config_key[0], value.config_key
-        value = _BOUND.get(key, {}).get('value', value)
-        if _is_macro(value) and value.config_key == key:
-          break
-      if not any(map(_is_reference, _parts(value))):
+    for parameter, bound in parameters.items():
+      value, macro = bound_names.follow(bound, _BOUND)
+      if not any(map(bound_names.is_reference, bound_names.parts(value))):
         yield binding_types.Binding(function, selector, parameter, value, macro)
 
 
-def _is_reference(value: Any) -> bool:
-  return isinstance(value, gin.config.ConfigurableReference)
-
-
-def _is_macro(value: Any) -> bool:
-  return _is_reference(value) and value.config_key[1] == 'gin.macro'
-
-
-def _parts(value: Any) -> Iterator[Any]:
-  """Yields a value and everything inside it."""
-  yield value
-  if isinstance(value, Mapping):
-    value = [*value, *value.values()]
-  if isinstance(value, (list, tuple)):
-    for part in value:
-      yield from _parts(part)
+def _references() -> Iterator[tuple[binding_types.Binding, list[str]]]:
+  """Yields what is bound to references, and what those lack to be called."""
+  for selector, parameter, value, macro in bound_names.references(_BOUND):
+    function = gin.get_configurable(selector)
+    yield (
+      binding_types.Binding(function, selector, parameter, value, macro),
+      bound_names.lacks(value, _BOUND),
+    )
 
 
 def write_operative_config(directory: str, name: str) -> None:
@@ -239,7 +251,7 @@ def main(
     try:
       parse(_GIN_FILE.value, _GIN_BINDINGS.value, _GIN_SEARCH_PATHS.value)
       run = gin.get_configurable(f'calm_jax.cli.{job}.run')
-    except (ValueError, SyntaxError, NameError, ImportError) as problem:
+    except _MISTAKES as problem:
       error = f'configuration error: {problem}'
     process = joining.start(
       configuration='' if error else gin.config_str(),
@@ -252,12 +264,28 @@ def main(
       expected=() if logging.level_debug() else _EXPECTED,
     )
 
+  _explain(job)
   app_runner.run(
     call,
     flags_parser=lambda argv: app.parse_flags_with_usage(
-      rewrite_gin_arguments(argv)
+      command_line.rewrite_gin_arguments(argv)
     ),
   )
+
+
+def _explain(job: str) -> None:
+  """Gives --help of the main that runs its flags and its macros."""
+  own = (_GIN_FILE, _GIN_BINDINGS, _GIN_SEARCH_PATHS, DRY_RUN)
+  for flag in (*own, *process_flags.ALL):
+    flags.FLAGS.register_key_flag_for_module(
+      sys.argv[0], flags.FLAGS[flag.name]
+    )
+  file = shipped_configs() / 'runs' / f'{job}.gin'
+  if file.is_file():
+    text = file.read_text(encoding='utf-8')
+    said = macro_help.describe(f'runs/{job}.gin', text)
+    main_module = sys.modules['__main__']
+    main_module.__doc__ = f'{main_module.__doc__ or ""}\n{said}\n'
 
 
 def _call(run: Callable, *, takes_dry_run: bool) -> None:

@@ -63,10 +63,7 @@ def dataset_decoder(
     detokenize=run.tokenizer.decode,
     max_length=run.feature_lengths['targets'],
     eos_id=run.tokenizer.eos_id,
-    about={
-      'parameters': checkpoints.parameter_fingerprint(run.params),
-      'tokenizer': run.tokenizer.fingerprint,
-    },
+    about=run.context(),
     keep_in=os.path.join(model_dir, DECODES),
     share=collectives.Share.here(),
     progress=speaking.say,
@@ -86,13 +83,20 @@ def bind_to_loops(
   }
 
 
-def load_run(model_dir: str, task: Any) -> runs.LoadedRun:
+def load_run(
+  model_dir: str, task: Any, max_length: int | None = None
+) -> runs.LoadedRun:
   """Loads a run and checks that a Task speaks its language.
+
+  Args:
+    model_dir: a run directory.
+    task: the Task.
+    max_length: the most tokens of an output; that of training if None.
 
   Raises:
     ValueError: if the Task has another vocabulary or prefix than the run.
   """
-  run = runs.load_run(model_dir)
+  run = runs.load_run(model_dir).with_output_length(max_length)
   vocabulary = data.as_task(task).output_features['inputs'].vocabulary
   found = data.tokenizer_of(vocabulary)
   if found.fingerprint != run.tokenizer.fingerprint:
@@ -120,7 +124,7 @@ def as_begun(plan: data.DataPlan, directory: str) -> data.DataPlan:
     return plan
   path = checkpoints.checkpoint_path(directory, step)
   begun = plan.as_begun(checkpoints.read_metadata(path).get('context'))
-  if begun.input_cut != plan.input_cut:
+  if begun.inputs_cut != plan.inputs_cut:
     speaking.say(
       f'{directory} was begun when inputs of more than '
       f'{plan.lengths["inputs"]} tokens lost their end of sequence, and goes '

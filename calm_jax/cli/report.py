@@ -131,17 +131,15 @@ def main(argv):
   """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --run_dir=DIR')
-  try:
+  with app_runner.in_one_line('report'):
     run(
-      _RUN_DIR.value,
-      evaluation=_EVALUATION.value,
-      validation=_VALIDATION.value,
-      output=_OUTPUT.value,
-      picture=_PICTURE.value,
+      app_runner.path(_RUN_DIR),
+      evaluation=app_runner.path(_EVALUATION),
+      validation=app_runner.path(_VALIDATION),
+      output=app_runner.path(_OUTPUT),
+      picture=app_runner.path(_PICTURE),
       samples=_SAMPLES.value and [int(number) for number in _SAMPLES.value],
     )
-  except (OSError, ValueError) as error:
-    raise SystemExit(f'report: {error}') from None
 
 
 if __name__ == '__main__':

@@ -93,7 +93,19 @@ def run(
       )
     )
     return None
-  jobs.open_output(model_dir, 'train.gin')
+
+  def batches(skip):
+    # Asked for once the directory is known to be this job's alone.
+    jobs.open_output(model_dir, 'train.gin')
+    return datasets.train_batches(
+      seqio_task,
+      data,
+      seed=seed,
+      skip=skip,
+      num_shards=jax.process_count(),
+      shard_id=jax.process_index(),
+    )
+
   result = training.train(
     training.multi_exit_stage(
       config,
@@ -104,14 +116,7 @@ def run(
         initial_model_dir, config, tokenizer, model_dir
       ),
     ),
-    lambda skip: datasets.train_batches(
-      seqio_task,
-      data,
-      seed=seed,
-      skip=skip,
-      num_shards=jax.process_count(),
-      shard_id=jax.process_index(),
-    ),
+    batches,
     plan=plan,
     model_dir=model_dir,
     evaluators=_evaluators(
@@ -177,7 +182,7 @@ def _evaluators(
     data.batch_size,
     feature_lengths=data.lengths,
     split='validation',
-    input_cut=data.input_cut,
+    inputs_cut=data.inputs_cut,
   )
   evaluators = {
     'validation': training.teacher_forced_evaluator(

@@ -76,7 +76,7 @@ def run(
     feature_lengths=loaded.feature_lengths,
     split='validation',
     max_examples=data.eval_examples,
-    input_cut=data.input_cut,
+    inputs_cut=data.inputs_cut,
   )
   counts = training.evaluate_classifier(
     loaded.config,

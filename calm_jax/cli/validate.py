@@ -140,9 +140,9 @@ def main(argv):
   """Runs the job that the flags describe."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --table=FILE')
-  try:
+  with app_runner.in_one_line('validate'):
     run(
-      _TABLE.value,
+      app_runner.path(_TABLE),
       calibration.ValidationPlan(
         tolerances=_numbers(_TOLERANCE.value),
         error_rate=_ERROR_RATE.value,
@@ -156,10 +156,8 @@ def main(argv):
         seed=_SEED.value,
       ),
       names=_NAME.value,
-      output_dir=_OUTPUT_DIR.value,
+      output_dir=app_runner.path(_OUTPUT_DIR),
     )
-  except (OSError, ValueError) as error:
-    raise SystemExit(f'validate: {error}') from None
 
 
 if __name__ == '__main__':

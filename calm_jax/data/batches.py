@@ -32,7 +32,7 @@ def batch_examples(
   skip: int = 0,
   num_shards: int = 1,
   shard_id: int = 0,
-  input_cut: str = KEEPS_EOS,
+  inputs_cut: str = KEEPS_EOS,
 ) -> Iterator[tuple[Batch, Sequence[Example]]]:
   """Yields batches in the order in which they fill up, with their examples.
 
@@ -45,7 +45,7 @@ def batch_examples(
     num_shards: processes that share each batch.
     shard_id: which of them this is; rows of the processes, in this order, are
       the batch that a single process would get.
-    input_cut: see `make_batch`.
+    inputs_cut: see `make_batch`.
 
   Yields:
     The batch, see `make_batch`, and the examples of its first rows.
@@ -54,7 +54,7 @@ def batch_examples(
   groups = _grouped(examples, batch_size, buckets)
   for lengths, group in itertools.islice(groups, skip, None):
     size = rows.stop - rows.start
-    batch = make_batch(group[rows], size, lengths, input_cut=input_cut)
+    batch = make_batch(group[rows], size, lengths, inputs_cut=inputs_cut)
     yield batch, group[rows]
 
 
@@ -63,7 +63,7 @@ def make_batch(
   num_rows: int,
   lengths: Lengths,
   *,
-  input_cut: str = KEEPS_EOS,
+  inputs_cut: str = KEEPS_EOS,
 ) -> Batch:
   """Returns examples as one batch, cut or padded to `lengths`.
 
@@ -72,8 +72,8 @@ def make_batch(
     num_rows: B.
     lengths: S and T. Inputs are cut as everywhere, by `tokenizer.cut_input`. A
       target that is cut ends without EOS: no model shall learn to stop there.
-    input_cut: the form of that cut, `tokenizer.LOSES_EOS` where inputs end with
-      no EOS.
+    inputs_cut: the form of that cut, `tokenizer.LOSES_EOS` where inputs end
+      with no EOS.
 
   Returns:
     encoder_input_tokens int32 [B, S], decoder_input_tokens (the targets, one
@@ -83,7 +83,7 @@ def make_batch(
   """
   source, target = lengths
   inputs = _padded(
-    [cut_input(row['inputs'], source, form=input_cut) for row in examples],
+    [cut_input(row['inputs'], source, form=inputs_cut) for row in examples],
     num_rows,
     source,
   )

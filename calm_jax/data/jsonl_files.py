@@ -1,18 +1,16 @@
 """Reading JSONL files of `inputs`, `targets` and, optionally, `references`.
 
-Plain or gzip'd (by content, not by name). A bad line is named by its file and
+How lines are read is said in `text_lines`. A bad line is named by its file and
 number, so that a defect in a file of a million rows can be found.
 """
 
 import dataclasses
-import gzip
-import json
 import os
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
-GZIP_MAGIC = b'\x1f\x8b'
+from calm_jax import text_lines
+from calm_jax.text_lines import BadLine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,47 +44,28 @@ def read_examples(path: str | os.PathLike) -> Iterator[TextExample]:
       non-text one; on a truncated gzip file; on a file without rows.
   """
   path = os.fspath(path)
-  number, empty = 0, True
-  try:
-    with _open_text(path) as file:
-      for number, line in enumerate(file, 1):
-        if line.strip():
-          empty = False
-          yield _parse(line, f'{path} line {number}')
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-    raise ValueError(
-      f'{path} is a damaged or truncated gzip file after line {number} '
-      f'({error}). Copy it again.'
-    ) from None
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f'{path} is not UTF-8 after line {number} ({error}).'
-    ) from None
+  if not os.path.isfile(path):
+    kind = 'a folder' if os.path.isdir(path) else 'no file'
+    raise FileNotFoundError(
+      f'There is no JSONL file {path}: it is {kind} (looked from '
+      f'{os.getcwd()}).'
+    )
+  empty = True
+  with text_lines.opened(path) as file:
+    for line in text_lines.decoded(file):
+      if isinstance(line, BadLine):
+        raise ValueError(f'{path} line {line.number} {line.reason}')
+      if line.text.strip():
+        empty = False
+        yield _parse(line, f'{path} line {line.number}')
   if empty:
     raise ValueError(f'{path} has no rows.')
 
 
-def _open_text(path: str):
-  if not os.path.isfile(path):
-    raise FileNotFoundError(
-      f'There is no JSONL file {path} (looked from {os.getcwd()}).'
-    )
-  with open(path, 'rb') as file:
-    compressed = file.read(2) == GZIP_MAGIC
-  if compressed:
-    return gzip.open(path, 'rt', encoding='utf-8')
-  return open(path, encoding='utf-8')
-
-
-def _parse(line: str, where: str) -> TextExample:
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{where} is not valid JSON: {error}') from None
-  if not isinstance(row, dict):
-    raise ValueError(
-      f'{where} is not an object with "inputs" and "targets": {line[:60]!r}'
-    )
+def _parse(line: text_lines.TextLine, where: str) -> TextExample:
+  row = text_lines.parse_object(line)
+  if isinstance(row, BadLine):
+    raise ValueError(f'{where} {row.reason}')
   inputs = _text(row, 'inputs', where)
   targets = _text(row, 'targets', where)
   references = row.get('references') or [targets]

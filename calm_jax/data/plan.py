@@ -30,7 +30,7 @@ class DataPlan:
       `calm_jax.data.seqio.caching`.
     shuffle_buffer: examples held for shuffling; None for the whole split if it
       has at most 250,000 examples, and 50,000 of a larger one.
-    input_cut: `tokenizer.LOSES_EOS` for runs that were begun when inputs that
+    inputs_cut: `tokenizer.LOSES_EOS` for runs that were begun when inputs that
       were cut lost their EOS, and that are to go on so.
     eval_examples: examples of the validation split that a run measures on; None
       for all.
@@ -42,7 +42,7 @@ class DataPlan:
   pack: bool = False
   use_cached: bool = False
   shuffle_buffer: int | None = None
-  input_cut: str = KEEPS_EOS
+  inputs_cut: str = KEEPS_EOS
   eval_examples: int | None = 1000
 
   def __post_init__(self):
@@ -50,7 +50,7 @@ class DataPlan:
     for name in ('shuffle_buffer', 'eval_examples'):
       if getattr(self, name) is not None:
         batch_shapes.check_positive(**{name: getattr(self, name)})
-    check_form(self.input_cut)
+    check_form(self.inputs_cut)
     # Raises for bad ones.
     _ = self.buckets
 
@@ -70,9 +70,9 @@ class DataPlan:
     Args:
       context: of the run that goes on; None for one that begins.
     """
-    if context is None or 'input_cut' in context:
+    if context is None or 'inputs_cut' in context:
       return self
-    return dataclasses.replace(self, input_cut=LOSES_EOS)
+    return dataclasses.replace(self, inputs_cut=LOSES_EOS)
 
   def context(self) -> dict[str, Any]:
     """Returns what decides which batches a seed gives, as JSON values.
@@ -85,9 +85,9 @@ class DataPlan:
       'use_cached': self.use_cached,
       'shuffle_buffer': self.shuffle_buffer,
     }
-    if self.input_cut != LOSES_EOS:
+    if self.inputs_cut != LOSES_EOS:
       # What runs of 0.1.0 do not say is what they did.
-      optional['input_cut'] = self.input_cut
+      optional['inputs_cut'] = self.inputs_cut
     return {
       'batch_size': self.batch_size,
       'length_buckets': [list(bucket) for bucket in self.length_buckets],

@@ -31,6 +31,38 @@ def normalised_input_hash(text: str, salt: str = '') -> int:
   return int.from_bytes(hashlib.sha256(data).digest()[:8], 'big')
 
 
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+  """What becomes of the rows of a file besides being in its split.
+
+  Attributes:
+    split: the file's split.
+    rows: how many it has.
+    repeated: those whose input an earlier row of it has; their references go
+      to that row.
+    shared: inputs that the splits before it have, and it therefore loses.
+  """
+
+  split: str
+  rows: int
+  repeated: int
+  shared: int
+
+  @property
+  def all_shared(self) -> bool:
+    """Whether nothing is left of it."""
+    return self.shared > 0 and self.repeated + self.shared == self.rows
+
+  def __str__(self) -> str:
+    """Says it in words."""
+    parts = []
+    if self.repeated:
+      parts.append(f'{self.repeated} repeat an input of it (merged)')
+    if self.shared:
+      parts.append(f'{self.shared} have inputs of an earlier split (dropped)')
+    return f'{self.split}: of {self.rows} rows {", ".join(parts)}'
+
+
 def in_fraction(text: str, fraction: float, salt: str) -> bool:
   """Says whether a text falls in the first `fraction` of the hash range.
 
@@ -98,6 +130,31 @@ class SplitPlan:
         raise ValueError(
           f'{field.name} is {value!r}; it must be at least 0 and below 1.'
         )
+
+  def dropped(self, rows: Mapping[str, Sequence[TextExample]]) -> list[Dropped]:
+    """Returns what `apply` leaves out of each file, of those where it does.
+
+    Args:
+      rows: as for `apply`. Of the train file nothing is dropped.
+    """
+    seen = {
+      normalised_input_hash(row.inputs)
+      for row in rows['train']
+      if not in_fraction(row.inputs, self.held_out_fraction, 'held out')
+    }
+    found = []
+    for split in SPLITS[1:]:
+      hashes = [
+        normalised_input_hash(row.inputs) for row in rows.get(split, ())
+      ]
+      own = set(hashes)
+      count = Dropped(
+        split, len(hashes), len(hashes) - len(own), len(own & seen)
+      )
+      if count.repeated or count.shared:
+        found.append(count)
+      seen |= own
+    return found
 
   def apply(
     self, rows: Mapping[str, Sequence[TextExample]]

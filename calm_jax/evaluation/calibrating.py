@@ -1,6 +1,6 @@
 """Calibration in one call: decodes, losses, tests, and the certificate.
 
-The full model decodes the inputs once; then one threshold after the other does,
+The full model decodes the inputs once; then one setting after the other does,
 from conservative to aggressive, until testing stops (CALM, arXiv 2207.07061,
 with Learn then Test, arXiv 2110.01052).
 """
@@ -28,8 +28,8 @@ from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.distinct_inputs import say_distinct
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import ConsistencyLoss
-from calm_jax.evaluation.threshold_grid import ThresholdGrid
-from calm_jax.records import provenance
+from calm_jax.evaluation.setting_grid import SettingGrid
+from calm_jax.records import decoding_contexts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def calibrate(
   bound: interfaces.BoundDecoder,
   batches: Sequence[Batch],
   policy: decoding.ComputePolicy | interfaces.ExitRule,
-  settings: Sequence[float],
+  settings: Sequence[float | dict[str, Any]],
   *,
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
@@ -69,23 +69,25 @@ def calibrate(
   progress: Callable[[str], None] | None = None,
   **plan: Any,
 ) -> Certificate:
-  """Certifies the most aggressive threshold whose loss is surely tolerable.
+  """Certifies the most aggressive setting whose loss is surely tolerable.
 
   Args:
     bound: the decoder with its parameters.
     batches: of inputs that chose nothing: neither parameters nor settings; as
       for `decode_dataset`, with `references` where the loss needs them.
-    policy: the policy, or its exit rule alone; the value of its threshold does
-      not matter.
-    settings: thresholds in [0, 1], strictly decreasing.
+    policy: the policy, or its exit rule alone; what the settings set does not
+      matter.
+    settings: thresholds in [0, 1], strictly decreasing; or {path: value} as
+      `decoding.with_setting` takes it, from conservative to aggressive.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the id that ends a sequence.
     loss: see `CalibrationPlan`.
     tolerance: what the expected loss may be at most, in its units.
     error_rate: how often the certificate may be wrong, in (0, 1).
-    context: kept in the certificate; with what `runs.certificate_context`
-      returns in it, `runs.apply_certificate` knows what it was made for.
+    context: kept in the certificate. What `bound` cannot know, jobs ask for:
+      `parameters` and `tokenizer` (their fingerprints), `prefix`,
+      `input_length`; `runs.load_run(...).context()` has all of it.
     uses_in: a folder in which it is noted that these inputs were used, and
       where that is looked up; None for neither.
     progress: gets a line to print now and then.
@@ -153,11 +155,12 @@ def run_calibration(
   policy = decoding.at_output_length(
     decoding.as_policy(policy), decode.max_length
   )
+  _check_paths(policy, plan.settings)
   meter, left_open = CostMeter(), isinstance(plan.loss, str)
   plan = _checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   batches = inputs.batches
-  grid = ThresholdGrid(functools.partial(decode, batches), policy, meter)
+  grid = SettingGrid(functools.partial(decode, batches), policy, meter)
   say(f'full model on {len(inputs.example_ids)} inputs')
   full = grid.full()
   plan = plan.for_texts(full.texts, what="the full model's outputs")
@@ -167,13 +170,13 @@ def run_calibration(
   context = {
     'loss': loss.name,
     'metric': loss.metric_name,
-    'policy': decoding.describe(policy),
-    'sampler': decoding.describe(decoding.Greedy()),
     'num_layers': full.num_layers,
-    **decode.describe(),
+    # Of the decoder, its parameters and tokenizer, where it knows them.
+    **decode.context(policy, plan.settings[0]).write(),
     **(context or {}),
     'examples': records.digest_of_rows(full.example_ids),
   }
+  versions = context.pop('versions')
   history = used_rows.history_of(
     _use(plan, statistics, full.example_ids, context),
     uses_in,
@@ -197,7 +200,6 @@ def run_calibration(
     fingerprint={**context, 'loss_range': loss.loss_range},
     progress=progress,
   )
-  versions = provenance.versions(*provenance.LIBRARIES)
   certificate = meter.timed('statistics', calibration.calibrate)(
     table.losses,
     plan.settings,
@@ -205,6 +207,17 @@ def run_calibration(
     **statistics,
   )
   return Calibration(certificate, full, table, meter.result(), inputs.places)
+
+
+def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
+  """Raises ValueError unless all settings set the same fields of the policy."""
+  paths = [decoding.setting_paths(policy, setting) for setting in settings]
+  for number, found in enumerate(paths):
+    if found != paths[0]:
+      raise ValueError(
+        f'setting {number} sets {", ".join(found)}, the first one '
+        f'{", ".join(paths[0])}; let all of them set the same'
+      )
 
 
 def _checked_before(
@@ -224,18 +237,6 @@ def _checked_before(
   return for_texts if texts else plan
 
 
-# Of a context: what makes the losses of the same rows another look at them.
-_DECODED = (
-  'parameters',
-  'tokenizer',
-  'policy',
-  'sampler',
-  'max_length',
-  'prefix',
-  'dtype',
-)
-
-
 def _use(
   plan: CalibrationPlan,
   statistics: Mapping[str, Any],
@@ -253,7 +254,11 @@ def _use(
     error_rate=float(plan.error_rate),
     p_value=p_values.name_of(statistics['p_value']),
     procedure=statistics['procedure'].name,
-    about={name: context[name] for name in _DECODED if name in context},
+    about={
+      name: value
+      for name, value in records.DecodingContext.read(context).write().items()
+      if name not in decoding_contexts.TOLD
+    },
   )
 
 

@@ -16,8 +16,8 @@ class CalibrationPlan:
   """What a calibration tests, fixed before any loss is seen.
 
   Attributes:
-    settings: thresholds in [0, 1], strictly decreasing: from conservative to
-      aggressive.
+    settings: from conservative to aggressive: thresholds in [0, 1], strictly
+      decreasing, or {path of a field of the policy: value}.
     tolerance: what the expected loss may be at most (CALM's delta), in the
       units of the losses.
     error_rate: how often a certificate may be wrong (CALM's epsilon), in
@@ -39,7 +39,7 @@ class CalibrationPlan:
       another; rows not used so far always do.
   """
 
-  settings: Sequence[float] = DEFAULT_THRESHOLDS
+  settings: Sequence[float | dict[str, Any]] = DEFAULT_THRESHOLDS
   tolerance: float = 0.1
   error_rate: float = 0.05
   loss: str | ConsistencyLoss = 'textual'

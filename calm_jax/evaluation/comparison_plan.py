@@ -1,7 +1,7 @@
 """What an evaluation compares and times."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from calm_jax import calibration, checks
 from calm_jax.evaluation import corpus_metrics
@@ -18,6 +18,8 @@ class ComparisonPlan:
     timing_batch_sizes: batch sizes to time; () for none.
     timing_batches: different batches timed at each size.
     timing_repeats: how often each is timed.
+    loss_metric: the metric that was calibrated with, where that is a function
+      of one's own: a certificate names it, and no file makes us import code.
   """
 
   metrics: Sequence[str] = ('bleu', 'rouge_l')
@@ -25,6 +27,7 @@ class ComparisonPlan:
   timing_batch_sizes: Sequence[int] = (1, 8)
   timing_batches: int = 8
   timing_repeats: int = 3
+  loss_metric: str | Callable[..., float] | None = None
 
   def __post_init__(self):
     """Raises ValueError for unknown metrics and numbers that are none."""

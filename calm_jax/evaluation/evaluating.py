@@ -148,7 +148,7 @@ def _scoring(
   plan: ComparisonPlan, certificate: Certificate
 ) -> comparison.Scoring:
   """Returns the metrics that are asked for and the losses of a certificate."""
-  metric = text_metrics.get_metric(certificate.context['metric'])
+  metric = _metric_of(plan, certificate)
   # Unclipped where that is what was certified.
   signed = certificate.context['loss'] == 'signed'
   return comparison.Scoring(
@@ -157,6 +157,30 @@ def _scoring(
     },
     textual=losses.textual_loss(metric),
     risk=losses.get_loss('signed' if signed else 'risk', metric),
+  )
+
+
+def _metric_of(
+  plan: ComparisonPlan, certificate: Certificate
+) -> text_metrics.Metric:
+  """Returns the metric of a certificate.
+
+  Only the user names modules: what a file names is not imported.
+
+  Raises:
+    ValueError: if it is a function that the plan does not name.
+  """
+  name = certificate.context['metric']
+  if name in text_metrics.METRICS:
+    return text_metrics.METRICS[name]
+  if plan.loss_metric is not None:
+    own = text_metrics.get_metric(plan.loss_metric)
+    if text_metrics.metric_name(own) == name:
+      return own
+  raise ValueError(
+    f'the certificate was made with the metric {name!r}, which is code, and no '
+    "file's word has code imported. If it is yours, name it: "
+    f'--gin.LOSS_METRIC={name}'
   )
 
 

@@ -5,8 +5,8 @@
 ARTIFACT is a directory that `python -m calm_jax.cli.export` wrote; then a
 threshold in [0, 1], and token ids of each input, the end of sequence included.
 This file needs NumPy and jax, whose export module loads and runs the program;
-copy it to wherever the model is served. It looks at neither hashes nor ranges:
-`calm_jax.deployment.load_artifact` does.
+copy it to wherever the model is served. It checks what it is given as
+`calm_jax.deployment.load_artifact` does, and no hashes of files.
 """
 
 import json
@@ -46,6 +46,7 @@ class Client:
     directory = pathlib.Path(directory)
     manifest = json.loads((directory / 'manifest.json').read_text())
     self.source_length = manifest['source_length']
+    self.vocab_size = manifest['vocab_size']
     program = export.deserialize(
       bytearray((directory / 'program.jax_export').read_bytes())
     )
@@ -59,19 +60,43 @@ class Client:
     """Decodes lists of token ids; returns a dict of NumPy arrays.
 
     Compiled once per number of rows: serve few different numbers.
+
+    Raises:
+      ValueError: for what the program would decode into nonsense.
     """
+    if not 0 <= threshold <= 1:
+      raise ValueError(f'threshold is {threshold}; give one in [0, 1]')
+    if not rows:
+      raise ValueError('there are no rows; give at least one')
     tokens = np.zeros((len(rows), self.source_length), np.int32)
-    for row, ids in zip(tokens, rows, strict=True):
-      row[: len(ids)] = ids
+    for number, (row, ids) in enumerate(zip(tokens, rows, strict=True)):
+      row[: len(ids)] = self._checked(number, ids)
     inputs = {'tokens': tokens, 'threshold': np.float32(threshold)}
     return jax.device_get(self._program(self._parameters, inputs))
+
+  def _checked(self, number, ids):
+    """Returns a row of ids, which must be there and be the model's."""
+    if not any(ids) or len(ids) > self.source_length:
+      raise ValueError(
+        f'row {number} has {len(ids)} tokens; give 1 to {self.source_length}, '
+        'not all of them padding (0)'
+      )
+    for token in ids:
+      if not 0 <= token < self.vocab_size:
+        raise ValueError(
+          f'token {token} in row {number} is outside [0, {self.vocab_size})'
+        )
+    return ids
 
 
 def main(directory, threshold, *rows):
   """Decodes rows of token ids and prints tokens and exit layers."""
   client = Client(directory)
-  rows = [[int(token) for token in row.split()] for row in rows]
-  result = client.decode(rows, float(threshold))
+  try:
+    rows = [[int(token) for token in row.split()] for row in rows]
+    result = client.decode(rows, float(threshold))
+  except ValueError as error:
+    sys.exit(f'{error}')
   for row, length in enumerate(result['lengths']):
     print('tokens', *result['tokens'][row, :length])
     print('layers', *result['exit_layers'][row, :length])

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 
-from calm_jax import checkpoints, decoding, interfaces, model, runs
+from calm_jax import checkpoints, decoding, interfaces, model, records, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
@@ -21,7 +21,6 @@ from calm_jax.pipeline.generated_text import (
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
-from calm_jax.runs.certificates import use_certificate
 from calm_jax.tokenizer import Tokenizer
 
 
@@ -55,6 +54,32 @@ class TextGenerator:
   suppressed_tokens: tuple[int, ...] = ()
   forced_prefix: str = ''
 
+  def __post_init__(self):
+    """Raises ValueError if the certificate does not cover all this."""
+    _ = self.cautions
+
+  @property
+  def cautions(self) -> tuple[str, ...]:
+    """What differs from the calibration and does not break its certificate."""
+    if self.certificate is None:
+      return ()
+    return runs.check_covered(self.certificate, self.policy, self.context())
+
+  def context(self) -> records.DecodingContext:
+    """Returns what outputs depend on, besides their inputs and the seed."""
+    return runs.decoding_context(
+      self.policy,
+      setting={},
+      parameters=self.source.get('parameters'),
+      tokenizer=self.tokenizer,
+      sampler=self.sampler,
+      bound=self.bound,
+      prefix=self.prefix,
+      input_length=self.input_length,
+      max_length=self.max_length,
+      suppressed_tokens=self.suppressed_tokens,
+    )
+
   @classmethod
   def from_run(
     cls,
@@ -68,6 +93,7 @@ class TextGenerator:
     forced_prefix: str = '',
     allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
+    max_length: int | None = None,
     **about_the_checkpoint: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
@@ -77,7 +103,7 @@ class TextGenerator:
         checkpoints; with `vocabulary`, whatever `checkpoints.load` reads.
       policy: what is computed for each token, or an exit rule alone; the full
         model if None.
-      certificate: its threshold is put into `policy`, see `apply_certificate`.
+      certificate: its setting is put into `policy`, see `apply_certificate`.
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
@@ -87,6 +113,8 @@ class TextGenerator:
       allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
+      max_length: T, the most tokens of an output; what the run or vocabulary
+        says if None.
       **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
         else `runs.TextFeatures` takes.
     """
@@ -96,7 +124,7 @@ class TextGenerator:
         vocabulary,
         allow_nonfinite=allow_nonfinite,
         **about_the_checkpoint,
-      ),
+      ).with_output_length(max_length),
       policy=policy,
       certificate=certificate,
       sampler=sampler,
@@ -130,17 +158,7 @@ class TextGenerator:
       loaded.tokenizer,
       max_length=loaded.feature_lengths['targets'],
     )
-    if certificate is not None:
-      policy, certificate = use_certificate(
-        certificate,
-        policy,
-        params=loaded.params,
-        tokenizer=loaded.tokenizer,
-        sampler=sampler,
-        suppressed_tokens=suppressed_tokens,
-        allow_uncertified=allow_uncertified,
-      )
-    return cls(
+    made = cls(
       bound=decoding.bind(
         model.as_layered_decoder(loaded.config), loaded.params
       ),
@@ -150,7 +168,6 @@ class TextGenerator:
       input_length=loaded.feature_lengths['inputs'],
       max_length=loaded.feature_lengths['targets'],
       prefix=loaded.prefix,
-      certificate=certificate,
       source={
         'parameters': checkpoints.parameter_fingerprint(loaded.params),
         'step': loaded.step,
@@ -159,6 +176,15 @@ class TextGenerator:
       suppressed_tokens=suppressed_tokens,
       forced_prefix=forced_prefix,
     )
+    if certificate is None:
+      return made
+    policy, held, _ = runs.use_certificate(
+      certificate,
+      policy,
+      made.context(),
+      allow_uncertified=allow_uncertified,
+    )
+    return dataclasses.replace(made, policy=policy, certificate=held)
 
   def generate(
     self,
@@ -300,19 +326,17 @@ class TextGenerator:
   def describe(self) -> dict[str, Any]:
     """Returns everything that outputs depend on but input, seed and batch."""
     threshold = getattr(self.policy.exit_rule, 'threshold', None)
+    described = self.context().write()
+    # A later release goes on where an earlier one was interrupted.
+    del described['versions']
     return {
       **self.source,
-      'tokenizer': self.tokenizer.fingerprint,
+      **described,
+      # Apart, so that a difference of thresholds is seen to be one.
       'policy': decoding.describe(self.policy),
       'threshold': decoding.describe(getattr(threshold, 'value', threshold)),
-      'sampler': decoding.describe(self.sampler),
-      'input_length': self.input_length,
-      'max_length': self.max_length,
-      'prefix': self.prefix,
       'certified': self.certificate is not None,
-      'suppressed_tokens': list(self.suppressed_tokens),
       'forced_prefix': self.forced_prefix,
-      'backend': jax.default_backend(),
     }
 
   def _options(

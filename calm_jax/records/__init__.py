@@ -13,6 +13,11 @@ from calm_jax.records.classifiers import (
   ClassifierEvaluation,
   ClassifierLayer,
 )
+from calm_jax.records.decoding_contexts import (
+  DecodingContext,
+  Differences,
+  setting_in_words,
+)
 from calm_jax.records.evaluations import (
   CertificateSummary,
   DecodedText,
@@ -96,6 +101,8 @@ __all__ = [
   'ClassifierEvaluation',
   'ClassifierLayer',
   'DecodedText',
+  'DecodingContext',
+  'Differences',
   'EvaluationResult',
   'ExportManifest',
   'LossTable',
@@ -131,6 +138,7 @@ __all__ = [
   'read_record',
   'read_row_history',
   'read_training_rows',
+  'setting_in_words',
   'to_jsonable',
   'write_export_manifest',
   'write_json',

@@ -62,15 +62,19 @@ def read_json(path: str | os.PathLike) -> Any:
 
   Raises:
     FileNotFoundError: if there is none.
-    ValueError: if it is not JSON, naming the file (truncated, edited, ...).
+    ValueError: if it is not JSON, naming the file (truncated, edited, ...), or
+      a folder.
   """
-  with open(path, encoding='utf-8') as file:
-    try:
+  try:
+    # A byte order mark is what some editors leave.
+    with open(path, encoding='utf-8-sig') as file:
       return json.load(file)
-    except (ValueError, RecursionError) as error:
-      raise ValueError(
-        f'{os.fspath(path)} is not valid JSON: {error}'
-      ) from None
+  except IsADirectoryError:
+    raise ValueError(
+      f'{os.fspath(path)} is a folder; name a file in it'
+    ) from None
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{os.fspath(path)} is not valid JSON: {error}') from None
 
 
 def append_jsonl(path: str | os.PathLike, row: Any) -> None:
@@ -91,11 +95,11 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
 
 def read_jsonl(path: str | os.PathLike) -> Iterator[Any]:
   """Yields the rows of a JSONL file; a bad line is named by its number."""
-  with open(path, encoding='utf-8') as file:
+  with open(path, encoding='utf-8-sig') as file:
     for number, line in enumerate(file, 1):
       try:
         yield json.loads(line)
-      except json.JSONDecodeError as error:
+      except (ValueError, RecursionError) as error:
         raise ValueError(
           f'{os.fspath(path)} line {number} is not valid JSON: {error}'
         ) from None

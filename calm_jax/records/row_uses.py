@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calm_jax.records.decoding_contexts import setting_in_words
 from calm_jax.records.json_files import (
   FORMAT_VERSION,
   from_jsonable,
@@ -75,7 +76,7 @@ class RowUse:
 
   def describe(self) -> str:
     """Says in one line what was tested."""
-    first, last = (_in_words(self.settings[place]) for place in (0, -1))
+    first, last = (setting_in_words(self.settings[place]) for place in (0, -1))
     grid = first if first == last else f'{first} to {last}'
     return (
       f'{self.loss} loss by {self.metric} at most {self.tolerance:g}, '
@@ -127,12 +128,6 @@ def other_row_uses(folder: str | os.PathLike, use: RowUse) -> list[RowUse]:
 
 def _path(folder: str | os.PathLike, use: RowUse) -> pathlib.Path:
   return pathlib.Path(folder) / f'{use.key}.json'
-
-
-def _in_words(setting: Any) -> str:
-  if isinstance(setting, dict):
-    return ', '.join(f'{name} {value}' for name, value in setting.items())
-  return f'{setting:g}'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

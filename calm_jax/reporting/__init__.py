@@ -17,6 +17,7 @@ from calm_jax.reporting.figures import (
   save_figure,
 )
 from calm_jax.reporting.pages import render_page, write_page
+from calm_jax.reporting.pieces import shown
 from calm_jax.reporting.speed_tables import (
   fastest_rows,
   render_speed_markdown,
@@ -75,6 +76,7 @@ __all__ = [
   'render_validation_text',
   'risk_figure',
   'save_figure',
+  'shown',
   'speed_figure',
   'speed_table',
   'supports_colour',

@@ -29,7 +29,18 @@ def printable(piece: str) -> str:
   >>> printable('\u2581a\n')
   'a\\x0a'
   """
+  return shown(as_text(piece))
+
+
+def shown(text: str) -> str:
+  r"""Returns a text that a terminal shows and does not obey.
+
+  What a model says, or a file holds, may move the cursor or change the window.
+
+  >>> shown('red: \x1b[31m')
+  'red: \\x1b[31m'
+  """
   return ''.join(
     letter if letter.isprintable() else f'\\x{ord(letter):02x}'
-    for letter in as_text(piece)
+    for letter in text
   )

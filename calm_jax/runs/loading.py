@@ -6,13 +6,13 @@ leave open.
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, Self
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
 from calm_jax.runs.text_features import TextFeatures
-from calm_jax.tokenizer import Tokenizer, find_tokenizer
+from calm_jax.tokenizer import KEEPS_EOS, Tokenizer, find_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,37 @@ class LoadedRun:
   feature_lengths: dict[str, int]
   prefix: str
   prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def context(self) -> dict[str, Any]:
+    """Returns fields of `records.DecodingContext` that are this run's.
+
+    `evaluation.calibrate(..., context=run.context())` makes a certificate that
+    every job understands.
+    """
+    return {
+      'parameters': checkpoints.parameter_fingerprint(self.params),
+      'tokenizer': self.tokenizer.fingerprint,
+      'prefix': self.prefix,
+      'inputs_cut': KEEPS_EOS,
+      'input_length': self.feature_lengths['inputs'],
+      'dtype': self.config.dtype,
+    }
+
+  def with_output_length(self, max_length: int | None) -> Self:
+    """Returns the run with outputs of so many tokens, EOS included.
+
+    Args:
+      max_length: at least 1; None for those of training.
+
+    Raises:
+      ValueError: if it is less.
+    """
+    if max_length is None:
+      return self
+    if max_length < 1:
+      raise ValueError(f'max_length is {max_length}; it must be 1 or more')
+    lengths = {**self.feature_lengths, 'targets': max_length}
+    return dataclasses.replace(self, feature_lengths=lengths)
 
 
 def load_run(

@@ -54,5 +54,5 @@ def cut_input(
 def check_form(form: str) -> str:
   """Returns a form; raises ValueError if there is no such form."""
   if form not in FORMS:
-    raise ValueError(f'input_cut is {form!r}; use one of {FORMS}')
+    raise ValueError(f'inputs_cut is {form!r}; use one of {FORMS}')
   return form

@@ -76,7 +76,8 @@ def train(
       under both.
 
   Raises:
-    ValueError: for bad arguments, batches, or a `model_dir` of another run.
+    ValueError: for bad arguments, batches, or a `model_dir` of another run, or
+      in which another job trains.
     FileNotFoundError: if there is no such vocabulary.
     SaveError: when a checkpoint could not be written, at a later step.
     FloatingPointError: when the loss becomes NaN or infinite.
@@ -102,7 +103,7 @@ def train(
     directory=directory,
     placement=placement,
   )
-  with placement.scope():
+  with directory.locked(), placement.scope():
     run.start(context)
     directory.keep_vocabulary(tokenizer)
     directory.add_seen_rows(seen_rows, resumed=run.resumed, inside=stage.inside)

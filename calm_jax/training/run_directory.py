@@ -5,9 +5,10 @@ drops log rows of steps that are about to be taken again. With several processes
 the first one alone writes text files, and all of them write checkpoints.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from calm_jax import records
 from calm_jax.checkpoints import directories, native
 from calm_jax.model import T5Config
 from calm_jax.processes import collectives
+from calm_jax.processes.file_locks import FileLock
 from calm_jax.tokenizer import Tokenizer, keep_vocabulary
 from calm_jax.training import seen_rows
 from calm_jax.training.remembered import Remembered
@@ -56,6 +58,22 @@ class RunDirectory:
     return (
       None if step is None else directories.checkpoint_path(self.path, step)
     )
+
+  @contextlib.contextmanager
+  def locked(self) -> Iterator[None]:
+    """Keeps other jobs from writing here; raises ValueError if one does.
+
+    Two of them would remove what the other one has half written, and replace
+    its best checkpoint.
+    """
+    if not collectives.is_main_process():
+      yield
+      return
+    lock = FileLock(os.path.join(self.path, LOG_NAME), 'MODEL_DIR')
+    try:
+      yield
+    finally:
+      lock.release()
 
   def resume(self, state: TrainState) -> tuple[TrainState, Remembered]:
     """Returns what the latest checkpoint holds; without one, `state` itself.

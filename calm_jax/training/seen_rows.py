@@ -7,6 +7,7 @@ import numpy as np
 
 from calm_jax import records
 from calm_jax.data.token_files import npz_input_hashes
+from calm_jax.processes import speaking
 
 # Called once, and only where its answer is written.
 Rows = Callable[[], records.TrainingRows]
@@ -34,6 +35,9 @@ def npz_rows(
 def add(directory: str, rows: Rows, *, resumed: bool, inside: bool) -> None:
   """Writes which inputs a run sees, in addition to those it saw before.
 
+  Says so where a run that goes on has other rows than before: it passes over as
+  many batches of theirs as it has learnt from.
+
   Args:
     directory: the run's.
     rows: hashes of the inputs trained and selected on.
@@ -51,8 +55,22 @@ def add(directory: str, rows: Rows, *, resumed: bool, inside: bool) -> None:
   seen = [rows()]
   if written and (inside or resumed):
     seen.append(records.read_training_rows(path))
+  if len(seen) == 2 and not inside:
+    _tell_of_other_rows(directory, now=seen[0].trained, before=seen[1].trained)
   records.write_training_rows(
     path,
     trained=np.concatenate([part.trained for part in seen]),
     selected=np.concatenate([part.selected for part in seen]),
   )
+
+
+def _tell_of_other_rows(directory: str, *, now, before) -> None:
+  """Says how many inputs are new or gone since the run was last started."""
+  new, gone = np.setdiff1d(now, before), np.setdiff1d(before, now)
+  if len(new) or len(gone):
+    speaking.tell(
+      f'warning: {directory} goes on with other training rows: of '
+      f'{len(np.unique(now))} inputs {len(new)} are new, and {len(gone)} that '
+      'it has trained on are gone. It takes up the new rows where it stopped '
+      'in the old ones; to learn all of them, begin in another MODEL_DIR'
+    )

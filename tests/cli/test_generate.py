@@ -73,7 +73,7 @@ def test_a_certificate_holds_for_what_it_was_made_for_only(calibrated):
   path = pathlib.Path(calibrated['MODEL_DIR']) / 'calibration/certificate.json'
   gin_runner.parse(['policies/state_similarity.gin'])
   other = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
-  with pytest.raises(ValueError, match='policy: certified for'):
+  with pytest.raises(ValueError, match=r'policy\S*: certified for'):
     pipeline.TextGenerator.from_run(
       calibrated['MODEL_DIR'], policy=other, certificate=path
     )
@@ -103,3 +103,27 @@ def test_thresholds_outside_the_range_are_refused(trained):
       INPUTS='one',
       **{'generate.run.threshold': 1.5},
     )
+
+
+def test_macros_of_decoding_do_what_they_say(calibrated, tmp_path):
+  directory = calibrated['MODEL_DIR']
+  copy = tmp_path / 'mine.json'
+  own = pathlib.Path(directory) / 'calibration/certificate.json'
+  copy.write_bytes(b'\xef\xbb\xbf' + own.read_bytes())
+  given = dict(MODEL_DIR=directory, INPUTS='one two three')
+  files = ['runs/generate.gin', 'policies/softmax_margin.gin']
+
+  def decode(**bindings):
+    (output,) = call('generate', files, **given, **bindings)
+    return output
+
+  certified = decode()
+  assert certified.certified and len(certified.tokens) > 2
+  assert decode(CERTIFICATE=str(copy)) == certified
+  assert set(decode(THRESHOLD=1.0).exit_layers) == {3}
+  short = decode(MAX_LENGTH=2, THRESHOLD=1.0)
+  assert len(short.tokens) == 2 and not short.certified
+  with pytest.raises(ValueError, match='is a folder'):
+    decode(CERTIFICATE=str(tmp_path))
+  with pytest.raises(ValueError, match='THRESHOLD, 0.5 by hand, or CERTIF'):
+    decode(CERTIFICATE=str(copy), THRESHOLD=0.5)

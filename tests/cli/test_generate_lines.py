@@ -353,7 +353,7 @@ def test_what_lines_may_look_like():
   'line, reason',
   [
     (b'{"inputs": "a"', 'not valid JSON'),
-    (b'["a"]', 'no object'),
+    (b'["a"]', 'not an object'),
     (b'{"id": 3}', 'no text under'),
     (b'{"inputs": 3}', 'no text under'),
     (b'{"text": " "}', 'empty'),

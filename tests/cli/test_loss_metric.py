@@ -5,7 +5,7 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio')
 
-from calm_jax.cli import gin_runner
+from calm_jax.cli import command_line, gin_runner
 from calm_jax.evaluation import text_metrics
 
 MODULE = """
@@ -35,7 +35,7 @@ def loss_of(monkeypatch, tmp_path):
     if file is not None:
       (tmp_path / 'own.gin').write_text(file, encoding='utf-8')
       files.append(str(tmp_path / 'own.gin'))
-    arguments = gin_runner.rewrite_gin_arguments(bindings)
+    arguments = command_line.rewrite_gin_arguments(bindings)
     flags = [text.removeprefix('--gin_bindings=') for text in arguments]
     gin_runner.parse(files, [*GIVEN, *flags])
     plan = gin.config.query_parameter('calibrate.run.plan')

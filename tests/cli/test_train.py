@@ -135,7 +135,7 @@ def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
 @pytest.mark.parametrize('begun', tokenizer.FORMS)
 def test_a_run_goes_on_cutting_inputs_as_it_was_begun(begun, tmp_path, capsys):
   """Runs of 0.1.0 say nothing of it, and lost the EOS of long inputs."""
-  before, now = data.DataPlan(input_cut=begun), data.DataPlan()
+  before, now = data.DataPlan(inputs_cut=begun), data.DataPlan()
   checkpoints.save(
     tmp_path,
     1,
@@ -143,7 +143,7 @@ def test_a_run_goes_on_cutting_inputs_as_it_was_begun(begun, tmp_path, capsys):
     config=training_cases.CONFIG,
     context=before.context(),
   )
-  assert ('input_cut' in before.context()) == (begun == tokenizer.KEEPS_EOS)
+  assert ('inputs_cut' in before.context()) == (begun == tokenizer.KEEPS_EOS)
   found = jobs.as_begun(now, str(tmp_path))
   assert found == before
   said = capsys.readouterr().out

@@ -73,7 +73,7 @@ def expected_losses():
   loss, full = evaluation.textual_loss(same_words), decode()
   return np.stack(
     [
-      loss(decode(policy=decoding.with_threshold(POLICY, setting)), full)
+      loss(decode(policy=decoding.with_setting(POLICY, setting)), full)
       for setting in SETTINGS
     ],
     axis=1,

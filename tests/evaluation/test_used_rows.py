@@ -38,7 +38,13 @@ def test_uses_are_noted_and_told_with_grid_loss_tolerance_and_seed(tmp_path):
   assert first.describe() == 'No other use of its rows was noted.'
   second = history(tmp_path, variant(settings=(0.7, 0.6), p_value='hoeffding'))
   (line,) = second.others
-  for part in ('textual', 'rouge_l', '0.1', '0.9 to 0.5', 'betting(seed=3)'):
+  for part in (
+    'textual',
+    'rouge_l',
+    '0.1',
+    '0.9 to threshold 0.5',
+    'betting(seed=3)',
+  ):
     assert part in line
   assert (second.spent, second.level) == (0.05, 0.05), 'told, not counted'
   assert 'at least 0.9' in second.describe()

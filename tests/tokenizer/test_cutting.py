@@ -19,5 +19,5 @@ def test_the_end_stays_at_the_end(size, length):
 
 
 def test_an_unknown_form_is_named():
-  with pytest.raises(ValueError, match="input_cut is 'middle'"):
+  with pytest.raises(ValueError, match="inputs_cut is 'middle'"):
     tokenizer.cut_input(np.array([2, 1]), 1, form='middle')

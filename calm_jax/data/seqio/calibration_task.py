@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calm_jax.data.seqio.batches import example_batches
-from calm_jax.data.seqio.tasks import as_task, input_cut_of
+from calm_jax.data.seqio.tasks import as_task, inputs_cut_of
 from calm_jax.data.seqio.tensorflow_setup import seqio
 from calm_jax.data.seqio.token_datasets import in_order
 
@@ -95,7 +95,7 @@ def run_calibration_task(
         [examples[index] for index in indices],
         batch_size,
         feature_lengths,
-        input_cut=input_cut_of(task),
+        inputs_cut=inputs_cut_of(task),
       )
     )
     tokens, losses = predict(batches)

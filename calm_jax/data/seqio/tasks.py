@@ -7,6 +7,7 @@ project as well, if its `targets` are text.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,14 +73,25 @@ class JsonlTask:
   def read_splits(self) -> dict[str, list[TextExample]]:
     """Reads the files and returns the rows of every split that has some.
 
+    Says how many rows are not in the split of their file, and why.
+
     Raises:
       FileNotFoundError: if a file is missing.
-      ValueError: on a bad line, named by file and number.
+      ValueError: on a bad line, named by file and number; if all inputs of a
+        file are those of files before it.
     """
     rows = {
       split: list(read_examples(resolve_path(path, self.directory)))
       for split, path in self.paths.items()
     }
+    for dropped in self.split_plan().dropped(rows):
+      if dropped.all_shared:
+        raise ValueError(
+          f'Task {self.name!r}: nothing is left of {self.paths[dropped.split]}'
+          f', for splits share no input; {dropped}. Give a file of other '
+          'inputs, or none.'
+        )
+      print(f'Task {self.name!r}: {dropped}', file=sys.stderr)
     return self.split_plan().apply(rows)
 
   def register(self):
@@ -238,7 +250,7 @@ def subtasks_of(task) -> list:
   return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
 
 
-def input_cut_of(task, form: str = KEEPS_EOS) -> str:
+def inputs_cut_of(task, form: str = KEEPS_EOS) -> str:
   """Returns how inputs of a Task or Mixture are cut.
 
   Args:

@@ -18,7 +18,7 @@ from calm_jax.data.seqio.preprocessors import as_text, pack_reference_tensor
 from calm_jax.data.seqio.tasks import (
   as_task,
   check_split,
-  input_cut_of,
+  inputs_cut_of,
   prefix_of,
   subtasks_of,
 )
@@ -166,7 +166,7 @@ def _shuffled(task, split, plan, seed):
   def keep(example):
     return {name: tf.cast(example[name], tf.int32) for name in FEATURES}
 
-  form = input_cut_of(task, plan.input_cut)
+  form = inputs_cut_of(task, plan.inputs_cut)
 
   def cut(example):
     inputs = cut_input(

@@ -1,24 +1,23 @@
 """Input lines of `generate`: plain text or JSON objects, the bad ones named.
 
-A line is whatever ends in a newline (LF or CRLF) of a UTF-8 file, plain or
-gzip'd, or of standard input. A line that cannot be used does not stop the
-reading: it comes out as a `BadLine` that says why.
+How lines are read is said in `text_lines`; here they become texts. Blank lines
+of JSONL hold nothing and are passed over; blank lines of text are bad.
 """
 
-import contextlib
 import dataclasses
-import gzip
-import json
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
+
+from calm_jax import text_lines
+from calm_jax.text_lines import BadLine, TextLine
 
 STANDARD_INPUT = '-'
 FORMATS = ('auto', 'text', 'jsonl')
 _TEXT_KEYS = ('inputs', 'text')
-_GZIP_MAGIC = b'\x1f\x8b'
-_BYTE_ORDER_MARK = b'\xef\xbb\xbf'
+# Endings of names that say what is in a file.
+_JSON_ENDINGS = ('.jsonl', '.ndjson', '.json')
+_TABLE_ENDINGS = ('.tsv', '.csv', '.psv')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +33,6 @@ class InputLine:
   number: int
   text: str
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class BadLine:
-  """A line that cannot be used.
-
-  Attributes:
-    number: of the line, from 1.
-    reason: why not, as in 'line 3 {reason}'.
-  """
-
-  number: int
-  reason: str
 
 
 def check_format(input_format: str) -> None:
@@ -67,83 +53,86 @@ def read_file(
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is a folder or a damaged gzip file.
+    ValueError: if it is a folder or a damaged gzip file, or one of columns
+      that is to be read as it comes.
   """
   check_format(input_format)
-  name = path.removesuffix('.gz')
-  if input_format == 'auto' and name.endswith(('.jsonl', '.txt')):
-    input_format = 'jsonl' if name.endswith('.jsonl') else 'text'
-  try:
-    with _open(path) as file:
-      yield from read_lines(file, input_format)
-  except IsADirectoryError:
-    raise ValueError(f'{path} is a folder; name a file in it') from None
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+  if input_format == 'auto':
+    input_format = _format_of(path)
+  if path == STANDARD_INPUT:
+    yield from read_lines(sys.stdin.buffer, input_format)
+    return
+  with text_lines.opened(path) as file:
+    yield from read_lines(file, input_format)
+
+
+def _format_of(path: str) -> str:
+  """Returns the format that a file's name says; raises ValueError."""
+  name = path.removesuffix('.gz').lower()
+  if name.endswith(_TABLE_ENDINGS):
     raise ValueError(
-      f'{path} is a damaged or truncated gzip file ({error}). Copy it again.'
-    ) from None
+      f'{path} has columns by its name, and texts are read one a line: give '
+      'JSON objects {"inputs": "..."}, or say INPUT_FORMAT=text to decode '
+      'whole lines'
+    )
+  if name.endswith(_JSON_ENDINGS):
+    return 'jsonl'
+  return 'text' if name.endswith('.txt') else 'auto'
 
 
 def read_lines(
   lines: Iterable[bytes], input_format: str = 'auto'
 ) -> Iterator[InputLine | BadLine]:
   """Yields what the lines of a file hold; see `read_file`."""
-  for number, line in enumerate(lines, 1):
-    if number == 1:
-      line = line.removeprefix(_BYTE_ORDER_MARK)
-    line = line.removesuffix(b'\n').removesuffix(b'\r')
-    if input_format == 'auto':
-      found = isinstance(_parse_json(number, line), InputLine)
-      input_format = 'jsonl' if found else 'text'
-    parse = _parse_json if input_format == 'jsonl' else _parse_text
-    yield parse(number, line)
+  for line in text_lines.decoded(lines):
+    if isinstance(line, BadLine):
+      yield line
+      continue
+    blank = not line.text.strip()
+    if input_format == 'auto' and not blank:
+      input_format, refusal = _guessed(line)
+      if refusal is not None:
+        yield refusal
+        continue
+    if input_format == 'jsonl':
+      if not blank:
+        yield _parse_json(line)
+    elif blank:
+      yield BadLine(line.number, 'is empty')
+    else:
+      yield InputLine(line.number, line.text)
 
 
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-  """Opens a file, unpacking it if it is gzip'd by its content."""
-  if path == STANDARD_INPUT:
-    yield sys.stdin.buffer
-    return
-  with open(path, 'rb') as file:
-    packed = file.peek(2)[:2] == _GZIP_MAGIC
-    yield gzip.GzipFile(fileobj=file) if packed else file
+def _guessed(line: TextLine) -> tuple[str, BadLine | None]:
+  """Returns the format of a file by its first line, or why there is none."""
+  row = text_lines.parse_object(line)
+  if isinstance(row, dict):
+    parsed = _parse_json(line)
+    if isinstance(parsed, InputLine):
+      return 'jsonl', None
+    reason = parsed.reason
+  elif row.reason.startswith('is JSON') and line.text.lstrip()[0] in '[{':
+    reason = row.reason
+  else:
+    return 'text', None
+  return 'text', BadLine(
+    line.number,
+    f'{reason}; if the file is plain text, say INPUT_FORMAT=text',
+  )
 
 
-def _parse_text(number: int, line: bytes) -> InputLine | BadLine:
-  try:
-    return _checked(number, line.decode('utf-8'), {})
-  except UnicodeDecodeError as error:
-    return BadLine(
-      number,
-      f'is not UTF-8: byte 0x{line[error.start]:02x} at place {error.start}',
-    )
-
-
-def _parse_json(number: int, line: bytes) -> InputLine | BadLine:
-  parsed = _parse_text(number, line)
-  if isinstance(parsed, BadLine):
-    return parsed
-  try:
-    row = json.loads(parsed.text)
-  except (ValueError, RecursionError) as error:
-    return BadLine(number, f'is not valid JSON: {error}')
-  if not isinstance(row, dict):
-    return BadLine(number, 'is JSON, but no object {"inputs": "..."}')
+def _parse_json(line: TextLine) -> InputLine | BadLine:
+  row = text_lines.parse_object(line)
+  if isinstance(row, BadLine):
+    return row
   key = next((key for key in _TEXT_KEYS if key in row), None)
   if key is None or not isinstance(row[key], str):
-    return BadLine(number, 'has no text under "inputs" or "text"')
+    there = ', '.join(map(repr, list(row)[:8]))
+    return BadLine(
+      line.number,
+      f'has no text under "inputs" or "text"{there and f"; it has {there}"}',
+    )
+  if not row[key].strip():
+    return BadLine(line.number, 'is empty')
   fields = {name: value for name, value in row.items() if name != key}
-  return _checked(number, row[key], fields)
-
-
-def _checked(
-  number: int, text: str, fields: Mapping[str, Any]
-) -> InputLine | BadLine:
-  if not text.strip():
-    return BadLine(number, 'is empty')
-  try:
-    json.dumps([text, fields], ensure_ascii=False).encode('utf-8')
-  except UnicodeEncodeError:
-    return BadLine(number, 'holds half of a surrogate pair, which is no text')
-  return InputLine(number, text, fields)
+  return InputLine(line.number, row[key], fields)

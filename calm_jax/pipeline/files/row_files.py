@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self, TextIO
 
 from calm_jax import records
-from calm_jax.pipeline.files.file_locks import FileLock
+from calm_jax.processes.file_locks import FileLock
 
 Row = Mapping[str, Any]
 # Bytes that the file of rows that wait may have, whatever waits.
@@ -65,7 +65,7 @@ class RowFile:
     self._written: set[int] = set()
     self._waiting: dict[int, str] = {}
     self._queue: collections.deque[int] = collections.deque()
-    self._lock = None if path is None else FileLock(path)
+    self._lock = None if path is None else FileLock(path, 'OUTPUT_FILE')
     try:
       if path is not None:
         self._check_made_alike(path)
@@ -123,7 +123,7 @@ class RowFile:
 
   def add(self, rows: list[Row]) -> None:
     """Keeps the rows of a batch and writes those whose turn it is."""
-    lines = {row['line']: _to_line(row) for row in rows}
+    lines = {row['line']: self._to_line(row) for row in rows}
     for row in rows:
       self._inputs[row['line']] = hash(row['inputs'])
     self._waiting.update(lines)
@@ -139,6 +139,16 @@ class RowFile:
     self._write()
     if self._path is not None and not self._waiting:
       os.remove(f'{self._path}.waiting')
+
+  def _to_line(self, row: Row) -> str:
+    """Returns a row as JSON that the file's encoding can write."""
+    encoding = getattr(self._file, 'encoding', None) or 'utf-8'
+    text = json.dumps(
+      records.to_jsonable(dict(row)),
+      ensure_ascii=not encoding.lower().startswith('utf'),
+      allow_nan=False,
+    )
+    return text + '\n'
 
   def _let_go(self) -> None:
     """Closes files and gives the lock back."""
@@ -226,13 +236,6 @@ class RowFile:
       'Name another OUTPUT_FILE, or delete this one with its .about and '
       '.waiting'
     )
-
-
-def _to_line(row: Row) -> str:
-  text = json.dumps(
-    records.to_jsonable(dict(row)), ensure_ascii=False, allow_nan=False
-  )
-  return text + '\n'
 
 
 def _whole_rows(path: str) -> Iterator[tuple[dict, str]]:

@@ -25,7 +25,7 @@ def show(
     seed=options.seed,
   )
   for source, samples in zip(inputs, outputs, strict=True):
-    speaking.say(f'input:  {source}')
+    speaking.say(f'input:  {reporting.shown(source)}')
     for output in samples:
       for warning in output.warnings:
         speaking.tell(f'warning: {warning}')
@@ -37,7 +37,7 @@ def show(
         confidences=output.confidences,
         prefix_length=output.prefix_length,
       )
-      speaking.say(f'output: {output.text}')
+      speaking.say(f'output: {reporting.shown(output.text)}')
       speaking.say(
         reporting.render_output(decoded, num_layers=generator.bound.num_layers)
       )

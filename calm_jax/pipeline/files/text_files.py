@@ -37,7 +37,10 @@ class TextFiles:
   output_file: str | None = None
 
   def __post_init__(self):
-    """Raises ValueError unless there is one source, of a known format."""
+    """Expands `~`; raises ValueError unless there is one source, readable."""
+    for name in ('input_file', 'output_file'):
+      if (path := getattr(self, name)) is not None:
+        object.__setattr__(self, name, os.path.expanduser(path))
     if not isinstance(self.inputs, (list, tuple)):
       object.__setattr__(self, 'inputs', [str(self.inputs)])
     if bool(self.inputs) == (self.input_file is not None):
@@ -46,6 +49,11 @@ class TextFiles:
         f'standard input); got {list(self.inputs)!r} and {self.input_file!r}'
       )
     input_lines.check_format(self.input_format)
+    if (self.output_file or '').endswith('.gz'):
+      raise ValueError(
+        f'OUTPUT_FILE is {self.output_file!r}, and rows are written as they '
+        "come, not gzip'd: leave .gz out, and pack the file when it is whole"
+      )
 
   def check(self) -> None:
     """Raises FileNotFoundError if the input file is not there."""

@@ -8,9 +8,10 @@ about a process that is missing or different is to wait and then abort.
 """
 
 from calm_jax.processes.meeting.directories import Mark, not_shared
+from calm_jax.processes.meeting.joiner import Refused, join
 from calm_jax.processes.meeting.membership import Membership
 from calm_jax.processes.meeting.reports import Report, disagreements
-from calm_jax.processes.meeting.roll_call import Refused, hold, join
+from calm_jax.processes.meeting.roll_call import hold
 from calm_jax.processes.meeting.watch import Ending, Watch
 
 __all__ = [

@@ -60,7 +60,7 @@ class Link:
     for line in lines:
       try:
         message = json.loads(line)
-      except ValueError:
+      except (ValueError, RecursionError):
         raise NotOurs(repr(line[:40])) from None
       if not isinstance(message, dict):
         raise NotOurs(repr(line[:40]))

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 # Lines of a long value that are shown where two processes differ.
 _SHOWN = 6
@@ -35,9 +36,45 @@ class Report:
   marks: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   error: str | None = None
 
+  @classmethod
+  def from_message(cls, message: Any) -> Self:
+    """Returns the report that came over the network.
+
+    Raises:
+      ValueError: unless every field is there and of its type.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    if not isinstance(message, dict) or set(message) != names:
+      raise ValueError('a report has other fields')
+    report = cls(**message)
+    texts = [report.host, *report.facts, *report.marks]
+    good = (
+      type(report.index) is int
+      and type(report.count) is int
+      and 0 <= report.index < report.count
+      and isinstance(report.facts, dict)
+      and isinstance(report.marks, dict)
+      and all(isinstance(text, str) and text.isprintable() for text in texts)
+      and all(isinstance(value, str) for value in report.facts.values())
+      and all(map(_is_mark, report.marks.values()))
+      and (report.error is None or isinstance(report.error, str))
+    )
+    if not good:
+      raise ValueError('a report has a field of another type')
+    return report
+
   def __str__(self) -> str:
     """Says who it is."""
     return f'process {self.index} on {self.host}'
+
+
+def _is_mark(value: Any) -> bool:
+  """Says whether a value is a directory and the name of a mark in it."""
+  return (
+    isinstance(value, list)
+    and len(value) == 2
+    and all(isinstance(text, str) for text in value)
+  )
 
 
 def disagreements(reports: Sequence[Report]) -> list[str]:

@@ -6,7 +6,6 @@ process 0 compares the reports and tells everybody to start, or why not. Both
 ends raise within the stated time, and name who is missing.
 """
 
-import dataclasses
 import errno
 import selectors
 import socket
@@ -14,23 +13,23 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from calm_jax.processes.meeting import tokens
+from calm_jax.processes.meeting.joiner import (
+  GREETING,
+  OTHER_TOKEN,
+  RETRY_SECONDS,
+  Refused,
+)
 from calm_jax.processes.meeting.links import Link, NotOurs
 from calm_jax.processes.meeting.membership import Membership
 from calm_jax.processes.meeting.reports import Report
 
-# Says that a connection is one of ours.
-_GREETING = 'calm_jax 1'
 # After a refusal, those who come late are still told of it.
 _LINGER_SECONDS = 5.0
 _IMPATIENT_AFTER_SECONDS = 15.0
-_RETRY_SECONDS = 0.3
 
 # From all reports to what keeps them from starting, a line each.
 Judge = Callable[[Sequence[Report]], Sequence[str]]
-
-
-class Refused(ValueError):
-  """The job does not start; the message says why."""
 
 
 def hold(
@@ -39,6 +38,7 @@ def hold(
   *,
   judge: Judge,
   timeout_seconds: float,
+  token: str = '',
 ) -> dict[int, Link]:
   """Holds the roll call, as process 0.
 
@@ -47,6 +47,7 @@ def hold(
     report: its own.
     judge: called with all reports, in order, when all are there.
     timeout_seconds: how long to wait for the others.
+    token: what the others must have, too, to be let in; '' for nothing.
 
   Returns:
     The connections to the other processes, by their index.
@@ -56,7 +57,7 @@ def hold(
       judge objects; those who came are told, and raise the same.
   """
   with _listen(membership, timeout_seconds) as listener:
-    call = _RollCall(membership, report, listener)
+    call = _RollCall(membership, report, listener, token)
     try:
       call.wait(timeout_seconds)
       if objections := judge(call.reports()):
@@ -65,62 +66,6 @@ def hold(
       call.refuse(str(error), linger=not call.complete)
       raise
   return call.start()
-
-
-def join(
-  membership: Membership, report: Report, *, timeout_seconds: float
-) -> Link:
-  """Joins the roll call, as any other process; returns the connection.
-
-  Raises:
-    Refused: if process 0 cannot be reached, or refuses.
-  """
-  deadline = time.monotonic() + timeout_seconds
-  problem = 'no answer'
-  while (left := deadline - time.monotonic()) > 0:
-    try:
-      connection = socket.create_connection(
-        membership.address, timeout=min(left, 10)
-      )
-    except OSError as error:
-      problem = error.strerror or str(error)
-      time.sleep(_RETRY_SECONDS)
-      continue
-    link = Link(connection)
-    try:
-      # Process 0 waits for the others for as long as we would.
-      return _await_verdict(link, report, timeout_seconds + 10)
-    except Refused:
-      link.close()
-      raise
-    except (EOFError, OSError):
-      problem = 'what listens there hung up without an answer'
-    except NotOurs as error:
-      problem = (
-        f'what listens there is not process 0 of this job: it said {error}'
-      )
-    link.close()
-    time.sleep(_RETRY_SECONDS)
-  raise Refused(
-    f'{membership} did not reach process 0 at {membership.coordinator} within '
-    f'{timeout_seconds:g} s ({problem}). Is process 0 running there, with the '
-    'same --coordinator_address, and is the port open between the hosts?'
-  )
-
-
-def _await_verdict(link: Link, report: Report, seconds: float) -> Link:
-  link.socket.settimeout(seconds)
-  link.send({'greeting': _GREETING, 'report': dataclasses.asdict(report)})
-  while True:
-    # What follows the verdict is for whoever gets the link.
-    for message in link.receive(one=True):
-      if 'refused' in message:
-        raise Refused(message['refused'])
-      if 'start' not in message:
-        raise NotOurs(repr(message)[:40])
-      link.socket.settimeout(None)
-      link.name = message['start']
-      return link
 
 
 def _listen(membership: Membership, timeout_seconds: float) -> socket.socket:
@@ -139,7 +84,7 @@ def _listen(membership: Membership, timeout_seconds: float) -> socket.socket:
       )
     except OSError as error:
       if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-        time.sleep(_RETRY_SECONDS)
+        time.sleep(RETRY_SECONDS)
         continue
       raise Refused(
         f'{membership} cannot listen on port {port} ({error.strerror}): end '
@@ -151,8 +96,12 @@ def _listen(membership: Membership, timeout_seconds: float) -> socket.socket:
 class _RollCall:
   """Who has come so far."""
 
-  def __init__(self, membership, report, listener):
+  def __init__(self, membership, report, listener, token):
     self._membership = membership
+    self._token = token
+    # Who has greeted and must still show the token.
+    self._asked: dict[Link, tuple[tokens.Gate, Report]] = {}
+    self._turned_away = 0
     self._listener = listener
     self._reports = {0: report}
     self._links: dict[int, Link] = {}
@@ -228,15 +177,38 @@ class _RollCall:
       messages = link.receive()
       if not messages:
         return None
-      if messages[0].get('greeting') != _GREETING:
-        raise NotOurs
-      report = Report(**messages[0]['report'])
-    except (EOFError, OSError, NotOurs, KeyError, TypeError):
+      report = self._admitted(link, messages[0])
+    except (EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
       # A stranger, or one that gave up: it may come again.
       self._forget(link)
       return None
+    if report is None:
+      return None
     self._strangers.discard(link)
     return self._enter(link, report)
+
+  def _admitted(self, link: Link, message: dict) -> Report | None:
+    """Returns who it is; None if it has yet to show the token.
+
+    Raises:
+      ValueError: if it is none of us.
+    """
+    if link in self._asked:
+      gate, report = self._asked.pop(link)
+      if gate.admits(message):
+        return report
+      self._turned_away += 1
+      link.send({'refused': OTHER_TOKEN})
+      raise NotOurs('another token')
+    if message.get('greeting') != GREETING:
+      raise NotOurs('another greeting')
+    report = Report.from_message(message['report'])
+    if not self._token:
+      return report
+    gate = tokens.Gate(self._token, message)
+    self._asked[link] = gate, report
+    link.send(gate.challenge())
+    return None
 
   def _enter(self, link: Link, report: Report) -> str | None:
     count = self._membership.count
@@ -268,6 +240,8 @@ class _RollCall:
   def _forget(self, link: Link) -> None:
     self._selector.unregister(link)
     self._strangers.discard(link)
+    if self._asked.pop(link, None) is not None:
+      self._turned_away += 1
     for index, known in list(self._links.items()):
       if known is link:
         del self._links[index], self._reports[index]
@@ -279,8 +253,13 @@ class _RollCall:
     return f'{len(absent)} of {self._membership.count} processes ({shown})'
 
   def _missing(self, seconds: float) -> str:
+    strangers = (
+      f' ({self._turned_away} came without the job token)'
+      if self._turned_away
+      else ''
+    )
     return (
       f'{self._absent()} did not come to {self._membership.coordinator} '
-      f'within {seconds:g} s. Start them, or set --process_count to what runs; '
-      'if they run, that address or port is closed to them'
+      f'within {seconds:g} s{strangers}. Start them, or set --process_count to '
+      'what runs; if they run, that address or port is closed to them'
     )

@@ -111,7 +111,7 @@ class Watch:
               self._end(ending)
               return
             if 'silent' in message:
-              self._on_silence(message['silent'])
+              self._on_silence(str(message['silent']))
             elif 'left' in message:
               selector.unregister(key.fileobj)
         self._look_after([key.fileobj for key in selector.get_map().values()])
@@ -144,7 +144,8 @@ class Watch:
 
 def _ending(link: Link, message: dict) -> Ending | None:
   """Returns what ended out of order; None if the other one left in order."""
-  if 'ended' in message:
-    return Ending(**message['ended'])
+  ended = message.get('ended')
+  if isinstance(ended, dict):
+    return Ending(str(ended.get('what')), ended.get('failed') is True)
   error = message.get('left')
   return None if error is None else Ending(f'{link.name}: {error}', True)

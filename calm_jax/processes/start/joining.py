@@ -40,6 +40,9 @@ class Alone:
     """Runs the job; an expected error ends in one line."""
     try:
       job()
+    except BrokenPipeError:
+      # A reader of the output that has left: `cli.app_runner` knows.
+      raise
     except expected as error:
       sys.exit(_in_words(error))
 
@@ -219,11 +222,19 @@ def _meet(
   )
   timeout = process_flags.INITIALIZATION_TIMEOUT.value
   if membership.index > 0:
-    return [meeting.join(membership, report, timeout_seconds=timeout)]
+    return [
+      meeting.join(
+        membership,
+        report,
+        timeout_seconds=timeout,
+        token=process_flags.job_token(),
+      )
+    ]
   links = meeting.hold(
     membership,
     report,
     judge=environment.objections,
     timeout_seconds=timeout,
+    token=process_flags.job_token(),
   )
   return list(links.values())

@@ -62,6 +62,14 @@ def declare_key_flags() -> None:
     flags.declare_key_flag(flag.name)
 
 
+def job_token() -> str:
+  """Returns the secret that the processes of the job share; '' without one.
+
+  From the environment: other users of a host can read arguments.
+  """
+  return os.environ.get('CALM_JAX_JOB_TOKEN', '')
+
+
 def membership() -> Membership | None:
   """Returns this process's place among several; None if it is the only one.
 

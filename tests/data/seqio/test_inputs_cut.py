@@ -20,7 +20,7 @@ LENGTHS = {'inputs': S, 'targets': T}
 @pytest.fixture(scope='module')
 def task(jsonl_files):
   paths, vocabulary = jsonl_files
-  return tasks.JsonlTask('input_cut', paths, vocabulary)
+  return tasks.JsonlTask('inputs_cut', paths, vocabulary)
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def test_some_are_longer(whole):
 
 @pytest.mark.parametrize('form', tokenizer.FORMS)
 def test_every_way_into_a_batch_cuts_alike(task, whole, form, tmp_path):
-  options = dict(feature_lengths=LENGTHS, num_epochs=1, input_cut=form)
+  options = dict(feature_lengths=LENGTHS, num_epochs=1, inputs_cut=form)
   wanted = expected(whole, form)
 
   def rows(made):
@@ -76,7 +76,7 @@ def test_every_way_into_a_batch_cuts_alike(task, whole, form, tmp_path):
   assert (
     rows(
       batches.eval_batches(
-        task, 8, feature_lengths=LENGTHS, split='train', input_cut=form
+        task, 8, feature_lengths=LENGTHS, split='train', inputs_cut=form
       )
     )
     == wanted

@@ -22,16 +22,18 @@ class FileLock:
   It is on `<path>.lock`, which says who holds it and goes with it.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, option: str = 'OUTPUT_FILE'):
     """Takes the lock.
 
     Args:
       path: the file that is to be written.
+      option: what names another place to write to.
 
     Raises:
       ValueError: if another job holds it, or nothing can be written there.
     """
     self._path = f'{path}.lock'
+    self._option = option
     folder = os.path.dirname(os.path.abspath(path))
     try:
       os.makedirs(folder, exist_ok=True)
@@ -67,7 +69,7 @@ class FileLock:
       file.close()
       raise ValueError(
         f'{self._path.removesuffix(".lock")} is being written by {holder}: '
-        'wait for it or end it, or name another OUTPUT_FILE'
+        f'wait for it or end it, or name another {self._option}'
       ) from None
     except OSError as error:
       if error.errno not in _NO_LOCKS:

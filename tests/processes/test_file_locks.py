@@ -7,11 +7,11 @@ import sys
 import pytest
 from tools.paths import ROOT
 
-from calm_jax.pipeline.files.file_locks import FileLock
+from calm_jax.processes.file_locks import FileLock
 
 HOLD = (
   'import sys, time\n'
-  'from calm_jax.pipeline.files.file_locks import FileLock\n'
+  'from calm_jax.processes.file_locks import FileLock\n'
   'lock = FileLock(sys.argv[1])\n'
   'print("held", flush=True)\n'
   'time.sleep(600)\n'
