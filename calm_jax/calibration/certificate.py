@@ -113,11 +113,13 @@ class Certificate:
 
   def describe(self) -> str:
     """Says in one paragraph what is guaranteed and what for."""
+    history = records.read_row_history(self.context)
+    used = '' if history is None else f' {history.describe()}'
     if self.index is None:
       return (
         f'Nothing was certified at tolerance {self.tolerance:g} and error rate '
         f'{self.error_rate:g}, so the full model is used (threshold 1). '
-        f'{self.reason}'
+        f'{self.reason}{used}'
       )
     low, high = self.loss_range
     name = f'{self.context["loss"]}, ' if 'loss' in self.context else ''
@@ -131,7 +133,7 @@ class Certificate:
       f'P(E[loss] <= {self.tolerance:g}) >= {1 - self.error_rate:g}. Its mean '
       f'over the calibration examples was {self.risks[self.index]:.4g}, '
       f'p = {self.p_values[self.index]:.3g} by {self.p_value}, tested by '
-      f'{self.procedure}. {self.reason}'
+      f'{self.procedure}. {self.reason}{used}'
     )
 
   def save(self, path: str | os.PathLike) -> None:

@@ -99,9 +99,11 @@ def run(
       },
       full_grid=full_grid,
       table_path=_place(output_dir, 'loss_table.npz'),
+      uses_in=os.path.join(model_dir, records.ROW_USES_NAME),
       progress=speaking.say,
     )
-    return found.full.tokens, found.table.losses
+    # A row for each example of the Task, those that are read alike as well.
+    return found.full.tokens[found.places], found.table.losses[found.places]
 
   data.run_calibration_task(
     task,

@@ -113,6 +113,26 @@ def load_run(
   return dataclasses.replace(run, prefix=prefix)
 
 
+def as_begun(plan: data.DataPlan, directory: str) -> data.DataPlan:
+  """Returns a plan that cuts inputs as a run in a directory did so far.
+
+  A run that was begun when inputs that were cut lost their EOS goes on so, and
+  it is said.
+  """
+  step = checkpoints.latest_step(directory)
+  if step is None:
+    return plan
+  path = checkpoints.checkpoint_path(directory, step)
+  begun = plan.as_begun(checkpoints.read_metadata(path).get('context'))
+  if begun.inputs_cut != plan.inputs_cut:
+    speaking.say(
+      f'{directory} was begun when inputs of more than '
+      f'{plan.lengths["inputs"]} tokens lost their end of sequence, and goes '
+      'on so; begun anew it would train on them as they are served, with it'
+    )
+  return begun
+
+
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:
   """Returns how a result of this job was obtained."""
   if jax.process_count() > 1:

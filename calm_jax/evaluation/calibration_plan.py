@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calm_jax import calibration
-from calm_jax.evaluation import seen_text
+from calm_jax.evaluation import seen_text, used_rows
 from calm_jax.evaluation.losses import ConsistencyLoss, get_loss
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
@@ -32,6 +32,11 @@ class CalibrationPlan:
     p_value: one of `calibration`'s p-values; hoeffding_bentkus if None, betting
       for 'signed', whose range the others make little of.
     procedure: `calibration.fixed_sequence()` if None.
+    spent: what becomes of it that other calibrations have looked at the same
+      rows: it is 'told', or 'counted', their error rates taken off this one's;
+      a number is taken off instead, where they are noted elsewhere. Counting
+      bounds all of them together only if none was chosen by what came out of
+      another; rows not used so far always do.
   """
 
   settings: Sequence[float | dict[str, Any]] = DEFAULT_THRESHOLDS
@@ -41,11 +46,13 @@ class CalibrationPlan:
   metric: str | Callable | None = None
   p_value: Any = None
   procedure: Any = None
+  spent: str | float = used_rows.TOLD
 
   def __post_init__(self):
     """Raises ValueError for settings out of order and losses that are none."""
     settings = calibration.check_settings(self.settings)
     object.__setattr__(self, 'settings', settings)
+    used_rows.check_spent(self.spent, self.error_rate)
     if isinstance(self.loss, ConsistencyLoss):
       return
     # Looked up even where the metric is left open: an unknown loss shows here.

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from calm_jax.pipeline import token_choices
-from calm_jax.tokenizer import BYTES, UNKNOWN_ID, Tokenizer
+from calm_jax.tokenizer import BYTES, UNKNOWN_ID, Tokenizer, cut_input
 
 TOO_LONG = ('refuse', 'truncate')
 _SHORTEST = 16
@@ -139,11 +139,11 @@ def encode(
         f'{name} has {found}, this model was trained for '
         f"{input_length}; shorten it, or cut it with too_long='truncate'"
       )
-    tokens = tokens[: input_length - 1]
     warnings.append(f'cut to {input_length} of {found}')
+  whole = np.array([*tokens, tokenizer.eos_id], np.int32)
   return Request(
     number,
-    (*tokens, tokenizer.eos_id),
+    tuple(cut_input(whole, input_length).tolist()),
     tuple(warnings),
     token_choices.prefix_tokens(
       forced_prefix, tokenizer, max_length=max_length

@@ -90,6 +90,20 @@ class DecodingContext:
       if value is not None
     }
 
+  def at_output_length(self, max_length: int | None) -> 'DecodingContext':
+    """Returns the context with every length that its policy left open.
+
+    A threshold or budget without one follows the decode; see
+    `decoding.at_output_length`.
+
+    Args:
+      max_length: T of the decode; None where it is not known.
+    """
+    if max_length is None or self.policy is None:
+      return self
+    policy = _at_output_length(self.policy, max_length)
+    return dataclasses.replace(self, policy=policy)
+
   def differences(
     self, actual: 'DecodingContext', *, made: str = 'certified'
   ) -> 'Differences':
@@ -143,6 +157,21 @@ def setting_in_words(setting: Any) -> str:
   if isinstance(setting, (int, float)):
     return f'threshold {setting:g}'
   return str(setting)
+
+
+def _at_output_length(described: Any, max_length: int) -> Any:
+  """Fills in the length of a described policy, where it is None."""
+  if not isinstance(described, Mapping):
+    return described
+  if described.get('type') == 'PerPosition':
+    return int(described['layers'] * max_length)
+  filled = {
+    name: _at_output_length(value, max_length)
+    for name, value in described.items()
+  }
+  if filled.get('max_length', ...) is None:
+    filled['max_length'] = max_length
+  return filled
 
 
 def _unknown(name: str, here: Any, there: Any, made: str) -> str:

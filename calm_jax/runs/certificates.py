@@ -30,13 +30,17 @@ def certificate_differences(
     policy: the policy that is to decode, at any setting.
     context: of that decode, whatever it says of the policy.
   """
+  made_in = certificate.decoding
+  length = context.max_length or made_in.max_length
+  if length is not None:
+    policy = decoding.at_output_length(policy, length)
   try:
     described = decoding.describe(policy, certificate.settings[0])
   except ValueError as error:
     # The policy has no such setting.
     return records.Differences((str(error),))
   context = dataclasses.replace(context, policy=described)
-  found = certificate.decoding.differences(context)
+  found = made_in.at_output_length(length).differences(context)
   if isinstance(policy.exit_rule, LayerBudget) and not certificate.certified:
     found = found.and_breaking(
       'layer budget: no setting was certified with it, and the full model, '
@@ -147,13 +151,14 @@ def check_covered(
     ValueError: naming what differs and breaks it.
   """
   made_in = certificate.decoding
+  made_in = made_in.at_output_length(context.max_length or made_in.max_length)
   found = made_in.differences(
     dataclasses.replace(context, policy=made_in.policy)
   )
   breaking = list(found.breaking)
-  if not _is_covered(certificate, policy):
+  if not _is_covered(certificate, made_in, policy):
     breaking.append(
-      f'policy: certified for {certificate.decoding.policy} at '
+      f'policy: certified for {made_in.policy} at '
       f'{certificate.setting}, got {decoding.describe(policy, {})}'
     )
   if breaking:
@@ -165,7 +170,9 @@ def check_covered(
 
 
 def _is_covered(
-  certificate: Certificate, policy: decoding.ComputePolicy
+  certificate: Certificate,
+  made_in: records.DecodingContext,
+  policy: decoding.ComputePolicy,
 ) -> bool:
   """Whether a policy is the certified one, or the full model in its place."""
   as_it_is = decoding.describe(policy, {})
@@ -181,6 +188,5 @@ def _is_covered(
     # It has no such setting.
     return False
   return (
-    described == certificate.decoding.policy
-    and decoding.describe(certified, {}) == as_it_is
+    described == made_in.policy and decoding.describe(certified, {}) == as_it_is
   )

@@ -15,6 +15,7 @@ from calm_jax.checkpoints import classifiers
 from calm_jax.runs.text_features import TextFeatures
 from calm_jax.tokenizer import (
   BYTES,
+  KEEPS_EOS,
   Tokenizer,
   find_tokenizer,
   load_tokenizer,
@@ -62,6 +63,7 @@ class LoadedRun:
       'parameters': checkpoints.parameter_fingerprint(self.params),
       'tokenizer': self.tokenizer.fingerprint,
       'prefix': self.prefix,
+      'inputs_cut': KEEPS_EOS,
       'input_length': self.feature_lengths['inputs'],
       'dtype': self.config.dtype,
     }
