@@ -14,6 +14,8 @@ from calm_jax.tokenizer import (
 
 # Of checkpoints that do not say.
 _LENGTHS = {'inputs': 512, 'targets': 128}
+# Tables are padded to a multiple of 128 rows, and large ones to more.
+_PADDING, _SHARE = 128, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,8 @@ class TextFeatures:
 
     Raises:
       FileNotFoundError: if there is no such vocabulary.
-      ValueError: if it has more ids than the model has rows.
+      ValueError: if it has more ids than the model has rows, or so few that it
+        cannot be the model's.
     """
     if self.vocabulary != BYTES and not os.path.isfile(self.vocabulary):
       raise FileNotFoundError(f'there is no vocabulary {self.vocabulary}')
@@ -48,6 +51,14 @@ class TextFeatures:
         f'{tokenizer.name} has {tokenizer.vocab_size} ids ({self.extra_ids} '
         f'extra ids included), the model only {vocab_size} rows: it is the '
         'vocabulary of another model, or extra_ids is too high'
+      )
+    unused = vocab_size - tokenizer.vocab_size
+    if unused > max(_PADDING, _SHARE * vocab_size):
+      raise ValueError(
+        f'{tokenizer.name} has {tokenizer.vocab_size} ids ({self.extra_ids} '
+        f'extra ids included), the model {vocab_size} rows: {unused} of them '
+        'would stand for nothing, so it is the vocabulary of another model. '
+        "Name the model's own; where the rest are sentinels, give extra_ids"
       )
     return tokenizer
 
