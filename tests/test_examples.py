@@ -12,7 +12,7 @@ from fakes import toy_decoder as toy
 from flax import nnx
 
 from calm_jax import decoding, deployment, examples, exits
-from calm_jax.examples import inside_jit, nnx_model
+from calm_jax.examples import inside_jit, nnx_model, numpy_client
 
 FOLDER = pathlib.Path(examples.__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem != '__init__')
@@ -95,6 +95,17 @@ def test_numpy_client(tmp_path):
     'tokens ' + ' '.join(map(str, toy.EXIT_1_TOKENS)),
     'layers 1 1 1 1',
   ]
+  for arguments, said in (
+    (('2', '1 2'), 'threshold is 2.0'),
+    (('nan', '1 2'), 'threshold is nan'),
+    (('0.6', '1 9999'), 'token 9999 in row 0 is outside'),
+    (('0.6', '1', '-1'), 'token -1 in row 1 is outside'),
+    (('0.6', ''), 'row 0 has 0 tokens'),
+    (('0.6', '1', '0 0'), 'row 1 has 2 tokens; give 1 to 3, not all'),
+    (('0.6', '1 2 3 4'), 'row 0 has 4 tokens; give 1 to 3'),
+  ):
+    with pytest.raises(SystemExit, match=said):
+      numpy_client.main(tmp_path / 'a', *arguments)
   assert "import 'jax.export'" in result.stderr
   assert 'import calm_jax' not in result.stderr
   assert "import 'calm_jax" not in result.stderr

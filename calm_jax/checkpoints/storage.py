@@ -8,16 +8,66 @@ cache is made of them.
 """
 
 import dataclasses
+import functools
 import os
 import posixpath
+import socket
+import urllib.parse
+import urllib.request
 from typing import Any, Self
 
 import tensorstore as ts
+
+# How long whoever holds buckets may take to answer the telephone, and then for
+# a read. tensorstore itself tries again for many minutes, and while it looks
+# for credentials no other thread of Python runs.
+_CONNECT_SECONDS = 20.0
+_ANSWER_SECONDS = 600.0
+_GOOGLE = 'https://storage.googleapis.com'
 
 
 def is_url(path: str | os.PathLike) -> bool:
   """Whether a path is a URL like 'gs://bucket/folder'."""
   return '://' in os.fspath(path)
+
+
+@functools.cache
+def _check_reachable(address: str) -> None:
+  """Raises ConnectionError unless something listens at a URL's host."""
+  proxies = urllib.request.getproxies()
+  scheme = urllib.parse.urlsplit(address).scheme
+  parts = urllib.parse.urlsplit(proxies.get(scheme, address))
+  port = parts.port or (443 if parts.scheme == 'https' else 80)
+  try:
+    socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
+  except OSError as error:
+    raise ConnectionError(
+      f'no way to {parts.hostname} ({error}): gs:// needs a network. Copy the '
+      'folder to this machine (gcloud storage cp --recursive) and name the copy'
+    ) from None
+
+
+def wait_for(path: str, future: Any) -> Any:
+  """Returns what a read gives.
+
+  Args:
+    path: what is read; local ones are waited for however long they take.
+    future: tensorstore's.
+
+  Raises:
+    TimeoutError: if a bucket does not answer, saying what to do.
+  """
+  if not is_url(path):
+    return future.result()
+  try:
+    return future.result(timeout=_ANSWER_SECONDS)
+  except TimeoutError:
+    future.cancel()
+    raise TimeoutError(
+      f'{path} has not answered for {_ANSWER_SECONDS:g} s. May you read it '
+      '(gcloud auth application-default login)? Else copy the folder (gcloud '
+      'storage cp --recursive) and name the copy'
+    ) from None
 
 
 def checked_name(path: str, name: str) -> str:
@@ -55,6 +105,7 @@ class Folder:
 
     Raises:
       ValueError: for a URL that tensorstore does not know.
+      ConnectionError: if no network leads to it.
     """
     path = os.fspath(path).rstrip('/')
     if not is_url(path):
@@ -62,8 +113,10 @@ class Folder:
       spec: Any = {'driver': 'file', 'path': path.rstrip('/') + '/'}
     else:
       spec = path + '/'
+      if path.startswith('gs://'):
+        _check_reachable(os.environ.get('TENSORSTORE_GCS_HTTP_URL', _GOOGLE))
     try:
-      return cls(path, ts.KvStore.open(spec).result())
+      return cls(path, wait_for(path, ts.KvStore.open(spec)))
     except ValueError as error:
       raise ValueError(
         f'cannot open {path}: {first_line(error)}; give a local path or '
@@ -86,7 +139,9 @@ class Folder:
     name = checked_name(self.path, name)
     part = None if start is stop is None else slice(start, stop)
     try:
-      result = self.store.read(name, byte_range=part).result()
+      result = wait_for(self.path, self.store.read(name, byte_range=part))
+    except TimeoutError:
+      raise
     except Exception as error:
       cut = 'OUT_OF_RANGE' in str(error)
       why = 'it is shorter than it says' if cut else first_line(error)
@@ -111,7 +166,7 @@ class Folder:
   def names(self, limit: int = 100_000) -> list[str]:
     """Returns what is in the folder, names of subfolders with a slash."""
     if is_url(self.path):
-      found = self.store.list().result()[:limit]
+      found = wait_for(self.path, self.store.list())[:limit]
       keys = [key.decode('utf-8', 'replace') for key in found]
       return sorted(
         {key.partition('/')[0] + ('/' if '/' in key else '') for key in keys}

@@ -6,6 +6,7 @@ at all, ends in one line; a terminal that knows only ASCII is no error either.
 """
 
 import contextlib
+import errno
 import os
 import select
 import sys
@@ -16,6 +17,7 @@ from absl import app, flags
 
 # As the shell reports what a closed pipe ended.
 _BROKEN_PIPE = 141
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main: Callable[..., Any], **options: Any) -> None:
@@ -37,7 +39,7 @@ def run(main: Callable[..., Any], **options: Any) -> None:
     _discard_output()
     sys.exit(_BROKEN_PIPE)
   except OSError as error:
-    # What is left in the buffer; other errors are the job's to tell.
+    # Other errors are the job's to tell.
     if not _is_full(error):
       raise
     _discard_output()
@@ -93,12 +95,8 @@ def _open_streams() -> None:
 
 
 def _is_full(error: OSError) -> bool:
-  """Says whether it is standard output that fails."""
-  try:
-    sys.stdout.flush()
-  except OSError as again:
-    return again.errno == error.errno
-  return False
+  """Says whether it is standard output that has no room; files have names."""
+  return error.errno in _NO_ROOM and error.filename is None
 
 
 def _discard_output() -> None:

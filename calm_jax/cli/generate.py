@@ -137,6 +137,11 @@ def _policy(
     calibration.check_settings([threshold])
     speaking.tell(f'threshold {threshold:g}, given by hand: no guarantee')
     return decoding.with_setting(policy, threshold), None
+  if certificate is not None and not os.path.exists(certificate):
+    raise FileNotFoundError(
+      f'there is no certificate {certificate}; calm_jax.cli.calibrate writes '
+      'one'
+    )
   if certificate is None:
     certificate = runs.certificate_path(model_dir)
     if not os.path.exists(certificate):

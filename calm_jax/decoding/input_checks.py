@@ -21,7 +21,7 @@ def check_inputs(inputs: ArrayLike, vocab_size: int) -> Array:
   Raises:
     ValueError: naming the shape, dtype, token id or row that cannot be decoded.
   """
-  array: Any = inputs if hasattr(inputs, 'dtype') else np.asarray(inputs)
+  array: Any = inputs if hasattr(inputs, 'dtype') else _from_rows(inputs)
   if array.ndim != 2 or 0 in array.shape:
     raise ValueError(
       f'inputs have shape {list(array.shape)}; give at least one row of at '
@@ -45,3 +45,14 @@ def check_inputs(inputs: ArrayLike, vocab_size: int) -> Array:
         'it out or give it at least one token'
       )
   return jnp.asarray(array, jnp.int32)
+
+
+def _from_rows(rows: Any) -> np.ndarray:
+  """Returns rows of numbers as an array."""
+  try:
+    return np.asarray(rows)
+  except ValueError:
+    raise ValueError(
+      'inputs are rows of different lengths; pad them with 0 to one length, '
+      '[B, S]'
+    ) from None

@@ -12,7 +12,15 @@ from typing import Any, Self
 
 import jax
 
-from calm_jax import checkpoints, decoding, interfaces, model, records, runs
+from calm_jax import (
+  checkpoints,
+  checks,
+  decoding,
+  interfaces,
+  model,
+  records,
+  runs,
+)
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
@@ -194,7 +202,7 @@ class TextGenerator:
 
   def generate(
     self,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     batch_size: int = 16,
     too_long: str = 'refuse',
@@ -227,6 +235,7 @@ class TextGenerator:
     """
     if isinstance(texts, str):
       raise ValueError(f'texts is one text, {texts!r:.60}: give a list of them')
+    texts = list(texts)
     if forced_prefixes is None:
       forced_prefixes = [self.forced_prefix] * len(texts)
     if len(forced_prefixes) != len(texts):
@@ -349,6 +358,7 @@ class TextGenerator:
     self, batch: requests.RequestBatch, seed: int
   ) -> Mapping[str, Any]:
     """Returns what `decoding.generate` and `start` are told besides inputs."""
+    checks.check_whole(seed, 'seed', low=-(2**63), high=2**63 - 1)
     keys = None if self.sampler.deterministic else batch.keys(seed)
     return dict(
       policy=self.policy,

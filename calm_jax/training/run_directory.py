@@ -43,7 +43,12 @@ class RunDirectory:
     loggers: Sequence[RowLogger] = (),
   ):
     """Makes the directory; the arguments are those of `train`."""
-    self.path = os.path.abspath(os.fspath(path))
+    if '://' in os.fspath(path):
+      raise ValueError(
+        f'{os.fspath(path)} is no local path, and runs are written locally: '
+        'give a folder, such as one that a bucket is mounted at'
+      )
+    self.path = os.path.abspath(os.path.expanduser(path))
     self._config = config
     self._context = dict(context or {})
     self._max_to_keep = max_to_keep

@@ -180,6 +180,22 @@ def make_eval_step(
   return jax.jit(eval_step)
 
 
+def _as_array(key: str, value: Any) -> Any:
+  """Returns an array as it is, and lists of equal length as one."""
+  if hasattr(value, 'dtype'):
+    return value
+  try:
+    array = np.asarray(value)
+  except ValueError:
+    array = np.asarray(None)
+  if array.dtype.kind not in 'biuf':
+    raise ValueError(
+      f'{key} is no array of numbers: give a NumPy array [B, T], its rows '
+      'padded with 0 to one length'
+    )
+  return array.astype(np.int32 if array.dtype.kind in 'biu' else np.float32)
+
+
 def check_batch(batch: Mapping[str, Any], config: model.T5Config) -> dict:
   """Returns the arrays a step reads: the four, and segment ids if packed.
 
@@ -194,7 +210,7 @@ def check_batch(batch: Mapping[str, Any], config: model.T5Config) -> dict:
       f'the batch lacks {missing}; it has {sorted(batch)}, and training reads '
       f'{list(BATCH_KEYS)}'
     )
-  arrays = {key: batch[key] for key in BATCH_KEYS}
+  arrays = {key: _as_array(key, batch[key]) for key in BATCH_KEYS}
   shape = np.shape(arrays['decoder_target_tokens'])
   for key in BATCH_KEYS[1:]:
     if len(shape) != 2 or np.shape(arrays[key]) != shape:

@@ -1,6 +1,8 @@
-"""Mains whose output is read by something that stops reading."""
+"""Mains whose output is read by something that stops reading, or not at all."""
 
 import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -66,3 +68,47 @@ def test_what_a_user_can_mend_is_told_in_one_line():
   assert result.stderr == (
     'FileNotFoundError: there is no input file nowhere.txt\n'
   )
+
+
+PRINTS = r"""
+import sys
+from calm_jax.cli import app_runner
+def main(argv):
+  print('\u2581caf\xe9 \ud83d')
+  print(*argv[1:], sys.stdin.read(), file=sys.stderr)
+app_runner.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+  ('redirect', 'code', 'out', 'err'),
+  [
+    ('', 0, '\u2581caf\xe9 \\ud83d\n', 'x \n'),
+    ('>/dev/full', 1, '', 'output cannot be written: No space left'),
+    ('>&-', 1, '', 'standard output is closed'),
+    ('<&-', 0, '\u2581caf\xe9 \\ud83d\n', 'x \n'),
+    ('2>&-', 0, '\u2581caf\xe9 \\ud83d\n', ''),
+  ],
+)
+def test_streams_that_are_full_or_closed(redirect, code, out, err):
+  command = f'exec "$@" {redirect}'
+  done = subprocess.run(
+    ['bash', '-c', command, 'x', sys.executable, '-c', PRINTS, 'x'],
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    encoding='utf-8',
+    env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
+  )
+  assert (done.returncode, done.stdout) == (code, out)
+  assert err in done.stderr and len(done.stderr.splitlines()) <= 1
+
+
+def test_a_terminal_of_ascii_is_no_error():
+  done = subprocess.run(
+    [sys.executable, '-c', PRINTS],
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONIOENCODING': 'ascii'},
+  )
+  assert (done.returncode, done.stdout) == (0, '\\u2581caf\\xe9 \\ud83d\n')

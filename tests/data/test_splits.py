@@ -123,3 +123,26 @@ def test_bad_fractions_are_named(fraction):
     splits.SplitPlan(calibration_fraction=fraction)
   with pytest.raises(ValueError, match='held_out_fraction is'):
     splits.SplitPlan(held_out_fraction=fraction)
+
+
+def test_what_splits_leave_out_is_counted():
+  """By hand, and against what `apply` leaves."""
+  rows = {
+    'train': [example(f'{n}') for n in range(10)],
+    'validation': [example(text) for text in ('1', 'a', 'A ', 'b', 'c')],
+    'test': [example(text) for text in ('a', 'd', 'd', '2', 'e')],
+    'calibration': [example(text) for text in ('3', 'b')],
+  }
+  plan = splits.SplitPlan()
+  found = {one.split: one for one in plan.dropped(rows)}
+  assert found == {
+    'validation': splits.Dropped('validation', 5, 1, 1),
+    'calibration': splits.Dropped('calibration', 2, 0, 2),
+    'test': splits.Dropped('test', 5, 1, 2),
+  }
+  assert [found[name].all_shared for name in found] == [False, True, False]
+  kept = plan.apply(rows)
+  for name, one in found.items():
+    left = one.rows - one.repeated - one.shared
+    assert len(kept.get(name, ())) == left, name
+  assert '5 rows 1 repeat an input' in str(found['validation'])

@@ -20,6 +20,7 @@ from cases import toy_stage, training_cases
 
 from calm_jax import records, tokenizer, training
 from calm_jax.checkpoints import directories, native
+from calm_jax.processes import file_locks
 
 
 def train(model_dir, batches=toy_stage.batches, **changes):
@@ -630,3 +631,39 @@ def test_kill_keeps_the_last_checkpoint_and_sigterm_saves(tmp_path):
     for path in (run, tmp_path / 'whole')
   ]
   assert curves[0] == curves[1]
+
+
+def test_two_jobs_do_not_train_in_one_directory(tmp_path):
+  train(tmp_path, num_steps=2)
+  path = tmp_path / 'train_log.jsonl'
+  before = path.read_bytes()
+  lock = file_locks.FileLock(str(path))
+  try:
+    with pytest.raises(ValueError, match='written by process .* MODEL_DIR'):
+      train(tmp_path, num_steps=4)
+  finally:
+    lock.release()
+  assert path.read_bytes() == before
+  assert train(tmp_path, num_steps=4).step == 4
+  assert not path.with_name('train_log.jsonl.lock').exists()
+
+
+def test_a_run_is_not_written_to_a_bucket(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match='gs://b/run is no local path'):
+    train('gs://b/run')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_other_rows_on_a_restart_are_counted(tmp_path, capsys):
+  def rows(*hashes):
+    return lambda: records.TrainingRows(
+      np.array(hashes, np.uint64), np.zeros(0, np.uint64)
+    )
+
+  train(tmp_path, num_steps=2, seen_rows=rows(1, 2, 3))
+  train(tmp_path, num_steps=3, seen_rows=rows(3, 2, 1, 1))
+  assert 'warning' not in capsys.readouterr().err
+  train(tmp_path, num_steps=4, seen_rows=rows(2, 3, 4, 5))
+  said = capsys.readouterr().err
+  assert 'of 4 inputs 2 are new, and 1 that it has trained on are gone' in said

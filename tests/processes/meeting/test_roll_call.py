@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import socket
 import time
@@ -19,7 +20,9 @@ from calm_jax.processes.meeting import (
 )
 
 
-def take_part(port, count, index, *, host=None, timeout=10.0, judge=None):
+def take_part(
+  port, count, index, *, host=None, timeout=10.0, judge=None, token=''
+):
   membership = Membership(f'localhost:{port}', count, index)
   report = Report(index=index, count=count, host=host or f'host{index}')
   if index == 0:
@@ -28,8 +31,9 @@ def take_part(port, count, index, *, host=None, timeout=10.0, judge=None):
       report,
       judge=judge or (lambda reports: ()),
       timeout_seconds=timeout,
+      token=token,
     )
-  return {0: join(membership, report, timeout_seconds=timeout)}
+  return {0: join(membership, report, timeout_seconds=timeout, token=token)}
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +163,7 @@ def test_strangers_and_those_who_gave_up_do_not_count():
   first = json.dumps(
     {
       'greeting': 'calm_jax 1',
-      'report': {'index': 1, 'count': 3, 'host': 'dead'},
+      'report': dataclasses.asdict(Report(index=1, count=3, host='dead')),
     }
   )
 
@@ -221,3 +225,88 @@ def test_something_else_at_the_address_is_named():
       with pytest.raises(Refused, match='not process 0 of this job.*SSH-2.0'):
         take_part(other.getsockname()[1], 2, 1, timeout=0.2)
       answered.result().close()
+
+
+GOOD = dataclasses.asdict(Report(index=1, count=2, host='a'))
+HALF_FORMED = [
+  {},
+  None,
+  'report',
+  {**GOOD, 'index': []},
+  {**GOOD, 'index': '1'},
+  {**GOOD, 'index': True},
+  {**GOOD, 'index': -1},
+  {**GOOD, 'index': 2},
+  {**GOOD, 'count': 2.0},
+  {**GOOD, 'host': 3},
+  {**GOOD, 'host': 'a\x1b[2J'},
+  {**GOOD, 'facts': []},
+  {**GOOD, 'facts': {'jax': 3}},
+  {**GOOD, 'marks': {'model_dir': 'x'}},
+  {**GOOD, 'marks': {'model_dir': ['x', {}]}},
+  {**GOOD, 'error': 3},
+  {**GOOD, 'more': 1},
+]
+
+
+def test_half_formed_messages_stop_nobody():
+  port = free_port()
+  lines = [b'[' * 100_000, b'{"greeting": []}', b'\xff', b'{"greeting"']
+  lines += [
+    json.dumps({'greeting': 'calm_jax 1', 'report': report}).encode()
+    for report in HALF_FORMED
+  ]
+
+  def disturb():
+    for line in lines:
+      with _connected(port) as connection:
+        connection.sendall(line + b'\n')
+    return take_part(port, 2, 1)
+
+  outcomes = gather(lambda: take_part(port, 2, 0, timeout=30), disturb)
+  assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+
+
+def test_without_the_token_nobody_stops_or_becomes_a_process():
+  port = free_port()
+  forged = {'greeting': 'calm_jax 1', 'report': GOOD, 'nonce': 'x'}
+  other = {**forged, 'report': {**GOOD, 'count': 9}}
+
+  def disturb():
+    for message in (forged, other):
+      for answer in (None, {'proof': 3}, {'proof': '0' * 64}, forged):
+        with _connected(port) as connection:
+          connection.sendall(json.dumps(message).encode() + b'\n')
+          connection.recv(65536)
+          if answer is not None:
+            connection.sendall(json.dumps(answer).encode() + b'\n')
+    refused = []
+    for token in ('', 'another'):
+      with pytest.raises(Refused) as caught:
+        take_part(port, 2, 1, token=token)
+      refused.append(str(caught.value))
+    assert all('CALM_JAX_JOB_TOKEN' in one for one in refused), refused
+    return take_part(port, 2, 1, token='ours', host='true')
+
+  seen = []
+  outcomes = gather(
+    lambda: take_part(
+      port,
+      2,
+      0,
+      token='ours',
+      judge=lambda reports: seen.extend(one.host for one in reports),
+    ),
+    disturb,
+  )
+  assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+  assert seen == ['host0', 'true']
+
+
+def test_a_process_zero_without_the_token_is_none_of_ours():
+  port = free_port()
+  outcomes = gather(
+    lambda: take_part(port, 2, 0),
+    lambda: take_part(port, 2, 1, token='ours'),
+  )
+  assert 'CALM_JAX_JOB_TOKEN' in outcomes[1]
