@@ -17,8 +17,6 @@ from calm_jax.tokenizer import (
 _PADDING_ROWS = 128
 # Of checkpoints that do not say.
 _LENGTHS = {'inputs': 512, 'targets': 128}
-# Tables are padded to a multiple of 128 rows, and large ones to more.
-_PADDING, _SHARE = 128, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +73,7 @@ class TextFeatures:
 
     Raises:
       FileNotFoundError: if there is no such vocabulary.
-      ValueError: if it has more ids than the model has rows, or so few that it
-        cannot be the model's.
+      ValueError: if it has more ids than the model has rows.
     """
     tokenizer = load_tokenizer(
       self.vocabulary, 100 if self.extra_ids is None else self.extra_ids
@@ -87,14 +84,6 @@ class TextFeatures:
         f'({tokenizer.extra_ids} extra ids included), the model only '
         f'{vocab_size} rows: it is the '
         'vocabulary of another model, or extra_ids is too high'
-      )
-    unused = vocab_size - tokenizer.vocab_size
-    if unused > max(_PADDING, _SHARE * vocab_size):
-      raise ValueError(
-        f'{tokenizer.name} has {tokenizer.vocab_size} ids ({self.extra_ids} '
-        f'extra ids included), the model {vocab_size} rows: {unused} of them '
-        'would stand for nothing, so it is the vocabulary of another model. '
-        "Name the model's own; where the rest are sentinels, give extra_ids"
       )
     return tokenizer
 
