@@ -4,6 +4,7 @@ Whoever looks for a checkpoint and finds none says what lies there instead and
 what makes it readable: the cause, not that something is missing.
 """
 
+import re
 from collections.abc import Collection
 
 ADAPTER = 'adapter_config.json'
@@ -18,6 +19,9 @@ MESH_TENSORFLOW = (
   'published ones lie converted in gs://t5-data/pretrained_models/t5x/'
 )
 _VOCABULARIES = ('spiece.model', 'tokenizer.json')
+# Folders of transformers' Trainer, and files of weights.
+_TRAINERS = re.compile(r'checkpoint-\d+/')
+_WEIGHTS = re.compile(r'(pytorch_model|model).*\.(bin|safetensors)$')
 _PROGRAMS = {
   '.onnx': 'programs of ONNX',
   '.gguf': 'parameters of llama.cpp (GGUF)',
@@ -49,9 +53,15 @@ def unreadable(path: str, names: Collection[str]) -> str | None:
         f'{path} holds {what}, which are not read; take the folder that they '
         "were made from (Hugging Face's, with safetensors, or T5X's)"
       )
-  weights = [
-    name for name in sorted(names) if name.endswith(('.safetensors', '.bin'))
+  below = sorted(filter(_TRAINERS.fullmatch, names)) + [
+    f'{name}<COMMIT>/' for name in names if name == 'snapshots/'
   ]
+  if below and 'config.json' not in names:
+    return (
+      f'{path} holds no model itself, but folders of them: give one, such as '
+      f'{path}/{below[-1]}'
+    )
+  weights = [name for name in sorted(names) if _WEIGHTS.match(name)]
   if weights and 'config.json' not in names:
     return (
       f'{path} holds {weights[0]} and no config.json, which says what model '

@@ -141,6 +141,12 @@ def _settle_head(
   head, shared = tensors.get(_HEAD), tensors.get(_SHARED)
   if shared is None:
     return head is None
+  if head is None and not scaled and _has_no_head(fields):
+    raise ValueError(
+      f'{path} was saved by {fields["architectures"][0]}, which leaves the '
+      'output matrix out: there is nothing to make tokens with. Save the '
+      'T5ForConditionalGeneration'
+    )
   if head is None and not scaled and why:
     tensors[_HEAD] = shared
     notes.append(f'{_HEAD} is {_SHARED}, and logits are not scaled: {why}.')
@@ -160,6 +166,15 @@ def _settle_head(
     f'{path} has a {_HEAD} that is not {_SHARED}, and its config.json says '
     'that logits are scaled as with tied embeddings: say '
     '"scale_decoder_outputs": false there if this is T5 v1.1'
+  )
+
+
+def _has_no_head(fields: Mapping[str, Any]) -> bool:
+  """Whether a class without an output matrix was saved, T5Model or MT5Model."""
+  classes = fields.get('architectures')
+  return isinstance(classes, list) and classes[:1] in (
+    ['T5Model'],
+    ['MT5Model'],
   )
 
 

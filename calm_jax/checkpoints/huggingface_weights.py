@@ -7,6 +7,7 @@ classifier, adapters that were not merged.
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from calm_jax.checkpoints.stored_tensors import StoredTensor
 FILE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 # What transformers writes besides: the same model once more, not read.
-_OTHERS = ('.bin', '.h5', '.msgpack', '.safetensors', '.ot', '.onnx')
+_OTHERS = re.compile(r'.*model.*\.(bin|h5|msgpack|safetensors|ot|onnx)')
 _ROWS_COMPARED = 4096
 # Parts of names -> what was saved, and what to do.
 _WRAPPED = ('module.', '_orig_mod.', 'model.', 'base_model.', 'transformer.')
@@ -80,7 +81,7 @@ def read_tensors(
   else:
     raise _no_weights(folder, names)
   others = [
-    name for name in names if name.endswith(_OTHERS) and name not in used
+    name for name in names if _OTHERS.fullmatch(name) and name not in used
   ]
   if INDEX in names and FILE in names:
     others = [name for name in others if not name.startswith('model-')]

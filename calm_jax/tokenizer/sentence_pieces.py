@@ -157,9 +157,8 @@ def _read_model(path: str) -> bytes:
   except FileNotFoundError:
     raise FileNotFoundError(_not_there(path)) from None
   except IsADirectoryError:
-    raise ValueError(
-      f'{path} is a folder; name the .model file in it.'
-    ) from None
+    there = _vocabularies(path) or ['the .model file in it']
+    raise ValueError(f'{path} is a folder; name {there[0]}.') from None
   if content.startswith(b'version https://git-lfs'):
     raise ValueError(
       f'{path} is a pointer of Git LFS, not the file itself: get it with '
@@ -172,15 +171,9 @@ def _read_model(path: str) -> bytes:
 
 def _not_there(path: str) -> str:
   """Returns what to name instead, or what makes a vocabulary."""
-  folder = os.path.dirname(path) or '.'
   missing = f'There is no SentencePiece model at {path}.'
-  beside = [
-    name
-    for name in ('spiece.model', 'sentencepiece.model', 'tokenizer.json')
-    if os.path.isfile(os.path.join(folder, name))
-  ]
-  if beside:
-    return f'{missing} Name {os.path.join(folder, beside[0])}, which is there.'
+  if beside := _vocabularies(os.path.dirname(path) or '.'):
+    return f'{missing} Name {beside[0]}, which is there.'
   return (
     f'{missing} A trained model needs the one that it was trained with: the '
     'spiece.model of the model, or of the one that it was fine-tuned from. '
@@ -190,12 +183,21 @@ def _not_there(path: str) -> str:
   )
 
 
+def _vocabularies(folder: str) -> list[str]:
+  """Returns the vocabularies of a folder, by their usual names."""
+  names = ('spiece.model', 'sentencepiece.model', 'tokenizer.json')
+  paths = (os.path.join(folder, name) for name in names)
+  return [path for path in paths if os.path.isfile(path)]
+
+
 def _load_processor(path, model_bytes, extra_ids):
   """Returns a processor of the model with sentinels appended."""
   model = sentencepiece_model_pb2.ModelProto()
   processor = sentencepiece.SentencePieceProcessor()
+  own: list[str] = []
   try:
     model.ParseFromString(model_bytes)
+    own = [piece.piece for piece in model.pieces if '<extra_id_' in piece.piece]
     # seqio appends them last to first, so that <extra_id_0> is the last id.
     for index in reversed(range(extra_ids)):
       model.pieces.add(
@@ -209,6 +211,11 @@ def _load_processor(path, model_bytes, extra_ids):
       raise ValueError('it ends before its last part')
     processor.LoadFromSerializedProto(model.SerializeToString())
   except Exception as error:  # protobuf's and SentencePiece's own types
+    if own and extra_ids:
+      raise ValueError(
+        f'{path} has {len(own)} sentinels of its own, as that of mT5 has: '
+        f'extra_ids must be 0, not {extra_ids}'
+      ) from None
     raise ValueError(
       f'{path} ({len(model_bytes)} bytes) is not a whole SentencePiece model '
       f'({error}). Get it again from where it came: a model needs the very '

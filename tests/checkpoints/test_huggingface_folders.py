@@ -204,6 +204,12 @@ def test_adapters_beside_a_model_and_alone(folder, tmp_path):
   assert_refused(folder, 'an adapter .*, not a model: merge')
   (folder / 'adapter_config.json').unlink()
   assert_refused(folder, 'model.safetensors and no config.json')
+  for name, match in (
+    ('checkpoint-500', 'give one, such as .*/checkpoint-500/'),
+    ('snapshots', 'give one, such as .*snapshots/<COMMIT>/'),
+  ):
+    (tmp_path / name / name).mkdir(parents=True)
+    assert_refused(tmp_path / name, match)
   (tmp_path / 'gguf').mkdir()
   (tmp_path / 'gguf' / 'flan-t5.gguf').write_bytes(b'')
   assert_refused(tmp_path / 'gguf', 'GGUF')
@@ -242,6 +248,17 @@ def test_tied_mt5_is_scaled_as_its_writer_did(folder, version, told, tied):
       found.tensors['token_embedder/embedding'].read().T,
     )
     assert 'logits are not scaled: transformers 5.24.0' in found.notes[0]
+
+
+def test_a_model_without_its_output_matrix(folder):
+  rewrite(folder, lambda tensors: tensors.pop('lm_head.weight'))
+  edit(
+    folder,
+    'config.json',
+    architectures=['T5Model'],
+    scale_decoder_outputs=False,
+  )
+  assert_refused(folder, 'T5Model, which leaves the output matrix out')
 
 
 def test_scaled_logits_are_not_written_as_mt5(tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import random
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 from tools.paths import SHARED_DATA
 
 from calm_jax.tokenizer import (
@@ -296,7 +297,7 @@ def test_impossible_sizes_say_what_is_possible(tmp_path):
 def test_bad_model_files(model_path, tmp_path):
   with pytest.raises(FileNotFoundError, match='build_vocabulary'):
     SentencePieceTokenizer(tmp_path / 'none.model')
-  with pytest.raises(ValueError, match='is a folder'):
+  with pytest.raises(ValueError, match='is a folder; name the .model file'):
     SentencePieceTokenizer(tmp_path)
   with pytest.raises(ValueError, match='-3'):
     SentencePieceTokenizer(model_path, extra_ids=-3)
@@ -321,6 +322,15 @@ def test_bad_model_files(model_path, tmp_path):
   with pytest.raises(FileNotFoundError, match='Name .*tokenizer.json') as error:
     SentencePieceTokenizer(tmp_path / 'spiece.model')
   assert 'build_vocabulary' not in str(error.value)
+  with pytest.raises(ValueError, match='folder; name .*/tokenizer.json'):
+    SentencePieceTokenizer(tmp_path)
+  model = sentencepiece_model_pb2.ModelProto()
+  model.ParseFromString(whole)
+  model.pieces.add(piece='▁<extra_id_0>', score=0, type=4)
+  damaged.write_bytes(model.SerializeToString())
+  assert SentencePieceTokenizer(damaged).encode('<extra_id_0>') == [80]
+  with pytest.raises(ValueError, match='1 sentinels of its own.*must be 0'):
+    SentencePieceTokenizer(damaged, 10)
 
 
 def test_other_special_ids_are_refused(tmp_path):
