@@ -41,6 +41,8 @@ def show(
       speaking.say(
         reporting.render_output(decoded, num_layers=generator.bound.num_layers)
       )
+      if output.error is not None:
+        speaking.tell(f'error: {output.error}')
       if uncertified:
         speaking.say(UNCERTIFIED)
   return [output for samples in outputs for output in samples]
