@@ -36,6 +36,7 @@ ALLOWED = {
     'processes',
     'records',
     'sharding',
+    'tokenizer',
   },
   'evaluation': {
     *BASE,
@@ -69,6 +70,7 @@ ALLOWED = {
     'decoding',
     'exits',
     'model',
+    'records',
     'tokenizer',
   },
   'pipeline': {
@@ -78,6 +80,7 @@ ALLOWED = {
     'checks',
     'decoding',
     'model',
+    'records',
     'runs',
     'tokenizer',
   },

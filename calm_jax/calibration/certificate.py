@@ -17,6 +17,7 @@ import numpy as np
 
 from calm_jax import records
 from calm_jax.calibration import multiple_testing
+from calm_jax.calibration.inputs import threshold_of
 
 FORMAT = 'calm_jax.certificate'
 VERSION = 1
@@ -40,12 +41,13 @@ class Certificate:
     p_value: the name of the p-value, with parameters such as a seed.
     procedure: the name of the multiple testing procedure, with parameters.
     num_examples: N, the number of calibration examples.
-    settings: [J], thresholds or dicts, from conservative to aggressive.
+    settings: [J], thresholds or {path of a field of the policy: value}, from
+      conservative to aggressive.
     risks: [J], mean losses in the units of the losses; NaN where not computed.
     p_values: [J], NaN where not tested.
     loss_range: the smallest and the largest value a loss can have.
-    context: what else it depends on, free but JSON: loss, metric, fingerprints,
-      decoder settings, dtype, backend, versions, seed.
+    context: what else it depends on, JSON: the fields of a
+      `records.DecodingContext`, the loss, its metric, the task.
   """
 
   index: int | None
@@ -90,6 +92,11 @@ class Certificate:
     return self.index is not None
 
   @property
+  def decoding(self) -> records.DecodingContext:
+    """What decodes it holds for, as far as its context says."""
+    return records.DecodingContext.read(self.context)
+
+  @property
   def setting(self) -> float | dict | None:
     """The chosen setting, None if nothing was certified."""
     return None if self.index is None else self.settings[self.index]
@@ -102,22 +109,23 @@ class Certificate:
     """
     if self.index is None:
       return 1.0
-    setting = self.settings[self.index]
-    return setting.get('threshold') if isinstance(setting, dict) else setting
+    return threshold_of(self.settings[self.index])
 
   def describe(self) -> str:
     """Says in one paragraph what is guaranteed and what for."""
+    history = records.read_row_history(self.context)
+    used = '' if history is None else f' {history.describe()}'
     if self.index is None:
       return (
         f'Nothing was certified at tolerance {self.tolerance:g} and error rate '
         f'{self.error_rate:g}, so the full model is used (threshold 1). '
-        f'{self.reason}'
+        f'{self.reason}{used}'
       )
     low, high = self.loss_range
     name = f'{self.context["loss"]}, ' if 'loss' in self.context else ''
     return (
       f'Certified: setting {self.index + 1} of {len(self.settings)}, '
-      f'{setting_in_words(self.settings[self.index])}. '
+      f'{records.setting_in_words(self.settings[self.index])}. '
       f'With probability at least {1 - self.error_rate:g} over the draw of the '
       f'{self.num_examples} calibration examples, its expected loss '
       f'({name}between {low:g} and {high:g}) on inputs like them is at most '
@@ -125,7 +133,7 @@ class Certificate:
       f'P(E[loss] <= {self.tolerance:g}) >= {1 - self.error_rate:g}. Its mean '
       f'over the calibration examples was {self.risks[self.index]:.4g}, '
       f'p = {self.p_values[self.index]:.3g} by {self.p_value}, tested by '
-      f'{self.procedure}. {self.reason}'
+      f'{self.procedure}. {self.reason}{used}'
     )
 
   def save(self, path: str | os.PathLike) -> None:
@@ -238,14 +246,3 @@ def _checksum(content: dict) -> str:
     records.to_jsonable(content), sort_keys=True, allow_nan=False
   )
   return 'sha256:' + hashlib.sha256(text.encode()).hexdigest()
-
-
-def setting_in_words(setting: float | dict) -> str:
-  """Says which setting it is.
-
-  >>> setting_in_words(0.9), setting_in_words({'threshold': 0.9, 'patience': 3})
-  ('threshold 0.9', 'threshold 0.9, patience 3')
-  """
-  if isinstance(setting, dict):
-    return ', '.join(f'{name} {value}' for name, value in setting.items())
-  return f'threshold {setting:g}'

@@ -3,6 +3,7 @@
 import itertools
 import math
 import numbers
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,9 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
 
   Args:
     settings: [J], from conservative to aggressive: thresholds in [0, 1],
-      strictly decreasing, or dicts (with a `threshold` or without).
+      strictly decreasing, or dicts {path of a field of the policy: value},
+      with a threshold among them ('threshold', 'exit_rule.threshold.value') or
+      without.
 
   Raises:
     ValueError: if there are none, one is neither a number in [0, 1] nor a dict,
@@ -35,11 +38,11 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
       setting = records.to_jsonable(setting)
     else:
       raise ValueError(f'setting {number} is {setting!r}, no number or dict')
-    threshold = _threshold(setting)
+    threshold = threshold_of(setting)
     if threshold is not None and not _is_probability(threshold):
       raise ValueError(
         f'setting {number} has threshold {threshold}, not in [0, 1]; give '
-        "other kinds of settings as dicts, such as {'patience': 3}"
+        "other kinds of settings as dicts, such as {'readout.num_blocks': 32}"
       )
     plain.append(setting)
   if not plain:
@@ -47,7 +50,7 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
   for number, (before, after) in enumerate(itertools.pairwise(plain)):
     if _without_threshold(before) != _without_threshold(after):
       continue
-    first, second = _threshold(before), _threshold(after)
+    first, second = threshold_of(before), threshold_of(after)
     if first is not None and second is not None and first > second:
       continue
     raise ValueError(
@@ -62,15 +65,27 @@ def _is_probability(value) -> bool:
   return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
-def _threshold(setting) -> float | None:
-  return setting.get('threshold') if isinstance(setting, dict) else setting
+def threshold_of(setting: float | dict) -> float | None:
+  """Returns the threshold of a setting, None if it has none.
+
+  >>> threshold_of(0.9), threshold_of({'exit_rule.threshold.value': 0.8})
+  (0.9, 0.8)
+  """
+  if not isinstance(setting, dict):
+    return setting
+  values = [setting[path] for path in setting if _is_threshold(path)]
+  return values[0] if values else None
+
+
+def _is_threshold(path: str) -> bool:
+  return re.search(r'(^|\.)threshold(\.value)?$', path) is not None
 
 
 def _without_threshold(setting) -> dict | None:
   """Returns what is left of a dict; None for a bare threshold."""
   if not isinstance(setting, dict):
     return None
-  return {key: setting[key] for key in setting if key != 'threshold'}
+  return {key: setting[key] for key in setting if not _is_threshold(key)}
 
 
 def check_range(

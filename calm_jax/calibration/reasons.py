@@ -1,9 +1,16 @@
-"""Why a calibration ended where it did, in sentences for its user."""
+"""Why a calibration ended where it did, in sentences for its user.
+
+What would help is said of rows that were not used so far: whoever looks at a
+result and tests again on the same rows certifies too much too often.
+"""
 
 import numpy as np
 
+from calm_jax import records
 from calm_jax.calibration import multiple_testing, p_values, sample_sizes
-from calm_jax.calibration.certificate import Certificate, setting_in_words
+from calm_jax.calibration.certificate import Certificate
+
+FRESH = 'on rows not used so far'
 
 
 def explain(
@@ -39,7 +46,7 @@ def _why_no_further(certificate, tested, level) -> str:
       passed = f'The last of the {number} settings passed'
     return (
       f'{passed}, so a more aggressive one, had it been in the list, might '
-      'have passed too.'
+      f'have passed too; try it {FRESH}.'
     )
   failed = tested[tested > certificate.index]
   if following not in failed:
@@ -78,20 +85,20 @@ def _why_nothing(certificate, tested, level, p_value, losses) -> str:
   if too_few:
     sentences.append(
       f'{number} calibration examples are too few: even if every loss were '
-      f'{best:g}, it would take {_count(least)}.'
+      f'{best:g}, {FRESH} it would take {_count(least)}.'
     )
   risk = certificate.risks[nearest]
   if risk >= tolerance:
     sentences.append(
-      f'Its mean loss is not below the tolerance {tolerance:g}: put more '
-      'conservative settings first or raise the tolerance.'
+      f'Its mean loss is not below the tolerance {tolerance:g}: try more '
+      f'conservative settings, or a higher tolerance, {FRESH}.'
     )
   elif not too_few:
     column = losses[:, nearest]
     needed = _required_at(certificate, p_value, level, column, risk)
     sentences.append(
       f'Its mean loss is below the tolerance {tolerance:g}, but not surely so '
-      f'with {number} examples; at this mean it would take about '
+      f'with {number} examples; at this mean, {FRESH}, it would take about '
       f'{_count(needed)}.'
     )
   return ' '.join(sentences)
@@ -102,7 +109,7 @@ def _result(certificate, column, level) -> str:
   if level != certificate.error_rate:
     share = f', of which one test gets {level:.3g}'
   return (
-    f'{setting_in_words(certificate.settings[column])} has mean loss '
+    f'{records.setting_in_words(certificate.settings[column])} has mean loss '
     f'{certificate.risks[column]:.4g} and p = '
     f'{certificate.p_values[column]:.3g} at error rate '
     f'{certificate.error_rate:g}{share}'

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calm_jax.checkpoints import (
+  agreement,
   directories,
   huggingface,
+  huggingface_companions,
   native,
   parameter_names,
   stored_tensors,
@@ -29,6 +31,8 @@ from calm_jax.checkpoints.loading import check_finite
 from calm_jax.checkpoints.storage import is_url
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.stored_tensors import DTYPES, StoredTensor
+from calm_jax.model.config import T5Config
+from calm_jax.tokenizer import Tokenizer
 
 FORMATS = ('calm_jax', 't5x', 't5x_orbax', 'huggingface')
 
@@ -44,6 +48,8 @@ class Target:
     stacked: stack layers as T5X's `scan_layers` does; T5X's formats only.
     model_type: 't5' or 'mt5', for Hugging Face's config.json.
     max_file_bytes: Hugging Face's files are divided above this size.
+    tokenizer: whose files lie beside weights written for Hugging Face; what
+      the source has itself if None.
     context: what our own form says the parameters depend on; see
       `CheckpointWriter.save`.
     allow_nonfinite: write NaN and infinity all the same.
@@ -54,6 +60,7 @@ class Target:
   stacked: bool = False
   model_type: str = 't5'
   max_file_bytes: int = 5 * 10**9
+  tokenizer: Tokenizer | None = None
   context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   allow_nonfinite: bool = False
 
@@ -83,12 +90,14 @@ class Converted(NamedTuple):
     fingerprint: of its parameters; see `parameter_fingerprint`.
     num_tensors: parameters compared by reading back.
     num_bytes: their bytes as written.
+    notes: what was found, left aside or assumed on the way, in sentences.
   """
 
   path: str
   fingerprint: str
   num_tensors: int
   num_bytes: int
+  notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -125,8 +134,9 @@ def convert(
   )
   try:
     made = _write(passing, unfinished, target)
+    notes = _write_companions(made, source, target)
     _check_source(source, read)
-    _check_written(made, written)
+    _check_written(made, written, source.config)
     os.rename(made, destination)
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -135,6 +145,7 @@ def convert(
     fingerprint_of(written),
     len(written),
     sum(tensor.nbytes for tensor in passing.tensors.values()),
+    (*source.notes, *notes),
   )
 
 
@@ -275,6 +286,24 @@ def _write(source: StoredCheckpoint, folder: str, target: Target) -> str:
   return folder
 
 
+def _write_companions(
+  path: str, source: StoredCheckpoint, target: Target
+) -> tuple[str, ...]:
+  """Writes what else the format has; returns what to say of it."""
+  if target.format == 'huggingface':
+    return huggingface_companions.write_companions(
+      path, source, target.tokenizer
+    )
+  rules = source.generation
+  if rules.suppressed_tokens or rules.forced_prefix:
+    return (
+      f'This form does not keep how outputs are generated: give suppressed_'
+      f'tokens {list(rules.suppressed_tokens)} and forced_prefix '
+      f'{list(rules.forced_prefix)} when decoding.',
+    )
+  return ()
+
+
 def _check_source(source: StoredCheckpoint, read: Mapping[str, str]) -> None:
   saved = source.metadata.get('parameter_fingerprint')
   if saved is not None and saved != (found := fingerprint_of(read)):
@@ -284,13 +313,16 @@ def _check_source(source: StoredCheckpoint, read: Mapping[str, str]) -> None:
     )
 
 
-def _check_written(path: str, written: Mapping[str, str]) -> None:
-  """Opens what was written and compares every tensor.
+def _check_written(
+  path: str, written: Mapping[str, str], config: T5Config
+) -> None:
+  """Opens what was written and compares configurations and every tensor.
 
   Raises:
     ValueError: naming those that differ.
   """
   back = open_checkpoint(path)
+  agreement.check_config(path, back.config, config)
   differing = [
     name
     for name in sorted({*back.tensors, *written})

@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 
+from calm_jax.checkpoints import foreign_folders
+
 _DIRECTORY = re.compile(r'checkpoint_(\d+)$')
 # Endings of directories that are being written, removed or replaced.
 _WRITING, _REMOVED, _REPLACED = '.orbax-checkpoint-tmp', '.removed', '.replaced'
@@ -77,15 +79,41 @@ def find_checkpoint(path: str | os.PathLike) -> str:
   path = os.path.abspath(os.fspath(path))
   if is_complete(path):
     return path
-  if _DIRECTORY.match(os.path.basename(path)) and os.path.isdir(path):
-    raise ValueError(damage_message(path, 'its writing was never completed'))
-  best = best_step(path)
+  best, latest = best_step(path), latest_step(path)
   if best is not None:
     return checkpoint_path(os.path.join(path, BEST), best)
-  latest = latest_step(path)
   if latest is not None:
     return checkpoint_path(path, latest)
+  if why := _foreign(path):
+    raise FileNotFoundError(why)
+  if _DIRECTORY.match(os.path.basename(path)) and os.path.isdir(path):
+    raise ValueError(damage_message(path, 'its writing was never completed'))
   raise FileNotFoundError(f'no checkpoint at {path}: {_what_is_there(path)}')
+
+
+def _foreign(path: str) -> str | None:
+  """Returns what to do with a folder of somebody else's, None if it is none."""
+  names = _names(path)
+  found = foreign_folders.unreadable(path, names)
+  for inside in ('', *filter(_DIRECTORY.match, map(_plain, names))):
+    if found is None:
+      found = foreign_folders.needs_vocabulary(
+        path, _names(os.path.join(path, inside))
+      )
+  return found
+
+
+def _names(path: str) -> list[str]:
+  """Returns what is in a folder, names of folders with a slash."""
+  if not os.path.isdir(path):
+    return []
+  return sorted(
+    entry.name + ('/' if entry.is_dir() else '') for entry in os.scandir(path)
+  )
+
+
+def _plain(name: str) -> str:
+  return name.rstrip('/')
 
 
 def _what_is_there(path: str) -> str:

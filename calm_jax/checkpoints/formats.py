@@ -12,6 +12,7 @@ import re
 
 from calm_jax.checkpoints import (
   directories,
+  foreign_folders,
   huggingface,
   native,
   t5x,
@@ -19,15 +20,10 @@ from calm_jax.checkpoints import (
 )
 from calm_jax.checkpoints.storage import Folder, is_url
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
-from calm_jax.checkpoints.t5x_tree import check_parameters
+from calm_jax.checkpoints.t5x_tree import check_parameters, read_description
 
 _STEP = re.compile(r'checkpoint_(\d+)/')
 _DESCRIPTION = 'metadata'
-_MESH_TENSORFLOW = (
-  '{} is a checkpoint of Mesh TensorFlow (the first T5 codebase), which is not '
-  'read. T5X converts it: python -m t5x.scripts.convert_tf_checkpoint; most '
-  'published ones lie converted in gs://t5-data/pretrained_models/t5x/'
-)
 
 
 def open_checkpoint(path: str | os.PathLike) -> StoredCheckpoint:
@@ -55,8 +51,8 @@ def open_checkpoint(path: str | os.PathLike) -> StoredCheckpoint:
     if folder.has(f'{place}{t5x_orbax.FILE}'):
       return _open_orbax(folder, place)
   names = folder.names()
-  if any(name.endswith('.index') for name in names):
-    raise ValueError(_MESH_TENSORFLOW.format(folder.path))
+  if why := foreign_folders.unreadable(folder.path, names):
+    raise ValueError(why)
   return _open_one_of(folder, names)
 
 
@@ -68,30 +64,32 @@ def _open_file(path: str) -> StoredCheckpoint:
       f"{path} is one file of Hugging Face's; give its folder, {folder}"
     )
   if name.endswith('.index') or '.ckpt' in name:
-    raise ValueError(_MESH_TENSORFLOW.format(path))
+    raise ValueError(foreign_folders.MESH_TENSORFLOW.format(path))
   return t5x.open_checkpoint(folder, file=name)
 
 
 def _open_legacy(folder: Folder) -> StoredCheckpoint:
   # TensorFlow keeps a text of this name beside its own files.
   if b'model_checkpoint_path' in folder.read(t5x.FILE)[:100]:
-    raise ValueError(_MESH_TENSORFLOW.format(folder.path))
+    raise ValueError(foreign_folders.MESH_TENSORFLOW.format(folder.path))
   return t5x.open_checkpoint(folder.path)
 
 
 def _open_orbax(folder: Folder, place: str) -> StoredCheckpoint:
   """Opens T5X's or our own, which has a description beside the arrays."""
   arrays = folder.inside(place) if place else folder
-  opened = t5x_orbax.open_checkpoint(arrays.path)
   name = f'{_DESCRIPTION}/{_DESCRIPTION}'
   if not place or not folder.has(name):
-    return opened
+    return t5x_orbax.open_checkpoint(
+      arrays.path, described=read_description(folder)
+    )
   if not is_url(folder.path) and not directories.is_complete(folder.path):
     raise ValueError(
       directories.damage_message(folder.path, 'it was never completed')
     )
   metadata = native.parse_metadata(folder.path, folder.read(name))
   config = native.config_of(folder.path, metadata)
+  opened = t5x_orbax.open_checkpoint(arrays.path, described={})
   check_parameters(folder.path, opened.tensors, config)
   return dataclasses.replace(
     opened,

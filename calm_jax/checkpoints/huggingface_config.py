@@ -7,6 +7,7 @@ the value that this model computes with; anything else is refused by name.
 from collections.abc import Mapping
 from typing import Any
 
+from calm_jax.checkpoints import huggingface_generation
 from calm_jax.model.config import T5Config
 
 MODEL_TYPES = ('t5', 'mt5')
@@ -31,12 +32,15 @@ _SIZES = {
   'num_encoder_layers': 'num_layers',
 }
 # Fields with one possible value.
-_FIXED = {
-  'layer_norm_epsilon': 1e-6,
-  'is_encoder_decoder': True,
-  'pad_token_id': 0,
-  'decoder_start_token_id': 0,
-}
+_FIXED = {'layer_norm_epsilon': 1e-6, 'is_encoder_decoder': True}
+# Classes that were saved -> what they lack.
+_ENCODER = ('EncoderModel',)
+_HEADS = (
+  'ForSequenceClassification',
+  'ForTokenClassification',
+  'ForQuestionAnswering',
+)
+_WHOLE = 'give the T5ForConditionalGeneration that it was made from'
 
 
 def config_from_huggingface(
@@ -46,21 +50,14 @@ def config_from_huggingface(
 
   Args:
     path: of the folder, for messages.
-    fields: what the file holds.
+    fields: what the file holds, after `check_model`.
     tied: whether the output matrix is the input table, with scaled logits;
       config.json does not say this reliably, see `huggingface`.
 
   Raises:
-    ValueError: if it is no T5, or one that this model does not compute.
+    ValueError: if it is one that this model does not compute.
   """
   where = f'{path}/config.json'
-  check_model_type(where, fields)
-  for name, value in _FIXED.items():
-    if fields.get(name, value) not in (value, None):
-      raise ValueError(
-        f'{where}: {name} is {fields[name]!r}, and this model computes with '
-        f'{value!r} only'
-      )
   missing = [name for name in _SIZES.values() if name not in fields]
   if missing:
     raise ValueError(f'{where} does not give {missing}; get the file again')
@@ -85,8 +82,46 @@ def config_from_huggingface(
     raise ValueError(f'{where}: {error}') from error
 
 
-def check_model_type(where: str, fields: Mapping[str, Any]) -> None:
-  """Raises ValueError if a config.json is of another kind of model."""
+def check_model(where: str, fields: Mapping[str, Any]) -> None:
+  """Raises ValueError if a config.json is of something else than a whole T5.
+
+  Says what it is of and what to give instead.
+  """
+  _check_model_type(where, fields)
+  classes = fields.get('architectures')
+  name = str(classes[0]) if isinstance(classes, list) and classes else ''
+  if name.endswith(_ENCODER) or fields.get('is_encoder_decoder') is False:
+    raise ValueError(
+      f'{where} is of an encoder alone ({name or "is_encoder_decoder false"}), '
+      f'which has no layers that decode; {_WHOLE}'
+    )
+  if name.endswith(_HEADS):
+    raise ValueError(
+      f'{where} is of {name}, a classifier that says no tokens; {_WHOLE}'
+    )
+  if fields.get('quantization_config'):
+    raise ValueError(
+      f'{where} has a quantization_config: its parameters are integers. Where '
+      'transformers is installed: from_pretrained(FOLDER).dequantize()'
+      '.save_pretrained(NEW_FOLDER)'
+    )
+  for field, value in _FIXED.items():
+    if fields.get(field, value) not in (value, None):
+      raise ValueError(
+        f'{where}: {field} is {fields[field]!r}, and this model computes with '
+        f'{value!r} only'
+      )
+  huggingface_generation.check_ids(where, fields)
+  kind = str(fields.get('feed_forward_proj', 'relu'))
+  told = fields.get('is_gated_act')
+  if told is not None and bool(told) != kind.startswith('gated'):
+    raise ValueError(
+      f'{where}: is_gated_act is {told!r} and feed_forward_proj {kind!r}, '
+      'which contradict each other; correct the one that is wrong'
+    )
+
+
+def _check_model_type(where: str, fields: Mapping[str, Any]) -> None:
   kind = fields.get('model_type', 't5')
   if kind in MODEL_TYPES:
     return
@@ -99,6 +134,26 @@ def check_model_type(where: str, fields: Mapping[str, Any]) -> None:
     f'{where} describes a model of type {kind!r}{advice.get(kind, "")}; this '
     f'model reads {" and ".join(MODEL_TYPES)}: T5 1.0, v1.1, Flan-T5, mT5'
   )
+
+
+def scales_tied_logits(fields: Mapping[str, Any]) -> tuple[bool, str]:
+  """Returns whether logits are scaled if the output is tied, as it was saved.
+
+  `scale_decoder_outputs` of transformers 5 says it; `tie_word_embeddings` did
+  in version 4, but 5 writes true whatever the model. Its MT5 never scales, and
+  does not say so.
+
+  Returns:
+    Whether they are, and the reason where they are not though it is tied.
+  """
+  told = fields.get('scale_decoder_outputs')
+  if told is not None:
+    return bool(told), '' if told else 'config.json says so'
+  version = str(fields.get('transformers_version') or '0')
+  major = version.partition('.')[0]
+  if fields.get('model_type') == 'mt5' and major.isdigit() and int(major) >= 5:
+    return False, f'transformers {version}, which wrote it, never does for mT5'
+  return bool(fields.get('tie_word_embeddings', True)), ''
 
 
 def config_to_huggingface(
@@ -116,6 +171,12 @@ def config_to_huggingface(
   """
   if model_type not in MODEL_TYPES:
     raise ValueError(f'model_type must be in {MODEL_TYPES}, got {model_type!r}')
+  if model_type == 'mt5' and config.tied_embeddings:
+    raise ValueError(
+      'this model scales its logits, as a tied output demands, and the mT5 of '
+      "transformers 5 never does: write it with model_type 't5' "
+      '(--model_type=t5), which computes the same otherwise'
+    )
   names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
   if config.mlp_activations not in names:
     raise ValueError(
@@ -133,6 +194,8 @@ def config_to_huggingface(
     'relative_attention_max_distance': config.relative_max_distance,
     'dropout_rate': config.dropout_rate,
     **_FIXED,
+    'pad_token_id': 0,
+    'decoder_start_token_id': 0,
     'eos_token_id': 1,
     'use_cache': True,
     # Says there whether logits are scaled as well; version 5 reads only that.

@@ -19,7 +19,7 @@ from calm_jax.checkpoints.formats import open_checkpoint
 from calm_jax.checkpoints.native import Checkpoint
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.stored_tensors import Index, StoredTensor
-from calm_jax.checkpoints.t5x_tree import check_parameters
+from calm_jax.checkpoints.t5x_tree import ASSUMED, check_parameters
 from calm_jax.model.config import T5Config
 
 
@@ -46,7 +46,8 @@ def load(
   Returns:
     Parameters in float32 (whatever they are stored as: it is exact), the
     configuration, and a description: 'format', 'step', 'notes' (what was left
-    aside) and, of our own checkpoints, all that `load_params` returns.
+    aside or assumed), 'generation' and 'texts' (see `StoredCheckpoint`) and, of
+    our own checkpoints, all that `load_params` returns.
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
@@ -54,6 +55,9 @@ def load(
       misshapen or not finite, or the configuration is another.
   """
   stored = open_checkpoint(path)
+  notes = stored.notes
+  if config is not None:
+    notes = tuple(note for note in notes if not note.startswith(ASSUMED))
   config = agreed_config(stored, config)
   placed = {}
   for name, tensor in stored.tensors.items():
@@ -69,7 +73,9 @@ def load(
   description = {
     'format': stored.format,
     'step': stored.step,
-    'notes': list(stored.notes),
+    'notes': list(notes),
+    'generation': stored.generation,
+    'texts': stored.texts,
     **stored.metadata,
   }
   return Checkpoint(params, config, description)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from calm_jax.checkpoints.huggingface_generation import GenerationRules
+from calm_jax.checkpoints.huggingface_texts import TextFacts
 from calm_jax.checkpoints.stored_tensors import StoredTensor
 from calm_jax.model.config import T5Config
 
@@ -28,6 +30,8 @@ class StoredCheckpoint:
       {'kernel' [D], 'bias' []}.
     notes: what was found and left aside, in sentences.
     metadata: the description of a checkpoint of our own form, else empty.
+    generation: what its outputs begin with and lack, by its own account.
+    texts: what it says of its tokenizer.
   """
 
   path: str
@@ -38,3 +42,5 @@ class StoredCheckpoint:
   classifier: dict[str, np.ndarray] | None = None
   notes: tuple[str, ...] = ()
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  generation: GenerationRules = GenerationRules()
+  texts: TextFacts = TextFacts()

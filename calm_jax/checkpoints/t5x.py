@@ -16,7 +16,11 @@ from calm_jax.checkpoints import parameter_names, stored_tensors, zarr_arrays
 from calm_jax.checkpoints.storage import Folder, checked_name, first_line
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.stored_tensors import BFLOAT16, DTYPES, StoredTensor
-from calm_jax.checkpoints.t5x_tree import as_checkpoint
+from calm_jax.checkpoints.t5x_tree import (
+  as_checkpoint,
+  describe,
+  read_description,
+)
 
 FILE = 'checkpoint'
 _VERSION = 3
@@ -73,6 +77,7 @@ def open_checkpoint(
     tensors,
     step=step,
     notes=notes if rest else (),
+    described=read_description(folder) if file == FILE else None,
   )
 
 
@@ -164,6 +169,7 @@ def write_checkpoint(
   }
   with open(os.path.join(path, FILE), 'wb') as file:
     file.write(serialization.msgpack_serialize(content))
+  describe(path, checkpoint.config)
 
 
 def _written(path: str, name: str, tensor: StoredTensor) -> Any:

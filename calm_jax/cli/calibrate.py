@@ -94,13 +94,16 @@ def run(
       context={
         'task': data.as_task(task).name,
         'split': split,
-        **_context(loaded, policy, layout),
+        'checkpoint_step': loaded.step,
+        'batch_shape': [layout.batch_size, loaded.feature_lengths['inputs']],
       },
       full_grid=full_grid,
       table_path=_place(output_dir, 'loss_table.npz'),
+      uses_in=os.path.join(model_dir, records.ROW_USES_NAME),
       progress=speaking.say,
     )
-    return found.full.tokens, found.table.losses
+    # A row for each example of the Task, those that are read alike as well.
+    return found.full.tokens[found.places], found.table.losses[found.places]
 
   data.run_calibration_task(
     task,
@@ -190,24 +193,6 @@ def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
     return
   rows = records.read_training_rows(path)
   data.refuse_training_rows(batches, rows, prefix=prefix)
-
-
-def _context(
-  loaded: runs.LoadedRun,
-  policy: decoding.ComputePolicy,
-  layout: evaluation.BatchLayout,
-) -> dict[str, Any]:
-  """Returns what the losses depend on and evaluation does not know."""
-  return {
-    **runs.certificate_context(
-      policy,
-      params=loaded.params,
-      tokenizer=loaded.tokenizer,
-      sampler=decoding.Greedy(),
-    ),
-    'checkpoint_step': loaded.step,
-    'batch_shape': [layout.batch_size, loaded.feature_lengths['inputs']],
-  }
 
 
 if __name__ == '__main__':

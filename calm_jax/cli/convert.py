@@ -15,12 +15,17 @@ our form is a run directory that decodes and that training starts from.
 import collections
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from absl import app, flags, logging
 
 from calm_jax import checkpoints, runs
 from calm_jax.checkpoints import classifiers, conversion
+from calm_jax.checkpoints.huggingface_companions import COMPANIONS
+from calm_jax.checkpoints.loading import agreed_config
 from calm_jax.checkpoints.stored_tensors import DTYPES
+from calm_jax.checkpoints.t5x_tree import ASSUMED
 from calm_jax.cli import app_runner
 from calm_jax.cli.dry_run_flag import DRY_RUN
 from calm_jax.tokenizer import BYTES, VOCABULARY_NAME, keep_vocabulary
@@ -49,12 +54,15 @@ _MAX_FILE_BYTES = flags.DEFINE_integer(
 _VOCABULARY = flags.DEFINE_string(
   'vocabulary',
   None,
-  "SentencePiece model of the source, copied beside it; 'bytes' for ByT5's.",
+  "SentencePiece model of the source (or transformers' tokenizer.json), copied "
+  "beside it; 'bytes' for ByT5's. A run directory and a folder of Hugging "
+  "Face's have their own.",
 )
 _EXTRA_IDS = flags.DEFINE_integer(
   'extra_ids',
-  100,
-  'Sentinel ids after the vocabulary; 0 for mT5, 125 for ByT5.',
+  None,
+  'Sentinel ids after the vocabulary: 100 for T5, 0 for mT5, 125 for ByT5; by '
+  'default what the source says, or 100.',
   0,
 )
 _INPUT_LENGTH = flags.DEFINE_integer(
@@ -70,6 +78,18 @@ _STEP = flags.DEFINE_integer(
   "Training steps taken, where the source does not say (Hugging Face's). T5X "
   'finds no checkpoint of step 0 in a model directory.',
   0,
+)
+_ACTIVATIONS = flags.DEFINE_list(
+  'activations',
+  None,
+  "Of the feed-forward, where the source is T5X's, which does not say: "
+  '"gelu,linear", "silu,linear", "relu" ...',
+)
+_RELATIVE_MAX_DISTANCE = flags.DEFINE_integer(
+  'relative_max_distance',
+  None,
+  "The farthest relative position, where the source is T5X's; T5 has 128.",
+  1,
 )
 _ALLOW_NONFINITE = flags.DEFINE_bool(
   'allow_nonfinite', False, 'Write NaN and infinity all the same.'
@@ -111,6 +131,7 @@ def run(
   *,
   texts: runs.TextFeatures | None = None,
   step: int | None = None,
+  said: Mapping[str, Any] | None = None,
   dry_run: bool = False,
 ) -> None:
   """Converts a checkpoint and prints what became of it.
@@ -122,23 +143,29 @@ def run(
     texts: the source's vocabulary, which is copied into the run directory, and
       what else makes a run of it.
     step: training steps taken, where the source does not say.
+    said: fields of the configuration that a source of T5X's leaves open.
     dry_run: print the mapping and stop.
 
   Raises:
     OSError, ValueError: see `open_checkpoint` and `convert`.
   """
   ours = target.format == 'calm_jax'
-  if texts is not None and not ours:
+  if texts is not None and target.format not in ('calm_jax', 'huggingface'):
     raise ValueError(
-      f'--vocabulary is for --to=calm_jax; copy the file into {directory}'
+      "--vocabulary is for --to=calm_jax and --to=huggingface; T5X's forms "
+      f'hold parameters alone: copy the file into {directory}'
     )
-  opened = checkpoints.open_checkpoint(source)
+  opened = _open(source, said)
   if step is not None:
     opened = dataclasses.replace(opened, step=step)
   if texts is None:
     context = opened.metadata.get('context', {})
   else:
+    texts = texts.agreed(opened.texts)
     context = texts.context(opened.config.vocab_size)
+    target = dataclasses.replace(
+      target, tokenizer=texts.tokenizer(opened.config.vocab_size)
+    )
   target = dataclasses.replace(target, context=context)
   print(describe(opened))
   if dry_run:
@@ -152,10 +179,41 @@ def run(
     f'{written.num_bytes:,} bytes, read back and equal; fingerprint '
     f'{written.fingerprint}'
   )
-  if texts is not None and texts.vocabulary != BYTES:
+  for note in written.notes[len(opened.notes) :]:
+    print(f'note: {note}')
+  if ours and 'vocabulary_file' not in context:
+    print(
+      'note: no vocabulary was named, so this is no run directory that decodes '
+      'or trains on: give --vocabulary'
+      + (f'={opened.path}/{own[0]}' if (own := _own(opened)) else '')
+    )
+  if not ours:
+    beside = sorted(set(os.listdir(written.path)) & set(COMPANIONS))
+    if beside:
+      print(f'beside it: {", ".join(beside)}')
+  elif texts is not None and texts.vocabulary != BYTES:
     keep_vocabulary(texts.tokenizer(opened.config.vocab_size), directory)
     print(f'{os.path.join(directory, VOCABULARY_NAME)}: the vocabulary')
   _keep_classifier(opened, directory, ours, written.fingerprint)
+
+
+def _own(opened: checkpoints.StoredCheckpoint) -> list[str]:
+  """Returns the vocabularies that lie beside a checkpoint."""
+  if opened.format != 'huggingface' or not os.path.isdir(opened.path):
+    return []
+  return [name for name in COMPANIONS[1:3] if name in os.listdir(opened.path)]
+
+
+def _open(
+  source: str, said: Mapping[str, Any] | None
+) -> checkpoints.StoredCheckpoint:
+  """Opens the source, with what is said of its configuration."""
+  opened = checkpoints.open_checkpoint(source)
+  if not said:
+    return opened
+  config = agreed_config(opened, dataclasses.replace(opened.config, **said))
+  notes = (note for note in opened.notes if not note.startswith(ASSUMED))
+  return dataclasses.replace(opened, config=config, notes=tuple(notes))
 
 
 def _keep_classifier(opened, directory: str, ours: bool, backbone: str) -> None:
@@ -190,6 +248,16 @@ def _texts() -> runs.TextFeatures | None:
   )
 
 
+def _said() -> dict[str, Any]:
+  """Returns what the flags say of the configuration."""
+  said: dict[str, Any] = {}
+  if _ACTIVATIONS.value:
+    said['mlp_activations'] = tuple(_ACTIVATIONS.value)
+  if _RELATIVE_MAX_DISTANCE.value:
+    said['relative_max_distance'] = _RELATIVE_MAX_DISTANCE.value
+  return said
+
+
 def main(argv):
   """Runs the job that the flags describe."""
   if len(argv) > 1:
@@ -211,6 +279,7 @@ def main(argv):
       ),
       texts=_texts(),
       step=_STEP.value,
+      said=_said(),
       dry_run=DRY_RUN.value,
     )
 

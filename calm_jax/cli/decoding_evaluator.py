@@ -146,7 +146,7 @@ class DecodingPlan:
     """
     policies = {'full': decoding.ComputePolicy()}
     if self.policy is not None:
-      policies['early'] = decoding.with_threshold(self.policy, self.threshold)
+      policies['early'] = decoding.with_setting(self.policy, self.threshold)
     evaluator = decoding_evaluator(
       config,
       functools.partial(batches, max_examples=self.max_examples),

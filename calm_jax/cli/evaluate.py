@@ -11,6 +11,7 @@ processes each decodes its share and writes what it predicts; killed and started
 again it goes on where it was.
 """
 
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -70,9 +71,17 @@ def run(
   jobs.open_output(output_dir, 'evaluate.gin')
   loaded = jobs.load_run(model_dir, task, max_length)
   policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
-  early_policy = runs.apply_certificate(
-    certified, policy, params=loaded.params, tokenizer=loaded.tokenizer
+  decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
+  early_policy, _, differences = runs.use_certificate(
+    certified,
+    policy,
+    dataclasses.replace(
+      decode.context(policy),
+      batch_shape=(layout.batch_size, loaded.feature_lengths['inputs']),
+    ),
   )
+  for line in differences.told:
+    speaking.say(line)
   batches = list(
     data.eval_batches(
       task,
@@ -90,7 +99,7 @@ def run(
       bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     )
   found = evaluation.run_evaluation(
-    jobs.dataset_decoder(loaded, layout, model_dir=model_dir),
+    decode,
     batches,
     policy,
     certified,
@@ -107,6 +116,7 @@ def run(
       checkpoint_step=loaded.step,
       certificate=path,
       batch_size=layout.batch_size,
+      decoding=decode.context(early_policy, {}).write(),
     ),
   )
   evaluation.write_predictions(
@@ -125,15 +135,18 @@ def _load_certificate(path: str, split: str, task: str) -> Certificate:
       f'there is no certificate at {path}; run calm_jax.cli.calibrate first'
     )
   certified = Certificate.load(path)
-  if split in ('train', 'validation', certified.context['split']):
+  if split in ('train', 'validation', certified.context.get('split')):
     raise ValueError(
       f'split {split!r} was trained on, selected on or calibrated on; evaluate '
       "on 'test'"
     )
-  if certified.context['task'] != task:
+  made_on = certified.context.get('task')
+  if made_on is None:
+    speaking.say(f'{path} does not say which task it was made on')
+  elif made_on != task:
     raise ValueError(
-      f'the certificate is of task {certified.context["task"]!r}, not of '
-      f'{task!r}; calibrate on this one'
+      f'the certificate is of task {made_on!r}, not of {task!r}; calibrate on '
+      'this one'
     )
   return certified
 

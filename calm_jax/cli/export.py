@@ -73,9 +73,13 @@ def run(
     eos_id=loaded.tokenizer.eos_id,
     feature_lengths=loaded.feature_lengths,
   )
-  holding = _find_certificate(
+  certified = _find_certificate(
     certificate, model_dir, loaded, spec, allow_uncertified
   )
+  if certified is not None and certified.certified:
+    # The threshold is an input; what else the setting sets is the program's.
+    policy = decoding.with_setting(spec.policy, certified.setting)
+    spec = dataclasses.replace(spec, policy=policy)
   bind = functools.partial(
     decoding.bind,
     model.as_layered_decoder(loaded.config),
@@ -93,7 +97,7 @@ def run(
     spec,
     parameter_fingerprint=checkpoints.parameter_fingerprint(loaded.params),
     tokenizer_fingerprint=loaded.tokenizer.fingerprint,
-    certificate=holding,
+    certificate=None if certified is None else _stated(certified),
     context={
       'model': dataclasses.asdict(loaded.config),
       'step': loaded.step,
@@ -113,38 +117,38 @@ def _find_certificate(
   loaded: runs.LoadedRun,
   spec: deployment.ProgramSpec,
   allow_uncertified: bool,
-) -> dict[str, Any] | None:
-  """Returns what a manifest says of the certificate that holds, if one does."""
+) -> Certificate | None:
+  """Returns the certificate that holds, if one does."""
   default = runs.certificate_path(model_dir)
   if path is None and not os.path.exists(default):
     print(f'no certificate at {default}: every call must give a threshold')
     return None
   path = default if path is None else path
   certificate = Certificate.load(path)
-  differing = runs.certificate_differences(
+  found = runs.certificate_differences(
     certificate,
     spec.policy,
-    params=loaded.params,
-    tokenizer=loaded.tokenizer,
-    sampler=spec.sampler,
+    runs.decoding_context(
+      sampler=spec.sampler,
+      **{
+        **loaded.context(),
+        'input_length': spec.source_length,
+        'max_length': spec.max_length,
+      },
+    ),
   )
-  trained = loaded.feature_lengths['targets']
-  if spec.max_length != trained:
-    differing.append(
-      f'max_length: certified for {trained}, got {spec.max_length}'
-    )
+  differing = list(found.breaking)
   if certificate.threshold is None or not spec.has_threshold:
     differing.append('threshold: the certified setting has none')
+  elif not certificate.certified and not decoding.is_full_at_one(spec.policy):
+    differing.append(
+      'policy: nothing was certified of it, and at threshold 1 it is not the '
+      'full model (its readout chooses among a part of the vocabulary, its '
+      'plan skips layers, or a budget stops it)'
+    )
   if not differing:
-    print(f'{path} holds: {certificate.describe()}')
-    return {
-      'threshold': certificate.threshold,
-      'certified': certificate.certified,
-      'tolerance': certificate.tolerance,
-      'error_rate': certificate.error_rate,
-      'statement': certificate.describe(),
-      'context': certificate.context,
-    }
+    print('\n'.join([f'{path} holds: {certificate.describe()}', *found.told]))
+    return certificate
   reasons = f'{path} does not hold for this {"; ".join(differing)}'
   if not allow_uncertified:
     raise ValueError(
@@ -153,6 +157,18 @@ def _find_certificate(
     )
   print(f'UNCERTIFIED: {reasons}')
   return None
+
+
+def _stated(certificate: Certificate) -> dict[str, Any]:
+  """Returns what a manifest says of a certificate."""
+  return {
+    'threshold': certificate.threshold,
+    'certified': certificate.certified,
+    'tolerance': certificate.tolerance,
+    'error_rate': certificate.error_rate,
+    'statement': certificate.describe(),
+    'context': certificate.context,
+  }
 
 
 def _compare(

@@ -59,8 +59,8 @@ def run(
   allow_uncertified: bool = False,
   sampler: decoding.Sampler | None = None,
   vocabulary: str | runs.TextFeatures | None = None,
-  forced_prefix: str = '',
-  suppressed_tokens: Sequence[int | str] | int = (),
+  forced_prefix: str | Sequence[int] | None = None,
+  suppressed_tokens: Sequence[int | str] | int | None = None,
   max_length: int | None = None,
   allow_nonfinite: bool = False,
 ) -> list[pipeline.GeneratedText]:
@@ -81,9 +81,10 @@ def run(
     vocabulary: for checkpoints that are no run directory, a SentencePiece model
       or 'bytes', with T5's 100 extra ids; `runs.TextFeatures` where more is to
       be said.
-    forced_prefix: what every output begins with. No certificate covers that.
-    suppressed_tokens: ids or pieces that are never said, or one of them; not
-      covered by one either.
+    forced_prefix: what every output begins with, a text or ids; what the
+      checkpoint says if None. No certificate covers that.
+    suppressed_tokens: ids or pieces that are never said, or one of them; what
+      the checkpoint says if None. Not covered by one either.
     max_length: the most tokens of an output, EOS included; that of training if
       None, and the one that certificates hold for.
     allow_nonfinite: decode with parameters that are not numbers too.
@@ -110,6 +111,8 @@ def run(
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
     speaking.tell(terminal_decoding.UNCERTIFIED)
+  for line in generator.cautions:
+    speaking.tell(f'certificate: {line}')
   if files.is_shown:
     return terminal_decoding.show(generator, files.inputs, options, uncertified)
   if files.is_typed:
@@ -133,7 +136,7 @@ def _policy(
       )
     calibration.check_settings([threshold])
     speaking.tell(f'threshold {threshold:g}, given by hand: no guarantee')
-    return decoding.with_threshold(policy, threshold), None
+    return decoding.with_setting(policy, threshold), None
   if certificate is not None and not os.path.exists(certificate):
     raise FileNotFoundError(
       f'there is no certificate {certificate}; calm_jax.cli.calibrate writes '

@@ -63,10 +63,7 @@ def dataset_decoder(
     detokenize=run.tokenizer.decode,
     max_length=run.feature_lengths['targets'],
     eos_id=run.tokenizer.eos_id,
-    about={
-      'parameters': checkpoints.parameter_fingerprint(run.params),
-      'tokenizer': run.tokenizer.fingerprint,
-    },
+    about=run.context(),
     keep_in=os.path.join(model_dir, DECODES),
     share=collectives.Share.here(),
     progress=speaking.say,
@@ -114,6 +111,26 @@ def load_run(
       f'the task has the prefix {prefix!r}, training had {expected!r}'
     )
   return dataclasses.replace(run, prefix=prefix)
+
+
+def as_begun(plan: data.DataPlan, directory: str) -> data.DataPlan:
+  """Returns a plan that cuts inputs as a run in a directory did so far.
+
+  A run that was begun when inputs that were cut lost their EOS goes on so, and
+  it is said.
+  """
+  step = checkpoints.latest_step(directory)
+  if step is None:
+    return plan
+  path = checkpoints.checkpoint_path(directory, step)
+  begun = plan.as_begun(checkpoints.read_metadata(path).get('context'))
+  if begun.inputs_cut != plan.inputs_cut:
+    speaking.say(
+      f'{directory} was begun when inputs of more than '
+      f'{plan.lengths["inputs"]} tokens lost their end of sequence, and goes '
+      'on so; begun anew it would train on them as they are served, with it'
+    )
+  return begun
 
 
 def run_context(config: model.T5Config, **details: Any) -> records.RunContext:

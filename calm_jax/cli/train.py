@@ -75,6 +75,7 @@ def run(
   seqio_task = datasets.as_task(task)
   tokenizer = _tokenizer_of(seqio_task, config)
   objective = objective or training.Objective()
+  data = jobs.as_begun(data, model_dir)
   context = _context(
     task, tokenizer, data, objective, initial_model_dir, seed=seed
   )
@@ -181,6 +182,7 @@ def _evaluators(
     data.batch_size,
     feature_lengths=data.lengths,
     split='validation',
+    inputs_cut=data.inputs_cut,
   )
   evaluators = {
     'validation': training.teacher_forced_evaluator(

@@ -51,6 +51,7 @@ def run(
   loaded = jobs.load_run(model_dir, task)
   seqio_task = datasets.as_task(task)
   data = dataclasses.replace(data, feature_lengths=loaded.feature_lengths)
+  data = jobs.as_begun(data, directory)
 
   def batches(skip):
     # Asked for once the directory is known to be of this very run.
@@ -75,6 +76,7 @@ def run(
     feature_lengths=loaded.feature_lengths,
     split='validation',
     max_examples=data.eval_examples,
+    inputs_cut=data.inputs_cut,
   )
   counts = training.evaluate_classifier(
     loaded.config,

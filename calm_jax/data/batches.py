@@ -15,6 +15,7 @@ from absl import logging
 
 from calm_jax.data.batch_shapes import shard_rows
 from calm_jax.data.token_files import FEATURES
+from calm_jax.tokenizer import KEEPS_EOS, cut_input
 
 Batch = dict[str, Any]
 # With `inputs` and `targets`, int32 ids of any length.
@@ -31,6 +32,7 @@ def batch_examples(
   skip: int = 0,
   num_shards: int = 1,
   shard_id: int = 0,
+  inputs_cut: str = KEEPS_EOS,
 ) -> Iterator[tuple[Batch, Sequence[Example]]]:
   """Yields batches in the order in which they fill up, with their examples.
 
@@ -43,6 +45,7 @@ def batch_examples(
     num_shards: processes that share each batch.
     shard_id: which of them this is; rows of the processes, in this order, are
       the batch that a single process would get.
+    inputs_cut: see `make_batch`.
 
   Yields:
     The batch, see `make_batch`, and the examples of its first rows.
@@ -50,13 +53,27 @@ def batch_examples(
   rows = shard_rows(batch_size, num_shards, shard_id)
   groups = _grouped(examples, batch_size, buckets)
   for lengths, group in itertools.islice(groups, skip, None):
-    yield make_batch(group[rows], rows.stop - rows.start, lengths), group[rows]
+    size = rows.stop - rows.start
+    batch = make_batch(group[rows], size, lengths, inputs_cut=inputs_cut)
+    yield batch, group[rows]
 
 
 def make_batch(
-  examples: Sequence[Example], num_rows: int, lengths: Lengths
+  examples: Sequence[Example],
+  num_rows: int,
+  lengths: Lengths,
+  *,
+  inputs_cut: str = KEEPS_EOS,
 ) -> Batch:
   """Returns examples as one batch, cut or padded to `lengths`.
+
+  Args:
+    examples: at most `num_rows` of them.
+    num_rows: B.
+    lengths: S and T. Inputs are cut as everywhere, by `tokenizer.cut_input`. A
+      target that is cut ends without EOS: no model shall learn to stop there.
+    inputs_cut: the form of that cut, `tokenizer.LOSES_EOS` where inputs end
+      with no EOS.
 
   Returns:
     encoder_input_tokens int32 [B, S], decoder_input_tokens (the targets, one
@@ -64,9 +81,14 @@ def make_batch(
     float32 [B, T] (1 at targets, 0 at padding), and num_valid, the number of
     real rows, which come first. B is `num_rows`.
   """
-  inputs, targets = (
-    _padded([example[name] for example in examples], num_rows, length)
-    for name, length in zip(FEATURES, lengths, strict=True)
+  source, target = lengths
+  inputs = _padded(
+    [cut_input(row['inputs'], source, form=inputs_cut) for row in examples],
+    num_rows,
+    source,
+  )
+  targets = _padded(
+    [row['targets'][:target] for row in examples], num_rows, target
   )
   shifted = np.zeros_like(targets)
   shifted[:, 1:] = targets[:, :-1]
@@ -109,8 +131,8 @@ def report_too_long(
     return
   message = (
     f'{too_long} of {size} examples of {place} are longer than {dict(lengths)} '
-    f'tokens and are {"refused" if refuse else "cut"}; raise feature_lengths '
-    'to keep them whole.'
+    f'tokens and are {"refused" if refuse else "cut (inputs keep their EOS)"}; '
+    'raise feature_lengths to keep them whole.'
   )
   if refuse:
     raise ValueError(message)
@@ -139,8 +161,8 @@ def _grouped(
 def _padded(
   rows: Sequence[np.ndarray], num_rows: int, length: int
 ) -> np.ndarray:
-  """Returns sequences as int32 [num_rows, length], cut or padded with 0."""
+  """Returns sequences as int32 [num_rows, length], padded with 0."""
   padded = np.zeros((num_rows, length), np.int32)
   for row, ids in zip(padded, rows, strict=False):
-    row[: len(ids)] = ids[:length]
+    row[: len(ids)] = ids
   return padded

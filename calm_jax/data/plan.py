@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calm_jax.data import batch_shapes
+from calm_jax.tokenizer import KEEPS_EOS, LOSES_EOS, check_form
 
 DEFAULT_BUCKETS = ((16, 16), (32, 32), (64, 64))
 
@@ -17,8 +18,8 @@ class DataPlan:
     batch_size: rows of every batch, all processes together (packed rows with
       `pack`).
     feature_lengths: longest `inputs` and `targets` in tokens, EOS included;
-      64 each where none is given. Longer examples are cut (and lose EOS), with
-      one warning that counts them.
+      64 each where none is given. Longer examples are cut, with one warning
+      that counts them: inputs keep their EOS, targets end without.
     length_buckets: (inputs, targets) lengths that batches are padded to; an
       example goes into the first bucket it fits. Buckets above
       `feature_lengths` are left out and `feature_lengths` is always the last
@@ -29,6 +30,8 @@ class DataPlan:
       `calm_jax.data.seqio.caching`.
     shuffle_buffer: examples held for shuffling; None for the whole split if it
       has at most 250,000 examples, and 50,000 of a larger one.
+    inputs_cut: `tokenizer.LOSES_EOS` for runs that were begun when inputs that
+      were cut lost their EOS, and that are to go on so.
     eval_examples: examples of the validation split that a run measures on; None
       for all.
   """
@@ -39,6 +42,7 @@ class DataPlan:
   pack: bool = False
   use_cached: bool = False
   shuffle_buffer: int | None = None
+  inputs_cut: str = KEEPS_EOS
   eval_examples: int | None = 1000
 
   def __post_init__(self):
@@ -46,6 +50,7 @@ class DataPlan:
     for name in ('shuffle_buffer', 'eval_examples'):
       if getattr(self, name) is not None:
         batch_shapes.check_positive(**{name: getattr(self, name)})
+    check_form(self.inputs_cut)
     # Raises for bad ones.
     _ = self.buckets
 
@@ -59,6 +64,16 @@ class DataPlan:
     """The (inputs, targets) lengths of batches, growing."""
     return batch_shapes.buckets_within(self.length_buckets, self.lengths)
 
+  def as_begun(self, context: Mapping[str, Any] | None) -> 'DataPlan':
+    """Returns the plan that cuts inputs as a run did so far.
+
+    Args:
+      context: of the run that goes on; None for one that begins.
+    """
+    if context is None or 'inputs_cut' in context:
+      return self
+    return dataclasses.replace(self, inputs_cut=LOSES_EOS)
+
   def context(self) -> dict[str, Any]:
     """Returns what decides which batches a seed gives, as JSON values.
 
@@ -70,6 +85,9 @@ class DataPlan:
       'use_cached': self.use_cached,
       'shuffle_buffer': self.shuffle_buffer,
     }
+    if self.inputs_cut != LOSES_EOS:
+      # What runs of 0.1.0 do not say is what they did.
+      optional['inputs_cut'] = self.inputs_cut
     return {
       'batch_size': self.batch_size,
       'length_buckets': [list(bucket) for bucket in self.length_buckets],

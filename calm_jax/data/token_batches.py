@@ -34,7 +34,8 @@ def npz_batches(
     path: the file; it is read into memory whole.
     batch_size: rows of every batch, all processes together.
     feature_lengths: longest `inputs` and `targets` in tokens; the longest of
-      the file if None. Longer examples are cut, with one warning.
+      the file if None. Longer examples are cut, with one warning: inputs keep
+      their EOS, targets end without.
     seed: of the order; each epoch has its own.
     length_buckets: as in `calm_jax.data.DataPlan`; none by default.
     skip: batches consumed by an earlier run with the same arguments; none of

@@ -38,9 +38,13 @@ from calm_jax.decoding.sampling import (
 )
 from calm_jax.decoding.settings import (
   describe,
+  describe_computation,
   full_model,
   full_within_budget,
-  with_threshold,
+  is_full_at_one,
+  setting_paths,
+  threshold_path,
+  with_setting,
 )
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
@@ -104,12 +108,16 @@ __all__ = [
   'decode_queue',
   'default_depth_loop',
   'describe',
+  'describe_computation',
   'describe_failure',
   'finish',
   'full_model',
   'full_within_budget',
   'generate',
+  'is_full_at_one',
   'refill',
+  'setting_paths',
   'start',
-  'with_threshold',
+  'threshold_path',
+  'with_setting',
 ]

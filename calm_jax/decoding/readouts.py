@@ -18,6 +18,7 @@ class FullVocabulary(StatelessSlot):
 
   reads_exit_states = False
   needs_whole_matrix = False
+  chooses_from_all = True
 
   def step(
     self,

@@ -1,60 +1,156 @@
 """A policy as a value: the setting one calibrates, and all that surrounds it.
 
-Calibration sweeps one number, the threshold of the exit rule; the rest of the
-policy stays. `with_threshold` puts a setting in, `describe` writes down
-everything but that number, so that a certificate can say which policy it was
-made for.
+A setting is a number, the threshold of the exit rule, or {path of a field in
+the policy: its value}, such as {'exit_rule.threshold': 0.8,
+'readout.num_blocks': 32}. `with_setting` puts it in; `describe` writes down
+everything else, so that a certificate can say which policy it was made for.
 """
 
 import dataclasses
 import hashlib
+import os
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.exits import LayerBudget, NeverExit
+from calm_jax.interfaces import BoundDecoder
+
+# What a setting that is a number stands for, as a path.
+THRESHOLD = 'threshold'
 
 
-def with_threshold(policy: ComputePolicy, threshold: float) -> ComputePolicy:
-  """Returns the policy with another threshold.
+def with_setting(policy: ComputePolicy, setting: Any) -> ComputePolicy:
+  """Returns the policy with other values of the fields that a setting names.
 
-  At 1.0 the rule looks where it did and never fires.
+  At threshold 1.0 an exit rule looks where it did and never fires.
 
   Args:
-    policy: its exit rule has a `threshold` (a number, or an object with a
-      `value`), or is a budget around such a rule, which stays.
-    threshold: in [0, 1].
+    policy: a policy; for a number its exit rule has a threshold, or is a budget
+      around such a rule, which stays.
+    setting: the threshold in [0, 1], or {path: value}, where a path leads from
+      the policy through its fields, 'readout.num_blocks'; 'threshold' alone
+      stands for the path of the threshold.
 
   Raises:
-    ValueError: if the exit rule has no threshold.
+    ValueError: if a path leads nowhere, naming what there is.
   """
-  rule = _rule_with_threshold(policy.exit_rule, threshold)
-  return dataclasses.replace(policy, exit_rule=rule)
+  for path, value in _by_path(policy, setting).items():
+    policy = _replace(policy, path.split('.'), value, path)
+  return policy
 
 
-def _rule_with_threshold(rule: Any, threshold: float) -> Any:
-  """Returns the exit rule with another threshold; see `with_threshold`."""
-  if isinstance(rule, LayerBudget):
-    inner = _rule_with_threshold(rule.rule, threshold)
-    return dataclasses.replace(rule, rule=inner)
+def setting_paths(policy: ComputePolicy, setting: Any) -> tuple[str, ...]:
+  """Returns the paths of the fields that a setting sets, sorted.
+
+  Raises:
+    ValueError: as `with_setting`.
+  """
+  with_setting(policy, setting)
+  return tuple(sorted(_by_path(policy, setting)))
+
+
+def threshold_path(policy: ComputePolicy) -> str | None:
+  """Returns where the number of the exit rule's threshold is; None if nowhere.
+
+  >>> from calm_jax import exits
+  >>> rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.9)
+  >>> threshold_path(ComputePolicy(exit_rule=rule))
+  'exit_rule.threshold'
+  """
+  rule: Any = policy.exit_rule
+  path = 'exit_rule'
+  while isinstance(rule, LayerBudget):
+    rule, path = rule.rule, f'{path}.rule'
   if not hasattr(rule, 'threshold'):
+    return None
+  path = f'{path}.threshold'
+  return f'{path}.value' if hasattr(rule.threshold, 'value') else path
+
+
+def _by_path(policy: ComputePolicy, setting: Any) -> dict[str, Any]:
+  """Returns a setting as {path: value}, without abbreviation."""
+  if not isinstance(setting, Mapping):
+    setting = {THRESHOLD: setting}
+  found: dict[str, Any] = {}
+  for path, value in setting.items():
+    if path == THRESHOLD:
+      path = threshold_path(policy)
+    if path is None:
+      rule = policy.exit_rule
+      while isinstance(rule, LayerBudget):
+        rule = rule.rule
+      raise ValueError(
+        f'{type(rule).__name__} has no threshold to set; use an exit rule such '
+        'as ConfidenceExit'
+      )
+    for other in found:
+      if f'{path}.'.startswith(f'{other}.') or f'{other}.'.startswith(
+        f'{path}.'
+      ):
+        raise ValueError(f'setting {dict(setting)} sets {path} twice')
+    found[path] = value
+  return found
+
+
+def _replace(parent: Any, names: list[str], value: Any, path: str) -> Any:
+  """Returns a dataclass with another value at the end of a path."""
+  name, *rest = names
+  fields = {field.name for field in dataclasses.fields(parent)}
+  if name not in fields:
     raise ValueError(
-      f'{type(rule).__name__} has no threshold to set; use an exit rule such '
-      'as ConfidenceExit'
+      f'setting {path!r}: {type(parent).__name__} has no field {name!r}; it '
+      f'has {", ".join(sorted(fields)) or "none"}'
     )
-  schedule = rule.threshold
-  if hasattr(schedule, 'value'):
-    threshold = dataclasses.replace(schedule, value=threshold)
-  return dataclasses.replace(rule, threshold=threshold)
+  child = getattr(parent, name)
+  if not rest:
+    if dataclasses.is_dataclass(child):
+      below = [field.name for field in dataclasses.fields(child)]
+      raise ValueError(
+        f'setting {path!r} is a whole {type(child).__name__}, not a number of '
+        f'it; name one of its fields: {", ".join(below) or "it has none"}'
+      )
+    return dataclasses.replace(parent, **{name: value})
+  if not dataclasses.is_dataclass(child):
+    raise ValueError(
+      f'setting {path!r}: {name} of {type(parent).__name__} is {child!r}, and '
+      'has no fields'
+    )
+  return dataclasses.replace(
+    parent, **{name: _replace(child, rest, value, path)}
+  )
 
 
 def full_model(policy: ComputePolicy) -> ComputePolicy:
-  """Returns the policy with an exit rule that never looks, nor has a budget.
+  """Returns the full model as the policy decodes it: every layer, every token.
 
-  What losses are measured against; `full_within_budget` is what to decode with.
+  Its exit rule never looks and has no budget, and no layer is skipped. What
+  losses are measured against; `full_within_budget` is what to decode with.
   """
-  return dataclasses.replace(policy, exit_rule=NeverExit())
+  return dataclasses.replace(
+    policy, exit_rule=NeverExit(), layer_plan=EveryLayer()
+  )
+
+
+def is_full_at_one(policy: ComputePolicy) -> bool:
+  """Whether the policy at threshold 1.0 says what the full model says.
+
+  Not with a layer budget, which may stop a token all the same, nor with a plan
+  that skips layers or a readout that chooses tokens among a part of V.
+  """
+  if not isinstance(policy.layer_plan, EveryLayer):
+    return False
+  if isinstance(policy.exit_rule, NeverExit):
+    return True
+  return (
+    threshold_path(policy) is not None
+    and not isinstance(policy.exit_rule, LayerBudget)
+    and getattr(policy.readout, 'chooses_from_all', False)
+  )
 
 
 def full_within_budget(policy: ComputePolicy) -> ComputePolicy:
@@ -63,16 +159,56 @@ def full_within_budget(policy: ComputePolicy) -> ComputePolicy:
   if not isinstance(rule, LayerBudget):
     return full_model(policy)
   rule = dataclasses.replace(rule, rule=NeverExit())
-  return dataclasses.replace(policy, exit_rule=rule)
+  return dataclasses.replace(full_model(policy), exit_rule=rule)
 
 
-def describe(policy_or_sampler: Any) -> Any:
+def describe_computation(bound: BoundDecoder | None = None) -> dict[str, str]:
+  """Returns what numbers depend on besides parameters and policy.
+
+  Args:
+    bound: the decoder, whose dtype and depth loop are told; without it, what
+      is true of this process.
+  """
+  config: Any = jax.config
+  described = {
+    'backend': jax.default_backend(),
+    'matmul_precision': str(config.jax_default_matmul_precision or ''),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+  }
+  if bound is not None:
+    described['dtype'] = np.dtype(bound.decoder.dtype).name
+    described['depth_loop'] = type(bound.depth_loop).__name__
+  return described
+
+
+def describe(policy_or_sampler: Any, setting: Any = None) -> Any:
   """Returns names and numbers of a policy or sampler as plain JSON values.
 
-  The threshold's value is left out: it is the setting. Arrays stand as their
-  SHA-256, so that other classifier weights make another policy.
+  Arrays stand as their SHA-256, so that other classifier weights make another
+  policy.
+
+  Args:
+    policy_or_sampler: what to describe.
+    setting: of a policy, stands as None where its values would be; the
+      threshold if None, where there is one. {} leaves nothing out.
+
+  Raises:
+    ValueError: for a setting that is not one of the policy.
   """
-  value = policy_or_sampler
+  left_out: tuple[str, ...] = ()
+  if isinstance(policy_or_sampler, ComputePolicy):
+    path = threshold_path(policy_or_sampler)
+    if setting is not None:
+      left_out = setting_paths(policy_or_sampler, setting)
+    elif path is not None:
+      left_out = (path,)
+  return _described(policy_or_sampler, '', frozenset(left_out))
+
+
+def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
+  """Returns what `describe` says of a part of a policy, found at a path."""
+  if path in left_out:
+    return None
   if not dataclasses.is_dataclass(value):
     if value is None or isinstance(value, (bool, int, float, str)):
       return value
@@ -83,9 +219,8 @@ def describe(policy_or_sampler: Any) -> Any:
     return f'{array.dtype}{list(array.shape)} sha256 {digest[:16]}'
   described: dict[str, Any] = {'type': type(value).__name__}
   for field in dataclasses.fields(value):
-    item = getattr(value, field.name)
-    if field.name == 'threshold' and not hasattr(item, 'value'):
-      item = None
-    is_setting = field.name == 'value' and hasattr(value, 'at')
-    described[field.name] = None if is_setting else describe(item)
+    below = f'{path}.{field.name}' if path else field.name
+    described[field.name] = _described(
+      getattr(value, field.name), below, left_out
+    )
   return described

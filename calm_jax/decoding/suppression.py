@@ -44,6 +44,11 @@ class SuppressedTokens:
     """What the other readout says."""
     return self.readout.needs_whole_matrix
 
+  @property
+  def chooses_from_all(self) -> bool:
+    """What the other readout says, of all that is not suppressed."""
+    return self.readout.chooses_from_all
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with the other readout checked."""
     readout = self.readout.check(decoder, batch_size, max_length)

@@ -86,6 +86,11 @@ class PrunedVocabulary:
     """Whether tokens are chosen by a second read, over all V."""
     return self.final == 'full'
 
+  @property
+  def chooses_from_all(self) -> bool:
+    """As `reads_exit_states`: only the second read is over all V."""
+    return self.reads_exit_states
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on sizes that do not fit V."""
     del batch_size, max_length

@@ -60,6 +60,7 @@ class StreamedVocabulary(StatelessSlot):
 
   reads_exit_states = False
   needs_whole_matrix = True
+  chooses_from_all = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on a size, or decoder, without blocks.

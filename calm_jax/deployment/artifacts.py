@@ -160,6 +160,7 @@ def _facts(
     depth_loop=type(bound.depth_loop).__name__,
     policy=decoding.describe(spec.policy),
     sampler=decoding.describe(spec.sampler),
+    full_at_one=decoding.is_full_at_one(spec.policy),
   )
 
 

@@ -71,7 +71,7 @@ def _decode(bound, inputs, spec, threshold, seed) -> decoding.DecodeResult:
   """Decodes as the exported program should."""
   policy = spec.policy
   if threshold is not None:
-    policy = decoding.with_threshold(policy, threshold)
+    policy = decoding.with_setting(policy, threshold)
   return decoding.generate(
     bound,
     inputs,

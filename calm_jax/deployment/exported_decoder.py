@@ -49,7 +49,8 @@ class ExportedDecoder:
     Args:
       inputs: integer token ids [B, s], s at most the manifest's source_length;
         0 is padding, and shorter inputs are padded.
-      threshold: in [0, 1]; 1 is the full model. The certified one if None.
+      threshold: in [0, 1]; 1 never exits, which is the full model where the
+        manifest says `full_at_one`. The certified one if None.
       seed: for a sampler that draws, 0 <= seed < 2**32.
 
     Returns:
@@ -96,11 +97,11 @@ class ExportedDecoder:
       if self.manifest.certificate is None:
         raise ValueError(
           'no threshold was given and no certificate holds for this artifact; '
-          'give threshold=1.0 for the full model, or a lower one without a '
-          'guarantee'
+          f'give threshold=1.0 ({self.manifest.at_one}), or a lower one '
+          'without a guarantee'
         )
       threshold = self.manifest.certificate['threshold']
-    remedy = '1 is the full model, lower ones leave earlier'
+    remedy = f'1 is {self.manifest.at_one}, lower ones leave earlier'
     return np.float32(
       checks.checked_array(
         threshold, 'threshold', low=0.0, high=1.0, remedy=remedy

@@ -155,7 +155,7 @@ def decode_function(
     bound = jax.tree.unflatten(structure, [parameters[name] for name in names])
     policy, rng = spec.policy, None
     if spec.has_threshold:
-      policy = decoding.with_threshold(policy, inputs['threshold'])
+      policy = decoding.with_setting(policy, inputs['threshold'])
     if not spec.sampler.deterministic:
       rng = jax.random.key(inputs['seed'])
     result = decoding.generate(

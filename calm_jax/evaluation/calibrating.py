@@ -1,32 +1,35 @@
 """Calibration in one call: decodes, losses, tests, and the certificate.
 
-The full model decodes the inputs once; then one threshold after the other does,
+The full model decodes the inputs once; then one setting after the other does,
 from conservative to aggressive, until testing stops (CALM, arXiv 2207.07061,
 with Learn then Test, arXiv 2110.01052).
 """
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from calm_jax import calibration, decoding, interfaces, records
+from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.evaluation import used_rows
 from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import (
   Batch,
-  num_valid_of,
   references_of,
 )
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.distinct_inputs import say_distinct
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import ConsistencyLoss
-from calm_jax.evaluation.threshold_grid import ThresholdGrid
-from calm_jax.records import provenance
+from calm_jax.evaluation.setting_grid import SettingGrid
+from calm_jax.records import decoding_contexts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,19 +41,22 @@ class Calibration:
     full: the full model's decode.
     table: the losses of N inputs at J settings, NaN where testing stopped.
     cost: where the time went.
+    places: int [M], for each of the rows that were given, which of the N inputs
+      it is: those that the model reads alike are one.
   """
 
   certificate: Certificate
   full: DecodedDataset
   table: records.LossTable
   cost: records.CalibrationCost
+  places: np.ndarray
 
 
 def calibrate(
   bound: interfaces.BoundDecoder,
   batches: Sequence[Batch],
   policy: decoding.ComputePolicy | interfaces.ExitRule,
-  settings: Sequence[float],
+  settings: Sequence[float | dict[str, Any]],
   *,
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
@@ -59,28 +65,33 @@ def calibrate(
   tolerance: float = 0.1,
   error_rate: float = 0.05,
   context: Mapping[str, Any] | None = None,
+  uses_in: str | os.PathLike | None = None,
   progress: Callable[[str], None] | None = None,
   **plan: Any,
 ) -> Certificate:
-  """Certifies the most aggressive threshold whose loss is surely tolerable.
+  """Certifies the most aggressive setting whose loss is surely tolerable.
 
   Args:
     bound: the decoder with its parameters.
     batches: of inputs that chose nothing: neither parameters nor settings; as
       for `decode_dataset`, with `references` where the loss needs them.
-    policy: the policy, or its exit rule alone; the value of its threshold does
-      not matter.
-    settings: thresholds in [0, 1], strictly decreasing.
+    policy: the policy, or its exit rule alone; what the settings set does not
+      matter.
+    settings: thresholds in [0, 1], strictly decreasing; or {path: value} as
+      `decoding.with_setting` takes it, from conservative to aggressive.
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the id that ends a sequence.
     loss: see `CalibrationPlan`.
     tolerance: what the expected loss may be at most, in its units.
     error_rate: how often the certificate may be wrong, in (0, 1).
-    context: kept in the certificate; with what `runs.certificate_context`
-      returns in it, `runs.apply_certificate` knows what it was made for.
+    context: kept in the certificate. What `bound` cannot know, jobs ask for:
+      `parameters` and `tokenizer` (their fingerprints), `prefix`,
+      `input_length`; `runs.load_run(...).context()` has all of it.
+    uses_in: a folder in which it is noted that these inputs were used, and
+      where that is looked up; None for neither.
     progress: gets a line to print now and then.
-    **plan: `metric`, `p_value` and `procedure` of `CalibrationPlan`.
+    **plan: `metric`, `p_value`, `procedure` and `spent` of `CalibrationPlan`.
 
   Raises:
     ValueError: for settings out of order, numbers outside their range, or
@@ -101,7 +112,13 @@ def calibrate(
     **plan,
   )
   return run_calibration(
-    decode, batches, policy, plan, context=context, progress=progress
+    decode,
+    batches,
+    policy,
+    plan,
+    context=context,
+    uses_in=uses_in,
+    progress=progress,
   ).certificate
 
 
@@ -114,6 +131,7 @@ def run_calibration(
   context: Mapping[str, Any] | None = None,
   full_grid: bool = False,
   table_path: str | os.PathLike | None = None,
+  uses_in: str | os.PathLike | None = None,
   progress: Callable[[str], None] | None = None,
 ) -> Calibration:
   """Calibrates as `calibrate` does, and returns all that it came across.
@@ -127,6 +145,7 @@ def run_calibration(
     full_grid: decode what lies beyond the setting where testing stops as well;
       the certificate is the same.
     table_path: an .npz that the table is written to as it grows.
+    uses_in: as for `calibrate`.
     progress: gets a line now and then.
 
   Raises:
@@ -136,10 +155,13 @@ def run_calibration(
   policy = decoding.at_output_length(
     decoding.as_policy(policy), decode.max_length
   )
+  _check_paths(policy, plan.settings)
   meter, left_open = CostMeter(), isinstance(plan.loss, str)
   plan = _checked_before(plan, batches)
-  grid = ThresholdGrid(functools.partial(decode, batches), policy, meter)
-  say(f'full model on {sum(map(num_valid_of, batches))} inputs')
+  inputs = say_distinct(batches, say)
+  batches = inputs.batches
+  grid = SettingGrid(functools.partial(decode, batches), policy, meter)
+  say(f'full model on {len(inputs.example_ids)} inputs')
   full = grid.full()
   plan = plan.for_texts(full.texts, what="the full model's outputs")
   loss, statistics = plan.loss, plan.statistics()
@@ -148,13 +170,22 @@ def run_calibration(
   context = {
     'loss': loss.name,
     'metric': loss.metric_name,
-    'policy': decoding.describe(policy),
-    'sampler': decoding.describe(decoding.Greedy()),
     'num_layers': full.num_layers,
-    **decode.describe(),
+    # Of the decoder, its parameters and tokenizer, where it knows them.
+    **decode.context(policy, plan.settings[0]).write(),
     **(context or {}),
-    'examples': _digest(full.example_ids),
+    'examples': records.digest_of_rows(full.example_ids),
   }
+  versions = context.pop('versions')
+  history = used_rows.history_of(
+    _use(plan, statistics, full.example_ids, context),
+    uses_in,
+    spent=plan.spent,
+    share=decode.share,
+  )
+  statistics['error_rate'] = history.level
+  if history.others:
+    say(history.describe())
   table = build_loss_table(
     grid.at,
     plan.settings,
@@ -169,14 +200,24 @@ def run_calibration(
     fingerprint={**context, 'loss_range': loss.loss_range},
     progress=progress,
   )
-  versions = provenance.versions(*provenance.LIBRARIES)
   certificate = meter.timed('statistics', calibration.calibrate)(
     table.losses,
     plan.settings,
-    context={**context, 'versions': versions},
+    context={**context, 'versions': versions, **_stated(history, uses_in)},
     **statistics,
   )
-  return Calibration(certificate, full, table, meter.result())
+  return Calibration(certificate, full, table, meter.result(), inputs.places)
+
+
+def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
+  """Raises ValueError unless all settings set the same fields of the policy."""
+  paths = [decoding.setting_paths(policy, setting) for setting in settings]
+  for number, found in enumerate(paths):
+    if found != paths[0]:
+      raise ValueError(
+        f'setting {number} sets {", ".join(found)}, the first one '
+        f'{", ".join(paths[0])}; let all of them set the same'
+      )
 
 
 def _checked_before(
@@ -196,7 +237,38 @@ def _checked_before(
   return for_texts if texts else plan
 
 
-def _digest(example_ids: Sequence[str]) -> str:
-  """Returns a hash of which inputs there are, in whatever order."""
-  text = ' '.join(sorted(example_ids))
-  return 'sha256:' + hashlib.sha256(text.encode()).hexdigest()[:16]
+def _use(
+  plan: CalibrationPlan,
+  statistics: Mapping[str, Any],
+  example_ids: Sequence[str],
+  context: Mapping[str, Any],
+) -> records.RowUse:
+  """Returns this calibration as a use of its rows."""
+  return records.RowUse(
+    rows=context['examples'],
+    example_ids=tuple(sorted(example_ids)),
+    settings=tuple(plan.settings),
+    loss=context['loss'],
+    metric=context['metric'],
+    tolerance=float(plan.tolerance),
+    error_rate=float(plan.error_rate),
+    p_value=p_values.name_of(statistics['p_value']),
+    procedure=statistics['procedure'].name,
+    about={
+      name: value
+      for name, value in records.DecodingContext.read(context).write().items()
+      if name not in decoding_contexts.TOLD
+    },
+  )
+
+
+def _stated(
+  history: records.RowHistory, uses_in: str | os.PathLike | None
+) -> dict[str, Any]:
+  """Returns what a certificate states of other uses; nothing if none is kept.
+
+  A number that the user says was spent is stated in any case.
+  """
+  if uses_in is None and not history.counted:
+    return {}
+  return {'row_history': records.to_jsonable(history)}

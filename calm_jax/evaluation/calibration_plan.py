@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calm_jax import calibration
-from calm_jax.evaluation import seen_text
+from calm_jax.evaluation import seen_text, used_rows
 from calm_jax.evaluation.losses import ConsistencyLoss, get_loss
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
@@ -16,8 +16,8 @@ class CalibrationPlan:
   """What a calibration tests, fixed before any loss is seen.
 
   Attributes:
-    settings: thresholds in [0, 1], strictly decreasing: from conservative to
-      aggressive.
+    settings: from conservative to aggressive: thresholds in [0, 1], strictly
+      decreasing, or {path of a field of the policy: value}.
     tolerance: what the expected loss may be at most (CALM's delta), in the
       units of the losses.
     error_rate: how often a certificate may be wrong (CALM's epsilon), in
@@ -32,20 +32,27 @@ class CalibrationPlan:
     p_value: one of `calibration`'s p-values; hoeffding_bentkus if None, betting
       for 'signed', whose range the others make little of.
     procedure: `calibration.fixed_sequence()` if None.
+    spent: what becomes of it that other calibrations have looked at the same
+      rows: it is 'told', or 'counted', their error rates taken off this one's;
+      a number is taken off instead, where they are noted elsewhere. Counting
+      bounds all of them together only if none was chosen by what came out of
+      another; rows not used so far always do.
   """
 
-  settings: Sequence[float] = DEFAULT_THRESHOLDS
+  settings: Sequence[float | dict[str, Any]] = DEFAULT_THRESHOLDS
   tolerance: float = 0.1
   error_rate: float = 0.05
   loss: str | ConsistencyLoss = 'textual'
   metric: str | Callable | None = None
   p_value: Any = None
   procedure: Any = None
+  spent: str | float = used_rows.TOLD
 
   def __post_init__(self):
     """Raises ValueError for settings out of order and losses that are none."""
     settings = calibration.check_settings(self.settings)
     object.__setattr__(self, 'settings', settings)
+    used_rows.check_spent(self.spent, self.error_rate)
     if isinstance(self.loss, ConsistencyLoss):
       return
     # Looked up even where the metric is left open: an unknown loss shows here.

@@ -126,7 +126,7 @@ def sweep(
   full = compared[0].decoded
   points = []
   for threshold in thresholds:
-    early = decoding.with_threshold(policy, threshold)
+    early = decoding.with_setting(policy, threshold)
     points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
   there = {entry.setting for entry in compared if entry.kind == 'static'}
   for layer in range(1, full.num_layers if thresholds else 0):

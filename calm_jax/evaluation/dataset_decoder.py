@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-
-from calm_jax import decoding, interfaces
+from calm_jax import decoding, interfaces, records
 from calm_jax.evaluation.decode_dataset import (
   Batch,
   PolicyForBatch,
@@ -29,7 +27,8 @@ class DatasetDecoder:
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens to decode, EOS included.
     eos_id: the id that ends a sequence.
-    about: what names parameters and tokenizer, such as their fingerprints.
+    about: fields of `records.DecodingContext` that the decoder cannot know:
+      parameters, tokenizer, prefix, how inputs are cut.
     keep_in: a folder; decoded rows are kept there and looked up, so that an
       interrupted job goes on where it was. None decodes everything anew.
     share: the inputs that this process decodes; all by default.
@@ -64,8 +63,7 @@ class DatasetDecoder:
     """
     store = None
     if policy is not None:
-      about = {**self._about(), **_described(policy)}
-      store = DecodeStore(self.keep_in, about)
+      store = DecodeStore(self.keep_in, self._key(policy))
     if earlier is not None:
       take_over(store, earlier, policy, share=self.share)
     return decode_dataset(
@@ -81,31 +79,29 @@ class DatasetDecoder:
       progress=self.progress,
     )
 
-  def _about(self) -> dict[str, Any]:
-    """Returns what decoded rows depend on but their inputs and the policy."""
+  def context(
+    self, policy: decoding.ComputePolicy, setting: Any = None
+  ) -> records.DecodingContext:
+    """Returns the context of decodes under a policy.
+
+    Args:
+      policy: the policy.
+      setting: whose values are left out of it; the threshold if None.
+    """
+    return records.DecodingContext(
+      policy=decoding.describe(policy, setting),
+      sampler=decoding.describe(decoding.Greedy()),
+      max_length=self.max_length,
+      versions=provenance.versions(*provenance.LIBRARIES),
+      **{**decoding.describe_computation(self.bound), **self.about},
+    )
+
+  def _key(self, policy: decoding.ComputePolicy) -> dict[str, Any]:
+    """Returns what decoded rows depend on but their inputs."""
     mesh = self.bound.mesh
     return {
-      **self.about,
-      **self.describe(),
-      'versions': provenance.versions(*provenance.LIBRARIES),
+      # With the setting in it.
+      **self.context(policy, {}).write(),
       # Rows that lie otherwise may round otherwise.
       **({} if mesh is None else {'mesh': dict(mesh.shape)}),
     }
-
-  def describe(self) -> dict[str, Any]:
-    """Returns length, dtype and depth loop, as certificates note them."""
-    return {
-      'max_length': self.max_length,
-      'dtype': jax.numpy.dtype(self.bound.decoder.dtype).name,
-      'backend': jax.default_backend(),
-      'depth_loop': type(self.bound.depth_loop).__name__,
-    }
-
-
-def _described(policy: decoding.ComputePolicy) -> dict[str, Any]:
-  """Returns a policy and its threshold, which `describe` leaves out, if any."""
-  described = {'policy': decoding.describe(policy)}
-  threshold = getattr(policy.exit_rule, 'threshold', None)
-  if threshold is not None:
-    described['threshold'] = float(getattr(threshold, 'value', threshold))
-  return described

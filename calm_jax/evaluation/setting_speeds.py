@@ -1,4 +1,4 @@
-"""Measures how fast every threshold of a grid decodes, inputs one by one."""
+"""Measures how fast every setting of a grid decodes, inputs one by one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,13 +25,13 @@ def time_settings(
   bytes_of: BytesOf | None = None,
   progress: Callable[[str], None] | None = None,
 ) -> records.SettingSpeeds:
-  """Times the full model and a policy at J thresholds, interleaved.
+  """Times the full model and a policy at J settings, interleaved.
 
   Args:
     bound: as for `time_decode`.
     batches: the calibration split.
     policy: the policy.
-    settings: the thresholds.
+    settings: the settings.
     num_inputs: how many of the inputs are decoded, at batch 1.
     max_length: T, the most tokens of an output.
     eos_id: the id that ends a sequence.
@@ -49,8 +49,10 @@ def time_settings(
     {
       'full model': decoding.full_model(policy),
       **{
-        f'threshold {threshold:g}': decoding.with_threshold(policy, threshold)
-        for threshold in settings
+        records.setting_in_words(setting): decoding.with_setting(
+          policy, setting
+        )
+        for setting in settings
       },
     },
     max_length=max_length,

@@ -181,6 +181,14 @@ class Readout(PolicySlot, Protocol):
     """
     ...
 
+  @property
+  def chooses_from_all(self) -> bool:
+    """Whether a token after the last layer is chosen out of all of V; static.
+
+    Where it is, a threshold of 1 is the full model.
+    """
+    ...
+
   def step(
     self,
     state: PyTree,

@@ -7,6 +7,8 @@ at them. So they are looked at in the checkpoint that the job restores.
 import os
 from typing import Any
 
+from absl import logging
+
 from calm_jax import checkpoints, data, decoding, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.interop import t5x_networks
@@ -39,21 +41,19 @@ def certified_policy(
     ValueError: if it was made for something else, naming what.
   """
   certificate = Certificate.load(certificate)
-  computed_in = t5x_networks.config_of(network).dtype
-  known = certificate.context.get('dtype', computed_in)
-  if known != computed_in and not allow_uncertified:
-    raise ValueError(
-      f'the certificate was made in {known}, this network computes in '
-      f"{computed_in}: give network.T5Config.dtype = '{known}', or "
-      'allow_uncertified = True to decode without a guarantee'
-    )
-  if (length := certificate.context.get('max_length')) is not None:
+  if (length := certificate.decoding.max_length) is not None:
     policy = decoding.at_output_length(policy, length)
-  return runs.apply_certificate(
+  policy, _, differences = runs.use_certificate(
     certificate,
     policy,
-    params=checkpoints.load(checkpoint).params,
-    tokenizer=data.tokenizer_of(vocabulary),
-    sampler=sampler,
+    runs.decoding_context(
+      params=checkpoints.load(checkpoint).params,
+      tokenizer=data.tokenizer_of(vocabulary),
+      sampler=sampler,
+      dtype=t5x_networks.config_of(network).dtype,
+    ),
     allow_uncertified=allow_uncertified,
   )
+  for line in differences.told:
+    logging.info('certificate: %s', line)
+  return policy

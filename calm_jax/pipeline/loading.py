@@ -34,10 +34,10 @@ def load(
       outputs are marked as not certified.
     certificate: 'own' for the one in the run directory, if there is one; a
       certificate or its path; None for none.
-    **options: `sampler`, `allow_uncertified`, `suppressed_tokens`,
-      `forced_prefix`, `allow_nonfinite` and `max_length` of
-      `TextGenerator.from_run`, and with `vocabulary` those of
-      `runs.TextFeatures`.
+    **options: `sampler` (with the policy of a certificate, its own unless
+      given), `allow_uncertified`, `suppressed_tokens`, `forced_prefix`,
+      `allow_nonfinite` and `max_length` of `TextGenerator.from_run`, and with
+      `vocabulary` those of `runs.TextFeatures`.
 
   Raises:
     FileNotFoundError: if a part is missing.
@@ -52,6 +52,7 @@ def load(
     certificate = Certificate.load(certificate)
   if certificate is not None and policy is None:
     policy = runs.policy_of(certificate, path)
+    options.setdefault('sampler', runs.sampler_of(certificate))
   return TextGenerator.from_run(
     path,
     policy=policy,

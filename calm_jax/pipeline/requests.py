@@ -6,17 +6,21 @@ settled by the requests alone, so that an interrupted job meets the same batches
 when it is started again.
 """
 
+import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from calm_jax.pipeline import token_choices
-from calm_jax.tokenizer import UNKNOWN_ID, Tokenizer
+from calm_jax.tokenizer import BYTES, UNKNOWN_ID, Tokenizer, cut_input
 
 TOO_LONG = ('refuse', 'truncate')
 _SHORTEST = 16
+# What transformers reads as one token each.
+_SPECIAL = re.compile(r'<extra_id_\d+>|<pad>|</s>|<unk>')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +93,7 @@ def encode(
   input_length: int,
   max_length: int,
   too_long: str = 'refuse',
-  forced_prefix: str = '',
+  forced_prefix: str | Sequence[int] = '',
 ) -> Request:
   """Encodes a text.
 
@@ -103,7 +107,7 @@ def encode(
     max_length: T, the most tokens of an output.
     too_long: 'truncate' cuts what does not fit and warns (EOS stays), 'refuse'
       raises.
-    forced_prefix: text that the output begins with.
+    forced_prefix: text or ids that the output begins with.
 
   Raises:
     ValueError: if the text is empty, or too long and refused; if no output can
@@ -127,6 +131,7 @@ def encode(
     for token in tokenizer.encode(text)
   ):
     warnings.append('nothing of it is in the vocabulary')
+  warnings += _spelled_out(prefix + text, tokens, tokenizer)
   if len(tokens) + 1 > input_length:
     found = f'{len(tokens) + 1} tokens (end of sequence included)'
     if too_long == 'refuse':
@@ -134,16 +139,42 @@ def encode(
         f'{name} has {found}, this model was trained for '
         f"{input_length}; shorten it, or cut it with too_long='truncate'"
       )
-    tokens = tokens[: input_length - 1]
     warnings.append(f'cut to {input_length} of {found}')
+  whole = np.array([*tokens, tokenizer.eos_id], np.int32)
   return Request(
     number,
-    (*tokens, tokenizer.eos_id),
+    tuple(cut_input(whole, input_length).tolist()),
     tuple(warnings),
     token_choices.prefix_tokens(
       forced_prefix, tokenizer, max_length=max_length
     ),
   )
+
+
+def _spelled_out(
+  text: str, tokens: Sequence[int], tokenizer: Tokenizer
+) -> list[str]:
+  """Returns warnings of special tokens in a text that the ids lack.
+
+  transformers takes them for tokens wherever they stand; SentencePiece and
+  seqio know sentinels behind a space only, and no other special token.
+  """
+  wanted = collections.Counter(_SPECIAL.findall(text))
+  if not wanted:
+    return []
+  pieces = (tokenizer.piece(token).lstrip('▁') for token in tokens)
+  missing = sorted((wanted - collections.Counter(pieces)).elements())
+  if not missing:
+    return []
+  return [
+    f'{" ".join(dict.fromkeys(missing))} is spelled out, letter by letter, and '
+    'no special token: '
+    + (
+      'bytes have no sentinels'
+      if tokenizer.name == BYTES
+      else 'a sentinel of this vocabulary stands behind a space'
+    )
+  ]
 
 
 def length_buckets(input_length: int) -> tuple[int, ...]:

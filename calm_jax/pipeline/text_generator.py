@@ -12,7 +12,15 @@ from typing import Any, Self
 
 import jax
 
-from calm_jax import checkpoints, checks, decoding, interfaces, model, runs
+from calm_jax import (
+  checkpoints,
+  checks,
+  decoding,
+  interfaces,
+  model,
+  records,
+  runs,
+)
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
 from calm_jax.pipeline.generated_text import (
@@ -21,7 +29,6 @@ from calm_jax.pipeline.generated_text import (
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
-from calm_jax.runs.certificates import use_certificate
 from calm_jax.tokenizer import Tokenizer
 
 
@@ -53,7 +60,33 @@ class TextGenerator:
   certificate: Certificate | None = None
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   suppressed_tokens: tuple[int, ...] = ()
-  forced_prefix: str = ''
+  forced_prefix: str | Sequence[int] = ''
+
+  def __post_init__(self):
+    """Raises ValueError if the certificate does not cover all this."""
+    _ = self.cautions
+
+  @property
+  def cautions(self) -> tuple[str, ...]:
+    """What differs from the calibration and does not break its certificate."""
+    if self.certificate is None:
+      return ()
+    return runs.check_covered(self.certificate, self.policy, self.context())
+
+  def context(self) -> records.DecodingContext:
+    """Returns what outputs depend on, besides their inputs and the seed."""
+    return runs.decoding_context(
+      self.policy,
+      setting={},
+      parameters=self.source.get('parameters'),
+      tokenizer=self.tokenizer,
+      sampler=self.sampler,
+      bound=self.bound,
+      prefix=self.prefix,
+      input_length=self.input_length,
+      max_length=self.max_length,
+      suppressed_tokens=self.suppressed_tokens,
+    )
 
   @classmethod
   def from_run(
@@ -64,8 +97,8 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str = (),
-    forced_prefix: str = '',
+    suppressed_tokens: Sequence[int | str] | int | str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
     allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
     max_length: int | None = None,
@@ -78,13 +111,15 @@ class TextGenerator:
         checkpoints; with `vocabulary`, whatever `checkpoints.load` reads.
       policy: what is computed for each token, or an exit rule alone; the full
         model if None.
-      certificate: its threshold is put into `policy`, see `apply_certificate`.
+      certificate: its setting is put into `policy`, see `apply_certificate`.
       sampler: Greedy if None.
       allow_uncertified: see `apply_certificate`; outputs are then marked as
         not certified.
       suppressed_tokens: ids or pieces that are never said, see
-        `token_choices.token_ids`. No certificate covers that.
-      forced_prefix: what every output begins with; no certificate covers that.
+        `token_choices.token_ids`; what the checkpoint says if None. No
+        certificate covers that.
+      forced_prefix: what every output begins with, a text or ids; what the
+        checkpoint says if None. No certificate covers that.
       allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
@@ -117,14 +152,18 @@ class TextGenerator:
     certificate: Certificate | str | os.PathLike | None = None,
     sampler: Any = None,
     allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str = (),
-    forced_prefix: str = '',
+    suppressed_tokens: Sequence[int | str] | int | str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> Self:
     """Makes a generator of what was loaded; see `from_run`."""
     policy = decoding.at_output_length(
       decoding.as_policy(policy), loaded.feature_lengths['targets']
     )
     sampler = decoding.as_sampler(sampler)
+    if suppressed_tokens is None:
+      suppressed_tokens = loaded.suppressed_tokens
+    if forced_prefix is None:
+      forced_prefix = loaded.forced_prefix or ''
     suppressed_tokens = token_choices.token_ids(
       suppressed_tokens, loaded.tokenizer, vocab_size=loaded.config.vocab_size
     )
@@ -133,17 +172,7 @@ class TextGenerator:
       loaded.tokenizer,
       max_length=loaded.feature_lengths['targets'],
     )
-    if certificate is not None:
-      policy, certificate = use_certificate(
-        certificate,
-        policy,
-        params=loaded.params,
-        tokenizer=loaded.tokenizer,
-        sampler=sampler,
-        suppressed_tokens=suppressed_tokens,
-        allow_uncertified=allow_uncertified,
-      )
-    return cls(
+    made = cls(
       bound=decoding.bind(
         model.as_layered_decoder(loaded.config), loaded.params
       ),
@@ -153,7 +182,6 @@ class TextGenerator:
       input_length=loaded.feature_lengths['inputs'],
       max_length=loaded.feature_lengths['targets'],
       prefix=loaded.prefix,
-      certificate=certificate,
       source={
         'parameters': checkpoints.parameter_fingerprint(loaded.params),
         'step': loaded.step,
@@ -162,6 +190,15 @@ class TextGenerator:
       suppressed_tokens=suppressed_tokens,
       forced_prefix=forced_prefix,
     )
+    if certificate is None:
+      return made
+    policy, held, _ = runs.use_certificate(
+      certificate,
+      policy,
+      made.context(),
+      allow_uncertified=allow_uncertified,
+    )
+    return dataclasses.replace(made, policy=policy, certificate=held)
 
   def generate(
     self,
@@ -171,7 +208,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     num_samples: int | None = None,
     seed: int = 0,
-    forced_prefixes: Sequence[str] | None = None,
+    forced_prefixes: Sequence[str | Sequence[int]] | None = None,
   ) -> list[GeneratedText] | list[list[GeneratedText]]:
     """Decodes texts, in batches of similar length.
 
@@ -229,7 +266,7 @@ class TextGenerator:
     too_long: str = 'refuse',
     seed: int = 0,
     number: int = 0,
-    forced_prefix: str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> Iterator[StreamedToken]:
     """Decodes one text and yields each token as soon as it is there.
 
@@ -251,7 +288,7 @@ class TextGenerator:
     *,
     too_long: str = 'refuse',
     name: str | None = None,
-    forced_prefix: str | None = None,
+    forced_prefix: str | Sequence[int] | None = None,
   ) -> requests.Request:
     """Returns a text as a request; see `requests.encode`."""
     return requests.encode(
@@ -312,19 +349,17 @@ class TextGenerator:
   def describe(self) -> dict[str, Any]:
     """Returns everything that outputs depend on but input, seed and batch."""
     threshold = getattr(self.policy.exit_rule, 'threshold', None)
+    described = self.context().write()
+    # A later release goes on where an earlier one was interrupted.
+    del described['versions']
     return {
       **self.source,
-      'tokenizer': self.tokenizer.fingerprint,
+      **described,
+      # Apart, so that a difference of thresholds is seen to be one.
       'policy': decoding.describe(self.policy),
       'threshold': decoding.describe(getattr(threshold, 'value', threshold)),
-      'sampler': decoding.describe(self.sampler),
-      'input_length': self.input_length,
-      'max_length': self.max_length,
-      'prefix': self.prefix,
       'certified': self.certificate is not None,
-      'suppressed_tokens': list(self.suppressed_tokens),
       'forced_prefix': self.forced_prefix,
-      'backend': jax.default_backend(),
     }
 
   def _options(

@@ -10,12 +10,12 @@ from calm_jax.tokenizer import UNKNOWN_ID, Tokenizer
 
 
 def prefix_tokens(
-  text: str, tokenizer: Tokenizer, *, max_length: int
+  text: str | Sequence[int], tokenizer: Tokenizer, *, max_length: int
 ) -> tuple[int, ...]:
   """Returns the ids that an output which begins with a text begins with.
 
   Args:
-    text: the text; nothing is forced if it is empty.
+    text: the text, or its ids; nothing is forced if it is empty.
     tokenizer: the tokenizer.
     max_length: T, the most tokens of an output.
 
@@ -23,10 +23,13 @@ def prefix_tokens(
     ValueError: if the vocabulary lacks part of the text, or it is longer than
       outputs are.
   """
-  if not isinstance(text, str):
+  if isinstance(text, (list, tuple)) and all(type(t) is int for t in text):
+    tokens = tuple(text)
+  elif isinstance(text, str):
+    tokens = tuple(tokenizer.encode(text))
+  else:
     raise ValueError(f"the forced prefix is {text!r}, no text; '' is none")
-  tokens = tuple(tokenizer.encode(text))
-  if UNKNOWN_ID in tokens:
+  if isinstance(text, str) and UNKNOWN_ID in tokens:
     raise ValueError(
       f'the forced prefix {text!r} holds what the vocabulary lacks: its pieces '
       f'are {tokenizer.pieces(tokens)}; no output can begin with it'

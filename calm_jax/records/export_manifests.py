@@ -11,6 +11,7 @@ import json
 import os
 from typing import Any
 
+from calm_jax.records.decoding_contexts import DecodingContext
 from calm_jax.records.json_files import (
   FORMAT_VERSION,
   from_jsonable,
@@ -82,6 +83,7 @@ class ExportManifest:
     certificate: threshold, tolerance, error_rate, statement and context of the
       certificate that holds for all this; None if none does.
     context: whatever else the exporting job knows, such as the prefix of texts.
+    full_at_one: whether threshold 1 is the full model; None where not said.
     format_version: of this schema.
   """
 
@@ -106,7 +108,28 @@ class ExportManifest:
   tokenizer_fingerprint: str | None = None
   certificate: dict[str, Any] | None = None
   context: dict[str, Any] = dataclasses.field(default_factory=dict)
+  full_at_one: bool | None = None
   format_version: int = FORMAT_VERSION
+
+  @property
+  def decoding(self) -> DecodingContext:
+    """What its outputs depend on."""
+    return DecodingContext(
+      parameters=self.parameter_fingerprint,
+      tokenizer=self.tokenizer_fingerprint,
+      policy=self.policy,
+      sampler=self.sampler,
+      prefix=self.context.get('prefix'),
+      input_length=self.source_length,
+      max_length=self.max_length,
+      dtype=self.dtype,
+      depth_loop=self.depth_loop,
+    )
+
+  @property
+  def at_one(self) -> str:
+    """What a threshold of 1 is, in words."""
+    return 'the full model' if self.full_at_one else 'never to exit'
 
 
 def describe_file(path: str | os.PathLike) -> ArtifactFile:

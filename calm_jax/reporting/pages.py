@@ -156,7 +156,7 @@ def _facts(result) -> list[dict[str, str]]:
     value = certificate.threshold
     facts.append(
       {
-        'value': tables.setting_in_words(certificate.setting)
+        'value': records.setting_in_words(certificate.setting)
         if value is None
         else f'{value:g}',
         'words': f'certified threshold ({certificate.measure}), '

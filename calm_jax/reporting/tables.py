@@ -213,21 +213,8 @@ def render_markdown(result: records.EvaluationResult) -> str:
 def row_name(row: records.PolicyRow) -> str:
   """Returns a row's name with its threshold, where it has one."""
   if row.kind in ('certified', 'early_exit') and row.setting is not None:
-    return f'{row.name} ({setting_in_words(row.setting)})'
+    return f'{row.name} ({records.setting_in_words(row.setting)})'
   return row.name
-
-
-def setting_in_words(setting) -> str:
-  """Writes a setting for readers.
-
-  >>> setting_in_words(0.8), setting_in_words({'patience': 2})
-  ('threshold 0.8', 'patience 2')
-  """
-  if isinstance(setting, dict):
-    return ', '.join(f'{name} {value}' for name, value in setting.items())
-  if isinstance(setting, (int, float)):
-    return f'threshold {setting:g}'
-  return str(setting)
 
 
 def early_exit_row(

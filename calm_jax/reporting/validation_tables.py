@@ -85,7 +85,7 @@ def near_table(validation: records.Validation) -> tables.Table | None:
       str(len(counts)),
       _rate(worst := max(counts, key=lambda count: count.rate)),
       f'{worst.tolerance:.4f}',
-      tables.setting_in_words(worst.near_setting),
+      records.setting_in_words(worst.near_setting),
       _percent(sum(count.rate for count in counts) / len(counts)),
     )
     for table in validation.tables
@@ -210,7 +210,7 @@ def _whole(
     return 'nothing', '-', '-'
   place = table.settings.index(certificate.setting)
   return (
-    tables.setting_in_words(certificate.setting),
+    records.setting_in_words(certificate.setting),
     f'{certificate.calibration_loss:.4f}',
     _layers(table.mean_exit_layers[place]),
   )

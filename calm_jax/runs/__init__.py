@@ -1,16 +1,19 @@
 """A run directory as a value: its model, its tokenizer, its certificate.
 
-`load_run` reads what training left; `apply_certificate` is the only bridge from
-statistics to decoding, and `policy_of` makes the policy of a certificate again.
+`load_run` reads what training left; `decoding_context` writes down what a
+decode depends on; `apply_certificate` is the only bridge from statistics to
+decoding, and `policy_of` makes the policy of a certificate again.
 """
 
 from calm_jax.runs.certificates import (
   apply_certificate,
-  certificate_context,
   certificate_differences,
   certificate_path,
+  check_covered,
+  use_certificate,
 )
-from calm_jax.runs.certified_policies import policy_of
+from calm_jax.runs.certified_policies import policy_of, sampler_of
+from calm_jax.runs.contexts import decoding_context
 from calm_jax.runs.loading import (
   LoadedRun,
   load,
@@ -24,12 +27,15 @@ __all__ = [
   'LoadedRun',
   'TextFeatures',
   'apply_certificate',
-  'certificate_context',
   'certificate_differences',
   'certificate_path',
+  'check_covered',
+  'decoding_context',
   'load',
   'load_checkpoint',
   'load_classifier',
   'load_run',
   'policy_of',
+  'sampler_of',
+  'use_certificate',
 ]

@@ -1,18 +1,16 @@
 """Certificates put to use: the only bridge from statistics to decoding.
 
-A certificate holds for the parameters, tokenizer, policy and sampler that it
-was made for. Here its threshold is put into a policy, and refused otherwise.
+A certificate holds in the context that it was made in (`DecodingContext`):
+these parameters, this tokenizer, policy, sampler, kind of input and output.
+Here its setting is put into a policy, and refused otherwise.
 """
 
+import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
 
-from calm_jax import checkpoints, decoding
-from calm_jax.array_types import Params
+from calm_jax import decoding, records
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.exits import LayerBudget
-from calm_jax.tokenizer import Tokenizer
 
 
 def certificate_path(run_dir: str | os.PathLike) -> str:
@@ -20,77 +18,61 @@ def certificate_path(run_dir: str | os.PathLike) -> str:
   return os.path.join(run_dir, 'calibration', 'certificate.json')
 
 
-def certificate_context(
-  policy: decoding.ComputePolicy,
-  *,
-  params: Params,
-  tokenizer: Tokenizer,
-  sampler: Any,
-) -> dict[str, Any]:
-  """Returns what ties a certificate to what it was made for.
-
-  Args:
-    policy: the policy; the value of its threshold does not matter.
-    params: the parameter tree as loaded, not prepared for decoding.
-    tokenizer: the tokenizer.
-    sampler: the sampler.
-  """
-  return {
-    'parameters': checkpoints.parameter_fingerprint(params),
-    'tokenizer': tokenizer.fingerprint,
-    'policy': decoding.describe(policy),
-    'sampler': decoding.describe(sampler),
-  }
-
-
 def certificate_differences(
   certificate: Certificate,
   policy: decoding.ComputePolicy,
-  *,
-  params: Params,
-  tokenizer: Tokenizer,
-  sampler: Any = None,
-  suppressed_tokens: Sequence[int] = (),
-) -> list[str]:
-  """Says what keeps a certificate from holding; nothing if it holds.
+  context: records.DecodingContext,
+) -> records.Differences:
+  """Says what keeps a certificate from holding, and what else differs.
 
-  The arguments are those of `apply_certificate`.
+  Args:
+    certificate: what calibration wrote.
+    policy: the policy that is to decode, at any setting.
+    context: of that decode, whatever it says of the policy.
   """
-  actual = certificate_context(
-    policy,
-    params=params,
-    tokenizer=tokenizer,
-    sampler=decoding.as_sampler(sampler),
-  )
-  differing = [
-    f'{name}: certified for {certificate.context.get(name)!r}, got {value!r}'
-    for name, value in actual.items()
-    if certificate.context.get(name) != value
-  ]
-  has_budget = isinstance(policy.exit_rule, LayerBudget)
-  if has_budget and _certified_threshold(certificate) is None:
-    differing.append(
-      'layer budget: no threshold was certified with it, and the full model, '
+  made_in = certificate.decoding
+  length = context.max_length or made_in.max_length
+  if length is not None:
+    policy = decoding.at_output_length(policy, length)
+  try:
+    described = decoding.describe(policy, certificate.settings[0])
+  except ValueError as error:
+    # The policy has no such setting.
+    return records.Differences((str(error),))
+  context = dataclasses.replace(context, policy=described)
+  found = made_in.at_output_length(length).differences(context)
+  if isinstance(policy.exit_rule, LayerBudget) and not certificate.certified:
+    found = found.and_breaking(
+      'layer budget: no setting was certified with it, and the full model, '
       'which is then used, would exceed it'
     )
-  if suppressed_tokens:
-    differing.append(
-      f'suppressed_tokens: certified for none, got {list(suppressed_tokens)}'
-    )
-  return differing
+  return found
+
+
+def applied(
+  certificate: Certificate, policy: decoding.ComputePolicy
+) -> decoding.ComputePolicy:
+  """Returns the policy at the certified setting, whether it holds or not.
+
+  Where nothing was certified that is the full model, as far as the policy's
+  layer budget lets it be one.
+  """
+  if not certificate.certified:
+    return decoding.full_within_budget(policy)
+  certified = decoding.with_setting(policy, certificate.setting)
+  if certificate.threshold == 1.0 and decoding.is_full_at_one(certified):
+    return decoding.full_model(certified)
+  return certified
 
 
 def apply_certificate(
   certificate: Certificate,
   policy: decoding.ComputePolicy,
+  context: records.DecodingContext,
   *,
-  params: Params,
-  tokenizer: Tokenizer,
-  sampler: Any = None,
-  suppressed_tokens: Sequence[int] = (),
   allow_uncertified: bool = False,
 ) -> decoding.ComputePolicy:
-  """Returns the policy at the certified threshold.
+  """Returns the policy at the certified setting.
 
   Where nothing was certified that is the full model. It would exceed the
   policy's layer budget, if there is one: then no certificate holds, and what is
@@ -98,75 +80,113 @@ def apply_certificate(
 
   Args:
     certificate: what calibration wrote.
-    policy: the policy it was made for, at any threshold.
-    params: the parameter tree as loaded, not prepared for decoding.
-    tokenizer: the tokenizer.
-    sampler: the sampler; Greedy if None.
-    suppressed_tokens: ids that are never said; calibration suppresses none.
+    policy: the policy it was made for, at any setting.
+    context: of the decode; see `decoding_context`.
     allow_uncertified: go on where the guarantee does not hold. The caller then
       must not claim it; `certificate_differences` says whether it holds.
 
   Raises:
     ValueError: if the certificate was made for something else, naming what
-      differs, unless `allow_uncertified`.
+      differs, unless `allow_uncertified`; and if the policy lacks a field that
+      the certified setting sets.
   """
-  differing = certificate_differences(
-    certificate,
-    policy,
-    params=params,
-    tokenizer=tokenizer,
-    sampler=sampler,
-    suppressed_tokens=suppressed_tokens,
+  policy, _, _ = use_certificate(
+    certificate, policy, context, allow_uncertified=allow_uncertified
   )
-  if differing and not allow_uncertified:
-    raise ValueError(
-      'the certificate does not hold for this '
-      + '; '.join(differing)
-      + '. Calibrate again, or pass allow_uncertified=True to decode without '
-      'a guarantee'
-    )
-  threshold = _certified_threshold(certificate)
-  if threshold is None:
-    return decoding.full_within_budget(policy)
-  has_budget = isinstance(policy.exit_rule, LayerBudget)
-  if threshold >= 1.0 and not has_budget:
-    return decoding.full_model(policy)
-  # With a budget, a threshold of 1 is not the full model.
-  return decoding.with_threshold(policy, threshold)
-
-
-def _certified_threshold(certificate: Certificate) -> float | None:
-  """Returns the threshold of what was certified, None if there is none."""
-  return certificate.threshold if certificate.certified else None
+  return policy
 
 
 def use_certificate(
   certificate: Certificate | str | os.PathLike,
   policy: decoding.ComputePolicy,
+  context: records.DecodingContext,
   *,
   allow_uncertified: bool = False,
-  **made_for: Any,
-) -> tuple[decoding.ComputePolicy, Certificate | None]:
+) -> tuple[decoding.ComputePolicy, Certificate | None, records.Differences]:
   """Applies a certificate; returns the policy and what covers its outputs.
 
   Args:
     certificate: the certificate, or its path.
-    policy: the policy it was made for, at any threshold.
+    policy: see `apply_certificate`.
+    context: see `apply_certificate`.
     allow_uncertified: see `apply_certificate`.
-    **made_for: the others of its arguments.
 
   Returns:
-    The policy at the certified threshold, and the certificate if it holds, else
-    None.
+    The policy at the certified setting; the certificate if it holds, else None;
+    and the differences.
 
   Raises:
     FileNotFoundError, ValueError: if there is none, or it does not hold.
   """
   if not isinstance(certificate, Certificate):
     certificate = Certificate.load(certificate)
-  applied = apply_certificate(
-    certificate, policy, allow_uncertified=allow_uncertified, **made_for
+  found = certificate_differences(certificate, policy, context)
+  if found.breaking and not allow_uncertified:
+    raise ValueError(
+      'the certificate does not hold for this '
+      + '; '.join(found.breaking)
+      + '. Calibrate again, or pass allow_uncertified=True to decode without '
+      'a guarantee'
+    )
+  held = None if found.breaking else certificate
+  return applied(certificate, policy), held, found
+
+
+def check_covered(
+  certificate: Certificate,
+  policy: decoding.ComputePolicy,
+  context: records.DecodingContext,
+) -> tuple[str, ...]:
+  """Checks that a policy as it stands is one that a certificate covers.
+
+  Args:
+    certificate: the certificate.
+    policy: what is to decode, at the setting it has.
+    context: of the decode, whatever it says of the policy.
+
+  Returns:
+    What differs without breaking the certificate.
+
+  Raises:
+    ValueError: naming what differs and breaks it.
+  """
+  made_in = certificate.decoding
+  made_in = made_in.at_output_length(context.max_length or made_in.max_length)
+  found = made_in.differences(
+    dataclasses.replace(context, policy=made_in.policy)
   )
-  if certificate_differences(certificate, policy, **made_for):
-    return applied, None
-  return applied, certificate
+  breaking = list(found.breaking)
+  if not _is_covered(certificate, made_in, policy):
+    breaking.append(
+      f'policy: certified for {made_in.policy} at '
+      f'{certificate.setting}, got {decoding.describe(policy, {})}'
+    )
+  if breaking:
+    raise ValueError(
+      f'the certificate does not hold for this {"; ".join(breaking)}. '
+      'Calibrate again, or give certificate=None'
+    )
+  return found.told
+
+
+def _is_covered(
+  certificate: Certificate,
+  made_in: records.DecodingContext,
+  policy: decoding.ComputePolicy,
+) -> bool:
+  """Whether a policy is the certified one, or the full model in its place."""
+  as_it_is = decoding.describe(policy, {})
+  if as_it_is == decoding.describe(decoding.full_model(policy), {}):
+    return True
+  if not certificate.certified:
+    return False
+  setting = certificate.setting
+  try:
+    certified = decoding.with_setting(policy, setting)
+    described = decoding.describe(policy, setting)
+  except ValueError:
+    # It has no such setting.
+    return False
+  return (
+    described == made_in.policy and decoding.describe(certified, {}) == as_it_is
+  )

@@ -5,8 +5,9 @@ the way back. What is no number in it, the weights of a classifier, comes from
 the run directory.
 """
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calm_jax import decoding, exits
@@ -17,12 +18,13 @@ from calm_jax.runs.loading import load_classifier
 def policy_of(
   certificate: Certificate, run_dir: str | os.PathLike
 ) -> decoding.ComputePolicy:
-  """Returns the policy that a certificate was made for, at its threshold.
+  """Returns the policy that a certificate was made for, at its setting.
 
   Whether the certificate holds is for `apply_certificate` to say.
 
   Args:
-    certificate: the certificate. Where it certifies nothing the threshold is 1.
+    certificate: the certificate. Where it certifies nothing, the setting is the
+      most conservative one that it tested.
     run_dir: the run it was made for; its classifier is loaded where the policy
       has one.
 
@@ -30,20 +32,70 @@ def policy_of(
     FileNotFoundError: if there is no such classifier.
     ValueError: if the policy cannot be made again from its description.
   """
-  described = certificate.context.get('policy')
-  if certificate.threshold is None or not isinstance(described, Mapping):
+  described = certificate.decoding.policy
+  if not isinstance(described, Mapping):
     raise ValueError(
-      'the certificate does not say which policy and threshold it is of; give '
-      'the policy'
+      'the certificate does not say which policy it is of; give the policy'
     )
-  maker = _Maker(run_dir, certificate.threshold)
+  setting = certificate.settings[0]
+  if certificate.certified:
+    setting = certificate.setting
   try:
-    policy = maker.make(described)
-  except (AttributeError, KeyError, TypeError) as error:
+    policy = _Maker(run_dir).make(_filled(described, setting))
+    found = decoding.describe(policy, setting)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(_refusal(described, run_dir, error)) from None
-  if decoding.describe(policy) != described:
-    raise ValueError(_refusal(described, run_dir, decoding.describe(policy)))
+  if found != described:
+    raise ValueError(_refusal(described, run_dir, found))
   return policy
+
+
+def sampler_of(certificate: Certificate) -> decoding.Sampler:
+  """Returns the sampler that a certificate was made for; Greedy if unsaid.
+
+  Raises:
+    ValueError: if it cannot be made again from its description.
+  """
+  described = certificate.decoding.sampler
+  if described is None:
+    return decoding.Greedy()
+  try:
+    sampler = _Maker(None).make(described)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(_refusal(described, 'this', error)) from None
+  if decoding.describe(sampler) != described:
+    raise ValueError(_refusal(described, 'this', decoding.describe(sampler)))
+  return sampler
+
+
+def _filled(described: Any, setting: Any) -> Any:
+  """Returns a description with the values of a setting, which it leaves out."""
+  if not isinstance(setting, Mapping):
+    setting = {'threshold': setting}
+  for path, value in setting.items():
+    if path == 'threshold':
+      path = _threshold_path(described)
+    described = _put(described, path.split('.'), value)
+  return described
+
+
+def _threshold_path(described: Mapping[str, Any]) -> str:
+  """Returns where the threshold is, which the description leaves out."""
+  rule, path = described['exit_rule'], 'exit_rule'
+  while 'threshold' not in rule:
+    rule, path = rule['rule'], f'{path}.rule'
+  path = f'{path}.threshold'
+  return path if rule['threshold'] is None else f'{path}.value'
+
+
+def _put(described: Any, names: Sequence[str], value: Any) -> dict[str, Any]:
+  """Returns a description with another value at the end of a path."""
+  name, *rest = names
+  if name not in described:
+    raise KeyError(f'{name}: {described["type"]} has no such field')
+  if rest:
+    value = _put(described[name], rest, value)
+  return {**described, name: value}
 
 
 def _refusal(described, run_dir, found) -> str:
@@ -56,28 +108,23 @@ def _refusal(described, run_dir, found) -> str:
 class _Maker:
   """Makes what was described: the inverse of `decoding.describe`."""
 
-  def __init__(self, run_dir: str | os.PathLike, threshold: float):
+  def __init__(self, run_dir: str | os.PathLike | None):
     self._run_dir = run_dir
-    self._threshold = threshold
 
   def make(self, described: Any) -> Any:
     """Returns the object of a description, or the plain value itself."""
     if not isinstance(described, Mapping):
       if isinstance(described, str) and ' sha256 ' in described:
-        raise TypeError(
-          f'an array of which only the hash is stored: {described}'
-        )
+        raise TypeError(f'only the hash of the array {described}')
       return described
     name = described['type']
-    if name == 'Classifier':
+    if name == 'Classifier' and self._run_dir is not None:
       return load_classifier(self._run_dir)
     kind = getattr(exits, name, None) or getattr(decoding, name)
-    fields = {
-      key: self.make(item) for key, item in described.items() if key != 'type'
-    }
-    # What `describe` leaves out: the setting.
-    if fields.get('threshold', ...) is None:
-      fields['threshold'] = self._threshold
-    if hasattr(kind, 'at') and fields.get('value', ...) is None:
-      fields['value'] = self._threshold
-    return kind(**fields)
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+      raise TypeError(f'{name} is no part of a policy')
+    return kind(
+      **{
+        key: self.make(item) for key, item in described.items() if key != 'type'
+      }
+    )

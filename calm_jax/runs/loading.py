@@ -5,6 +5,7 @@ leave open.
 """
 
 import dataclasses
+import logging
 import os
 from typing import Any, Self
 
@@ -12,7 +13,15 @@ from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
 from calm_jax.runs.text_features import TextFeatures
-from calm_jax.tokenizer import Tokenizer, find_tokenizer
+from calm_jax.tokenizer import (
+  BYTES,
+  KEEPS_EOS,
+  Tokenizer,
+  find_tokenizer,
+  load_tokenizer,
+)
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +36,10 @@ class LoadedRun:
     feature_lengths: longest inputs and targets in tokens, EOS included.
     prefix: what training put in front of every input.
     prefixes: of the parts of a mixture, by their names.
+    suppressed_tokens: ids that outputs never hold, where the checkpoint says so
+      (suppress_tokens of a generation_config.json).
+    forced_prefix: ids that outputs begin with, where it says so.
+    notes: what was assumed, honoured or left aside, in sentences.
   """
 
   params: Params
@@ -36,6 +49,24 @@ class LoadedRun:
   feature_lengths: dict[str, int]
   prefix: str
   prefixes: dict[str, str] = dataclasses.field(default_factory=dict)
+  suppressed_tokens: tuple[int, ...] = ()
+  forced_prefix: tuple[int, ...] = ()
+  notes: tuple[str, ...] = ()
+
+  def context(self) -> dict[str, Any]:
+    """Returns fields of `records.DecodingContext` that are this run's.
+
+    `evaluation.calibrate(..., context=run.context())` makes a certificate that
+    every job understands.
+    """
+    return {
+      'parameters': checkpoints.parameter_fingerprint(self.params),
+      'tokenizer': self.tokenizer.fingerprint,
+      'prefix': self.prefix,
+      'inputs_cut': KEEPS_EOS,
+      'input_length': self.feature_lengths['inputs'],
+      'dtype': self.config.dtype,
+    }
 
   def with_output_length(self, max_length: int | None) -> Self:
     """Returns the run with outputs of so many tokens, EOS included.
@@ -116,14 +147,20 @@ def load_checkpoint(
     path, allow_nonfinite=allow_nonfinite
   )
   context = about.get('context', {})
+  texts = texts.agreed(about['texts'])
   tokenizer = texts.tokenizer(config.vocab_size)
+  notes = [*about['notes'], *texts.doubts(tokenizer, config.vocab_size)]
+  _check_pieces(path, tokenizer)
   known = context.get('vocabulary_fingerprint', tokenizer.fingerprint)
   if known != tokenizer.fingerprint:
     raise ValueError(
-      f'{tokenizer.name} with {texts.extra_ids} extra ids is not the '
+      f'{tokenizer.name} with {tokenizer.extra_ids} extra ids is not the '
       f'vocabulary that {os.fspath(path)} was trained with: its fingerprint is '
       f'{tokenizer.fingerprint}, not {known}'
     )
+  for note in notes:
+    # Without a handler, Python writes warnings to standard error.
+    _LOGGER.warning('%s: %s', os.fspath(path), note)
   return LoadedRun(
     params=params,
     config=config,
@@ -131,7 +168,35 @@ def load_checkpoint(
     step=about['step'],
     feature_lengths=texts.lengths(context.get('feature_lengths')),
     prefix=texts.prefix or context.get('prefix', ''),
+    suppressed_tokens=about['generation'].suppressed_tokens,
+    forced_prefix=about['generation'].forced_prefix,
+    notes=tuple(notes),
   )
+
+
+def _check_pieces(path: str | os.PathLike, tokenizer: Tokenizer) -> None:
+  """Raises ValueError if a folder holds another vocabulary than the given one.
+
+  Only files of Hugging Face's names are looked at, in local folders.
+  """
+  for name in ('spiece.model', 'tokenizer.json'):
+    own = os.path.join(path, name)
+    if not os.path.isfile(own) or tokenizer.name == BYTES:
+      continue
+    try:
+      theirs = load_tokenizer(own, tokenizer.extra_ids)
+    except ValueError:
+      # Of a kind that is not read, so there is nothing to compare.
+      continue
+    sizes = tokenizer.vocab_size, theirs.vocab_size
+    for token in range(max(sizes)):
+      if (found := tokenizer.piece(token)) != theirs.piece(token):
+        raise ValueError(
+          f'{tokenizer.name} is not the vocabulary of this model: its token '
+          f'{token} is {found!r}, that of {own} is {theirs.piece(token)!r} '
+          f'({sizes[0]} and {sizes[1]} ids). Give {own}'
+        )
+    return
 
 
 def load(

@@ -3,8 +3,9 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
+from calm_jax.checkpoints import TextFacts
 from calm_jax.tokenizer import (
   BYTES,
   Tokenizer,
@@ -12,10 +13,10 @@ from calm_jax.tokenizer import (
   vocabulary_context,
 )
 
+# Rows that a table may have for no token: sizes are rounded up.
+_PADDING_ROWS = 128
 # Of checkpoints that do not say.
 _LENGTHS = {'inputs': 512, 'targets': 128}
-# Tables are padded to a multiple of 128 rows, and large ones to more.
-_PADDING, _SHARE = 128, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,41 +25,65 @@ class TextFeatures:
 
   Attributes:
     vocabulary: a SentencePiece model, or 'bytes'.
-    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125.
+    extra_ids: sentinels after it; T5 has 100, mT5 none, ByT5 125. What the
+      checkpoint says if None, or 100 where it does not.
     feature_lengths: longest 'inputs' and 'targets' in tokens, EOS included;
       where one is not given, what the checkpoint says, or 512 and 128.
     prefix: put in front of every input; what the checkpoint says if ''.
   """
 
   vocabulary: str | os.PathLike
-  extra_ids: int = 100
+  extra_ids: int | None = None
   feature_lengths: Mapping[str, int] | None = None
   prefix: str = ''
+
+  def agreed(self, facts: TextFacts) -> Self:
+    """Returns itself, with what a checkpoint says of its tokenizer.
+
+    Raises:
+      ValueError: if it says that its vocabulary is of another kind.
+    """
+    if facts.is_bytes is not None and facts.is_bytes != (
+      self.vocabulary == BYTES
+    ):
+      other = "'bytes'" if facts.is_bytes else 'its spiece.model'
+      raise ValueError(
+        f'the vocabulary is {self.vocabulary}, and the tokenizer_config.json '
+        f'of the checkpoint says that it has another: give {other}'
+      )
+    if self.extra_ids is None and facts.extra_ids is not None:
+      return dataclasses.replace(self, extra_ids=facts.extra_ids)
+    return self
+
+  def doubts(self, tokenizer: Tokenizer, vocab_size: int) -> list[str]:
+    """Returns why this may be another model's vocabulary, in sentences."""
+    spare = vocab_size - tokenizer.vocab_size
+    if spare <= _PADDING_ROWS:
+      return []
+    return [
+      f'{tokenizer.name} has {tokenizer.vocab_size} ids, and the model '
+      f'{vocab_size} rows: {spare} of them would have no token, more than any '
+      'padding. Unless the model was trained with this very vocabulary, all of '
+      'its tokens mean something else: take the spiece.model (or '
+      'tokenizer.json) of the model.'
+    ]
 
   def tokenizer(self, vocab_size: int) -> Tokenizer:
     """Returns the tokenizer for a model of V rows of embeddings.
 
     Raises:
       FileNotFoundError: if there is no such vocabulary.
-      ValueError: if it has more ids than the model has rows, or so few that it
-        cannot be the model's.
+      ValueError: if it has more ids than the model has rows.
     """
-    if self.vocabulary != BYTES and not os.path.isfile(self.vocabulary):
-      raise FileNotFoundError(f'there is no vocabulary {self.vocabulary}')
-    tokenizer = load_tokenizer(self.vocabulary, self.extra_ids)
+    tokenizer = load_tokenizer(
+      self.vocabulary, 100 if self.extra_ids is None else self.extra_ids
+    )
     if tokenizer.vocab_size > vocab_size:
       raise ValueError(
-        f'{tokenizer.name} has {tokenizer.vocab_size} ids ({self.extra_ids} '
-        f'extra ids included), the model only {vocab_size} rows: it is the '
+        f'{tokenizer.name} has {tokenizer.vocab_size} ids '
+        f'({tokenizer.extra_ids} extra ids included), the model only '
+        f'{vocab_size} rows: it is the '
         'vocabulary of another model, or extra_ids is too high'
-      )
-    unused = vocab_size - tokenizer.vocab_size
-    if unused > max(_PADDING, _SHARE * vocab_size):
-      raise ValueError(
-        f'{tokenizer.name} has {tokenizer.vocab_size} ids ({self.extra_ids} '
-        f'extra ids included), the model {vocab_size} rows: {unused} of them '
-        'would stand for nothing, so it is the vocabulary of another model. '
-        "Name the model's own; where the rest are sentinels, give extra_ids"
       )
     return tokenizer
 

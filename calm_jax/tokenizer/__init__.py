@@ -6,6 +6,14 @@ TensorFlow for it. `SentencePieceTokenizer` and `ByteTokenizer` are two
 """
 
 from calm_jax.tokenizer.byte_tokens import BYTES, ByteTokenizer
+from calm_jax.tokenizer.cutting import (
+  FORMS,
+  KEEPS_EOS,
+  LOSES_EOS,
+  check_form,
+  cut_input,
+)
+from calm_jax.tokenizer.huggingface_files import write_huggingface_files
 from calm_jax.tokenizer.interface import Span, Tokenizer
 from calm_jax.tokenizer.sentence_pieces import SentencePieceTokenizer
 from calm_jax.tokenizer.special_ids import EOS_ID, PAD_ID, UNKNOWN_ID
@@ -21,6 +29,9 @@ from calm_jax.tokenizer.vocabularies import (
 __all__ = [
   'BYTES',
   'EOS_ID',
+  'FORMS',
+  'KEEPS_EOS',
+  'LOSES_EOS',
   'PAD_ID',
   'UNKNOWN_ID',
   'VOCABULARY_NAME',
@@ -28,9 +39,12 @@ __all__ = [
   'SentencePieceTokenizer',
   'Span',
   'Tokenizer',
+  'check_form',
+  'cut_input',
   'find_tokenizer',
   'keep_vocabulary',
   'load_tokenizer',
   'train_sentencepiece',
   'vocabulary_context',
+  'write_huggingface_files',
 ]

@@ -13,6 +13,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from calm_jax.tokenizer.characters import split_characters
+from calm_jax.tokenizer.huggingface_json import sentencepiece_model
 from calm_jax.tokenizer.interface import Span
 from calm_jax.tokenizer.special_ids import EOS_ID, PAD_ID, spoken
 
@@ -28,6 +29,7 @@ class SentencePieceTokenizer:
     extra_ids: the number of sentinels appended to the model's pieces.
     pad_id: 0.
     eos_id: 1.
+    model_bytes: the SentencePiece model; of a tokenizer.json, what it says.
     fingerprint: hexadecimal SHA-256 of the model's bytes and `extra_ids`; two
       tokenizers with the same fingerprint give the same ids.
   """
@@ -39,7 +41,8 @@ class SentencePieceTokenizer:
     """Loads a model file.
 
     Args:
-      path: a SentencePiece model file.
+      path: a SentencePiece model file, or the tokenizer.json of a T5 that
+        transformers saved.
       extra_ids: sentinels to append, as for seqio; T5 uses 100.
 
     Raises:
@@ -51,7 +54,7 @@ class SentencePieceTokenizer:
     if extra_ids < 0:
       raise ValueError(f'extra_ids is {extra_ids}; it must be 0 or more.')
     self.extra_ids = extra_ids
-    model_bytes = _read_model(self.name)
+    self.model_bytes = model_bytes = _read_model(self.name)
     self.fingerprint = hashlib.sha256(
       model_bytes + f'\0extra_ids={extra_ids}'.encode()
     ).hexdigest()
@@ -60,8 +63,10 @@ class SentencePieceTokenizer:
     if special != (PAD_ID, EOS_ID):
       raise ValueError(
         f'{self.name} has padding and EOS ids {special}, but T5 needs '
-        f'{(PAD_ID, EOS_ID)}: train the vocabulary with '
-        'calm_jax.cli.build_vocabulary, or with pad_id=0, eos_id=1, unk_id=2.'
+        f'{(PAD_ID, EOS_ID)}: a model that was trained with it has other ids '
+        'and is not read. For one that is yet to be trained, make a vocabulary '
+        'with calm_jax.cli.build_vocabulary, or with pad_id=0, eos_id=1, '
+        'unk_id=2.'
       )
 
   @property
@@ -145,19 +150,44 @@ class SentencePieceTokenizer:
 
 
 def _read_model(path: str) -> bytes:
+  """Returns the bytes of a model; those of a tokenizer.json made into one."""
   try:
     with open(path, 'rb') as file:
-      return file.read()
+      content = file.read()
   except FileNotFoundError:
-    raise FileNotFoundError(
-      f'There is no SentencePiece model at {path}. Make one with '
-      'python -m calm_jax.cli.build_vocabulary --input=train.jsonl.gz '
-      f'--output={path} --vocab_size=2000.'
-    ) from None
+    raise FileNotFoundError(_not_there(path)) from None
   except IsADirectoryError:
     raise ValueError(
       f'{path} is a folder; name the .model file in it.'
     ) from None
+  if content.startswith(b'version https://git-lfs'):
+    raise ValueError(
+      f'{path} is a pointer of Git LFS, not the file itself: get it with '
+      'git lfs pull.'
+    )
+  if content.lstrip()[:1] == b'{':
+    return sentencepiece_model(path, content)
+  return content
+
+
+def _not_there(path: str) -> str:
+  """Returns what to name instead, or what makes a vocabulary."""
+  folder = os.path.dirname(path) or '.'
+  missing = f'There is no SentencePiece model at {path}.'
+  beside = [
+    name
+    for name in ('spiece.model', 'sentencepiece.model', 'tokenizer.json')
+    if os.path.isfile(os.path.join(folder, name))
+  ]
+  if beside:
+    return f'{missing} Name {os.path.join(folder, beside[0])}, which is there.'
+  return (
+    f'{missing} A trained model needs the one that it was trained with: the '
+    'spiece.model of the model, or of the one that it was fine-tuned from. '
+    'For a model that is yet to be trained, make one with '
+    'python -m calm_jax.cli.build_vocabulary --input=train.jsonl.gz '
+    f'--output={path} --vocab_size=2000.'
+  )
 
 
 def _load_processor(path, model_bytes, extra_ids):
@@ -181,7 +211,7 @@ def _load_processor(path, model_bytes, extra_ids):
   except Exception as error:  # protobuf's and SentencePiece's own types
     raise ValueError(
       f'{path} ({len(model_bytes)} bytes) is not a whole SentencePiece model '
-      f'({error}). Copy it again or rebuild it with '
-      'python -m calm_jax.cli.build_vocabulary.'
+      f'({error}). Get it again from where it came: a model needs the very '
+      'vocabulary that it was trained with.'
     ) from None
   return processor

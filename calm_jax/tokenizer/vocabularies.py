@@ -6,7 +6,6 @@ says what lies there and what its fingerprint must be.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,9 +43,12 @@ def keep_vocabulary(tokenizer: Tokenizer, directory: str | os.PathLike) -> None:
   Nothing is copied where it lies there already, or there is no file to copy.
   """
   kept = os.path.join(directory, VOCABULARY_NAME)
-  if tokenizer.name == BYTES or _is_same(kept, tokenizer.name):
+  if not isinstance(tokenizer, SentencePieceTokenizer):
     return
-  shutil.copyfile(tokenizer.name, f'{kept}.tmp')
+  if _is_same(kept, tokenizer.name):
+    return
+  with open(f'{kept}.tmp', 'wb') as file:
+    file.write(tokenizer.model_bytes)
   os.replace(f'{kept}.tmp', kept)
 
 

@@ -68,7 +68,7 @@ def test_policies_are_made_again_from_certificates(tmp_path, policy):
   (certificate, one), (same, deferred) = made.values()
   assert certificate.threshold == 0.5 and same is certificate
   assert decoding.describe(one) == decoding.describe(policy)
-  assert one == decoding.with_threshold(policy, 0.5)
+  assert one == decoding.with_setting(policy, 0.5)
   assert isinstance(deferred.cache_fill, decoding.DeferredExitState)
 
 
@@ -110,9 +110,7 @@ def test_shares_are_of_a_whole_and_parts_are_left_out():
     depth_loop=decoding.WhileDepthLoop(),
   )
   inputs = np.random.default_rng(0).integers(2, 32, (2, 5))
-  policy = decoding.with_threshold(
-    decoding.ComputePolicy(exit_rule=MARGIN), 0.1
-  )
+  policy = decoding.with_setting(decoding.ComputePolicy(exit_rule=MARGIN), 0.1)
   result = decoding.generate(bound, inputs, policy=policy, max_length=6)
   exit_layers = np.asarray(result.exit_layers)
   shares = ablations.measure_shares(

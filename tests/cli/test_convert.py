@@ -1,5 +1,8 @@
 """The convert command: its flags, what it prints and what a run needs."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from cases import golden_calm, text_cases
@@ -113,6 +116,55 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
       target('calm_jax'),
       texts=runs.TextFeatures('bytes', extra_ids=125),
     )
+
+
+def test_what_lies_beside_weights_for_transformers(tmp_path, capsys):
+  """From a run directory its vocabulary, from a folder its neighbours."""
+  run = text_cases.save_run(tmp_path / 'run')
+  convert.run(run, tmp_path / 'bytes', target('huggingface'))
+  assert 'beside it: generation_config.json, tokenizer_config.json' in (
+    capsys.readouterr().out
+  )
+  config = json.loads(
+    (tmp_path / 'bytes' / 'tokenizer_config.json').read_text()
+  )
+  assert config['tokenizer_class'] == 'ByT5Tokenizer'
+  assert config['extra_ids'] == 5
+  source = write(SMALL, tmp_path / 'hf', 'huggingface')
+  convert.run(source, tmp_path / 'bare', target('huggingface'))
+  assert 'no tokenizer lies beside the weights' in capsys.readouterr().out
+  vocabulary = tmp_path / 'vocab.model'
+  train_sentencepiece(['aba bab ab'] * 50, vocabulary, vocab_size=7)
+  convert.run(
+    source,
+    tmp_path / 'with',
+    target('huggingface'),
+    texts=runs.TextFeatures(vocabulary, extra_ids=2),
+  )
+  (tmp_path / 'with' / 'generation_config.json').write_text('{"num_beams": 4}')
+  convert.run(tmp_path / 'with', tmp_path / 'again', target('huggingface'))
+  for name in ('spiece.model', 'tokenizer_config.json'):
+    again = (tmp_path / 'again' / name).read_bytes()
+    assert again == (tmp_path / 'with' / name).read_bytes()
+  rules = json.loads((tmp_path / 'again/generation_config.json').read_text())
+  assert rules == {'num_beams': 4}
+  capsys.readouterr()
+  convert.run(tmp_path / 'with', tmp_path / 'ours', target('calm_jax'))
+  assert f'--vocabulary={tmp_path}/with/spiece.model' in capsys.readouterr().out
+
+
+def test_what_t5x_does_not_say_can_be_said(tmp_path, capsys):
+  source = write(SMALL, tmp_path / 't5x', 't5x')
+  (tmp_path / 't5x' / 'checkpoint_7' / 'calm_jax_config.json').unlink()
+  said = {'mlp_activations': ('silu', 'linear'), 'relative_max_distance': 64}
+  convert.run(source, tmp_path / 'a', target('huggingface'))
+  assert 'were assumed' in capsys.readouterr().out
+  convert.run(source, tmp_path / 'b', target('huggingface'), said=said)
+  assert 'were assumed' not in capsys.readouterr().out
+  config = checkpoints.open_checkpoint(tmp_path / 'b').config
+  assert config == dataclasses.replace(SMALL, **said)
+  with pytest.raises(ValueError, match='holds another model: .*distance'):
+    convert.run(tmp_path / 'a', tmp_path / 'c', target('t5x'), said=said)
 
 
 def test_a_vocabulary_is_for_our_own_form(tmp_path):

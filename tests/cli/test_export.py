@@ -1,6 +1,7 @@
 """The export job: a run directory in, an artifact that decodes like it out."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -20,11 +21,7 @@ from calm_jax import (
 )
 from calm_jax.checkpoints import parameter_names
 from calm_jax.cli import gin_runner
-from calm_jax.tokenizer import (
-  VOCABULARY_NAME,
-  SentencePieceTokenizer,
-  train_sentencepiece,
-)
+from calm_jax.tokenizer import VOCABULARY_NAME, train_sentencepiece
 
 CONFIG = dataclasses.replace(checkpoint_cases.V1_1, vocab_size=40)
 FILES = ['runs/export.gin', 'policies/softmax_margin.gin']
@@ -52,21 +49,26 @@ def run_dir(tmp_path_factory):
   )
   gin_runner.parse(FILES[1:])
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+  save_certificate(folder, policy)
+  return folder
+
+
+def save_certificate(run, policy, *, losses=0.0):
+  """Saves a certificate of the lowest threshold, or of none."""
   certificate = calibration.calibrate(
-    np.zeros((100, 2)),
+    np.full((100, 2), losses),
     (0.9, 0.7),
     tolerance=0.1,
     error_rate=0.05,
-    context=runs.certificate_context(
-      policy,
-      params=params,
-      tokenizer=SentencePieceTokenizer(vocabulary, 4),
-      sampler=decoding.Greedy(),
-    ),
+    context={
+      **runs.load_run(run).context(),
+      'policy': decoding.describe(policy),
+      'sampler': decoding.describe(decoding.Greedy()),
+      'max_length': 5,
+    },
   )
-  (folder / 'calibration').mkdir()
-  certificate.save(folder / 'calibration' / 'certificate.json')
-  return folder
+  certificate.save(run / 'calibration' / 'certificate.json')
+  return certificate
 
 
 def export(files=FILES, *, dry_run=False, **bindings):
@@ -143,12 +145,42 @@ def test_a_certificate_of_something_else_is_not_claimed(
 ):
   other = [FILES[0], 'policies/state_similarity.gin']
   arguments = dict(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path / 'a'))
-  with pytest.raises(ValueError, match='policy: certified for .*UNCERTIFIED'):
+  with pytest.raises(
+    ValueError, match=r'policy.*measure: certified for .*UNCERTIFIED'
+  ):
     export(other, dry_run=True, **arguments)
   longer = {**arguments, 'deployment.ProgramPlan.max_length': 6}
   with pytest.raises(ValueError, match='max_length: certified for 5, got 6'):
     export(dry_run=True, **longer)
   export(dry_run=True, **longer, ALLOW_UNCERTIFIED=True)
+  assert 'UNCERTIFIED: ' in capsys.readouterr().out
+
+
+def test_the_full_model_is_called_so_only_where_it_is(
+  tmp_path, run_dir, capsys
+):
+  """Nothing was certified: threshold 1 must then be the full model."""
+  run = tmp_path / 'run'
+  shutil.copytree(run_dir, run)
+  pruned = [FILES[0], 'policies/softmax_margin_pruned.gin']
+  arguments = dict(MODEL_DIR=str(run), OUTPUT_DIR=str(tmp_path / 'artifact'))
+  for files, final in ((FILES, None), (pruned, 'full'), (pruned, 'pruned')):
+    bindings = dict(arguments)
+    if final is not None:
+      bindings |= {
+        'decoding.PrunedVocabulary.final': final,
+        'decoding.PrunedVocabulary.num_blocks': 3,
+      }
+    gin_runner.parse(
+      files, [f'{name} = {value!r}' for name, value in bindings.items()]
+    )
+    policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+    save_certificate(run, policy, losses=0.9)
+    if final == 'pruned':
+      with pytest.raises(ValueError, match='at threshold 1 it is not the full'):
+        export(files, dry_run=True, **bindings)
+      bindings['ALLOW_UNCERTIFIED'] = True
+    export(files, dry_run=True, **bindings)
   assert 'UNCERTIFIED: ' in capsys.readouterr().out
 
 

@@ -16,6 +16,7 @@ from calm_jax import decoding, exits, model
 from calm_jax.cli import generate
 from calm_jax.pipeline.files import LineOptions, TextFiles, input_lines
 from calm_jax.pipeline.files.input_lines import BadLine, InputLine
+from calm_jax.pipeline.files.row_files import RowFile
 
 TEXTS = ['eins', 'zwei', 'a bit longer: 17 to 31', 'Ä', '5', 'sechs', 'sieben']
 
@@ -254,6 +255,30 @@ def test_input_and_output_are_checked_before_the_model_is_loaded(tmp_path):
       TextFiles(**texts)
   with pytest.raises(ValueError, match="input_format is 'csv'"):
     run(tmp_path, tmp_path, input_format='csv')
+
+
+@pytest.mark.parametrize(
+  ('output', 'message'),
+  [
+    ('texts.txt', 'is the INPUT_FILE itself'),
+    ('link.txt', 'is the INPUT_FILE itself'),
+    ('.', 'is a folder; name a file in it'),
+    ('/dev/null', 'leave OUTPUT_FILE out'),
+    ('rows.jsonl.gz', 'name it .*/rows.jsonl and pack it'),
+  ],
+)
+def test_files_that_are_no_jobs_are_never_to_go(tmp_path, output, message):
+  texts = tmp_path / 'texts.txt'
+  texts.write_text('one')
+  (tmp_path / 'link.txt').symlink_to(texts)
+  with pytest.raises(ValueError, match=message) as error:
+    run(tmp_path, texts, tmp_path / output)
+  assert 'delete ' not in str(error.value)
+  (tmp_path / 'other.txt').write_text('a letter')
+  with pytest.raises(ValueError, match='nobody knows what made') as error:
+    RowFile(str(tmp_path / 'other.txt'), {})
+  assert 'delete ' not in str(error.value)
+  assert texts.read_text() == 'one'
 
 
 def test_outputs_begin_and_never_say_what_was_chosen(

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 from cases import training_cases
 from fakes.counting_task import bindings_of
@@ -14,7 +15,7 @@ pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 
 from cases.job_cases import call
 
-from calm_jax import data, records, runs, training
+from calm_jax import checkpoints, data, records, runs, tokenizer, training
 from calm_jax.cli import jobs, train
 
 
@@ -129,6 +130,25 @@ def test_a_resumed_run_reads_the_same_data_or_none(trained, tmp_path):
     fine_tune(
       trained, tmp_path / 'run', **{'data.DataPlan.length_buckets': ((6, 6),)}
     )
+
+
+@pytest.mark.parametrize('begun', tokenizer.FORMS)
+def test_a_run_goes_on_cutting_inputs_as_it_was_begun(begun, tmp_path, capsys):
+  """Runs of 0.1.0 say nothing of it, and lost the EOS of long inputs."""
+  before, now = data.DataPlan(inputs_cut=begun), data.DataPlan()
+  checkpoints.save(
+    tmp_path,
+    1,
+    params={'w': np.ones(2, np.float32)},
+    config=training_cases.CONFIG,
+    context=before.context(),
+  )
+  assert ('inputs_cut' in before.context()) == (begun == tokenizer.KEEPS_EOS)
+  found = jobs.as_begun(now, str(tmp_path))
+  assert found == before
+  said = capsys.readouterr().out
+  assert ('lost their end of sequence' in said) == (found != now)
+  assert jobs.as_begun(now, str(tmp_path / 'new')) == now
 
 
 def test_fine_tuning_another_shape_is_refused(trained, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calm_jax import training
+from calm_jax.tokenizer import cut_input
 
 BUCKETS = ((4, 3), (7, 5))
 KEYS = (
@@ -126,10 +127,14 @@ def test_long_examples_are_cut_with_one_warning(path, caplog):
   lengths = {'inputs': 4, 'targets': 3}
   epoch = take(path, num_epochs=1, feature_lengths=lengths)
   assert rows_of(epoch) == sorted(
-    (tuple(row['inputs'][:4]), tuple(row['targets'][:3])) for row in examples()
+    (tuple(cut_input(row['inputs'], 4)), tuple(row['targets'][:3]))
+    for row in examples()
   )
   (record,) = caplog.records
-  assert 'of 60 examples' in record.message and 'are cut' in record.message
+  assert (
+    'of 60 examples' in record.message
+    and 'are cut (inputs keep their EOS)' in record.message
+  )
 
 
 def test_metadata_and_hashes_are_kept(path, tmp_path):

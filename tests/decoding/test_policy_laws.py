@@ -483,6 +483,13 @@ def test_law(name, law):
   check(name)
 
 
+@pytest.mark.parametrize('name', cases.NAMES)
+def test_what_says_the_full_model_keeps_law_2(name):
+  """Nobody calls a threshold of 1 the full model where it is not."""
+  policy = cases.case(name).policy(np.arange(cases.B), 1.0)
+  assert decoding.is_full_at_one(policy) == ((2, name) not in EXCEPTIONS)
+
+
 def test_print_the_table():
   for law in LAWS:
     for name in cases.NAMES:

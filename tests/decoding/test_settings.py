@@ -20,9 +20,9 @@ def decaying(value, temperature=4.0):
 @pytest.mark.parametrize(
   'threshold', [0.9, decaying(0.9), exits.ConstantThreshold(0.9)]
 )
-def test_a_setting_is_all_that_with_threshold_changes(threshold):
+def test_a_setting_is_all_that_with_setting_changes(threshold):
   before = policy(threshold)
-  after = decoding.with_threshold(before, 0.25)
+  after = decoding.with_setting(before, 0.25)
   assert decoding.describe(after) == decoding.describe(before)
   rule = after.exit_rule.threshold
   assert getattr(rule, 'value', rule) == 0.25
@@ -56,6 +56,6 @@ def test_samplers_are_described_with_their_numbers():
 
 def test_rules_without_a_threshold_are_refused():
   with pytest.raises(ValueError, match='FixedExit has no threshold'):
-    decoding.with_threshold(
+    decoding.with_setting(
       decoding.ComputePolicy(exit_rule=exits.FixedExit(2)), 0.5
     )

@@ -82,7 +82,7 @@ def test_the_program_says_what_generate_says(tiny, batch_size):
     wanted = decoding.generate(
       bound,
       inputs,
-      policy=decoding.with_threshold(MARGIN, threshold),
+      policy=decoding.with_setting(MARGIN, threshold),
       max_length=spec.max_length,
     )
     for name in ('tokens', 'exit_layers', 'lengths'):
@@ -207,7 +207,7 @@ def test_bad_values_are_named(toy_exported, inputs, options, words):
 
 
 def test_without_a_certificate_the_threshold_must_be_given(tiny):
-  with pytest.raises(ValueError, match='threshold=1.0 for the full model'):
+  with pytest.raises(ValueError, match=r'threshold=1\.0 \(the full model\)'):
     tiny[0]([[2, 3]])
 
 

@@ -73,7 +73,7 @@ def expected_losses():
   loss, full = evaluation.textual_loss(same_words), decode()
   return np.stack(
     [
-      loss(decode(policy=decoding.with_threshold(POLICY, setting)), full)
+      loss(decode(policy=decoding.with_setting(POLICY, setting)), full)
       for setting in SETTINGS
     ],
     axis=1,
@@ -185,3 +185,43 @@ def test_a_metric_that_cannot_see_the_texts_is_refused(monkeypatch):
     batch['targets_text'] = [RUSSIAN.format(7)] * batch['num_valid']
   with pytest.raises(ValueError, match=r"'rouge_l'.*references.*Use 'chrf'"):
     calibrate(metric='rouge_l', **arguments)
+
+
+def test_inputs_that_are_read_alike_are_counted_before_decoding(monkeypatch):
+  said, batches = [], make_batches()
+  whole = calibrate(batches=batches)
+  again = make_batches()[:1]
+  found = calibrate(batches=[*batches, *again], progress=said.append)
+  assert found.num_examples == whole.num_examples == 60
+  assert (found.p_values[0], found.context['examples']) == (
+    whole.p_values[0],
+    whole.context['examples'],
+  )
+  counts = [line for line in said if line.startswith('20 of 80 inputs are the')]
+  assert counts == said[:1], 'it is the first thing that is said'
+
+
+def test_other_uses_of_the_rows_are_stated_and_counted(tmp_path):
+  first = calibrate(uses_in=tmp_path, error_rate=0.01)
+  assert 'No other use of its rows was noted' in first.describe()
+  assert (first.error_rate, calibrate().error_rate) == (0.01, 0.05)
+  said = []
+  again = dict(uses_in=tmp_path, tolerance=0.6, progress=said.append)
+  second = calibrate(**again)
+  assert '1 other calibration had looked' in second.describe()
+  assert second.error_rate == 0.05
+  assert any('1 other calibration had looked' in line for line in said)
+  again['tolerance'] = 0.7
+  third = calibrate(**again, error_rate=0.1, spent='counted')
+  assert third.error_rate == pytest.approx(0.04)
+  assert '2 other calibrations' in third.describe()
+  # Elsewhere noted, and not at all.
+  assert calibrate(spent=0.02).error_rate == pytest.approx(0.03)
+  assert 'row_history' not in calibrate().context
+  # The same again is no other use.
+  assert calibrate(uses_in=tmp_path, error_rate=0.01).num_examples == 60
+  assert len(list(tmp_path.glob('*.json'))) == 3
+  with pytest.raises(
+    ValueError, match='nothing is left of the error rate 0.05'
+  ):
+    calibrate(uses_in=tmp_path, tolerance=0.8, spent='counted')

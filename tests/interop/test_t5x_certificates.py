@@ -31,12 +31,12 @@ def network_of(**changes):
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
   text_cases.save_run(folder)
-  context = runs.certificate_context(
+  context = runs.decoding_context(
     POLICY,
     params=checkpoints.load(folder).params,
     tokenizer=ByteTokenizer(5),
     sampler=decoding.Greedy(),
-  )
+  ).write()
   Certificate(
     index=1,
     reason='',
@@ -74,10 +74,10 @@ def test_certificates_of_something_else_are_refused(run, tmp_path):
     (dict(checkpoint=other), 'parameters: certified for'),
     (dict(vocabulary=seqio.ByteVocabulary(4)), 'tokenizer: certified for'),
     (dict(sampler=decoding.BeamSearch(2)), 'sampler: certified for'),
-    (dict(policy=decoding.ComputePolicy()), 'policy: certified for'),
+    (dict(policy=decoding.ComputePolicy()), 'NeverExit has no threshold'),
     (
       dict(network=network_of(dtype=jax.numpy.bfloat16)),
-      "made in float32, .* bfloat16: give network.T5Config.dtype = 'float32'",
+      "dtype: certified for 'float32', got 'bfloat16'",
     ),
   ):
     with pytest.raises(ValueError, match=message):

@@ -185,12 +185,12 @@ def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
       exits.DecayingThreshold(1.0, temperature=4.0, max_length=64),
     )
   )
-  context = runs.certificate_context(
+  context = runs.decoding_context(
     policy,
     params=checkpoints.load(run).params,
     tokenizer=vocabulary,
     sampler=decoding.Greedy(),
-  )
+  ).write()
   Certificate(
     index=0,
     reason='',
@@ -214,4 +214,4 @@ def test_infer_exits_by_a_classifier_at_its_certified_threshold(trained):
       '--gin_file=t5x/certified.gin',
     ),
   )
-  assert_decoded_by(decoding.with_threshold(policy, 0.6), trained, rows)
+  assert_decoded_by(decoding.with_setting(policy, 0.6), trained, rows)

@@ -1,5 +1,7 @@
 """`calm_jax.load`: a run with its certificate, or any checkpoint."""
 
+import json
+
 import numpy as np
 import pytest
 from cases import text_cases
@@ -20,12 +22,12 @@ def save_certified_run(folder, *, losses=0.0, sampler=None):
     (POLICY.exit_rule.threshold.value,),
     tolerance=0.1,
     error_rate=0.05,
-    context=runs.certificate_context(
+    context=runs.decoding_context(
       POLICY,
       params=loaded.params,
       tokenizer=loaded.tokenizer,
       sampler=decoding.Greedy() if sampler is None else sampler,
-    ),
+    ).write(),
   )
   (folder / 'calibration').mkdir()
   certificate.save(runs.certificate_path(path))
@@ -45,7 +47,7 @@ def test_a_run_decodes_as_it_was_certified(run_dir):
   layers = {layer for output in outputs for layer in output.exit_layers}
   assert min(layers) < L
   # The policy may be given, at whatever threshold.
-  given = decoding.with_threshold(POLICY, 0.9)
+  given = decoding.with_setting(POLICY, 0.9)
   assert calm_jax.load(run_dir, policy=given).policy == POLICY
 
 
@@ -75,7 +77,7 @@ def test_certificates_of_something_else_are_refused(run_dir, tmp_path):
   other = decoding.ComputePolicy(
     exit_rule=exits.ConfidenceExit(exits.StateSimilarity(), 0.5)
   )
-  with pytest.raises(ValueError, match='policy: certified for'):
+  with pytest.raises(ValueError, match=r'policy\S*: certified for'):
     calm_jax.load(run_dir, policy=other)
   with pytest.raises(ValueError, match='sampler: certified for'):
     calm_jax.load(run_dir, sampler=decoding.Temperature())
@@ -108,3 +110,27 @@ def test_any_checkpoint_comes_with_its_vocabulary(run_dir, tmp_path):
   assert short.describe() == generator.describe()
   with pytest.raises(TypeError, match='extra_ids.* go into the TextFeatures'):
     calm_jax.load(path, vocabulary=texts, extra_ids=5)
+
+
+def test_what_a_checkpoint_says_of_generating_is_done(run_dir, tmp_path):
+  """suppress_tokens and forced_bos_token_id of generation_config.json."""
+  opened = checkpoints.open_checkpoint(run_dir)
+  target = checkpoints.Target(format='huggingface')
+  path = checkpoints.convert(opened, tmp_path / 'hf', target).path
+  lengths = {'inputs': 32, 'targets': 8}
+  options = dict(vocabulary='bytes', feature_lengths=lengths)
+  plain = calm_jax.load(path, **options)
+  # The folder says that it has the run's five sentinels.
+  assert plain.tokenizer.extra_ids == 5
+  said = {token for one in plain.generate(TEXTS) for token in one.tokens}
+  never = sorted(said - {1})[:3]
+  (tmp_path / 'hf' / 'generation_config.json').write_text(
+    json.dumps({'suppress_tokens': never, 'forced_bos_token_id': 77})
+  )
+  generator = calm_jax.load(path, **options)
+  for output in generator.generate(TEXTS):
+    assert output.tokens[0] == 77
+    assert not set(never) & set(output.tokens)
+  # Whoever says otherwise is obeyed.
+  own = calm_jax.load(path, suppressed_tokens=(), forced_prefix='', **options)
+  assert own.describe() == plain.describe()

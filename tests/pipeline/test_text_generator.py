@@ -9,6 +9,11 @@ from cases.text_cases import POLICY, L
 from calm_jax import checkpoints, decoding, model, pipeline
 from calm_jax.pipeline import requests
 from calm_jax.pipeline.streaming import stream_tokens
+from calm_jax.tokenizer import (
+  ByteTokenizer,
+  SentencePieceTokenizer,
+  train_sentencepiece,
+)
 
 TEXTS = ['one', 'a longer text of 30 characters', 'Ä 日本', 'x', 'zwei']
 
@@ -150,6 +155,32 @@ def test_what_is_no_text_is_refused(generator, texts, message):
     generator.generate(['a'], forced_prefixes=[3])
 
 
+@pytest.mark.parametrize(
+  ('text', 'spelled_out'),
+  [
+    ('a <extra_id_0> b', ''),
+    ('a<extra_id_0>b', '<extra_id_0>'),
+    ('a <extra_id_0> b<extra_id_0>', '<extra_id_0>'),
+    ('a <extra_id_7> </s>', '</s> <extra_id_7>'),
+    ('a < extra_id_0 >', ''),
+  ],
+)
+def test_special_tokens_that_are_spelled_out_are_told(
+  tmp_path, text, spelled_out
+):
+  vocabulary = tmp_path / 'vocab.model'
+  train_sentencepiece(['aba bab ab'] * 50, vocabulary, vocab_size=7)
+  for tokenizer in (SentencePieceTokenizer(vocabulary, 3), ByteTokenizer(3)):
+    request = requests.encode(
+      0, text, tokenizer, name='it', input_length=99, max_length=9
+    )
+    told = spelled_out
+    if tokenizer.name == 'bytes' and '<extra_id_0>' in text:
+      told = spelled_out or '<extra_id_0>'
+    assert len(request.warnings) == bool(told)
+    assert all(warning.startswith(told) for warning in request.warnings)
+
+
 def test_weights_that_are_not_numbers_are_refused(tmp_path):
   params = model.init_params(text_cases.CONFIG, jax.random.key(0))
   scale = params['decoder']['decoder_norm']['scale']
@@ -210,7 +241,7 @@ def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
   found = generator.generate(TEXTS, batch_size=2)
   assert [one.tokens for one in found] == [one.tokens for one in outputs]
   with pytest.raises(ValueError, match='359 ids .* only 264 rows'):
-    load(path, vocabulary='bytes')
+    load(path, vocabulary='bytes', extra_ids=100)
   with pytest.raises(ValueError, match='bytes with 4 extra ids is not the'):
     load(run, vocabulary='bytes', extra_ids=4)
   with pytest.raises(ValueError, match='feature_lengths is'):

@@ -4,7 +4,7 @@ Not part of the tests; run where transformers and torch are installed, which the
 tests do without:
 
   python -m venv /tmp/hf && /tmp/hf/bin/pip install torch transformers
-  /tmp/hf/bin/python tests/programs/regenerate_huggingface_golden.py
+  /tmp/hf/bin/python tests/programs/regenerate_huggingface_golden.py [VARIANT]
 
 Each folder is a tiny random T5 as `save_pretrained` writes it, with golden.npz:
 encoder states and logits of padded inputs, and the greedy tokens of a hundred
@@ -23,6 +23,8 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 VARIANTS = {
   'v1_0': dict(feed_forward_proj='relu', tie_word_embeddings=True),
   'v1_1': dict(feed_forward_proj='gated-gelu', tie_word_embeddings=False),
+  # Version 5 ties it, and never scales its logits.
+  'mt5_tied': dict(feed_forward_proj='gated-gelu', tie_word_embeddings=True),
 }
 ROWS, SOURCE, TARGET, FORCED_ROWS = 100, 12, 12, 4
 
@@ -30,7 +32,8 @@ ROWS, SOURCE, TARGET, FORCED_ROWS = 100, 12, 12, 4
 def build(variant, seed):
   """Returns a tiny T5 whose parameters all matter."""
   torch.manual_seed(seed)
-  config = transformers.T5Config(
+  kind = 'MT5' if variant.startswith('mt5') else 'T5'
+  config = getattr(transformers, f'{kind}Config')(
     vocab_size=64,
     d_model=16,
     d_kv=8,
@@ -44,7 +47,8 @@ def build(variant, seed):
     use_cache=False,
     **VARIANTS[variant],
   )
-  model = transformers.T5ForConditionalGeneration(config).eval()
+  name = f'{kind}ForConditionalGeneration'
+  model = getattr(transformers, name)(config).eval()
   if variant == 'v1_1':
     # Version 5 ties the two whatever the configuration says.
     model.lm_head.weight = torch.nn.Parameter(
@@ -137,7 +141,7 @@ def main():
     for folder in sys.argv[2:]:
       check(folder)
     return
-  for variant in VARIANTS:
+  for variant in sys.argv[1:] or VARIANTS:
     # The first seed of the parameters whose greedy tokens are no close calls.
     for seed in range(200):
       model = build(variant, seed)

@@ -99,7 +99,7 @@ def test_there_and_back(run_dir, tmp_path, name):
   path = tmp_path / 'certificate.json'
   certify(policy).save(path)
   found = runs.policy_of(Certificate.load(path), run_dir)
-  assert_equal_policies(found, decoding.with_threshold(policy, 0.5))
+  assert_equal_policies(found, decoding.with_setting(policy, 0.5))
 
 
 def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
@@ -107,18 +107,18 @@ def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
   loaded = runs.load_run(run_dir)
   made_for = dict(params=loaded.params, tokenizer=loaded.tokenizer)
   for losses, expected in (
-    (0.0, decoding.with_threshold(POLICIES['classifier'], 0.5)),
+    (0.0, decoding.with_setting(POLICIES['classifier'], 0.5)),
     (0.9, decoding.ComputePolicy()),
   ):
     certificate = certify(
       POLICIES['classifier'],
       losses=losses,
-      context=runs.certificate_context(
-        POLICIES['classifier'], sampler=decoding.Greedy(), **made_for
-      ),
+      context=runs.decoding_context(POLICIES['classifier'], **made_for).write(),
     )
     policy = runs.policy_of(certificate, run_dir)
-    applied = runs.apply_certificate(certificate, policy, **made_for)
+    applied = runs.apply_certificate(
+      certificate, policy, runs.decoding_context(**made_for)
+    )
     assert_equal_policies(applied, expected)
 
 
@@ -159,5 +159,5 @@ def test_what_cannot_be_made_again_is_refused(run_dir, tmp_path):
   with pytest.raises(ValueError, match='does not say which policy'):
     runs.policy_of(nameless, run_dir)
   blocks = certify(POLICIES['pruned'], settings=({'num_blocks': 3},))
-  with pytest.raises(ValueError, match='does not say which policy'):
+  with pytest.raises(ValueError, match='ComputePolicy has no such field'):
     runs.policy_of(blocks, run_dir)

@@ -303,10 +303,24 @@ def test_bad_model_files(model_path, tmp_path):
   whole = open(model_path, 'rb').read()
   damaged = tmp_path / 'damaged.model'
   lengths = [0, 1, len(whole) // 3, len(whole) // 2, len(whole) * 2 // 3]
-  for content in (*(whole[:length] for length in lengths), b'{"json": 1}'):
+  for content in (whole[:length] for length in lengths):
     damaged.write_bytes(content)
     with pytest.raises(ValueError, match='not a whole SentencePiece model'):
       SentencePieceTokenizer(damaged, extra_ids=10)
+  for content, match in (
+    (b'{"json": 1}', 'no tokenizer.json'),
+    (b'{"model": {"type": "BPE", "vocab": {}}}', "'BPE'.*own spiece.model"),
+    (b'{"model": {"type": "Unigram", "vocab": []}}', r'pieces \[\]'),
+    (b'version https://git-lfs.github.com/spec/v1', 'git lfs pull'),
+  ):
+    damaged.write_bytes(content)
+    with pytest.raises(ValueError, match=match):
+      SentencePieceTokenizer(damaged)
+  # What lies beside it is named, and nobody is sent to train another.
+  (tmp_path / 'tokenizer.json').write_text('{}')
+  with pytest.raises(FileNotFoundError, match='Name .*tokenizer.json') as error:
+    SentencePieceTokenizer(tmp_path / 'spiece.model')
+  assert 'build_vocabulary' not in str(error.value)
 
 
 def test_other_special_ids_are_refused(tmp_path):

@@ -25,8 +25,10 @@ from calm_jax.data.batches import (
 )
 from calm_jax.data.plan import DataPlan
 from calm_jax.data.seqio.preprocessors import as_text, unpack_references
+from calm_jax.data.seqio.tasks import inputs_cut_of
 from calm_jax.data.seqio.tensorflow_setup import seqio
 from calm_jax.data.seqio.token_datasets import FEATURES, for_training, in_order
+from calm_jax.tokenizer import KEEPS_EOS
 
 
 def train_batches(
@@ -85,6 +87,7 @@ def train_batches(
     skip=skip,
     num_shards=num_shards,
     shard_id=shard_id,
+    inputs_cut=inputs_cut_of(task, plan.inputs_cut),
   )
   return (batch for batch, _ in made)
 
@@ -100,6 +103,7 @@ def eval_batches(
   num_shards: int = 1,
   shard_id: int = 0,
   use_cached: bool = False,
+  inputs_cut: str = KEEPS_EOS,
 ) -> Iterator[dict]:
   """Returns an iterator over a split once, in the Task's order.
 
@@ -119,6 +123,7 @@ def eval_batches(
       batches; in the last one the later processes may have no real row.
     shard_id: as for `train_batches`.
     use_cached: as in `DataPlan`.
+    inputs_cut: as in `DataPlan`.
 
   Returns:
     An iterator of the dicts of `data.batches.make_batch`, all of one shape, and
@@ -152,7 +157,12 @@ def eval_batches(
     refuse=on_too_long == 'error',
   )
   return example_batches(
-    examples, batch_size, lengths, num_shards=num_shards, shard_id=shard_id
+    examples,
+    batch_size,
+    lengths,
+    num_shards=num_shards,
+    shard_id=shard_id,
+    inputs_cut=inputs_cut_of(task, inputs_cut),
   )
 
 
@@ -163,6 +173,7 @@ def example_batches(
   *,
   num_shards: int = 1,
   shard_id: int = 0,
+  inputs_cut: str = KEEPS_EOS,
 ) -> Iterator[dict]:
   """Returns evaluation batches of examples already in memory, in their order.
 
@@ -172,6 +183,7 @@ def example_batches(
     feature_lengths: longest inputs and targets in tokens.
     num_shards: as for `eval_batches`.
     shard_id: as for `eval_batches`.
+    inputs_cut: see `data.batches.make_batch`.
 
   Returns:
     An iterator of the dicts of `eval_batches`.
@@ -182,6 +194,7 @@ def example_batches(
     [tuple(feature_lengths[name] for name in FEATURES)],
     num_shards=num_shards,
     shard_id=shard_id,
+    inputs_cut=inputs_cut,
   )
   for batch, rows in made:
     yield {

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from calm_jax.data.seqio.batches import example_batches
-from calm_jax.data.seqio.tasks import as_task
+from calm_jax.data.seqio.tasks import as_task, inputs_cut_of
 from calm_jax.data.seqio.tensorflow_setup import seqio
+from calm_jax.data.seqio.token_datasets import in_order
 
 # Batches -> tokens int [N, T] and losses float [N, J].
 Predict = Callable[[Sequence[dict]], tuple[np.ndarray, np.ndarray]]
@@ -84,12 +85,19 @@ def run_calibration_task(
   )
 
   def predict_with_aux(dataset):
-    # The Evaluator's dataset says which examples and in which order; their
-    # texts, which a loss against references needs, are in its cached Task.
-    examples = list(evaluator.cached_task_datasets[name].as_numpy_iterator())
+    # The Evaluator's dataset says which examples and in which order; whole, and
+    # with the texts that a loss against references needs, they are in the Task.
     indices = [int(index) for index, _ in dataset.as_numpy_iterator()]
-    rows = [examples[index] for index in indices]
-    batches = list(example_batches(rows, batch_size, feature_lengths))
+    examples = in_order(task, split).take(max(indices) + 1).as_numpy_iterator()
+    examples = list(examples)
+    batches = list(
+      example_batches(
+        [examples[index] for index in indices],
+        batch_size,
+        feature_lengths,
+        inputs_cut=inputs_cut_of(task),
+      )
+    )
     tokens, losses = predict(batches)
     predictions = list(zip(indices, tokens.tolist(), strict=True))
     return predictions, {'losses': losses.tolist()}

@@ -13,6 +13,7 @@ import numpy as np
 
 from calm_jax.data.jsonl_files import TextExample
 from calm_jax.data.seqio.tensorflow_setup import seqio, tf
+from calm_jax.tokenizer import cut_input
 
 
 def examples_dataset(examples: Sequence[TextExample]):
@@ -84,6 +85,28 @@ def add_prefix(dataset, prefix: str):
   return dataset.map(prefixed, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+def append_eos_and_cut(dataset, output_features, sequence_length=None):
+  """Appends EOS, and cuts inputs before seqio would cut off theirs.
+
+  Args:
+    dataset: of examples as ids.
+    output_features: the Task's features.
+    sequence_length: the longest features in tokens, as seqio has it; None, or
+      without inputs, for whole examples.
+  """
+  dataset = seqio.preprocessors.append_eos(dataset, output_features)
+  length = (sequence_length or {}).get('inputs')
+  if length is None:
+    return dataset
+  join = functools.partial(tf.concat, axis=0)
+
+  def cut(example):
+    inputs = cut_input(example['inputs'], length, join=join)
+    return {**example, 'inputs': inputs}
+
+  return dataset.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+
+
 def references_or_prediction(output, example=None, is_target=False):
   """Postprocesses for metrics that compare one text with several.
 
@@ -98,8 +121,8 @@ def references_or_prediction(output, example=None, is_target=False):
 def text_preprocessors(prefix: str = '') -> list:
   """Returns prefix, tokenise, place for a cache, append EOS, in this order.
 
-  EOS is appended before a Task trims, so that a text cut short ends without
-  one and no model learns to stop there. The texts stay as
+  EOS is appended before a Task trims, so that a target cut short ends without
+  one and no model learns to stop there. Inputs keep theirs. The texts stay as
   `inputs_pretokenized` (prefix included) and `targets_pretokenized`.
   """
   prefixed = [functools.partial(add_prefix, prefix=prefix)] if prefix else []
@@ -107,5 +130,5 @@ def text_preprocessors(prefix: str = '') -> list:
     *prefixed,
     seqio.preprocessors.tokenize,
     seqio.CacheDatasetPlaceholder(),
-    seqio.preprocessors.append_eos,
+    append_eos_and_cut,
   ]

@@ -16,7 +16,7 @@ from calm_jax.data.seqio import preprocessors, task_metrics
 from calm_jax.data.seqio.tensorflow_setup import seqio
 from calm_jax.data.seqio.vocabularies import seqio_vocabulary
 from calm_jax.data.splits import SPLITS, SplitPlan
-from calm_jax.tokenizer import BYTES
+from calm_jax.tokenizer import BYTES, KEEPS_EOS, LOSES_EOS
 
 # Definitions registered in this process, by task name.
 _REGISTERED: dict[str, Any] = {}
@@ -248,6 +248,18 @@ def subtasks_of(task) -> list:
   """Returns the Tasks of a Mixture, or the Task alone."""
   task = as_task(task)
   return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
+
+
+def inputs_cut_of(task, form: str = KEEPS_EOS) -> str:
+  """Returns how inputs of a Task or Mixture are cut.
+
+  Args:
+    task: a Task or Mixture, its name, or a definition.
+    form: the form where they end with EOS; where they do not, there is none to
+      be kept.
+  """
+  feature = as_task(task).output_features['inputs']
+  return form if feature.add_eos else LOSES_EOS
 
 
 def check_split(task, split: str) -> None:

@@ -6,6 +6,7 @@ drawn from the seed and its examples through a buffer. Either way the same seed
 gives the same examples.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,12 +18,14 @@ from calm_jax.data.seqio.preprocessors import as_text, pack_reference_tensor
 from calm_jax.data.seqio.tasks import (
   as_task,
   check_split,
+  inputs_cut_of,
   prefix_of,
   subtasks_of,
 )
 from calm_jax.data.seqio.tensorflow_setup import seqio, tf
 from calm_jax.data.splits import normalised_input_hash
 from calm_jax.data.token_files import FEATURES
+from calm_jax.tokenizer import cut_input
 
 # Splits of at most so many examples are held in memory for training.
 IN_MEMORY_EXAMPLES = 250_000
@@ -163,8 +166,19 @@ def _shuffled(task, split, plan, seed):
   def keep(example):
     return {name: tf.cast(example[name], tf.int32) for name in FEATURES}
 
+  form = inputs_cut_of(task, plan.inputs_cut)
+
   def cut(example):
-    return {name: example[name][: lengths[name]] for name in FEATURES}
+    inputs = cut_input(
+      example['inputs'],
+      lengths['inputs'],
+      form=form,
+      join=functools.partial(tf.concat, axis=0),
+    )
+    return {
+      'inputs': inputs,
+      'targets': example['targets'][: lengths['targets']],
+    }
 
   size = _size(task, split, use_cached=plan.use_cached)
   in_memory = buffer is None and (size or 0) <= IN_MEMORY_EXAMPLES

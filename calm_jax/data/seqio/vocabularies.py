@@ -25,6 +25,12 @@ def seqio_vocabulary(name: str, extra_ids: int = 0):
   tokenizer = load_tokenizer(name, extra_ids)
   if tokenizer.name == BYTES:
     return seqio.ByteVocabulary(extra_ids=extra_ids)
+  if tokenizer.name.endswith('.json'):
+    raise ValueError(
+      f'{tokenizer.name} is a tokenizer.json of transformers, and seqio reads '
+      'SentencePiece models: calm_jax.cli.convert --to=calm_jax '
+      f'--vocabulary={tokenizer.name} makes one of it, RUN/vocabulary.model'
+    )
   return seqio.SentencePieceVocabulary(tokenizer.name, extra_ids=extra_ids)
 
 

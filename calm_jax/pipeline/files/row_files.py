@@ -210,7 +210,7 @@ class RowFile:
       if os.path.exists(path):
         raise ValueError(
           f'{path} exists, and without {path}.about nobody knows what made it. '
-          + self._remedy()
+          'Name another OUTPUT_FILE'
         )
       return
     here = self._said['made_with']

@@ -1,5 +1,6 @@
 """Where texts come from, where rows go, and how the one becomes the other."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -56,10 +57,17 @@ class TextFiles:
       )
 
   def check(self) -> None:
-    """Raises FileNotFoundError if the input file is not there."""
+    """Checks both files before a model is loaded.
+
+    Raises:
+      FileNotFoundError: if the input file is not there.
+      ValueError: if rows cannot be written to the output file.
+    """
     path = self.input_file
     if path not in (None, STANDARD_INPUT) and not os.path.exists(path):
       raise FileNotFoundError(f'there is no input file {path}')
+    if self.output_file is not None:
+      _check_output(self.output_file, path)
 
   @property
   def is_shown(self) -> bool:
@@ -91,6 +99,36 @@ class TextFiles:
     if self.input_file is not None:
       return input_lines.read_file(self.input_file, self.input_format)
     return iter([InputLine(*one) for one in enumerate(self.inputs, 1)])
+
+
+def _check_output(output: str, source: str | None) -> None:
+  """Raises ValueError if rows of a source cannot go to a path; says why."""
+  if os.path.isdir(output):
+    raise ValueError(f'OUTPUT_FILE {output} is a folder; name a file in it')
+  if output.endswith(('.gz', '.bz2', '.xz', '.zst')):
+    raise ValueError(
+      f'OUTPUT_FILE {output} ends like a packed file, and rows are written as '
+      f'plain text: name it {os.path.splitext(output)[0]} and pack it when the '
+      'job is done'
+    )
+  if not os.path.exists(output):
+    return
+  if not os.path.isfile(output):
+    raise ValueError(
+      f'OUTPUT_FILE {output} is no file that a job could go on with; leave '
+      'OUTPUT_FILE out, and rows go to standard output'
+    )
+  read = None
+  if source == STANDARD_INPUT:
+    with contextlib.suppress(OSError):
+      read = os.fstat(0)
+  elif source is not None:
+    read = os.stat(source)
+  if read is not None and os.path.samestat(read, os.stat(output)):
+    raise ValueError(
+      f'OUTPUT_FILE {output} is the INPUT_FILE itself: rows would be written '
+      'into the texts that are read. Name another OUTPUT_FILE'
+    )
 
 
 def decode_file(

@@ -1,12 +1,14 @@
-"""The decodes of a calibration: the full model, then threshold by threshold."""
+"""The decodes of a calibration: the full model, then setting by setting."""
+
+from typing import Any
 
 from calm_jax import decoding
 from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 
 
-class ThresholdGrid:
-  """Decodes thresholds, each from what the one before it has decoded."""
+class SettingGrid:
+  """Decodes settings; thresholds from what the one before has decoded."""
 
   def __init__(self, decode, policy, meter: CostMeter):
     """Decodes nothing yet.
@@ -19,7 +21,7 @@ class ThresholdGrid:
     self._decode = decode
     self._policy = policy
     self._meter = meter
-    self._latest: tuple[float, DecodedDataset] | None = None
+    self._latest: tuple[Any, DecodedDataset] | None = None
 
   def full(self) -> DecodedDataset:
     """Decodes with the full model."""
@@ -27,13 +29,16 @@ class ThresholdGrid:
     self._meter.note_full(decoded)
     return decoded
 
-  def at(self, threshold: float) -> DecodedDataset:
-    """Decodes at one threshold."""
+  def at(self, setting: float | dict[str, Any]) -> DecodedDataset:
+    """Decodes at one setting."""
     earlier = None
-    if self._latest is not None and threshold <= self._latest[0]:
-      earlier = self._latest[1]
-    policy = decoding.with_threshold(self._policy, threshold)
+    # What one threshold says of a lower one, other fields do not.
+    if self._latest is not None and isinstance(setting, float):
+      threshold, decoded = self._latest
+      if isinstance(threshold, float) and setting <= threshold:
+        earlier = decoded
+    policy = decoding.with_setting(self._policy, setting)
     decoded = self._decode(policy=policy, earlier=earlier)
-    self._latest = (threshold, decoded)
-    self._meter.note(threshold, decoded)
+    self._latest = (setting, decoded)
+    self._meter.note(setting, decoded)
     return decoded
