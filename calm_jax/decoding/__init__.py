@@ -18,6 +18,7 @@ from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
+from calm_jax.decoding.failures import describe_failure
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import (
@@ -108,6 +109,7 @@ __all__ = [
   'default_depth_loop',
   'describe',
   'describe_computation',
+  'describe_failure',
   'finish',
   'full_model',
   'full_within_budget',

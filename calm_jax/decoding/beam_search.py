@@ -211,6 +211,11 @@ class BeamSearch:
     kinds = [
       jnp.where(part > -jnp.inf, kind, 2) for kind, part in enumerate(ranks)
     ]
+    # Of a request that failed, the beams as they were: not what ended before.
+    failed = jnp.isnan(live.scores).reshape(beams).any(axis=1, keepdims=True)
+    kinds = [
+      jnp.where(failed, 2 - kind, part) for kind, part in enumerate(kinds)
+    ]
     # Stable: of places that hold nothing, those of the pool come first.
     order = jnp.lexsort(
       (-jnp.concatenate(ranks, axis=1), jnp.concatenate(kinds, axis=1)), axis=1
@@ -219,7 +224,10 @@ class BeamSearch:
     to_live = len(carry.alive) - self.num_beams
     rows = jnp.where(order < self.num_beams, order, order + to_live)
     rows += self._first_rows(carry)
-    return _pick(carry.search.hypotheses, live, rows.reshape(-1))
+    picked = _pick(carry.search.hypotheses, live, rows.reshape(-1))
+    failed = jnp.broadcast_to(failed, rows.shape).reshape(-1)
+    scores = jnp.where(failed, jnp.nan, picked.scores)
+    return dataclasses.replace(picked, scores=scores)
 
   def _continuations(
     self, carry: Carry, logits: Array, token_ids: Array | None

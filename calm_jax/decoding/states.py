@@ -73,18 +73,22 @@ class Carry:
   def append(self, tokens: Array, scores: Array, eos_id: int) -> 'Carry':
     """Returns the carry with tokens [R] appended to the rows that are alive.
 
+    A row whose score is no number ends without the token; see
+    `DecodeResult.failed`.
+
     Args:
       tokens: int32 [R].
       scores: float32 [R], the scores with them.
       eos_id: the token that ends a row.
     """
-    tokens = jnp.where(self.alive, tokens, 0)
-    positions = self.positions + self.alive
+    going = self.alive & ~jnp.isnan(scores)
+    tokens = jnp.where(going, tokens, 0)
+    positions = self.positions + going
     max_length = self.tokens.shape[1]
     return dataclasses.replace(
       self,
       positions=positions,
-      alive=self.alive & (tokens != eos_id) & (positions < max_length),
+      alive=going & (tokens != eos_id) & (positions < max_length),
       previous_tokens=tokens,
       tokens=self._write(self.tokens, tokens),
       scores=scores,
@@ -205,7 +209,7 @@ class DecodeResult:
       rule saw and went on at; -inf where there was none.
     scores: float32 [B], sum of the log-probabilities of the emitted tokens
       under the distribution sampled from, EOS included; a forced token adds 0,
-      no length penalty is in it.
+      no length penalty is in it. NaN where the row failed.
     lengths: int32 [B], emitted tokens, forced ones and EOS included.
     prefix_lengths: int32 [B], how many of them were forced: the first ones.
   """
@@ -217,6 +221,15 @@ class DecodeResult:
   scores: Array
   lengths: Array
   prefix_lengths: Array
+
+  @property
+  def failed(self) -> Array:
+    """Bool [B], rows that ended because their logits were not finite.
+
+    Position `lengths` is where: it has an exit layer, and no token. All outputs
+    of a beam search fail together.
+    """
+    return jnp.isnan(self.scores)
 
   @property
   def is_chosen(self) -> Array:

@@ -128,7 +128,14 @@ def decode_dataset(
       _decode_rows(decode, waiting, collected, store, line)
   if not collected.num_inputs:
     raise ValueError('there is nothing to decode: the batches hold no inputs.')
-  return collected.finish()
+  decoded = collected.finish()
+  failed = int(np.isnan(decoded.scores).sum())
+  if failed and progress is not None:
+    progress(
+      f'warning: {failed} of {decoded.num_examples} outputs end where logits '
+      'were not finite; decode in float32, or look at the parameters'
+    )
+  return decoded
 
 
 def oracle_policy(

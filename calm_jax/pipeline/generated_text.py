@@ -1,6 +1,7 @@
 """What comes out of a `TextGenerator`: texts, token by token."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +30,8 @@ class GeneratedText:
       model, where it certified nothing).
     warnings: what was wrong with the input and did not keep it from being
       decoded, in words.
+    error: why the output ends where it does, in words, where what the model
+      computed was not finite; None elsewhere. No certificate covers it.
   """
 
   text: str
@@ -41,6 +44,7 @@ class GeneratedText:
   prefix_length: int
   certified: bool
   warnings: tuple[str, ...] = ()
+  error: str | None = None
 
   @property
   def chosen_layers(self) -> tuple[int, ...]:
@@ -74,6 +78,7 @@ def generated_texts(
   tokenizer: Tokenizer,
   *,
   certified: bool,
+  error_of: Callable[[int, DecodeResult], str | None],
 ) -> list[list[GeneratedText]]:
   """Returns the outputs of each request of a batch.
 
@@ -83,17 +88,23 @@ def generated_texts(
     tokenizer: the tokenizer.
     certified: whether a certificate covers outputs that are not forced to begin
       with something.
+    error_of: says where one output [T] of a row failed, None if it did not.
   """
+
+  def text_of(row, request, sample):
+    one = jax.tree.map(lambda leaf: leaf[row, sample], result)
+    error = error_of(row, one)
+    return _generated_text(
+      one,
+      tokenizer,
+      certified=certified and not request.forced_prefix and error is None,
+      warnings=request.warnings,
+      error=error,
+    )
+
+  samples = range(result.lengths.shape[1])
   return [
-    [
-      _generated_text(
-        jax.tree.map(lambda leaf, place=(row, sample): leaf[place], result),
-        tokenizer,
-        certified=certified and not request.forced_prefix,
-        warnings=request.warnings,
-      )
-      for sample in range(result.lengths.shape[1])
-    ]
+    [text_of(row, request, sample) for sample in samples]
     for row, request in enumerate(batch.requests)
   ]
 

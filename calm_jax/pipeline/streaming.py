@@ -23,6 +23,8 @@ def stream_tokens(
 
   Raises:
     ValueError: if the decode has several rows.
+    FloatingPointError: where its logits are not finite, after the tokens that
+      were.
   """
   if (num_rows := state.carry.alive.shape[0]) != 1:
     raise ValueError(
@@ -35,6 +37,12 @@ def stream_tokens(
     alive = bool(state.carry.alive[0])
     result = jax.device_get(decoding.finish(state))
     place = len(tokens)
+    if bool(result.failed[0]):
+      raise FloatingPointError(
+        f'the logits of position {place} are not finite (exit layer '
+        f'{int(result.exit_layers[0, place])} of {state.bound.num_layers}): '
+        'the output ends there'
+      )
     tokens.append(int(result.tokens[0, place]))
     text = tokenizer.decode(tokens)
     if alive:

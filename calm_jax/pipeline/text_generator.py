@@ -335,8 +335,16 @@ class TextGenerator:
         **self._options(batch, seed),
       )
     )
-    certified = self.certificate is not None
-    return generated_texts(result, batch, self.tokenizer, certified=certified)
+    inputs = batch.inputs()
+    return generated_texts(
+      result,
+      batch,
+      self.tokenizer,
+      certified=self.certificate is not None,
+      error_of=lambda row, one: decoding.describe_failure(
+        self.bound, inputs[row], one
+      ),
+    )
 
   def describe(self) -> dict[str, Any]:
     """Returns everything that outputs depend on but input, seed and batch."""

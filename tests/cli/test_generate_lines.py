@@ -8,10 +8,11 @@ import os
 import pathlib
 import sys
 
+import jax
 import pytest
 from cases import text_cases
 
-from calm_jax import decoding, exits
+from calm_jax import decoding, exits, model
 from calm_jax.cli import generate
 from calm_jax.pipeline.files import LineOptions, TextFiles, input_lines
 from calm_jax.pipeline.files.input_lines import BadLine, InputLine
@@ -433,3 +434,20 @@ def test_without_a_certificate_a_budget_stays(tmp_path, capsys):
     assert found == decoding.ComputePolicy(exit_rule=expected)
     assert certificate is None
     assert capsys.readouterr().err.endswith(said)
+
+
+def test_outputs_that_end_at_numbers_that_are_none_say_so(tmp_path, capsys):
+  """Parameters that are finite, and logits that overflow."""
+  params = model.init_params(text_cases.CONFIG, jax.random.key(0))
+  kernel = params['decoder']['logits_dense']['kernel']
+  largest = kernel / abs(kernel).max() * 3e38
+  params['decoder']['logits_dense']['kernel'] = largest
+  folder = text_cases.save_run(tmp_path / 'run', params=params)
+  source, output = tmp_path / 'texts.txt', tmp_path / 'rows.jsonl'
+  source.write_text('one\ntwo\n', encoding='utf-8')
+  run(folder, source, output, threshold=1.0)
+  for row in read_rows(output):
+    assert 'position 0 are not finite from layer 1 of 2' in row['error']
+    assert row['tokens'] == [] and not row['certified']
+  said = capsys.readouterr().err
+  assert '2 lines have outputs that end where numbers were not finite' in said

@@ -4,6 +4,7 @@ Skipped where no browser is installed. The pictures are looked at by their
 pixels only; a person should look at one now and then.
 """
 
+import dataclasses
 import http.server
 import os
 import re
@@ -158,3 +159,39 @@ def test_the_page_asks_for_nothing(page, tmp_path):
   assert [path for path in asked if path != '/favicon.ico'] == ['/page']
   text = content.decode('utf-8')
   assert not re.search(r'(?:src|href)\s*=\s*["\']?\s*(?:https?:)?//', text)
+
+
+MEASURE = """<script>document.title = Array.from(
+  document.querySelectorAll('.scroll'), one => one.scrollWidth - one.clientWidth
+).join();</script></body>"""
+
+
+@pytest.mark.parametrize('width', [1200, 1000])
+def test_no_table_needs_a_scroll_bar(tmp_path, width):
+  """With more metrics and longer names than pages mostly have."""
+  result = example_result.evaluation_result()
+  rows = tuple(
+    dataclasses.replace(
+      row,
+      name=f'{row.name}, SoftmaxMargin, DeferredExitState, PrunedVocabulary',
+      quality={**row.quality, 'rouge_1': 43.21, 'rouge_2': 21.34},
+    )
+    for row in result.rows
+  )
+  records.write_json(
+    tmp_path / 'evaluation' / 'result.json',
+    dataclasses.replace(result, rows=rows),
+  )
+  validation_cases.validation(
+    tmp_path, output_dir=str(tmp_path / 'calibration')
+  )
+  with open(report.run(str(tmp_path)), encoding='utf-8') as file:
+    text = file.read()
+  measured = tmp_path / 'measured.html'
+  measured.write_text(text.replace('</body>', MEASURE), encoding='utf-8')
+  document = browse(
+    tmp_path, f'--window-size={width},800', '--dump-dom', f'file://{measured}'
+  )
+  (found,) = re.findall('<title>(.*?)</title>', document)
+  assert len(found.split(',')) >= 5
+  assert set(found.split(',')) == {'0'}, found

@@ -134,6 +134,7 @@ def decode_lines(
     options.batch_size,
     window=_BATCHES_AHEAD * options.batch_size,
   )
+  failed: list[int] = []
   for batch in batches:
     batch_lines = [reader.take(request.number) for request in batch.requests]
     if all(line.number in rows for line in batch_lines):
@@ -149,6 +150,11 @@ def decode_lines(
       ]
     )
     texts = [text for samples in outputs for text in samples]
+    failed += [
+      line.number
+      for line, samples in zip(batch_lines, outputs, strict=True)
+      if any(sample.error for sample in samples)
+    ]
     progress.update(
       len(outputs),
       sum(len(text.tokens) for text in texts),
@@ -158,6 +164,11 @@ def decode_lines(
   rows.check_last(reader.last_line)
   rows.finish()
   progress.finish(generator.bound.num_layers)
+  if failed:
+    say(
+      f'{len(failed)} lines have outputs that end where numbers were not '
+      f'finite: {_some(sorted(failed))}; each says where under "error"'
+    )
   if reader.skipped:
     say(f'{len(reader.skipped)} lines skipped: {_some(reader.skipped)}')
 
@@ -175,7 +186,7 @@ def make_row(
     'line': line.number,
     'inputs': line.text,
     **(outputs[0] if len(outputs) == 1 else {'samples': outputs}),
-    'certified': samples[0].certified,
+    'certified': all(sample.certified for sample in samples),
   }
   if samples[0].warnings:
     row['warnings'] = list(samples[0].warnings)
@@ -190,6 +201,8 @@ def make_row(
 def _output_fields(output: pipeline.GeneratedText) -> dict[str, Any]:
   fields = dataclasses.asdict(output)
   del fields['certified'], fields['warnings']
+  if output.error is None:
+    del fields['error']
   return fields
 
 

@@ -41,6 +41,8 @@ def show(
       speaking.say(
         reporting.render_output(decoded, num_layers=generator.bound.num_layers)
       )
+      if output.error is not None:
+        speaking.tell(f'error: {output.error}')
       if uncertified:
         speaking.say(UNCERTIFIED)
   return [output for samples in outputs for output in samples]
@@ -70,13 +72,16 @@ def talk(
       seed=options.seed,
       number=request.number,
     )
-    for place, token in enumerate(tokens):
-      shown = reporting.colour_token(
-        token.piece,
-        token.exit_layer,
-        num_layers=num_layers,
-        colour=colour,
-        first=place == 0,
-      )
-      print(shown, end='', flush=True)
+    try:
+      for place, token in enumerate(tokens):
+        shown = reporting.colour_token(
+          token.piece,
+          token.exit_layer,
+          num_layers=num_layers,
+          colour=colour,
+          first=place == 0,
+        )
+        print(shown, end='', flush=True)
+    except FloatingPointError as error:
+      speaking.tell(f'error: {error}')
     print(flush=True)
