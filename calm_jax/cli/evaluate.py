@@ -91,7 +91,7 @@ def run(
       max_examples=max_examples,
     )
   )
-  _check_not_calibrated_on(path, batches)
+  batches = _without_calibrated(path, batches)
   timed = None
   if collectives.is_main_process():
     timed = evaluation.Timed(
@@ -151,22 +151,33 @@ def _load_certificate(path: str, split: str, task: str) -> Certificate:
   return certified
 
 
-def _check_not_calibrated_on(certificate: str, batches) -> None:
-  """Refuses inputs of the loss table that lies beside the certificate."""
+def _without_calibrated(certificate: str, batches):
+  """Returns batches without what was calibrated on, by the table beside.
+
+  Inputs that differ only where they are cut are left out and counted; others
+  should not be there.
+
+  Raises:
+    ValueError: if there are others.
+  """
   path = os.path.join(os.path.dirname(certificate), 'loss_table.npz')
   if not os.path.exists(path):
-    return
-  ids = [
-    evaluation.example_id(row)
-    for batch in batches
-    for row in batch['encoder_input_tokens'][: batch['num_valid']]
-  ]
-  shared = set(records.read_loss_table(path).example_ids) & set(ids)
-  if shared:
+    return batches
+  calibrated = frozenset(records.read_loss_table(path).example_ids)
+  left, shared, cut = evaluation.leave_out(batches, calibrated)
+  total = sum(batch['num_valid'] for batch in batches)
+  if shared > cut or not left:
     raise ValueError(
-      f'{len(shared)} of {len(ids)} inputs were calibrated on; give the task '
-      'the same split arguments as calibration had'
+      f'{shared} of {total} inputs were calibrated on; give the task the same '
+      'split arguments as calibration had'
     )
+  if shared:
+    length = batches[0]['encoder_input_tokens'].shape[1]
+    speaking.say(
+      f'{shared} of {total} inputs are, cut to {length} tokens, inputs that '
+      'were calibrated on, and are left out'
+    )
+  return left
 
 
 def _write(output_dir: str, result: records.EvaluationResult) -> None:

@@ -33,6 +33,7 @@ from calm_jax.evaluation.delaying_inputs import (
   random_inputs,
   shuffled_inputs,
 )
+from calm_jax.evaluation.distinct_inputs import leave_out
 from calm_jax.evaluation.evaluating import Evaluation, Timed, run_evaluation
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import (
@@ -80,6 +81,7 @@ __all__ = [
   'delayed_inputs',
   'example_id',
   'get_loss',
+  'leave_out',
   'oracle_policy',
   'random_inputs',
   'risk_loss',

@@ -5,7 +5,7 @@ counts inputs, so they are looked for before anything is decoded.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,31 @@ def distinct_inputs(batches: Sequence[Batch]) -> DistinctInputs:
     elif rows:
       found.append(_with_references(_taken(batch, rows), texts))
   return DistinctInputs(found, tuple(first), np.array(places))
+
+
+def leave_out(
+  batches: Sequence[Batch], example_ids: Set[str]
+) -> tuple[list[Batch], int, int]:
+  """Leaves out inputs that were used elsewhere.
+
+  Args:
+    batches: the inputs.
+    example_ids: hashes of those to leave out.
+
+  Returns:
+    The batches without them; how many they were; how many of these fill all S
+    places and may have been cut, so that longer ones may have differed.
+  """
+  found, left_out, filled = [], 0, 0
+  for batch in batches:
+    tokens = np.asarray(batch['encoder_input_tokens'])[: num_valid_of(batch)]
+    out = [example_id(row) in example_ids for row in tokens]
+    left_out += sum(out)
+    filled += sum(row[-1] != 0 for row in tokens[np.array(out, bool)])
+    rows = [row for row, left in enumerate(out) if not left]
+    if rows:
+      found.append(batch if len(rows) == len(out) else _taken(batch, rows))
+  return found, left_out, int(filled)
 
 
 def say_distinct(

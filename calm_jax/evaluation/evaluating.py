@@ -8,7 +8,13 @@ from typing import Any
 from calm_jax import decoding, exits, interfaces, records
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.costs import BytesOf
-from calm_jax.evaluation import comparison, corpus_metrics, losses, text_metrics
+from calm_jax.evaluation import (
+  comparison,
+  corpus_metrics,
+  losses,
+  seen_text,
+  text_metrics,
+)
 from calm_jax.evaluation.budget_use import budget_use
 from calm_jax.evaluation.comparison_plan import ComparisonPlan
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
@@ -99,6 +105,7 @@ def run_evaluation(
   samples, selection = sample_outputs(
     early, full, losses=scoring.textual(early, full), pieces=pieces
   )
+  _say_blind(plan, certificate, full, progress)
   copies = [text.removeprefix(prefix) for text in full.inputs_text]
   result = records.EvaluationResult(
     num_examples=full.num_examples,
@@ -142,6 +149,23 @@ def run_evaluation(
     **about,
   )
   return Evaluation(result, full, early)
+
+
+def _say_blind(
+  plan: ComparisonPlan,
+  certificate: Certificate,
+  full: DecodedDataset,
+  say: Say | None,
+) -> None:
+  """Says which of the metrics cannot see the texts."""
+  texts = [text for row in full.references for text in row]
+  names = [certificate.context['metric'], *plan.metrics]
+  blind = seen_text.blind_metrics(names, [*texts, *full.texts])
+  if blind and say is not None:
+    say(
+      f'{", ".join(blind)}: most of these texts is nothing to it, and its '
+      "numbers say little; 'chrf' looks at all of them"
+    )
 
 
 def _scoring(

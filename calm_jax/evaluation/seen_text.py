@@ -105,6 +105,22 @@ def check_seen(
   )
 
 
+def blind_metrics(names: Iterable[str], texts: Iterable[str]) -> list[str]:
+  """Returns those metrics, of one text or of a corpus, that do not see texts.
+
+  >>> blind_metrics(['rouge_2', 'bleu', 'token_f1'], ['кот', 'собака'])
+  ['rouge_2']
+  """
+  texts = list(texts)
+  blind = []
+  for name in dict.fromkeys(names):
+    kind = 'rouge_l' if name.startswith('rouge_') else name
+    metric = text_metrics.METRICS.get(kind)
+    if metric is not None and not sees(metric, texts):
+      blind.append(name)
+  return blind
+
+
 def _that_sees(texts: list[str]) -> str:
   """Returns the name of the metric that ignores least."""
   return min(

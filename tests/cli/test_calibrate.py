@@ -1,5 +1,6 @@
 """The calibrate job: the certificate of a run, and what is decoded for it."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -158,4 +159,62 @@ def test_a_task_with_another_prefix_is_refused(calibrated):
         'tasks.JsonlTask.prefix': 'count: ',
         'tasks.JsonlTask.name': 'counting_with_prefix',
       },
+    )
+
+
+@pytest.mark.slow
+def test_other_calibrations_of_the_rows_are_stated_and_counted(
+  calibrated, tmp_path
+):
+  folder = pathlib.Path(calibrated['MODEL_DIR'])
+  files = {**calibrated, 'MODEL_DIR': str(tmp_path / 'run')}
+  shutil.copytree(folder, tmp_path / 'run')
+  uses = tmp_path / 'run' / records.ROW_USES_NAME
+  for path in uses.glob('*.json'):
+    path.unlink()
+  first = Certificate.load(folder / 'calibration' / 'certificate.json')
+  assert 'No other use of its rows was noted' in first.describe()
+  options = dict(LOSS='signed', FULL_GRID=True, SPENT='counted')
+  calibrate_again(files, tmp_path / '1', TOLERANCE=0.3, ERROR_RATE=0.02)
+  second = calibrate_again(files, tmp_path / '2', TOLERANCE=0.2, **options)
+  assert second.error_rate == pytest.approx(0.03)
+  assert '1 other calibration had looked' in second.describe()
+  with pytest.raises(ValueError, match='nothing is left of the error rate'):
+    calibrate_again(files, tmp_path / '3', TOLERANCE=0.25, **options)
+  assert not (tmp_path / '3' / 'certificate.json').exists()
+  assert len(list(uses.glob('*.json'))) == 2
+
+
+@pytest.mark.slow
+def test_inputs_that_are_cut_alike_are_one(
+  calibrated, tmp_path, monkeypatch, capsys
+):
+  """Of three words the model reads one; the test split has others left."""
+  load = jobs.load_run
+  short = {'inputs': 2, 'targets': 12}
+
+  def shorter(*arguments, **keywords):
+    loaded = load(*arguments, **keywords)
+    return dataclasses.replace(loaded, feature_lengths=short)
+
+  monkeypatch.setattr(jobs, 'load_run', shorter)
+  certificate = calibrate_again(calibrated, tmp_path, TOLERANCE=0.9)
+  words = certificate.num_examples
+  assert 5 <= words <= 12
+  line = 'inputs are the same as an earlier one, as the model reads them'
+  said = capsys.readouterr().out
+  assert f' of 122 {line} (at most 2 tokens)' in said
+  assert said.index(line) < said.index('full model on')
+  table = records.read_loss_table(tmp_path / 'loss_table.npz')
+  assert table.num_examples == len(set(table.example_ids)) == words
+  (log,) = tmp_path.rglob('*-metrics.jsonl')
+  logged = json.loads(log.read_text(encoding='utf-8').splitlines()[-1])
+  assert logged['num_examples'] == words
+  with pytest.raises(ValueError, match='138 of 138 inputs were calibrated on'):
+    call(
+      'evaluate',
+      ['runs/evaluate.gin', 'policies/softmax_margin.gin', calibrated['task']],
+      **bindings_of(calibrated),
+      CERTIFICATE=str(tmp_path / 'certificate.json'),
+      OUTPUT_DIR=str(tmp_path / 'evaluation'),
     )

@@ -48,3 +48,15 @@ def test_where_nothing_is_left_out_nothing_changes_and_nothing_is_said():
   bare = [{'encoder_input_tokens': np.array([[5, 1], [5, 1]])}]
   (ours,) = distinct_inputs.distinct_inputs(bare).batches
   assert 'references' not in ours and ours['num_valid'] == 1
+
+
+def test_what_was_used_elsewhere_is_left_out_and_those_that_were_cut_counted():
+  batches = [batch([[5, 1], [6, 0], [7, 1]]), batch([[8, 1]]), batch([[9, 1]])]
+  ids = distinct_inputs.distinct_inputs(batches).example_ids
+  left, shared, cut = distinct_inputs.leave_out(batches, {ids[1], ids[3]})
+  assert (shared, cut) == (2, 1)
+  assert [made['num_valid'] for made in left] == [2, 1]
+  assert left[0]['encoder_input_tokens'].tolist() == [[5, 1], [7, 1], [0, 0]]
+  assert left[0]['targets_text'] == ['target [5, 1]', 'target [7, 1]']
+  assert left[1] is batches[2]
+  assert distinct_inputs.leave_out(batches, frozenset())[0] == batches

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from calm_jax import records
+from calm_jax.calibration import p_values
 from calm_jax.evaluation import used_rows
 from calm_jax.processes import collectives
 
@@ -136,3 +138,24 @@ def test_a_damaged_note_is_named(tmp_path):
   path.write_text(json.dumps({'rows': 1}), encoding='utf-8')
   with pytest.raises(ValueError, match=path.name):
     history(tmp_path, variant(loss='risk'))
+
+
+def test_counting_keeps_the_error_rate_that_testing_again_breaks():
+  """Two settings on the same rows, each at the tolerance; 4,000 draws."""
+  rng = np.random.default_rng(7)
+  totals = rng.binomial(200, 0.1, size=(4000, 2))
+  tests = p_values.exact_binomial_of_total(totals, 200, 0.1)
+  told, counted = (
+    records.RowHistory(
+      others=('one',), spent=spent, error_rate=0.05, counted=spent < 0.05
+    ).level
+    for spent in (0.05, 0.03)
+  )
+  assert (told, counted) == (0.05, 0.02)
+
+  def wrong(first, second):
+    """Share of draws with a certificate: of the first or else the second."""
+    return ((tests[:, 0] <= first) | (tests[:, 1] <= second)).mean()
+
+  assert wrong(0.05, 0) <= 0.05 and wrong(0.03, counted) <= 0.05
+  assert wrong(0.05, told) > 0.06

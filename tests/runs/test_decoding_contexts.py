@@ -49,6 +49,28 @@ def test_a_setting_of_several_fields_is_applied_whole():
     runs.apply_certificate(certificate, full, CONTEXT)
 
 
+@pytest.mark.parametrize('made_open', [True, False])
+@pytest.mark.parametrize('given_open', [True, False])
+def test_a_length_that_a_policy_leaves_open_is_that_of_the_decode(
+  made_open, given_open
+):
+  """In the certificate, in the policy that it is for, in both or neither."""
+
+  def policy(is_open, length=8):
+    decaying = exits.DecayingThreshold(0.5, temperature=4.0)
+    rule = exits.ConfidenceExit(exits.SoftmaxMargin(), decaying)
+    budget = exits.LayerBudget(rule, exits.PerPosition(2))
+    made = decoding.ComputePolicy(exit_rule=budget)
+    return made if is_open else decoding.at_output_length(made, length)
+
+  certificate = certify(policy(made_open), [0.6])
+  found = runs.apply_certificate(certificate, policy(given_open), CONTEXT)
+  assert found.exit_rule.rule.threshold.value == 0.6
+  other = policy(is_open=False, length=9)
+  with pytest.raises(ValueError, match='max_length: certified for 8, got 9'):
+    runs.apply_certificate(certificate, other, CONTEXT)
+
+
 @pytest.mark.parametrize(
   'setting', [{'threshold': 0.6, 'vocabulary': 80}, {'exit_rule': 0.6}]
 )
