@@ -20,7 +20,8 @@ from calm_jax.checkpoints import (
 )
 from calm_jax.checkpoints.storage import Folder, is_url
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
-from calm_jax.checkpoints.t5x_tree import check_parameters, read_description
+from calm_jax.checkpoints.t5x_description import ASSUMED
+from calm_jax.checkpoints.t5x_tree import check_parameters
 
 _STEP = re.compile(r'checkpoint_(\d+)/')
 _DESCRIPTION = 'metadata'
@@ -80,22 +81,21 @@ def _open_orbax(folder: Folder, place: str) -> StoredCheckpoint:
   arrays = folder.inside(place) if place else folder
   name = f'{_DESCRIPTION}/{_DESCRIPTION}'
   if not place or not folder.has(name):
-    return t5x_orbax.open_checkpoint(
-      arrays.path, described=read_description(folder)
-    )
+    return t5x_orbax.open_checkpoint(arrays.path, beside=folder)
   if not is_url(folder.path) and not directories.is_complete(folder.path):
     raise ValueError(
       directories.damage_message(folder.path, 'it was never completed')
     )
   metadata = native.parse_metadata(folder.path, folder.read(name))
   config = native.config_of(folder.path, metadata)
-  opened = t5x_orbax.open_checkpoint(arrays.path, described={})
+  opened = t5x_orbax.open_checkpoint(arrays.path)
   check_parameters(folder.path, opened.tensors, config)
   return dataclasses.replace(
     opened,
     path=folder.path,
     format='calm_jax',
     config=config,
+    notes=tuple(note for note in opened.notes if not note.startswith(ASSUMED)),
     step=metadata['step'],
     metadata=metadata,
   )

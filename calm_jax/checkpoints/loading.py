@@ -19,7 +19,8 @@ from calm_jax.checkpoints.formats import open_checkpoint
 from calm_jax.checkpoints.native import Checkpoint
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.stored_tensors import Index, StoredTensor
-from calm_jax.checkpoints.t5x_tree import ASSUMED, check_parameters
+from calm_jax.checkpoints.t5x_description import ASSUMED
+from calm_jax.checkpoints.t5x_tree import check_parameters
 from calm_jax.model.config import T5Config
 
 

@@ -16,11 +16,8 @@ from calm_jax.checkpoints import parameter_names, stored_tensors, zarr_arrays
 from calm_jax.checkpoints.storage import Folder, checked_name, first_line
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.stored_tensors import BFLOAT16, DTYPES, StoredTensor
-from calm_jax.checkpoints.t5x_tree import (
-  as_checkpoint,
-  describe,
-  read_description,
-)
+from calm_jax.checkpoints.t5x_description import describe
+from calm_jax.checkpoints.t5x_tree import as_checkpoint
 
 FILE = 'checkpoint'
 _VERSION = 3
@@ -77,7 +74,7 @@ def open_checkpoint(
     tensors,
     step=step,
     notes=notes if rest else (),
-    described=read_description(folder) if file == FILE else None,
+    folder=folder if file == FILE else None,
   )
 
 

@@ -7,7 +7,6 @@ parameter can be read, from a cloud too, and the optimizer is never touched.
 
 import json
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,24 +15,22 @@ from calm_jax.checkpoints import parameter_names, writer, zarr_arrays
 from calm_jax.checkpoints.storage import Folder, checked_name
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.stored_tensors import StoredTensor
-from calm_jax.checkpoints.t5x_tree import (
-  as_checkpoint,
-  describe,
-)
+from calm_jax.checkpoints.t5x_description import describe
+from calm_jax.checkpoints.t5x_tree import as_checkpoint
 
 FILE = '_METADATA'
 _MANIFEST = 'manifest.ocdbt'
 
 
 def open_checkpoint(
-  path: str | os.PathLike, *, described: Mapping[str, Any] | None = None
+  path: str | os.PathLike, *, beside: Folder | None = None
 ) -> StoredCheckpoint:
   """Opens a checkpoint; values are not read.
 
   Args:
     path: the folder that holds `_METADATA`: checkpoint_<step>/state, local or
       a URL.
-    described: what is known of its configuration; see `as_checkpoint`.
+    beside: checkpoint_<step>, where what shapes do not tell may be said.
 
   Raises:
     FileNotFoundError: if there is no `_METADATA`.
@@ -78,7 +75,7 @@ def open_checkpoint(
     tensors,
     step=reader.integer(step) if step in names else 0,
     notes=notes if rest else (),
-    described=described,
+    folder=beside,
   )
 
 

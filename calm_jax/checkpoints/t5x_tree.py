@@ -1,32 +1,26 @@
 """What T5X's formats share: from the parameters in a file to a T5 model's.
 
-T5X saves no configuration, so shapes have to tell it. What they do not tell
-lies in a file beside the parameters where this library wrote them, is taken for
-T5's where T5X did, and is said in a note. Layers that
+T5X saves no configuration, so shapes have to tell it, and neighbouring files
+what shapes do not (`t5x_description`). Layers that
 `scan_layers` stacked are taken apart, and the early-exit classifier of CALM's
 release is set aside from the parameters of T5.
 """
 
-import dataclasses
-import json
-import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from calm_jax.checkpoints import agreement, parameter_names
+from calm_jax.checkpoints import (
+  agreement,
+  parameter_names,
+  t5x_description,
+)
 from calm_jax.checkpoints.parameter_names import Tensors
 from calm_jax.checkpoints.storage import Folder
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.model.config import T5Config
 
-# Beside `checkpoint` or `state`; T5X reads past it.
-DESCRIPTION = 'calm_jax_config.json'
-_NOT_IN_SHAPES = ('mlp_activations', 'relative_max_distance')
-# How the note of what was assumed begins.
-ASSUMED = 'T5X saves no configuration'
 _CLASSIFIER = ('decoder/meta_cls/kernel', 'decoder/meta_cls/bias')
 
 
@@ -37,7 +31,7 @@ def as_checkpoint(
   *,
   step: int,
   notes: tuple[str, ...] = (),
-  described: Mapping[str, Any] | None = None,
+  folder: Folder | None = None,
 ) -> StoredCheckpoint:
   """Returns the checkpoint that T5X's parameters make.
 
@@ -47,7 +41,7 @@ def as_checkpoint(
     tensors: by T5X's names, joined with slashes.
     step: training steps taken.
     notes: see `StoredCheckpoint`.
-    described: what `describe` wrote beside them; None if nothing lies there.
+    folder: checkpoint_<step>, where what shapes do not tell may be said.
 
   Raises:
     ValueError: naming parameters that are missing, left over or misshapen, or
@@ -67,67 +61,10 @@ def as_checkpoint(
   config = config_from_shapes(
     path, {name: tensor.shape for name, tensor in tensors.items()}
   )
-  if described is None:
-    notes = (*notes, _assumed(config))
-  else:
-    config = _as_described(path, config, described)
+  config, said = t5x_description.settle(config, folder)
+  notes = (*notes, *said)
   check_parameters(path, tensors, config)
   return StoredCheckpoint(path, form, config, tensors, step, classifier, notes)
-
-
-def describe(path: str | os.PathLike, config: T5Config) -> None:
-  """Writes what shapes do not tell into an existing folder."""
-  fields = {name: getattr(config, name) for name in _NOT_IN_SHAPES}
-  with open(os.path.join(path, DESCRIPTION), 'w', encoding='utf-8') as file:
-    json.dump(fields, file)
-
-
-def read_description(folder: Folder) -> dict[str, Any] | None:
-  """Returns what `describe` wrote into a folder, None if it did not.
-
-  Raises:
-    ValueError: if it is damaged.
-  """
-  try:
-    fields = json.loads(folder.read(DESCRIPTION))
-  except FileNotFoundError:
-    return None
-  except (RecursionError, ValueError) as error:
-    raise ValueError(
-      f'{folder.path}/{DESCRIPTION} is damaged ({error}); get it again'
-    ) from error
-  if not isinstance(fields, dict) or fields.keys() != set(_NOT_IN_SHAPES):
-    raise ValueError(
-      f'{folder.path}/{DESCRIPTION} should say {list(_NOT_IN_SHAPES)}; get it '
-      'again'
-    )
-  return fields
-
-
-def _assumed(config: T5Config) -> str:
-  return (
-    f'{ASSUMED}: feed-forward '
-    f'{"-".join(config.mlp_activations)} and relative positions up to '
-    f"{config.relative_max_distance} were assumed, as T5's are; "
-    'checkpoints.load(path, config) takes others (convert: --activations, '
-    '--relative_max_distance).'
-  )
-
-
-def _as_described(
-  path: str, config: T5Config, described: Mapping[str, Any]
-) -> T5Config:
-  try:
-    changed = dataclasses.replace(config, **described)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'{path}: {DESCRIPTION} is damaged: {error}') from error
-  if len(changed.mlp_activations) != len(config.mlp_activations):
-    raise ValueError(
-      f'{path}: {DESCRIPTION} says mlp_activations '
-      f'{described["mlp_activations"]}, and the parameters have '
-      f'{len(config.mlp_activations)}; get the checkpoint again'
-    )
-  return changed
 
 
 def check_parameters(path: str, tensors: Tensors, config: T5Config) -> None:

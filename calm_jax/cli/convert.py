@@ -25,7 +25,7 @@ from calm_jax.checkpoints import classifiers, conversion
 from calm_jax.checkpoints.huggingface_companions import COMPANIONS
 from calm_jax.checkpoints.loading import agreed_config
 from calm_jax.checkpoints.stored_tensors import DTYPES
-from calm_jax.checkpoints.t5x_tree import ASSUMED
+from calm_jax.checkpoints.t5x_description import ASSUMED
 from calm_jax.cli import app_runner
 from calm_jax.cli.dry_run_flag import DRY_RUN
 from calm_jax.tokenizer import BYTES, VOCABULARY_NAME, keep_vocabulary

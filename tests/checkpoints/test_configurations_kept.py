@@ -6,7 +6,7 @@ import pytest
 from cases import checkpoint_cases as cases
 
 from calm_jax import checkpoints
-from calm_jax.checkpoints import t5x, t5x_orbax, t5x_tree
+from calm_jax.checkpoints import t5x, t5x_description, t5x_orbax
 
 ODD = tuple(
   dataclasses.replace(
@@ -35,7 +35,7 @@ def test_through_every_format_and_back(config, tmp_path):
 @pytest.mark.parametrize('form', ['t5x', 't5x_orbax'])
 def test_what_t5x_leaves_open_is_said(form, tmp_path):
   path = cases.write(ODD[0], tmp_path, form)
-  (tmp_path / 'checkpoint_7' / t5x_tree.DESCRIPTION).unlink()
+  (tmp_path / 'checkpoint_7' / t5x_description.DESCRIPTION).unlink()
   found = checkpoints.open_checkpoint(path)
   assert found.config == cases.SMALL
   assert (
@@ -50,7 +50,7 @@ def test_what_t5x_leaves_open_is_said(form, tmp_path):
 
 def test_descriptions_that_cannot_be(tmp_path):
   path = cases.write(cases.SMALL, tmp_path, 't5x')
-  file = tmp_path / 'checkpoint_7' / t5x_tree.DESCRIPTION
+  file = tmp_path / 'checkpoint_7' / t5x_description.DESCRIPTION
   for text, match in (
     ('{', 'is damaged'),
     ('{"mlp_activations": ["gelu"]}', 'should say'),
@@ -60,7 +60,7 @@ def test_descriptions_that_cannot_be(tmp_path):
     ),
     (
       '{"mlp_activations": ["gelu", "linear"], "relative_max_distance": 0}',
-      'relative_max_distance 0',
+      'cannot be: relative_max_distance',
     ),
   ):
     file.write_text(text)
@@ -75,3 +75,22 @@ def test_reading_back_compares_configurations(form, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r"silu.*found \('gelu', 'linear'\)"):
     cases.write(ODD[0], tmp_path, form)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('form', ['t5x', 't5x_orbax'])
+def test_a_run_of_t5x_says_its_activations(form, tmp_path):
+  path = cases.write(ODD[0], tmp_path, form)
+  (tmp_path / 'checkpoint_7' / t5x_description.DESCRIPTION).unlink()
+  gin = tmp_path / 'config.gin'
+  gin.write_text("network.T5Config.mlp_activations = ('swish', 'linear')\n")
+  found = checkpoints.open_checkpoint(path)
+  assert found.config.mlp_activations == ('silu', 'linear')
+  said, assumed = found.notes[-2:]
+  assert said == f'{gin} says that the feed-forward is silu-linear.'
+  assert 'configuration: relative positions up to 128 were assumed' in assumed
+  gin.write_text("a/network.T5Config.mlp_activations = ('relu',)\n")
+  with pytest.raises(ValueError, match='config.gin says .*another model'):
+    checkpoints.open_checkpoint(path)
+  # A configuration of several models says nothing of this one.
+  gin.write_text("a.mlp_activations = ('relu',)\nb.mlp_activations = ('gelu')")
+  assert checkpoints.open_checkpoint(path).config == cases.SMALL
