@@ -43,6 +43,11 @@ fi
 # Without its GPU a process must not go on with the CPU.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
 
+# Nobody else takes a process's place; srun hands the environment on.
+if [ -z "${CALM_JAX_JOB_TOKEN:-}" ]; then
+  CALM_JAX_JOB_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  export CALM_JAX_JOB_TOKEN
+fi
 # Every process must see all GPUs of its node: --gpu-bind=none.
 command=(srun --kill-on-bad-exit=0 --gpu-bind=none
   .venv/bin/python -m "calm_jax.cli.$job" --multiprocess "$@")

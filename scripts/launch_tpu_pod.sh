@@ -59,4 +59,5 @@ fi
 flags=''
 for flag in "$@"; do flags+=" $(printf '%q' "$flag")"; done
 # JAX_PLATFORMS: a host that cannot use its TPU must not go on with its CPU.
-on_all_hosts "cd $directory && JAX_PLATFORMS=tpu,cpu exec .venv/bin/python -m calm_jax.cli.$job --multiprocess$flags"
+token=${CALM_JAX_JOB_TOKEN:+CALM_JAX_JOB_TOKEN=$(printf '%q' "$CALM_JAX_JOB_TOKEN") }
+on_all_hosts "cd $directory && ${token}JAX_PLATFORMS=tpu,cpu exec .venv/bin/python -m calm_jax.cli.$job --multiprocess$flags"

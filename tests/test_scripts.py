@@ -331,7 +331,13 @@ def test_the_jobset_says_what_jobs_want_to_know():
   pod = job['template']['spec']
   assert pod['restartPolicy'] == 'Never'
   (container,) = pod['containers']
-  env = {entry['name']: entry['value'] for entry in container['env']}
+  env = {
+    entry['name']: entry['value']
+    for entry in container['env']
+    if 'value' in entry
+  }
+  (secret,) = [entry for entry in container['env'] if 'valueFrom' in entry]
+  assert secret['name'] == 'CALM_JAX_JOB_TOKEN'
   count = int(env['PROCESS_COUNT'])
   assert job['parallelism'] == job['completions'] == count
   port = container['ports'][0]['containerPort']

@@ -107,6 +107,10 @@ def run(
   )
   for file in (manifest.program, manifest.parameters):
     print(f'{file.name}: {file.num_bytes:,} bytes')
+  print(
+    f'jax {jax.__version__} wrote it: read by those built until '
+    f'{manifest.window_ends}; export again before'
+  )
   _compare(output_dir, bound, spec)
   return manifest
 

@@ -8,6 +8,7 @@ complete.
 import datetime
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from calm_jax import checkpoints, decoding, records
 from calm_jax.array_types import Array
 from calm_jax.checkpoints import safetensors_files, stored_tensors
 from calm_jax.checkpoints.storage import Folder
+from calm_jax.deployment import compatibility_window
 from calm_jax.deployment.exported_decoder import ExportedDecoder
 from calm_jax.deployment.programs import ProgramSpec, lower_decoder
 from calm_jax.interfaces import BoundDecoder
@@ -96,6 +98,9 @@ def load_artifact(directory: str | os.PathLike) -> ExportedDecoder:
   """
   directory = os.path.abspath(os.fspath(directory))
   manifest = records.read_export_manifest(directory)
+  past = compatibility_window.past_window(manifest.versions, manifest.created)
+  if past is not None:
+    warnings.warn(f'{directory}: {past}', stacklevel=2)
   exported = _read_program(directory, manifest)
   platform = jax.export.default_export_platform()
   if platform not in manifest.platforms:
@@ -144,6 +149,7 @@ def _facts(
   (_, inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
   outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
   now = datetime.datetime.now(datetime.UTC)
+  ends = compatibility_window.end_of_window(jax.__version__, now.date())
   return dict(
     inputs=_specs(inputs),
     outputs=_specs(outputs),
@@ -151,6 +157,7 @@ def _facts(
     calling_convention=exported.calling_convention_version,
     versions=provenance.versions(*_LIBRARIES),
     created=now.isoformat(timespec='seconds'),
+    window_ends=ends.isoformat(),
     num_layers=bound.num_layers,
     vocab_size=bound.vocab_size,
     eos_id=spec.eos_id,

@@ -84,6 +84,8 @@ class ExportManifest:
       certificate that holds for all this; None if none does.
     context: whatever else the exporting job knows, such as the prefix of texts.
     full_at_one: whether threshold 1 is the full model; None where not said.
+    window_ends: the last day, YYYY-MM-DD, whose jax is promised to read the
+      program; None where an earlier calm_jax exported it.
     format_version: of this schema.
   """
 
@@ -109,6 +111,7 @@ class ExportManifest:
   certificate: dict[str, Any] | None = None
   context: dict[str, Any] = dataclasses.field(default_factory=dict)
   full_at_one: bool | None = None
+  window_ends: str | None = None
   format_version: int = FORMAT_VERSION
 
   @property

@@ -1,6 +1,8 @@
 """Exported decoders: they say what `generate` says, or are refused."""
 
 import dataclasses
+import datetime
+import functools
 import json
 import shutil
 
@@ -11,7 +13,7 @@ from cases.training_cases import CONFIG
 from fakes import toy_decoder as toy
 
 from calm_jax import decoding, deployment, exits, model, records
-from calm_jax.deployment import programs
+from calm_jax.deployment import compatibility_window, programs
 
 MARGIN = decoding.ComputePolicy(
   exit_rule=exits.ConfidenceExit(
@@ -333,3 +335,29 @@ def test_another_platform_is_named(tmp_path):
   path = export_toy(tmp_path / 'a', spec)
   with pytest.raises(ValueError, match='for tpu, this process runs on cpu'):
     deployment.load_artifact(path)
+
+
+def test_a_program_past_its_window_is_told_of(tmp_path, monkeypatch):
+  day = datetime.date
+  for written, end in (
+    (day(2027, 1, 31), day(2027, 7, 31)),
+    (day(2027, 8, 31), day(2028, 3, 2)),
+    (day(2027, 12, 5), day(2028, 6, 5)),
+  ):
+    assert compatibility_window.end_of_window('9.9', written) == end
+  versions, created = {'jax': '0.10.2'}, '2026-11-29T08:00:00+00:00'
+  past = functools.partial(compatibility_window.past_window, versions, created)
+  monkeypatch.setattr(jax, '__version__', '0.12.0')
+  assert past(today=day(2026, 12, 17)) is None
+  assert 'until 2026-12-17' in past(today=day(2026, 12, 18))
+  monkeypatch.setattr(jax, '__version__', '0.10.2')
+  assert past(today=day(2030, 1, 1)) is None
+
+
+def test_a_manifest_holds_the_end_of_the_window(toy_path, monkeypatch):
+  manifest = records.read_export_manifest(toy_path)
+  _, end = compatibility_window.window_of(manifest.versions, manifest.created)
+  assert manifest.window_ends == end.isoformat()
+  monkeypatch.setattr(compatibility_window, 'past_window', lambda *_: 'too old')
+  with pytest.warns(UserWarning, match='artifact: too old'):
+    deployment.load_artifact(toy_path)
