@@ -18,7 +18,11 @@ from calm_jax.runs.loading import (
   load_classifier,
   load_run,
 )
-from calm_jax.runs.text_features import TextFeatures
+from calm_jax.runs.text_features import (
+  TextFeatures,
+  check_own_vocabulary,
+  vocabulary_doubts,
+)
 
 __all__ = [
   'LoadedRun',
@@ -27,9 +31,11 @@ __all__ = [
   'certificate_context',
   'certificate_differences',
   'certificate_path',
+  'check_own_vocabulary',
   'load',
   'load_checkpoint',
   'load_classifier',
   'load_run',
   'policy_of',
+  'vocabulary_doubts',
 ]
