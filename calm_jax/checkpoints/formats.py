@@ -23,6 +23,7 @@ from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.t5x_description import ASSUMED
 from calm_jax.checkpoints.t5x_tree import check_parameters
 
+_HUGGINGFACE = ('.safetensors', '.bin', '.json', '.h5')
 _STEP = re.compile(r'checkpoint_(\d+)/')
 _DESCRIPTION = 'metadata'
 
@@ -60,7 +61,15 @@ def open_checkpoint(path: str | os.PathLike) -> StoredCheckpoint:
 def _open_file(path: str) -> StoredCheckpoint:
   """Opens a msgpack that holds everything, or refuses another file."""
   folder, name = os.path.split(os.path.abspath(path))
-  if name.endswith(('.safetensors', '.bin', '.json')):
+  if name.endswith('.model'):
+    raise ValueError(f'{path} is a vocabulary; give the folder of the model')
+  if name.endswith(('.pt', '.pth', '.ckpt')):
+    raise ValueError(
+      f'{path} is pickled by PyTorch, which can run code and is not read. Load '
+      'it where torch is, into a transformers.T5ForConditionalGeneration, and '
+      'give the folder that its save_pretrained writes'
+    )
+  if name.endswith(_HUGGINGFACE) or name.startswith('flax_model'):
     raise ValueError(
       f"{path} is one file of Hugging Face's; give its folder, {folder}"
     )

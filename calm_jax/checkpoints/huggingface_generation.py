@@ -66,7 +66,8 @@ def check_ids(where: str, fields: Fields) -> None:
   """Raises ValueError if padding, start or end have other ids than here."""
   for name, (here, meaning) in _IDS.items():
     found = fields.get(name)
-    if found is not None and found != here and found != [here]:
+    several = found if isinstance(found, list) and found else [found]
+    if found is not None and any(token != here for token in several):
       raise ValueError(
         f'{where}: {name} is {found!r}; here {meaning} is {here}, as in every '
         'published T5, and outputs would be other ones: such a model is not '

@@ -163,9 +163,11 @@ def run(
   else:
     texts = texts.agreed(opened.texts)
     context = texts.context(opened.config.vocab_size)
-    target = dataclasses.replace(
-      target, tokenizer=texts.tokenizer(opened.config.vocab_size)
-    )
+    tokenizer = texts.tokenizer(opened.config.vocab_size)
+    runs.check_own_vocabulary(opened.path, tokenizer)
+    doubts = runs.vocabulary_doubts(tokenizer, opened.config.vocab_size)
+    opened = dataclasses.replace(opened, notes=(*opened.notes, *doubts))
+    target = dataclasses.replace(target, tokenizer=tokenizer)
   target = dataclasses.replace(target, context=context)
   print(describe(opened))
   if dry_run:

@@ -21,7 +21,11 @@ from calm_jax.runs.loading import (
   load_classifier,
   load_run,
 )
-from calm_jax.runs.text_features import TextFeatures
+from calm_jax.runs.text_features import (
+  TextFeatures,
+  check_own_vocabulary,
+  vocabulary_doubts,
+)
 
 __all__ = [
   'LoadedRun',
@@ -30,6 +34,7 @@ __all__ = [
   'certificate_differences',
   'certificate_path',
   'check_covered',
+  'check_own_vocabulary',
   'decoding_context',
   'load',
   'load_checkpoint',
@@ -38,4 +43,5 @@ __all__ = [
   'policy_of',
   'sampler_of',
   'use_certificate',
+  'vocabulary_doubts',
 ]

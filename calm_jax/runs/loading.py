@@ -12,14 +12,12 @@ from typing import Any, Self
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import classifiers
-from calm_jax.runs.text_features import TextFeatures
-from calm_jax.tokenizer import (
-  BYTES,
-  KEEPS_EOS,
-  Tokenizer,
-  find_tokenizer,
-  load_tokenizer,
+from calm_jax.runs.text_features import (
+  TextFeatures,
+  check_own_vocabulary,
+  vocabulary_doubts,
 )
+from calm_jax.tokenizer import KEEPS_EOS, Tokenizer, find_tokenizer
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -111,9 +109,9 @@ def load_run(
   if missing:
     raise ValueError(
       f'{os.fspath(path)} does not say which vocabulary it was trained with '
-      f'(its context lacks {missing}): calm_jax.cli.train notes it, '
-      'training.train takes it as `context`; checkpoints.load_params loads the '
-      'parameters alone'
+      f'(its context lacks {missing}): name it (vocabulary=..., for generate '
+      '--gin.generate.run.vocabulary=...), or convert with --vocabulary. '
+      'calm_jax.cli.train notes it, training.train takes it as `context`'
     )
   return LoadedRun(
     params=params,
@@ -149,8 +147,8 @@ def load_checkpoint(
   context = about.get('context', {})
   texts = texts.agreed(about['texts'])
   tokenizer = texts.tokenizer(config.vocab_size)
-  notes = [*about['notes'], *texts.doubts(tokenizer, config.vocab_size)]
-  _check_pieces(path, tokenizer)
+  check_own_vocabulary(path, tokenizer)
+  notes = [*about['notes'], *vocabulary_doubts(tokenizer, config.vocab_size)]
   known = context.get('vocabulary_fingerprint', tokenizer.fingerprint)
   if known != tokenizer.fingerprint:
     raise ValueError(
@@ -172,31 +170,6 @@ def load_checkpoint(
     forced_prefix=about['generation'].forced_prefix,
     notes=tuple(notes),
   )
-
-
-def _check_pieces(path: str | os.PathLike, tokenizer: Tokenizer) -> None:
-  """Raises ValueError if a folder holds another vocabulary than the given one.
-
-  Only files of Hugging Face's names are looked at, in local folders.
-  """
-  for name in ('spiece.model', 'tokenizer.json'):
-    own = os.path.join(path, name)
-    if not os.path.isfile(own) or tokenizer.name == BYTES:
-      continue
-    try:
-      theirs = load_tokenizer(own, tokenizer.extra_ids)
-    except ValueError:
-      # Of a kind that is not read, so there is nothing to compare.
-      continue
-    sizes = tokenizer.vocab_size, theirs.vocab_size
-    for token in range(max(sizes)):
-      if (found := tokenizer.piece(token)) != theirs.piece(token):
-        raise ValueError(
-          f'{tokenizer.name} is not the vocabulary of this model: its token '
-          f'{token} is {found!r}, that of {own} is {theirs.piece(token)!r} '
-          f'({sizes[0]} and {sizes[1]} ids). Give {own}'
-        )
-    return
 
 
 def load(

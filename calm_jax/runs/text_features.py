@@ -55,19 +55,6 @@ class TextFeatures:
       return dataclasses.replace(self, extra_ids=facts.extra_ids)
     return self
 
-  def doubts(self, tokenizer: Tokenizer, vocab_size: int) -> list[str]:
-    """Returns why this may be another model's vocabulary, in sentences."""
-    spare = vocab_size - tokenizer.vocab_size
-    if spare <= _PADDING_ROWS:
-      return []
-    return [
-      f'{tokenizer.name} has {tokenizer.vocab_size} ids, and the model '
-      f'{vocab_size} rows: {spare} of them would have no token, more than any '
-      'padding. Unless the model was trained with this very vocabulary, all of '
-      'its tokens mean something else: take the spiece.model (or '
-      'tokenizer.json) of the model.'
-    ]
-
   def tokenizer(self, vocab_size: int) -> Tokenizer:
     """Returns the tokenizer for a model of V rows of embeddings.
 
@@ -82,8 +69,8 @@ class TextFeatures:
       raise ValueError(
         f'{tokenizer.name} has {tokenizer.vocab_size} ids '
         f'({tokenizer.extra_ids} extra ids included), the model only '
-        f'{vocab_size} rows: it is the '
-        'vocabulary of another model, or extra_ids is too high'
+        f'{vocab_size} rows: it is the vocabulary of another model, or '
+        'extra_ids is too high'
       )
     return tokenizer
 
@@ -111,3 +98,44 @@ class TextFeatures:
       'feature_lengths': self.lengths(),
       'prefix': self.prefix,
     }
+
+
+def vocabulary_doubts(tokenizer: Tokenizer, vocab_size: int) -> list[str]:
+  """Returns why this may be another model's vocabulary, in sentences."""
+  spare = vocab_size - tokenizer.vocab_size
+  if spare <= _PADDING_ROWS:
+    return []
+  return [
+    f'{tokenizer.name} has {tokenizer.vocab_size} ids, and the model '
+    f'{vocab_size} rows: {spare} of them would have no token, more than any '
+    'padding. Unless the model was trained with this very vocabulary, all of '
+    'its tokens mean something else: take the spiece.model (or '
+    'tokenizer.json) of the model.'
+  ]
+
+
+def check_own_vocabulary(path: str | os.PathLike, tokenizer: Tokenizer) -> None:
+  """Raises ValueError if a folder holds another vocabulary than the given one.
+
+  Only files of Hugging Face's names are looked at, in local folders.
+  """
+  for name in ('spiece.model', 'tokenizer.json'):
+    own = os.path.join(path, name)
+    if not os.path.isfile(own) or tokenizer.name == BYTES:
+      continue
+    if os.path.samefile(own, tokenizer.name):
+      return
+    try:
+      theirs = load_tokenizer(own, tokenizer.extra_ids)
+    except ValueError:
+      # Of a kind that is not read, so there is nothing to compare.
+      continue
+    sizes = tokenizer.vocab_size, theirs.vocab_size
+    for token in range(max(sizes)):
+      if (found := tokenizer.piece(token)) != theirs.piece(token):
+        raise ValueError(
+          f'{tokenizer.name} is not the vocabulary of this model: its token '
+          f'{token} is {found!r}, that of {own} is {theirs.piece(token)!r} '
+          f'({sizes[0]} and {sizes[1]} ids). Give {own}'
+        )
+    return

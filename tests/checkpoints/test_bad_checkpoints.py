@@ -368,7 +368,14 @@ def test_formats_that_are_not_read(tmp_path):
   assert_refused(pickled, 'neither model.safetensors nor', FileNotFoundError)
   (pickled / 'pytorch_model.bin').write_bytes(b'')
   assert_refused(pickled, 'pytorch_model.bin.*can run code.*save_pretrained')
-  assert_refused(pickled / 'pytorch_model.bin', 'give its folder')
+  for name, match in (
+    ('pytorch_model.bin', 'give its folder'),
+    ('spiece.model', 'is a vocabulary; give the folder'),
+    ('epoch=3.ckpt', 'pickled by PyTorch.*save_pretrained'),
+    ('model.ckpt-100', 'Mesh TensorFlow'),
+  ):
+    (pickled / name).write_bytes(b'')
+    assert_refused(pickled / name, match)
   assert_refused(tmp_path / 'nowhere', 'there is nothing', FileNotFoundError)
   assert_refused('nonsense://there', 'cannot open nonsense')
 

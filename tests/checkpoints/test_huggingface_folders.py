@@ -76,7 +76,7 @@ def test_other_ids_are_refused_wherever_they_stand(folder, file, field, value):
 
 
 def test_ids_that_say_the_same_are_taken(folder):
-  edit(folder, 'generation_config.json', eos_token_id=[1], pad_token_id=None)
+  edit(folder, 'generation_config.json', eos_token_id=[1, 1], pad_token_id=None)
   assert opened(folder).notes == ()
   fields = {'decoder_start_token_id': None, 'bos_token_id': 4}
   edit(folder, 'generation_config.json', **fields)

@@ -7,7 +7,8 @@ import logging
 import pytest
 from cases import checkpoint_cases as cases
 
-from calm_jax import runs
+from calm_jax import checkpoints, runs
+from calm_jax.cli import convert
 from calm_jax.tokenizer import (
   SentencePieceTokenizer,
   train_sentencepiece,
@@ -50,6 +51,13 @@ def test_the_folder_says_how_many_sentinels(folder, vocabularies):
 def test_another_vocabulary_is_refused(folder, vocabularies):
   with pytest.raises(ValueError, match=r'token 3 is .* Give .*hf/spiece.model'):
     runs.load(folder, vocabularies[1])
+  with pytest.raises(ValueError, match='Give .*hf/spiece.model'):
+    convert.run(
+      str(folder),
+      str(folder.parent / 'run'),
+      checkpoints.Target(format='calm_jax'),
+      texts=runs.TextFeatures(vocabularies[1]),
+    )
   with pytest.raises(ValueError, match='another: give its spiece.model'):
     runs.load(folder, 'bytes', extra_ids=0)
   file = folder / 'tokenizer_config.json'
