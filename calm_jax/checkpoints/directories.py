@@ -22,7 +22,7 @@ BEST = 'best'
 def checkpoint_path(directory: str | os.PathLike, step: int) -> str:
   """Returns where the checkpoint of a step lies; Orbax needs it absolute."""
   return os.path.join(
-    os.path.abspath(os.fspath(directory)), f'checkpoint_{int(step)}'
+    os.path.abspath(os.path.expanduser(directory)), f'checkpoint_{int(step)}'
   )
 
 
@@ -42,7 +42,7 @@ def is_complete(path: str | os.PathLike) -> bool:
 
 def steps(directory: str | os.PathLike) -> list[int]:
   """Returns the steps of the complete checkpoints in a directory, ascending."""
-  directory = os.fspath(directory)
+  directory = os.path.expanduser(directory)
   if not os.path.isdir(directory):
     return []
   found = (_DIRECTORY.match(name) for name in os.listdir(directory))
@@ -76,7 +76,7 @@ def find_checkpoint(path: str | os.PathLike) -> str:
       'locally: copy it, or read its parameters with checkpoints.load (on the '
       'command line: name a vocabulary too)'
     )
-  path = os.path.abspath(os.fspath(path))
+  path = os.path.abspath(os.path.expanduser(path))
   if is_complete(path):
     return path
   best, latest = best_step(path), latest_step(path)

@@ -39,7 +39,7 @@ def open_checkpoint(path: str | os.PathLike) -> StoredCheckpoint:
     FileNotFoundError: if there is no checkpoint, saying what is there.
     ValueError: if it is damaged or of a format that is not read.
   """
-  path = os.fspath(path)
+  path = os.path.expanduser(path)
   if not is_url(path) and os.path.isfile(path):
     return _open_file(path)
   folder = Folder.open(path)

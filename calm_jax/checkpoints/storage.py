@@ -107,7 +107,7 @@ class Folder:
       ValueError: for a URL that tensorstore does not know.
       ConnectionError: if no network leads to it.
     """
-    path = os.fspath(path).rstrip('/')
+    path = os.path.expanduser(path).rstrip('/')
     if not is_url(path):
       path = os.path.abspath(path)
       spec: Any = {'driver': 'file', 'path': path.rstrip('/') + '/'}

@@ -108,7 +108,8 @@ def parse(
   for binding in bindings:
     with _remedies(binding):
       gin.parse_config([*imports, binding])
-  gin.finalize()
+  with _remedies():
+    gin.finalize()
   _check(binding_types.find_places(texts, bindings))
 
 
@@ -149,6 +150,9 @@ def _remedies(binding: str = '') -> Iterator[None]:
 
 
 def _remedy(problem: str) -> str:
+  if missing := re.match(r'(\w+)/macro.value set to `%gin.REQUIRED`', problem):
+    name = missing[1]
+    return f'give a file that binds {name}, or --gin.{name}=...'
   found = re.match(
     r"Configurable '(\S+)' doesn't have a parameter named '(\w+)'", problem
   )

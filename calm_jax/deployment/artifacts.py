@@ -59,7 +59,7 @@ def export_artifact(
     FileExistsError: if the directory is there already.
     ValueError: naming what cannot be exported.
   """
-  directory = os.path.abspath(os.fspath(directory))
+  directory = os.path.abspath(os.path.expanduser(directory))
   check_free(directory)
   exported, parameters = lower_decoder(bound, spec)
   if parameter_fingerprint is None:
@@ -96,7 +96,7 @@ def load_artifact(directory: str | os.PathLike) -> ExportedDecoder:
     ValueError: if a file is cut, altered or of another artifact, the program
       is for other platforms than this process's, or this jax cannot run it.
   """
-  directory = os.path.abspath(os.fspath(directory))
+  directory = os.path.abspath(os.path.expanduser(directory))
   manifest = records.read_export_manifest(directory)
   past = compatibility_window.past_window(manifest.versions, manifest.created)
   if past is not None:

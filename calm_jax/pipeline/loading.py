@@ -44,6 +44,7 @@ def load(
     ValueError: if parts do not go together, such as a certificate of other
       parameters, or a policy cannot be made again from its certificate.
   """
+  path = os.path.expanduser(path)
   if certificate == 'own':
     certificate = runs.certificate_path(path)
     if not os.path.exists(certificate):

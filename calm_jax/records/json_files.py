@@ -41,7 +41,7 @@ def to_jsonable(value: Any) -> Any:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a text file by renaming a finished temporary one into place."""
-  path = os.fspath(path)
+  path = os.path.expanduser(path)
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   temporary = f'{path}.tmp{os.getpid()}'
   with open(temporary, 'w', encoding='utf-8') as file:
@@ -67,7 +67,7 @@ def read_json(path: str | os.PathLike) -> Any:
   """
   try:
     # A byte order mark is what some editors leave.
-    with open(path, encoding='utf-8-sig') as file:
+    with open(os.path.expanduser(path), encoding='utf-8-sig') as file:
       return json.load(file)
   except IsADirectoryError:
     raise ValueError(

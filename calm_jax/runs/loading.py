@@ -97,6 +97,7 @@ def load_run(
     ValueError: if the vocabulary beside the checkpoint is not the one that the
       model was trained with, or a parameter is not finite.
   """
+  path = os.path.expanduser(path)
   params, config, metadata = checkpoints.load_params(path)
   if not allow_nonfinite:
     checkpoints.check_all_finite(path, params)

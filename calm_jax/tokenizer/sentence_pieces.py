@@ -50,7 +50,7 @@ class SentencePieceTokenizer:
       ValueError: if the file is no SentencePiece model, is truncated, or its
         special ids are not T5's; if `extra_ids` is negative.
     """
-    self.name = os.fspath(path)
+    self.name = os.path.expanduser(path)
     if extra_ids < 0:
       raise ValueError(f'extra_ids is {extra_ids}; it must be 0 or more.')
     self.extra_ids = extra_ids

@@ -69,12 +69,17 @@ def test_files_may_serve_several_jobs_but_not_misspell(tmp_path):
     ('SAMPLER = @decoding.Beam()', 'Beam'),
     ('SAMPLER = @decoding.TopP()', 'TopP'),
     ('POLICY = @decoding.as_policy', r'write @decoding.as_policy\(\)'),
-    ('POLICY = @decoding.with_threshold()', r'needs a value for decoding.with'),
+    ('POLICY = @decoding.with_setting()', r'needs a value for decoding.with'),
   ],
 )
 def test_references_say_what_to_write(binding, message):
   with pytest.raises((ValueError, AttributeError), match=message):
     parse(binding)
+
+
+def test_what_is_required_is_asked_for():
+  with pytest.raises(ValueError, match='file that binds MODEL_DIR, or --gin.M'):
+    gin_runner.parse(FILES, ["INPUTS = 'a'"])
 
 
 def test_functions_may_be_passed_themselves():

@@ -1,6 +1,7 @@
 """`calm_jax.load`: a run with its certificate, or any checkpoint."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -134,3 +135,26 @@ def test_what_a_checkpoint_says_of_generating_is_done(run_dir, tmp_path):
   # Whoever says otherwise is obeyed.
   own = calm_jax.load(path, suppressed_tokens=(), forced_prefix='', **options)
   assert own.describe() == plain.describe()
+
+
+def test_home_is_expanded_in_python_too(run_dir, monkeypatch):
+  monkeypatch.setenv('HOME', os.path.dirname(run_dir))
+  there = f'~/{os.path.basename(run_dir)}'
+  own = calm_jax.load(run_dir)
+  assert calm_jax.load(there).describe() == own.describe()
+  path = runs.certificate_path(there)
+  named = calm_jax.load(there, certificate=path)
+  assert named.describe() == own.describe()
+  opened = checkpoints.open_checkpoint(there)
+  assert opened.step == own.source['step']
+
+
+def test_texts_and_seeds_are_what_they_say(run_dir):
+  generator = calm_jax.load(run_dir)
+  outputs = generator.generate(text for text in TEXTS)
+  assert outputs == generator.generate(TEXTS)
+  for seed in (1.5, '1', True, None):
+    with pytest.raises(ValueError, match='seed .* must be a whole number'):
+      generator.generate(TEXTS, seed=seed)
+  with pytest.raises(ValueError, match='rows of different lengths'):
+    decoding.generate(generator.bound, [[2, 3], [4]], max_length=2)
