@@ -66,8 +66,8 @@ def test_files_may_serve_several_jobs_but_not_misspell(tmp_path):
   ('binding', 'message'),
   [
     ('SAMPLER = @decoding.BeamSearch', r'write @decoding.BeamSearch\(\) for'),
-    ('SAMPLER = @decoding.Beam()', 'Beam'),
-    ('SAMPLER = @decoding.TopP()', 'TopP'),
+    ('SAMPLER = @decoding.Beam()', 'did you mean BeamSearch'),
+    ('SAMPLER = @decoding.TopP()', 'did you mean TopK'),
     ('POLICY = @decoding.as_policy', r'write @decoding.as_policy\(\)'),
     ('POLICY = @decoding.with_setting()', r'needs a value for decoding.with'),
   ],
