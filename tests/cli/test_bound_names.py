@@ -124,7 +124,7 @@ def test_a_text_of_the_command_line_stays_that_text():
 def test_references_may_stand_in_lists():
   for value in ('[@a.B(), @a.c]', "{'x': %Y}", '(@f, 1)'):
     assert command_line.as_gin('X.y', value) == value
-  for value in ('(see @anna)', '[50 %', '{a}'):
+  for value in ('(see @anna)', '[50 %', '{a}', '...', '{1, 2}', '3j', "b'a'"):
     assert command_line.as_gin('X.y', value) == repr(value)
 
 
