@@ -137,7 +137,7 @@ def unused(
     where = '' if by_hand else f' ({place})' if place else ''
     found.append(
       f'{place if by_hand else name}{where}: {_why(name, shipped)}'
-      f'{_nearest(name, used | set(shipped.files))}; macros here: '
+      f'{nearest(name, used | set(shipped.files))}; macros here: '
       f'{", ".join(sorted(used))}'
     )
   return [*found, *_unreferenced(config, places)]
@@ -153,8 +153,11 @@ def _why(name: str, shipped: Shipped) -> str:
   )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-  close = difflib.get_close_matches(name, sorted(known), n=1)
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns ' (did you mean X?)' where some name is like another, or ''."""
+  known = sorted(known)
+  close = [one for one in known if one.startswith(name) and one != name]
+  close = close or difflib.get_close_matches(name, known, n=1)
   return f' (did you mean {close[0]}?)' if close and close[0] != name else ''
 
 

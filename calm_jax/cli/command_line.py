@@ -43,6 +43,9 @@ def as_gin(name: str, value: str) -> str:
     literal = ast.literal_eval(plain)
   except (SyntaxError, ValueError, MemoryError, RecursionError):
     return repr(value)
+  # Python's, and not gin's.
+  if isinstance(literal, (type(...), bytes, set, complex)):
+    return repr(value)
   quoted = value.lstrip().startswith(('"', "'", '(', '['))
   if name in _TEXTS and not (quoted and isinstance(literal, _OF_TEXTS)):
     return repr(value)

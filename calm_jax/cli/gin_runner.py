@@ -153,6 +153,9 @@ def _remedy(problem: str) -> str:
   if missing := re.match(r'(\w+)/macro.value set to `%gin.REQUIRED`', problem):
     name = missing[1]
     return f'give a file that binds {name}, or --gin.{name}=...'
+  if missing := re.search(r"module '(\S+)'.* has no attribute (\w+)", problem):
+    there = dir(sys.modules.get(missing[1]))
+    return bound_names.nearest(missing[2], there)
   found = re.match(
     r"Configurable '(\S+)' doesn't have a parameter named '(\w+)'", problem
   )

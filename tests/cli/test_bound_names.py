@@ -66,8 +66,8 @@ def test_files_may_serve_several_jobs_but_not_misspell(tmp_path):
   ('binding', 'message'),
   [
     ('SAMPLER = @decoding.BeamSearch', r'write @decoding.BeamSearch\(\) for'),
-    ('SAMPLER = @decoding.Beam()', 'Beam'),
-    ('SAMPLER = @decoding.TopP()', 'TopP'),
+    ('SAMPLER = @decoding.Beam()', 'did you mean BeamSearch'),
+    ('SAMPLER = @decoding.TopP()', 'did you mean TopK'),
     ('POLICY = @decoding.as_policy', r'write @decoding.as_policy\(\)'),
     ('POLICY = @decoding.with_setting()', r'needs a value for decoding.with'),
   ],
@@ -124,7 +124,7 @@ def test_a_text_of_the_command_line_stays_that_text():
 def test_references_may_stand_in_lists():
   for value in ('[@a.B(), @a.c]', "{'x': %Y}", '(@f, 1)'):
     assert command_line.as_gin('X.y', value) == value
-  for value in ('(see @anna)', '[50 %', '{a}'):
+  for value in ('(see @anna)', '[50 %', '{a}', '...', '{1, 2}', '3j', "b'a'"):
     assert command_line.as_gin('X.y', value) == repr(value)
 
 

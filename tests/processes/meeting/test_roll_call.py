@@ -274,7 +274,7 @@ def test_without_the_token_nobody_stops_or_becomes_a_process():
 
   def disturb():
     for message in (forged, other):
-      for answer in (None, {'proof': 3}, {'proof': '0' * 64}, forged):
+      for answer in (None, {'proof': 3}, {'proof': '\ud800'}, forged):
         with _connected(port) as connection:
           connection.sendall(json.dumps(message).encode() + b'\n')
           connection.recv(65536)
