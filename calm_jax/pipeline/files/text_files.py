@@ -50,11 +50,6 @@ class TextFiles:
         f'standard input); got {list(self.inputs)!r} and {self.input_file!r}'
       )
     input_lines.check_format(self.input_format)
-    if (self.output_file or '').endswith('.gz'):
-      raise ValueError(
-        f'OUTPUT_FILE is {self.output_file!r}, and rows are written as they '
-        "come, not gzip'd: leave .gz out, and pack the file when it is whole"
-      )
 
   def check(self) -> None:
     """Checks both files before a model is loaded.

@@ -136,7 +136,7 @@ def test_global_random_state_is_left_alone():
 
 
 def test_targets_have_a_useful_length(tmp_path):
-  made = corpus.EmbeddedCorpus(directory=str(tmp_path), **SMALL)
+  made = corpus.EmbeddedCorpus('useful_length', str(tmp_path), **SMALL)
   made.register()
   tokenizer = SentencePieceTokenizer(made.vocabulary)
   lengths = [
