@@ -100,7 +100,9 @@ def test_streams_that_are_full_or_closed(redirect, code, out, err):
     env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
   )
   assert (done.returncode, done.stdout) == (code, out)
-  assert err in done.stderr and len(done.stderr.splitlines()) <= 1
+  # What main itself said may have come out before its output is flushed.
+  said = [line for line in done.stderr.splitlines() if line != 'x ']
+  assert err in done.stderr and len(said) <= 1
 
 
 def test_a_terminal_of_ascii_is_no_error():
