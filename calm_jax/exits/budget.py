@@ -173,7 +173,7 @@ class LayerBudget:
     least = stops[0]
     if checks.is_concrete(longest):
       least *= int(longest)
-    rows = dict(shapes=((), (batch_size,)), dtype=jnp.int32)
+    rows: dict[str, Any] = dict(shapes=((), (batch_size,)), dtype=jnp.int32)
     per_request, per_token = self.per_request, self.per_token
     if isinstance(per_request, PerPosition):
       per_request = per_request.of(int(longest))
