@@ -29,7 +29,7 @@ from calm_jax.pipeline.generated_text import (
   generated_texts,
 )
 from calm_jax.pipeline.streaming import stream_tokens
-from calm_jax.tokenizer import Tokenizer
+from calm_jax.tokenizer import KEEPS_EOS, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,7 @@ class TextGenerator:
       sampler=self.sampler,
       bound=self.bound,
       prefix=self.prefix,
+      inputs_cut=KEEPS_EOS,
       input_length=self.input_length,
       max_length=self.max_length,
       suppressed_tokens=self.suppressed_tokens,
