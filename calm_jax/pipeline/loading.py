@@ -53,7 +53,8 @@ def load(
     certificate = Certificate.load(certificate)
   if certificate is not None and policy is None:
     policy = runs.policy_of(certificate, path)
-    options.setdefault('sampler', runs.sampler_of(certificate))
+    if options.get('sampler') is None:
+      options['sampler'] = runs.sampler_of(certificate)
   return TextGenerator.from_run(
     path,
     policy=policy,

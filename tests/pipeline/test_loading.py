@@ -74,6 +74,14 @@ def test_a_policy_without_a_certificate_is_used_as_it_is(run_dir):
   assert not generator.generate(['one'])[0].certified
 
 
+def test_the_sampler_is_the_one_that_was_certified(tmp_path):
+  sampler = decoding.Temperature(0.5)
+  path = save_certified_run(tmp_path, sampler=sampler)
+  for options in ({}, {'sampler': None}):
+    generator = calm_jax.load(path, **options)
+    assert generator.sampler == sampler and generator.certificate is not None
+
+
 def test_certificates_of_something_else_are_refused(run_dir, tmp_path):
   other = decoding.ComputePolicy(
     exit_rule=exits.ConfidenceExit(exits.StateSimilarity(), 0.5)
