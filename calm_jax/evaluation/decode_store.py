@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,6 +57,9 @@ class DecodeStore:
     """
     self._rows: dict[str, tuple[Rows, int]] = {}
     self._folder = None
+    # Jobs of one run may decode at once, and in two containers both may be
+    # process 1.
+    self._writer = f'{jax.process_index()}-{secrets.token_hex(4)}'
     if directory is None:
       return
     text = json.dumps(records.to_jsonable(dict(about)), sort_keys=True)
@@ -104,9 +108,7 @@ class DecodeStore:
     """Returns a path that neither this process nor another has written."""
     number = sum(1 for _ in self._folder.glob('rows-*.npz'))
     while True:
-      # Processes of two hosts may have the same number there.
-      writer = f'{jax.process_index()}-{os.getpid()}'
-      path = self._folder / f'rows-{number:06d}-{writer}.npz'
+      path = self._folder / f'rows-{number:06d}-{self._writer}.npz'
       if not path.exists():
         return path
       number += 1

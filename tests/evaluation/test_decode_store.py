@@ -99,6 +99,22 @@ def test_an_input_that_occurs_twice_is_decoded_and_counted_twice():
   assert decoded.texts[5] == decoded.texts[0]
 
 
+def test_two_jobs_that_decode_at_once_lose_no_rows(tmp_path, monkeypatch):
+  """Even where the second one writes in the midst of the first one's write."""
+  one, other = open_store(tmp_path), open_store(tmp_path)
+  rows = {name: np.zeros((1, 4)) for name in FIELDS}
+  save = np.savez_compressed
+
+  def interrupted(*arguments, **arrays):
+    monkeypatch.setattr(np, 'savez_compressed', save)
+    other.add(['b'], rows)
+    save(*arguments, **arrays)
+
+  monkeypatch.setattr(np, 'savez_compressed', interrupted)
+  one.add(['a'], rows)
+  assert {'a', 'b'} == {key for key in 'ab' if key in open_store(tmp_path)}
+
+
 def test_a_broken_file_is_named(tmp_path):
   decode(open_store(tmp_path))
   broken = sorted(tmp_path.rglob('rows-*.npz'))[1]
