@@ -76,53 +76,55 @@ def run(
     speaking.say(jobs.describe_decoding(model_dir, layout))
     return None
   output_dir = output_dir or os.path.join(model_dir, 'calibration')
-  jobs.open_output(output_dir, 'calibrate.gin')
-  loaded = jobs.load_run(model_dir, task, max_length)
-  policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
-  decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
-  done: dict[str, Any] = {}
-
-  def predict(batches) -> tuple[np.ndarray, np.ndarray]:
-    # Before anything is decoded.
-    _refuse_training_rows(model_dir, batches, loaded.prefix)
-    done['batches'] = batches
-    done['calibration'] = found = evaluation.run_calibration(
-      decode,
-      batches,
-      policy,
-      plan,
-      context={
-        'task': data.as_task(task).name,
-        'split': split,
-        'checkpoint_step': loaded.step,
-        'batch_shape': [layout.batch_size, loaded.feature_lengths['inputs']],
-      },
-      full_grid=full_grid,
-      table_path=_place(output_dir, 'loss_table.npz'),
-      uses_in=os.path.join(model_dir, records.ROW_USES_NAME),
-      progress=speaking.say,
+  with jobs.open_output(output_dir, 'calibrate.gin'):
+    loaded = jobs.load_run(model_dir, task, max_length)
+    policy = decoding.at_output_length(
+      policy, loaded.feature_lengths['targets']
     )
-    # A row for each example of the Task, those that are read alike as well.
-    return found.full.tokens[found.places], found.table.losses[found.places]
+    decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
+    done: dict[str, Any] = {}
 
-  data.run_calibration_task(
-    task,
-    predict=predict,
-    metric=lambda losses: _logged(done['calibration'].certificate),
-    batch_size=layout.batch_size,
-    feature_lengths=loaded.feature_lengths,
-    log_dir=output_dir if collectives.is_main_process() else None,
-    split=split,
-    max_examples=max_examples,
-  )
-  found = done['calibration']
-  _save(output_dir, found)
-  if timed_inputs and collectives.is_main_process():
-    _time_settings(
-      output_dir, loaded, done['batches'], policy, found.table, timed_inputs
+    def predict(batches) -> tuple[np.ndarray, np.ndarray]:
+      # Before anything is decoded.
+      _refuse_training_rows(model_dir, batches, loaded.prefix)
+      done['batches'] = batches
+      done['calibration'] = found = evaluation.run_calibration(
+        decode,
+        batches,
+        policy,
+        plan,
+        context={
+          'task': data.as_task(task).name,
+          'split': split,
+          'checkpoint_step': loaded.step,
+          'batch_shape': [layout.batch_size, loaded.feature_lengths['inputs']],
+        },
+        full_grid=full_grid,
+        table_path=_place(output_dir, 'loss_table.npz'),
+        uses_in=os.path.join(model_dir, records.ROW_USES_NAME),
+        progress=speaking.say,
+      )
+      # A row for each example of the Task, those that are read alike as well.
+      return found.full.tokens[found.places], found.table.losses[found.places]
+
+    data.run_calibration_task(
+      task,
+      predict=predict,
+      metric=lambda losses: _logged(done['calibration'].certificate),
+      batch_size=layout.batch_size,
+      feature_lengths=loaded.feature_lengths,
+      log_dir=output_dir if collectives.is_main_process() else None,
+      split=split,
+      max_examples=max_examples,
     )
-  collectives.wait_for_all('the end of the calibration')
-  return found.certificate
+    found = done['calibration']
+    _save(output_dir, found)
+    if timed_inputs and collectives.is_main_process():
+      _time_settings(
+        output_dir, loaded, done['batches'], policy, found.table, timed_inputs
+      )
+    collectives.wait_for_all('the end of the calibration')
+    return found.certificate
 
 
 def _logged(certificate: calibration.Certificate) -> dict[str, float]:

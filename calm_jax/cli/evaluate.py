@@ -68,64 +68,68 @@ def run(
   path = certificate or runs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')
-  jobs.open_output(output_dir, 'evaluate.gin')
-  loaded = jobs.load_run(model_dir, task, max_length)
-  policy = decoding.at_output_length(policy, loaded.feature_lengths['targets'])
-  decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
-  early_policy, _, differences = runs.use_certificate(
-    certified,
-    policy,
-    dataclasses.replace(
-      decode.context(policy),
-      batch_shape=(layout.batch_size, loaded.feature_lengths['inputs']),
-    ),
-  )
-  for line in differences.told:
-    speaking.say(line)
-  batches = list(
-    data.eval_batches(
-      task,
-      layout.batch_size,
-      feature_lengths=loaded.feature_lengths,
+  with jobs.open_output(output_dir, 'evaluate.gin'):
+    loaded = jobs.load_run(model_dir, task, max_length)
+    policy = decoding.at_output_length(
+      policy, loaded.feature_lengths['targets']
+    )
+    decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
+    early_policy, _, differences = runs.use_certificate(
+      certified,
+      policy,
+      dataclasses.replace(
+        decode.context(policy),
+        batch_shape=(layout.batch_size, loaded.feature_lengths['inputs']),
+      ),
+    )
+    for line in differences.told:
+      speaking.say(line)
+    batches = list(
+      data.eval_batches(
+        task,
+        layout.batch_size,
+        feature_lengths=loaded.feature_lengths,
+        split=split,
+        max_examples=max_examples,
+      )
+    )
+    batches = _without_calibrated(path, batches)
+    timed = None
+    if collectives.is_main_process():
+      timed = evaluation.Timed(
+        bind=functools.partial(jobs.bind_to_loops, loaded),
+        bytes_of=costs.bytes_of(
+          loaded.config, loaded.feature_lengths['inputs']
+        ),
+      )
+    found = evaluation.run_evaluation(
+      decode,
+      batches,
+      policy,
+      certified,
+      certified_policy=early_policy,
+      plan=plan,
+      pieces=loaded.tokenizer.pieces,
+      prefix=loaded.prefix,
+      timed=timed,
+      progress=speaking.say,
+      task=data.as_task(task).name,
       split=split,
-      max_examples=max_examples,
+      context=jobs.run_context(
+        loaded.config,
+        checkpoint_step=loaded.step,
+        certificate=path,
+        batch_size=layout.batch_size,
+        decoding=decode.context(early_policy, {}).write(),
+      ),
     )
-  )
-  batches = _without_calibrated(path, batches)
-  timed = None
-  if collectives.is_main_process():
-    timed = evaluation.Timed(
-      bind=functools.partial(jobs.bind_to_loops, loaded),
-      bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
+    evaluation.write_predictions(
+      output_dir, {'full': found.full, 'early': found.early}
     )
-  found = evaluation.run_evaluation(
-    decode,
-    batches,
-    policy,
-    certified,
-    certified_policy=early_policy,
-    plan=plan,
-    pieces=loaded.tokenizer.pieces,
-    prefix=loaded.prefix,
-    timed=timed,
-    progress=speaking.say,
-    task=data.as_task(task).name,
-    split=split,
-    context=jobs.run_context(
-      loaded.config,
-      checkpoint_step=loaded.step,
-      certificate=path,
-      batch_size=layout.batch_size,
-      decoding=decode.context(early_policy, {}).write(),
-    ),
-  )
-  evaluation.write_predictions(
-    output_dir, {'full': found.full, 'early': found.early}
-  )
-  if collectives.is_main_process():
-    _write(output_dir, found.result)
-  collectives.wait_for_all('the end of the evaluation')
-  return found.result
+    if collectives.is_main_process():
+      _write(output_dir, found.result)
+    collectives.wait_for_all('the end of the evaluation')
+    return found.result
 
 
 def _load_certificate(path: str, split: str, task: str) -> Certificate:

@@ -1,7 +1,9 @@
 """What the decoding jobs share: loading a run, decoding a split."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,14 +20,30 @@ from calm_jax import (
   runs,
 )
 from calm_jax.cli import gin_runner
-from calm_jax.processes import collectives, speaking
+from calm_jax.processes import collectives, file_locks, speaking
 from calm_jax.records import provenance
 
 
-def open_output(directory: str, config_name: str) -> None:
-  """Makes a job's folder and writes the configuration in force into it."""
+@contextlib.contextmanager
+def open_output(directory: str, config_name: str) -> Iterator[None]:
+  """Makes a job's folder and keeps it from others while the job writes to it.
+
+  Two jobs on one folder would leave the results of one beside the tables of the
+  other, and both would say that theirs were written. The configuration in force
+  is the first thing in it.
+
+  Args:
+    directory: the folder.
+    config_name: the name of the configuration there, a job's own.
+
+  Raises:
+    ValueError: if the same job is at work there, naming its process.
+  """
   os.makedirs(directory, exist_ok=True)
-  gin_runner.write_operative_config(directory, config_name)
+  path = os.path.join(directory, config_name)
+  with file_locks.held_by_job(path, 'OUTPUT_DIR'):
+    gin_runner.write_operative_config(directory, config_name)
+    yield
 
 
 # The folder in MODEL_DIR where decoded rows are kept, for whichever job needs

@@ -96,7 +96,7 @@ def run(
 
   def batches(skip):
     # Asked for once the directory is known to be this job's alone.
-    jobs.open_output(model_dir, 'train.gin')
+    gin_runner.write_operative_config(model_dir, 'train.gin')
     return datasets.train_batches(
       seqio_task,
       data,

@@ -6,14 +6,34 @@ does not say who holds a lock, leaves its file behind, and fails on file systems
 that know no locks (ENOLCK, ENOTSUP), where jobs here go on.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
 from typing import TextIO
+
+from calm_jax.processes import collectives
 
 # Of file systems that know no locks; jobs there have to keep apart themselves.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def held_by_job(path: str, option: str) -> Iterator[None]:
+  """Keeps other jobs from a file; of several processes the first one does.
+
+  The arguments, and what is raised, are those of `FileLock`.
+  """
+  if not collectives.is_main_process():
+    yield
+    return
+  lock = FileLock(path, option)
+  try:
+    yield
+  finally:
+    lock.release()
 
 
 class FileLock:

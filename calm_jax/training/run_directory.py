@@ -16,8 +16,7 @@ import jax
 from calm_jax import records
 from calm_jax.checkpoints import directories, native
 from calm_jax.model import T5Config
-from calm_jax.processes import collectives
-from calm_jax.processes.file_locks import FileLock
+from calm_jax.processes import collectives, file_locks
 from calm_jax.tokenizer import Tokenizer, keep_vocabulary
 from calm_jax.training import seen_rows
 from calm_jax.training.remembered import Remembered
@@ -71,14 +70,9 @@ class RunDirectory:
     Two of them would remove what the other one has half written, and replace
     its best checkpoint.
     """
-    if not collectives.is_main_process():
+    log = os.path.join(self.path, LOG_NAME)
+    with file_locks.held_by_job(log, 'MODEL_DIR'):
       yield
-      return
-    lock = FileLock(os.path.join(self.path, LOG_NAME), 'MODEL_DIR')
-    try:
-      yield
-    finally:
-      lock.release()
 
   def resume(self, state: TrainState) -> tuple[TrainState, Remembered]:
     """Returns what the latest checkpoint holds; without one, `state` itself.

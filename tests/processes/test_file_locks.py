@@ -7,7 +7,8 @@ import sys
 import pytest
 from tools.paths import ROOT
 
-from calm_jax.processes.file_locks import FileLock
+from calm_jax.processes import collectives
+from calm_jax.processes.file_locks import FileLock, held_by_job
 
 HOLD = (
   'import sys, time\n'
@@ -60,3 +61,18 @@ def test_places_where_nothing_can_be_written_are_named(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(ValueError, match='rows.jsonl cannot be written'):
     FileLock(str(tmp_path / 'file' / 'rows.jsonl'))
+
+
+def test_of_the_processes_of_a_job_the_first_one_holds_it(
+  tmp_path, monkeypatch
+):
+  path = str(tmp_path / 'rows.jsonl')
+  with held_by_job(path, 'OUTPUT_DIR'):
+    with pytest.raises(ValueError, match='or name another OUTPUT_DIR'):
+      with held_by_job(path, 'OUTPUT_DIR'):
+        pass
+    monkeypatch.setattr(collectives, 'is_main_process', lambda: False)
+    with held_by_job(path, 'OUTPUT_DIR'):
+      pass
+    assert (tmp_path / 'rows.jsonl.lock').exists()
+  assert list(tmp_path.iterdir()) == []
