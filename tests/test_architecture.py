@@ -116,6 +116,7 @@ ALLOWED = {
     'reporting',
     'runs',
     'sharding',
+    'tokenizer',
     'training',
   },
   'cli': None,

@@ -238,10 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
       per_token=flags.per_token,
     )
     checks.check_whole(flags.num_inputs, 'num_inputs', low=1)
-    params, config, _ = checkpoints.load_params(flags.run_dir)
+    params, config, about = checkpoints.load_params(flags.run_dir)
     rows = measure(
       decoding.bind(model.as_layered_decoder(config), params),
-      token_inputs.read_sources(flags.tokens, flags.num_inputs),
+      token_inputs.read_sources(flags.tokens, flags.num_inputs, about),
       read_token_ids(flags.tokens),
       rule=rule,
       search=Search(flags.num_rounds, flags.variants, flags.seed),

@@ -257,14 +257,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
   flags = _parse(arguments)
   sizes = [int(size) for size in flags.batch_sizes.split(',')]
   try:
-    params, config, _ = checkpoints.load_params(flags.run_dir)
+    params, config, about = checkpoints.load_params(flags.run_dir)
     run = _Model(
       model.as_layered_decoder(config), params, config, flags.max_length
     )
     chosen = certified_policies.read_policies(
       flags.run_dir, [*filter(None, flags.certificates.split(','))]
     )
-    sources = token_inputs.read_sources(flags.tokens, flags.num_inputs)
+    sources = token_inputs.read_sources(flags.tokens, flags.num_inputs, about)
     with tempfile.TemporaryDirectory() as folder:
       decode_peers = None
       if flags.peers:

@@ -191,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Measures, writes and prints."""
   flags = _parse(arguments)
   try:
-    params, config, _ = checkpoints.load_params(flags.run_dir)
-    sources = token_inputs.read_sources(flags.tokens, flags.num_inputs)
+    params, config, about = checkpoints.load_params(flags.run_dir)
+    sources = token_inputs.read_sources(flags.tokens, flags.num_inputs, about)
     rows = measure(
       decoding.bind(model.as_layered_decoder(config), params),
       sources,

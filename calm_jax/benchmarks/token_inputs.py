@@ -1,21 +1,40 @@
 """Inputs of a token file, as the benchmarks on real text decode them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from calm_jax.data import token_files
+from calm_jax.tokenizer import cut_input
 
 # Source lengths are padded to a multiple of this.
 BUCKET = 16
 
 
-def read_sources(path: str, number: int) -> list[np.ndarray]:
-  """Returns the first inputs of a token file, int [S] each, EOS included."""
+def read_sources(
+  path: str, number: int, metadata: Mapping[str, Any]
+) -> list[np.ndarray]:
+  """Returns the first inputs of a token file, int [S] each, EOS included.
+
+  Token files hold inputs whole. They are cut as wherever the run decodes, or
+  what is measured would be other inputs than those that are served and
+  certified.
+
+  Args:
+    path: the token file.
+    number: at most so many.
+    metadata: what the run's checkpoint says of itself. Where that is nothing of
+      the longest input, none is cut.
+  """
   examples = token_files.read_npz(path)
   ends = examples['inputs_offsets'][1 : number + 1]
-  return np.split(examples['inputs_ids'][: ends[-1]], ends[:-1])
+  sources = np.split(examples['inputs_ids'][: ends[-1]], ends[:-1])
+  lengths = metadata.get('context', {}).get('feature_lengths', {})
+  if 'inputs' not in lengths:
+    return sources
+  return [cut_input(source, lengths['inputs']) for source in sources]
 
 
 def bucket(length: int) -> int:

@@ -152,6 +152,16 @@ def test_batches_are_whole_and_of_one_length():
     token_inputs.whole_batches(sources, 6)
 
 
+def test_inputs_are_cut_as_the_run_cuts_them(tmp_path):
+  path = str(tmp_path / 'test.npz')
+  texts = [[5, 6, 7, 8, 9, 1], [5, 1], [6, 7, 8, 1], [9, 1]]
+  training.write_npz(path, [dict(inputs=ids, targets=[1]) for ids in texts])
+  about = {'context': {'feature_lengths': {'inputs': 4, 'targets': 8}}}
+  for metadata, first in ((about, [5, 6, 7, 1]), ({}, texts[0])):
+    sources = token_inputs.read_sources(path, 3, metadata)
+    assert [ids.tolist() for ids in sources] == [first, *texts[1:3]]
+
+
 @pytest.mark.slow
 def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
   params = model.init_params(CONFIG, jax.random.key(3))
