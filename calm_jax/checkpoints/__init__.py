@@ -22,6 +22,7 @@ from calm_jax.checkpoints.directories import (
 )
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.checkpoints.formats import open_checkpoint
+from calm_jax.checkpoints.huggingface_generation import GenerationRules
 from calm_jax.checkpoints.huggingface_texts import TextFacts
 from calm_jax.checkpoints.loading import check_all_finite, load
 from calm_jax.checkpoints.native import (
@@ -42,6 +43,7 @@ __all__ = [
   'Checkpoint',
   'CheckpointWriter',
   'Converted',
+  'GenerationRules',
   'SaveError',
   'StoredCheckpoint',
   'Target',

@@ -267,7 +267,7 @@ def _write(source: StoredCheckpoint, folder: str, target: Target) -> str:
       config=source.config,
       # T5X restores a step with the parameters.
       train_state={'step': np.int32(source.step)},
-      context=target.context,
+      context={**target.context, **source.generation.write()},
     )
   if target.format == 't5x_orbax':
     made = directories.checkpoint_path(folder, source.step)
@@ -295,6 +295,8 @@ def _write_companions(
       path, source, target.tokenizer
     )
   rules = source.generation
+  if target.format == 'calm_jax':
+    return ()
   if rules.suppressed_tokens or rules.forced_prefix:
     return (
       f'This form does not keep how outputs are generated: give suppressed_'

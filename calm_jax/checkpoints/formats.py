@@ -18,6 +18,7 @@ from calm_jax.checkpoints import (
   t5x,
   t5x_orbax,
 )
+from calm_jax.checkpoints.huggingface_generation import GenerationRules
 from calm_jax.checkpoints.storage import Folder, is_url
 from calm_jax.checkpoints.stored_checkpoint import StoredCheckpoint
 from calm_jax.checkpoints.t5x_description import ASSUMED
@@ -99,14 +100,19 @@ def _open_orbax(folder: Folder, place: str) -> StoredCheckpoint:
   config = native.config_of(folder.path, metadata)
   opened = t5x_orbax.open_checkpoint(arrays.path)
   check_parameters(folder.path, opened.tensors, config)
+  rules = GenerationRules.read(
+    folder.path, metadata.get('context', {}), config.vocab_size
+  )
+  notes = (note for note in opened.notes if not note.startswith(ASSUMED))
   return dataclasses.replace(
     opened,
     path=folder.path,
     format='calm_jax',
     config=config,
-    notes=tuple(note for note in opened.notes if not note.startswith(ASSUMED)),
+    notes=(*notes, *rules.describe(folder.path)),
     step=metadata['step'],
     metadata=metadata,
+    generation=rules,
   )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 FILE = 'generation_config.json'
+# Where the context of a checkpoint of our own has them.
+CONTEXT_FIELD = 'generation'
 Fields = Mapping[str, Any]
 
 # Ids that this model computes with, and what they are.
@@ -61,6 +63,50 @@ class GenerationRules:
   suppressed_tokens: tuple[int, ...] = ()
   forced_prefix: tuple[int, ...] = ()
 
+  @classmethod
+  def read(
+    cls, where: str, context: Mapping[str, Any], vocab_size: int
+  ) -> 'GenerationRules':
+    """Returns the rules in the context of a checkpoint of our own.
+
+    Args:
+      where: the checkpoint, for messages.
+      context: what `write` put there, beside whatever else; nothing is none.
+      vocab_size: V of the model.
+
+    Raises:
+      ValueError: if the ids of a rule are none of the model's.
+    """
+    fields = context.get(CONTEXT_FIELD, {})
+    names = (field.name for field in dataclasses.fields(cls))
+    return cls(
+      *(tuple(_ids(where, name, fields, vocab_size)) for name in names)
+    )
+
+  def write(self) -> dict[str, Any]:
+    """Returns what the context of a checkpoint holds of it, if anything."""
+    rules = {
+      name: list(ids) for name, ids in dataclasses.asdict(self).items() if ids
+    }
+    return {CONTEXT_FIELD: rules} if rules else {}
+
+  def describe(self, where: str) -> list[str]:
+    """Says what is done about each rule, in sentences."""
+    notes = []
+    if self.suppressed_tokens:
+      notes.append(
+        f'{where}: the tokens {list(self.suppressed_tokens)} are never said by '
+        'a TextGenerator (suppressed_tokens; decoding.generate takes them, '
+        'too).'
+      )
+    if self.forced_prefix:
+      tokens = ', '.join(map(str, self.forced_prefix))
+      notes.append(
+        f'{where}: every output of a TextGenerator begins with the token '
+        f'{tokens} (forced_prefix; decoding.generate takes it, too).'
+      )
+    return notes
+
 
 def check_ids(where: str, fields: Fields) -> None:
   """Raises ValueError if padding, start or end have other ids than here."""
@@ -107,17 +153,7 @@ def read_rules(
   suppressed |= {token for token in bad if token != _IDS['eos_token_id'][0]}
   forced = _ids(where, 'forced_bos_token_id', fields, vocab_size)
   rules = GenerationRules(tuple(sorted(suppressed)), tuple(forced))
-  notes = []
-  if suppressed:
-    notes.append(
-      f'{where}: the tokens {sorted(suppressed)} are never said by a '
-      'TextGenerator (suppressed_tokens; decoding.generate takes them, too).'
-    )
-  if forced:
-    notes.append(
-      f'{where}: every output of a TextGenerator begins with the token '
-      f'{forced[0]} (forced_prefix; decoding.generate takes it, too).'
-    )
+  notes = rules.describe(where)
   if len(single) < len(words):
     notes.append(f'{where}: bad_words_ids of several tokens are not followed.')
   return rules, [*notes, *_not_followed(where, fields)]

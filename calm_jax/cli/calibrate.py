@@ -177,6 +177,7 @@ def _time_settings(
     num_inputs=num_inputs,
     max_length=loaded.feature_lengths['targets'],
     eos_id=loaded.tokenizer.eos_id,
+    suppressed_tokens=loaded.suppressed_tokens,
     fingerprint=fingerprint,
     context=jobs.run_context(loaded.config),
     bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),

@@ -65,6 +65,8 @@ def run(
   """
   deployment.check_free(output_dir)
   loaded = runs.load_run(model_dir)
+  if loaded.notes:
+    print(f'{" ".join(loaded.notes)} The program has no such rules.')
   program = deployment.ProgramPlan() if program is None else program
   spec = program.spec(
     # As in all jobs of the run, whatever length the program is for.

@@ -75,12 +75,23 @@ def describe_decoding(model_dir: str, layout: evaluation.BatchLayout) -> str:
 def dataset_decoder(
   run: runs.LoadedRun, layout: evaluation.BatchLayout, *, model_dir: str
 ) -> evaluation.DatasetDecoder:
-  """Returns what decodes data sets with a run's model and keeps the rows."""
+  """Returns what decodes data sets with a run's model and keeps the rows.
+
+  Tokens that the run never says are not said here either. What it lets outputs
+  begin with is left out, and that is said.
+  """
+  if run.forced_prefix:
+    speaking.say(
+      f'outputs of this run begin with the tokens {list(run.forced_prefix)} '
+      '(forced_prefix) when they are served; here they are decoded without, '
+      'and no certificate covers those that begin so'
+    )
   return evaluation.DatasetDecoder(
     bound=layout.bind(model.as_layered_decoder(run.config), run.params),
     detokenize=run.tokenizer.decode,
     max_length=run.feature_lengths['targets'],
     eos_id=run.tokenizer.eos_id,
+    suppressed_tokens=run.suppressed_tokens,
     about=run.context(),
     keep_in=os.path.join(model_dir, DECODES),
     share=collectives.Share.here(),

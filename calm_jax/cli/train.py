@@ -231,6 +231,8 @@ def _initial_params(model_dir: str | None, config, tokenizer, resumed: str):
       f'{model_dir} holds another model: {changed}; give the same model file'
     )
   speaking.say(f'starting from step {loaded.step} of {model_dir}')
+  for note in loaded.notes:
+    speaking.say(f'{note} The run that starts from it has no such rule.')
   return loaded.params
 
 

@@ -61,6 +61,7 @@ def calibrate(
   detokenize: Callable[[Sequence[int]], str],
   max_length: int,
   eos_id: int = 1,
+  suppressed_tokens: Sequence[int] = (),
   loss: str | ConsistencyLoss = 'textual',
   tolerance: float = 0.1,
   error_rate: float = 0.05,
@@ -82,6 +83,8 @@ def calibrate(
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens of an output, EOS included.
     eos_id: the id that ends a sequence.
+    suppressed_tokens: ids that are never said, as `runs.LoadedRun` has them; a
+      certificate holds for these alone.
     loss: see `CalibrationPlan`.
     tolerance: what the expected loss may be at most, in its units.
     error_rate: how often the certificate may be wrong, in (0, 1).
@@ -102,6 +105,7 @@ def calibrate(
     detokenize=detokenize,
     max_length=max_length,
     eos_id=eos_id,
+    suppressed_tokens=tuple(suppressed_tokens),
     progress=progress,
   )
   plan = CalibrationPlan(

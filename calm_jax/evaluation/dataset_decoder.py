@@ -27,6 +27,7 @@ class DatasetDecoder:
     detokenize: ids without padding and without EOS -> text.
     max_length: T, the most tokens to decode, EOS included.
     eos_id: the id that ends a sequence.
+    suppressed_tokens: ids that are never said.
     about: fields of `records.DecodingContext` that the decoder cannot know:
       parameters, tokenizer, prefix, how inputs are cut.
     keep_in: a folder; decoded rows are kept there and looked up, so that an
@@ -39,6 +40,7 @@ class DatasetDecoder:
   detokenize: Callable[[Sequence[int]], str]
   max_length: int
   eos_id: int = 1
+  suppressed_tokens: tuple[int, ...] = ()
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   keep_in: str | None = None
   share: collectives.Share = collectives.Share()
@@ -72,6 +74,7 @@ class DatasetDecoder:
       detokenize=self.detokenize,
       max_length=self.max_length,
       eos_id=self.eos_id,
+      suppressed_tokens=self.suppressed_tokens,
       policy=policy,
       policy_for_batch=policy_for_batch,
       share=self.share,
@@ -92,6 +95,7 @@ class DatasetDecoder:
       policy=decoding.describe(policy, setting),
       sampler=decoding.describe(decoding.Greedy()),
       max_length=self.max_length,
+      suppressed_tokens=self.suppressed_tokens,
       versions=provenance.versions(*provenance.LIBRARIES),
       **{**decoding.describe_computation(self.bound), **self.about},
     )

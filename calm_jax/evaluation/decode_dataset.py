@@ -42,6 +42,7 @@ def decode_dataset(
   policy_for_batch: PolicyForBatch | None = None,
   sampler: Any = None,
   eos_id: int = 1,
+  suppressed_tokens: Sequence[int] = (),
   rng: jax.Array | None = None,
   share: collectives.Share | None = None,
   store: DecodeStore | None = None,
@@ -65,6 +66,7 @@ def decode_dataset(
       data: it gets int [B], the place of each row in the result.
     sampler: as in `decoding.generate`; greedy by default.
     eos_id: the id that ends a sequence.
+    suppressed_tokens: ids that are never said.
     rng: a key, for samplers that draw; input r of the data draws from
       fold_in(rng, r), however the data are cut into batches.
     share: the inputs that this process decodes, `collectives.Share.here()`
@@ -100,6 +102,7 @@ def decode_dataset(
       sampler=sampler,
       max_length=max_length,
       eos_id=eos_id,
+      suppressed_tokens=suppressed_tokens or None,
       rng=_request_keys(rng, rows),
     )
     return jax.device_get(result)

@@ -224,6 +224,7 @@ def _timings(
       max_length=decode.max_length,
       baseline=next(iter(policies)),
       eos_id=decode.eos_id,
+      suppressed_tokens=decode.suppressed_tokens,
       bytes_of=timed.bytes_of,
       num_repeats=num_repeats,
       progress=progress,

@@ -20,6 +20,7 @@ def time_settings(
   num_inputs: int,
   max_length: int,
   eos_id: int = 1,
+  suppressed_tokens: Sequence[int] = (),
   fingerprint: dict[str, Any],
   context: records.RunContext,
   bytes_of: BytesOf | None = None,
@@ -35,6 +36,7 @@ def time_settings(
     num_inputs: how many of the inputs are decoded, at batch 1.
     max_length: T, the most tokens of an output.
     eos_id: the id that ends a sequence.
+    suppressed_tokens: ids that are never said.
     fingerprint: that of the loss table.
     context: how this came about.
     bytes_of: as for `time_decode`.
@@ -58,6 +60,7 @@ def time_settings(
     max_length=max_length,
     baseline='full model',
     eos_id=eos_id,
+    suppressed_tokens=suppressed_tokens,
     bytes_of=bytes_of,
     num_repeats=_REPEATS,
     progress=progress,

@@ -78,6 +78,7 @@ def time_decode(
   max_length: int,
   baseline: str = 'full',
   eos_id: int = 1,
+  suppressed_tokens: Sequence[int] = (),
   num_repeats: int = 5,
   bytes_of: BytesOf | None = None,
   progress: Callable[[str], None] | None = None,
@@ -100,6 +101,7 @@ def time_decode(
     baseline: the policy that speed-ups are held against; it should run all
       layers without looking at confidences.
     eos_id: the id that ends a sequence.
+    suppressed_tokens: ids that are never said.
     num_repeats: how often each batch is timed, after one warm-up.
     bytes_of: what a policy with these exit layers, int [B, T], has to move once
       per batch and in all of its steps, for the largest speed-up that memory
@@ -128,6 +130,7 @@ def time_decode(
       policy=entry.policy,
       max_length=max_length,
       eos_id=eos_id,
+      suppressed_tokens=suppressed_tokens or None,
     )
 
   def run(entry: _Measured, index: int):

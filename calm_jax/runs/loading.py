@@ -35,7 +35,7 @@ class LoadedRun:
     prefix: what training put in front of every input.
     prefixes: of the parts of a mixture, by their names.
     suppressed_tokens: ids that outputs never hold, where the checkpoint says so
-      (suppress_tokens of a generation_config.json).
+      (suppress_tokens of a generation_config.json, or of what was converted).
     forced_prefix: ids that outputs begin with, where it says so.
     notes: what was assumed, honoured or left aside, in sentences.
   """
@@ -114,6 +114,11 @@ def load_run(
       '--gin.generate.run.vocabulary=...), or convert with --vocabulary. '
       'calm_jax.cli.train notes it, training.train takes it as `context`'
     )
+  where = os.fspath(path)
+  rules = checkpoints.GenerationRules.read(where, context, config.vocab_size)
+  notes = rules.describe(where)
+  for note in notes:
+    _LOGGER.warning(note)
   return LoadedRun(
     params=params,
     config=config,
@@ -122,6 +127,9 @@ def load_run(
     feature_lengths=context['feature_lengths'],
     prefix=context.get('prefix', ''),
     prefixes=context.get('prefixes', {}),
+    suppressed_tokens=rules.suppressed_tokens,
+    forced_prefix=rules.forced_prefix,
+    notes=tuple(notes),
   )
 
 

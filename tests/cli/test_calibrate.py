@@ -11,9 +11,10 @@ from fakes.counting_task import bindings_of
 pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 
+from cases import text_cases
 from cases.job_cases import calibrate_again, call
 
-from calm_jax import decoding, records
+from calm_jax import decoding, evaluation, records, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import jobs
 
@@ -89,6 +90,22 @@ def test_another_loss_decodes_nothing_again(
     assert cost.full_seconds > 0 and cost.ratio > 1
     assert 'full-model passes' in capsys.readouterr().out
   assert certificate.loss_range == (-1, 1)
+
+
+def test_data_are_decoded_by_the_rules_of_the_run(tmp_path, capsys):
+  run = dataclasses.replace(
+    runs.load_run(text_cases.save_run(tmp_path)),
+    suppressed_tokens=(5, 9),
+    forced_prefix=(77,),
+  )
+  decode = jobs.dataset_decoder(
+    run, evaluation.BatchLayout(), model_dir=str(tmp_path)
+  )
+  assert decode.suppressed_tokens == (5, 9)
+  context = decode.context(decoding.ComputePolicy())
+  assert context.suppressed_tokens == (5, 9)
+  said = capsys.readouterr().out
+  assert 'tokens [77]' in said and 'no certificate covers those' in said
 
 
 @pytest.mark.slow

@@ -153,6 +153,46 @@ def test_what_lies_beside_weights_for_transformers(tmp_path, capsys):
   assert f'--vocabulary={tmp_path}/with/spiece.model' in capsys.readouterr().out
 
 
+def test_what_a_folder_says_of_generating_comes_along(tmp_path, capsys):
+  """The run says what the folder says, and so does the folder made of it."""
+  source = text_cases.save_run(tmp_path / 'run')
+  convert.run(source, tmp_path / 'hf', target('huggingface'))
+  texts = runs.TextFeatures(
+    'bytes', extra_ids=5, feature_lengths={'inputs': 32, 'targets': 8}
+  )
+  inputs = ['one', 'another text']
+
+  def said(path, vocabulary=None):
+    generator = pipeline.load(path, vocabulary=vocabulary)
+    return [output.tokens for output in generator.generate(inputs)], generator
+
+  plain, _ = said(tmp_path / 'hf', texts)
+  never = sorted({token for tokens in plain for token in tokens} - {1})[:3]
+  (tmp_path / 'hf' / 'generation_config.json').write_text(
+    json.dumps({'suppress_tokens': never, 'forced_bos_token_id': 77})
+  )
+  expected, folder = said(tmp_path / 'hf', texts)
+  assert not set(never).intersection(*expected) and expected != plain
+  capsys.readouterr()
+  convert.run(
+    tmp_path / 'hf', tmp_path / 'ours', target('calm_jax'), texts=texts
+  )
+  assert 'does not keep' not in capsys.readouterr().out
+  found, ours = said(tmp_path / 'ours')
+  assert found == expected
+  assert ours.suppressed_tokens == folder.suppressed_tokens == tuple(never)
+  assert tuple(ours.forced_prefix) == tuple(folder.forced_prefix) == (77,)
+  assert said(tmp_path / 'ours', texts)[0] == expected
+  notes = '\n'.join(runs.load_run(tmp_path / 'ours').notes)
+  assert 'are never said' in notes and 'begins with the token 77' in notes
+  # From form to form.
+  convert.run(tmp_path / 'ours', tmp_path / 'copy', target('calm_jax'))
+  convert.run(tmp_path / 'copy', tmp_path / 'back', target('huggingface'))
+  assert said(tmp_path / 'back', texts)[0] == expected
+  convert.run(tmp_path / 'copy', tmp_path / 't5x', target('t5x'))
+  assert 'does not keep how outputs are gen' in capsys.readouterr().out
+
+
 def test_what_t5x_does_not_say_can_be_said(tmp_path, capsys):
   source = write(SMALL, tmp_path / 't5x', 't5x')
   (tmp_path / 't5x' / 'checkpoint_7' / 'calm_jax_config.json').unlink()

@@ -61,6 +61,13 @@ def decode(batches=None, **arguments):
   )
 
 
+def test_suppressed_tokens_are_never_said():
+  never = toy_decoder.FULL_TOKENS[1]
+  found = decode(suppressed_tokens=(never,))
+  assert found.tokens[0, 0] == toy_decoder.FULL_TOKENS[0]
+  assert not (found.tokens == never).any()
+
+
 def test_full_and_static_decodes_are_the_ones_worked_out_by_hand():
   full = decode()
   assert full.tokens.tolist() == [list(toy_decoder.FULL_TOKENS)] * 5

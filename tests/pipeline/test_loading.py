@@ -9,7 +9,15 @@ from cases import text_cases
 from cases.text_cases import POLICY, L
 
 import calm_jax
-from calm_jax import calibration, checkpoints, decoding, exits, runs
+from calm_jax import (
+  calibration,
+  checkpoints,
+  decoding,
+  evaluation,
+  exits,
+  model,
+  runs,
+)
 
 TEXTS = ['one', 'a longer text of 30 characters', 'zwei']
 
@@ -143,6 +151,46 @@ def test_what_a_checkpoint_says_of_generating_is_done(run_dir, tmp_path):
   # Whoever says otherwise is obeyed.
   own = calm_jax.load(path, suppressed_tokens=(), forced_prefix='', **options)
   assert own.describe() == plain.describe()
+
+
+def test_a_certificate_covers_a_run_that_never_says_some_tokens(tmp_path):
+  """Calibrated under its rule, it is served under its rule."""
+  plain = runs.load_run(text_cases.save_run(tmp_path / 'plain'))
+  path = tmp_path / 'run'
+  said = checkpoints.GenerationRules(suppressed_tokens=(5, 9, 60))
+  checkpoints.save(
+    path,
+    1,
+    params=plain.params,
+    config=plain.config,
+    context={
+      **checkpoints.load_params(tmp_path / 'plain').metadata['context'],
+      **said.write(),
+    },
+  )
+  run = runs.load_run(path)
+  assert run.suppressed_tokens == (5, 9, 60)
+  inputs = np.zeros((8, run.feature_lengths['inputs']), np.int32)
+  inputs[:, :3] = [[row + 10, row + 20, 1] for row in range(8)]
+
+  def certificate(**options):
+    return evaluation.calibrate(
+      decoding.bind(model.as_layered_decoder(run.config), run.params),
+      [{'encoder_input_tokens': inputs, 'num_valid': 8}],
+      POLICY,
+      (0.9, 0.004),
+      detokenize=lambda ids: ' '.join(map(str, ids)),
+      max_length=run.feature_lengths['targets'],
+      metric='token_f1',
+      context=run.context(),
+      **options,
+    )
+
+  covering = certificate(suppressed_tokens=run.suppressed_tokens)
+  generator = calm_jax.load(path, certificate=covering)
+  assert generator.generate(['one'])[0].certified
+  with pytest.raises(ValueError, match='suppressed_tokens: certified for'):
+    calm_jax.load(path, certificate=certificate())
 
 
 def test_home_is_expanded_in_python_too(run_dir, monkeypatch):
