@@ -27,6 +27,8 @@ from calm_jax.processes.meeting.reports import Report
 # After a refusal, those who come late are still told of it.
 _LINGER_SECONDS = 5.0
 _IMPATIENT_AFTER_SECONDS = 15.0
+# Within which a connection must say who it is; ours do so at once.
+_GREETING_SECONDS = 10.0
 
 # From all reports to what keeps them from starting, a line each.
 Judge = Callable[[Sequence[Report]], Sequence[str]]
@@ -105,8 +107,11 @@ class _RollCall:
     self._listener = listener
     self._reports = {0: report}
     self._links: dict[int, Link] = {}
-    # Connections that have not said who they are.
-    self._strangers: set[Link] = set()
+    # Connections that have not said who they are, the oldest first, and until
+    # when they may.
+    self._strangers: dict[Link, float] = {}
+    # Each process has one, and some that it gave up.
+    self._most_strangers = 4 * membership.count + 16
     self._selector = selectors.DefaultSelector()
     self._selector.register(listener, selectors.EVENT_READ)
 
@@ -163,14 +168,36 @@ class _RollCall:
   def _look(self, seconds: float) -> str | None:
     """Takes in what has come; returns a reason to stop, if there is one."""
     refusal = None
-    for key, _ in self._selector.select(seconds):
-      if key.fileobj is self._listener:
-        link = Link(self._listener.accept()[0])
-        self._strangers.add(link)
-        self._selector.register(link, selectors.EVENT_READ)
-      else:
-        refusal = self._read(key.fileobj) or refusal
+    found = [key.fileobj for key, _ in self._selector.select(seconds)]
+    for link in found:
+      if link is not self._listener:
+        refusal = self._read(link) or refusal
+    for link, until in list(self._strangers.items()):
+      if time.monotonic() >= until:
+        self._forget(link)
+    # Last, for it may close others.
+    if self._listener in found:
+      self._accept()
     return refusal
+
+  def _accept(self) -> None:
+    """Takes a connection; where there are too many, in place of the oldest.
+
+    Ours greet as soon as they are connected and come again if they are closed,
+    so that whoever opens many connections and says nothing keeps nobody out.
+    """
+    if len(self._strangers) >= self._most_strangers:
+      self._forget(next(iter(self._strangers)))
+    try:
+      connection, _ = self._listener.accept()
+    except OSError:
+      # It is gone again, or this process may open no more files.
+      if self._strangers:
+        self._forget(next(iter(self._strangers)))
+      return
+    link = Link(connection)
+    self._strangers[link] = time.monotonic() + _GREETING_SECONDS
+    self._selector.register(link, selectors.EVENT_READ)
 
   def _read(self, link: Link) -> str | None:
     try:
@@ -184,7 +211,7 @@ class _RollCall:
       return None
     if report is None:
       return None
-    self._strangers.discard(link)
+    self._strangers.pop(link, None)
     return self._enter(link, report)
 
   def _admitted(self, link: Link, message: dict) -> Report | None:
@@ -239,7 +266,7 @@ class _RollCall:
 
   def _forget(self, link: Link) -> None:
     self._selector.unregister(link)
-    self._strangers.discard(link)
+    self._strangers.pop(link, None)
     if self._asked.pop(link, None) is not None:
       self._turned_away += 1
     for index, known in list(self._links.items()):

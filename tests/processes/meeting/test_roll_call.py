@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import select
 import socket
 import time
 
@@ -264,6 +265,56 @@ def test_half_formed_messages_stop_nobody():
     return take_part(port, 2, 1)
 
   outcomes = gather(lambda: take_part(port, 2, 0, timeout=30), disturb)
+  assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+
+
+def _closed(connections, number, *, seconds=10.0):
+  """Waits until so many were closed by the other side; returns how many."""
+  open_, deadline = list(connections), time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    for connection in select.select(open_, [], [], 0.1)[0]:
+      open_.remove(connection)
+    if len(connections) - len(open_) >= number:
+      break
+  return len(connections) - len(open_)
+
+
+@pytest.mark.parametrize('token', ['', 'ours'])
+def test_many_connections_that_say_nothing_keep_nobody_out(token):
+  """Of 60 at most 4 x 2 + 16 are kept, and the others make room."""
+  port = free_port()
+
+  def disturb():
+    with contextlib.ExitStack() as stack:
+      idle = [stack.enter_context(_connected(port)) for _ in range(60)]
+      assert _closed(idle, 36) == 36
+      return take_part(port, 2, 1, token=token)
+
+  outcomes = gather(
+    lambda: take_part(port, 2, 0, timeout=30, token=token), disturb
+  )
+  assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+
+
+def test_who_does_not_say_who_it_is_is_closed_in_time(monkeypatch):
+  """One that was let in stays; one that sends a byte now and then does not."""
+  monkeypatch.setattr(roll_call, '_GREETING_SECONDS', 0.5)
+  port = free_port()
+
+  def disturb():
+    with _connected(port) as idle, _connected(port) as slow:
+      with contextlib.suppress(OSError):
+        for _ in range(20):
+          slow.sendall(b'{')
+          time.sleep(0.1)
+      assert _closed([idle, slow], 2) == 2
+    return take_part(port, 3, 2)
+
+  outcomes = gather(
+    lambda: take_part(port, 3, 0, timeout=30),
+    lambda: take_part(port, 3, 1),
+    disturb,
+  )
   assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
 
 
