@@ -41,12 +41,14 @@ class Dropped:
     repeated: those whose input an earlier row of it has; their references go
       to that row.
     shared: inputs that the splits before it have, and it therefore loses.
+    empty: rows that lack an input or a target.
   """
 
   split: str
   rows: int
   repeated: int
   shared: int
+  empty: int = 0
 
   @property
   def all_shared(self) -> bool:
@@ -56,10 +58,12 @@ class Dropped:
   def __str__(self) -> str:
     """Says it in words."""
     parts = []
+    if self.empty:
+      parts.append(f'{self.empty} lack an input or a target (dropped)')
     if self.repeated:
       parts.append(f'{self.repeated} repeat an input of it (merged)')
     if self.shared:
-      parts.append(f'{self.shared} have inputs of an earlier split (dropped)')
+      parts.append(f'{self.shared} have inputs of another split (dropped)')
     return f'{self.split}: of {self.rows} rows {", ".join(parts)}'
 
 

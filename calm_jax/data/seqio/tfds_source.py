@@ -8,6 +8,8 @@ occurs in a held-out split. Nothing is ever downloaded.
 
 import functools
 import os
+import sys
+import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,6 +19,7 @@ from calm_jax.data.seqio import preprocessors
 from calm_jax.data.seqio.tensorflow_setup import seqio, tf
 from calm_jax.data.splits import (
   SPLITS,
+  Dropped,
   drop_inputs_of,
   normalised_input_hash,
   one_per_input,
@@ -56,6 +59,52 @@ def prepared_path(dataset: str, directory: str) -> str:
   return path
 
 
+class _PassOverTrain:
+  """Counts the rows of one pass at a time, and tells of them at its end.
+
+  A stream's rows are known once it has ended; one that is left before then, as
+  by a last step of training, has nothing to tell.
+  """
+
+  def __init__(self, tell: Callable[[Dropped], None]):
+    self._tell = tell
+    # tf.data counts in several threads.
+    self._lock = threading.Lock()
+    self._counts = np.zeros(3, int)
+
+  def add(self, has_text: np.ndarray, is_free: np.ndarray) -> None:
+    """Counts some rows: which have both texts, which are no one else's."""
+    counts = len(is_free), (has_text & ~is_free).sum(), (~has_text).sum()
+    with self._lock:
+      self._counts += counts
+
+  def around(self, dataset):
+    """Returns the dataset, whose passes begin and end with us."""
+    return (
+      self._silent(dataset, self._begin)
+      .concatenate(dataset)
+      .concatenate(self._silent(dataset, self._end))
+    )
+
+  def _begin(self) -> None:
+    self._counts[:] = 0
+
+  def _end(self) -> None:
+    rows, shared, empty = self._counts.tolist()
+    self._tell(Dropped('train', rows, 0, shared, empty))
+
+  def _silent(self, dataset, do: Callable[[], None]):
+    """Returns a dataset without rows, which does something when it is read."""
+
+    def rows():
+      do()
+      yield from ()
+
+    return tf.data.Dataset.from_generator(
+      rows, output_signature=dataset.element_spec
+    )
+
+
 class TfdsTextSource(seqio.DataSource):
   """The rows `inputs`, `targets` and `references` of a prepared data set.
 
@@ -64,6 +113,9 @@ class TfdsTextSource(seqio.DataSource):
   in several TFDS splits: validation, calibration, test, and train last, which
   loses it. Held-out splits have one row per input, with all references that
   rows of this input give, in an order that follows from the hashes.
+
+  Rows that no split has are counted and told, once: of held-out splits when
+  they are read, of train when somebody has read all of it.
   """
 
   def __init__(
@@ -91,6 +143,7 @@ class TfdsTextSource(seqio.DataSource):
     self._dataset = dataset
     self._tfds_splits = dict(splits)
     self._form = form
+    self._told: set[str] = set()
     self._inner = seqio.TfdsDataSource(
       dataset,
       tfds_data_dir=directory,
@@ -167,8 +220,17 @@ class TfdsTextSource(seqio.DataSource):
         sharing.setdefault(self._tfds_splits[name], []).append(name)
     rows: dict[str, list[TextExample]] = {}
     for tfds_split, names in sharing.items():
-      examples = drop_inputs_of(
-        one_per_input(self._read(tfds_split)), *rows.values()
+      found, empty = self._read(tfds_split)
+      distinct = one_per_input(found)
+      examples = drop_inputs_of(distinct, *rows.values())
+      self._tell(
+        Dropped(
+          ' and '.join(names),
+          len(found) + empty,
+          len(found) - len(distinct),
+          len(distinct) - len(examples),
+          empty,
+        )
       )
       for name in names:
         rows[name] = []
@@ -188,50 +250,65 @@ class TfdsTextSource(seqio.DataSource):
       for example in examples
     )
 
-  def _read(self, tfds_split: str) -> list[TextExample]:
+  def _tell(self, dropped: Dropped) -> None:
+    """Says what became of the rows of a split, if any are not in it."""
+    lost = dropped.repeated or dropped.shared or dropped.empty
+    if lost and dropped.split not in self._told:
+      self._told.add(dropped.split)
+      print(f'{self._dataset}: {dropped}', file=sys.stderr)
+
+  def _read(self, tfds_split: str) -> tuple[list[TextExample], int]:
+    """Returns the rows of a TFDS split, and how many lack a text."""
     rows = self._rows(self._inner.get_dataset(tfds_split, shuffle=False))
-    return [
-      TextExample(
-        preprocessors.as_text(row['inputs']),
-        preprocessors.as_text(row['targets']),
-        tuple(preprocessors.unpack_references(row)),
+    found, empty = [], 0
+    for row in rows.as_numpy_iterator():
+      if not row['has_text']:
+        empty += 1
+        continue
+      found.append(
+        TextExample(
+          preprocessors.as_text(row['inputs']),
+          preprocessors.as_text(row['targets']),
+          tuple(preprocessors.unpack_references(row)),
+        )
       )
-      for row in rows.as_numpy_iterator()
-    ]
+    return found, empty
 
   def _rows(self, dataset):
-    """Returns text rows, those without input or target left out."""
+    """Returns text rows, with whether they have both input and target."""
 
     def to_row(example):
       row = self._form(example)
       references = preprocessors.pack_reference_tensor(row['references'])
-      return {**row, 'references': references}
-
-    def has_text(row):
-      return tf.reduce_all(
+      has_text = tf.reduce_all(
         [tf.strings.strip(row[name]) != '' for name in ('inputs', 'targets')]
       )
+      return {**row, 'references': references, 'has_text': has_text}
 
-    return dataset.map(to_row, num_parallel_calls=tf.data.AUTOTUNE).filter(
-      has_text
-    )
+    return dataset.map(to_row, num_parallel_calls=tf.data.AUTOTUNE)
 
   def _train(self, shuffle, seed, shard_info):
     """Returns train without the inputs of held-out splits, streamed."""
     held_out = self._held_out_hashes
+    # Of a share of the rows there is no telling what the split loses.
+    one_pass = None if shard_info is not None else _PassOverTrain(self._tell)
 
-    def is_free(inputs):
-      return np.array(
+    def is_kept(inputs, has_text):
+      is_free = np.array(
         [
           normalised_input_hash(text.decode('utf-8', 'replace')) not in held_out
           for text in inputs
         ],
         bool,
       )
+      if one_pass is not None:
+        one_pass.add(has_text, is_free)
+      return has_text & is_free
 
     def keep_free(rows):
+      has_text = rows.pop('has_text')
       free = tf.numpy_function(
-        is_free, [rows['inputs']], tf.bool, stateful=False
+        is_kept, [rows['inputs'], has_text], tf.bool, stateful=False
       )
       free.set_shape([None])
       return {
@@ -245,4 +322,7 @@ class TfdsTextSource(seqio.DataSource):
       shard_info=shard_info,
     )
     dataset = self._rows(dataset).batch(_HASH_ROWS)
-    return dataset.map(keep_free, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    dataset = dataset.map(
+      keep_free, num_parallel_calls=tf.data.AUTOTUNE
+    ).unbatch()
+    return dataset if one_pass is None else one_pass.around(dataset)

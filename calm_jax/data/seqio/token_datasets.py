@@ -7,6 +7,7 @@ gives the same examples.
 """
 
 import functools
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,7 @@ from calm_jax.data.seqio.preprocessors import as_text, pack_reference_tensor
 from calm_jax.data.seqio.tasks import (
   as_task,
   check_split,
+  definition_of,
   inputs_cut_of,
   prefix_of,
   subtasks_of,
@@ -192,6 +194,13 @@ def _shuffled(task, split, plan, seed):
   if in_memory:
     dataset = dataset.cache()
     buffer = _count(dataset, lengths, f'split {split!r}')
+    # Those made here tell by themselves, and why.
+    if definition_of(task) is None and size and buffer < size:
+      print(
+        f'Task {task.name!r}: {split}: of {size} rows of its source '
+        f'{size - buffer} became no example',
+        file=sys.stderr,
+      )
   else:
     buffer = buffer or STREAM_BUFFER
     _count(

@@ -55,6 +55,28 @@ def assert_same(left, right):
       np.testing.assert_array_equal(one[key], other[key])
 
 
+def test_rows_that_a_task_made_elsewhere_loses_are_counted(task, capsys):
+  made = task.register()
+  dropping = made.replace(
+    name='batches_that_drop',
+    preprocessors=[
+      lambda dataset: (
+        dataset.enumerate()
+        .filter(lambda number, row: number % 50 > 0)
+        .map(lambda number, row: row)
+      ),
+      *made.preprocessors,
+    ],
+  )
+  for each, said in (
+    (dropping, 'train: of 200 rows of its source 4'),
+    (made, ''),
+  ):
+    take(1, task=each, feature_lengths=LENGTHS)
+    found = capsys.readouterr().err
+    assert said in found and bool(said) == ('no example' in found)
+
+
 def test_train_batches_have_t5x_arrays_in_bucket_shapes(task):
   shapes = {*BUCKETS, (30, 20)}
   for batch in take(40, task=task, feature_lengths=LENGTHS):

@@ -88,6 +88,45 @@ def test_splits_share_no_input_and_hold_each_once(definitions, name):
   )
 
 
+def test_rows_that_no_split_has_are_counted_and_told_once(definitions, capfd):
+  """Those that `tfds_fakes` says it plants."""
+  said = {
+    'cnn_dailymail': [
+      'cnn_dailymail:3.4.0: calibration and test: of 30 rows 1 have inputs of '
+      'another split (dropped)',
+      'cnn_dailymail:3.4.0: train: of 40 rows 2 have inputs of another split '
+      '(dropped)',
+    ],
+    'squad': [
+      'squad/v1.1:3.0.0: validation and calibration and test: of 90 rows 2 lack'
+      ' an input or a target (dropped), 1 repeat an input of it (merged)',
+      'squad/v1.1:3.0.0: train: of 60 rows 2 have inputs of another split '
+      '(dropped)',
+    ],
+    'wmt15_en_fr': [
+      'wmt15_translate/fr-en:1.0.0: train: of 51 rows 2 lack an input or a '
+      'target (dropped)',
+    ],
+  }
+  for name, lines in said.items():
+    definition = dataclasses.replace(definitions[name], name=f'{name}_told')
+    source = definition.register().source
+    capfd.readouterr()
+
+    def told(source=source):
+      found = capfd.readouterr().err.splitlines()
+      return [line for line in found if line.startswith(source._dataset)]
+
+    # One that is left before its end knows nothing of the rest.
+    next(source.get_dataset('train', shuffle=False).as_numpy_iterator())
+    assert told() == lines[:-1]
+    dataset = source.get_dataset('train', shuffle=True, seed=1)
+    for expected in (lines[-1:], []):
+      list(dataset.as_numpy_iterator())
+      list(source.get_dataset('test', shuffle=False).as_numpy_iterator())
+      assert told() == expected
+
+
 def test_questions_have_t5s_form_and_all_answers(definitions):
   rows = [
     row
