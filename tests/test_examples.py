@@ -106,6 +106,8 @@ def test_numpy_client(tmp_path):
   ):
     with pytest.raises(SystemExit, match=said):
       numpy_client.main(tmp_path / 'a', *arguments)
+  with pytest.raises(SystemExit, match='No such file .*none'):
+    numpy_client.main(tmp_path / 'none', '0.6', '1')
   assert "import 'jax.export'" in result.stderr
   assert 'import calm_jax' not in result.stderr
   assert "import 'calm_jax" not in result.stderr

@@ -91,11 +91,11 @@ class Client:
 
 def main(directory, threshold, *rows):
   """Decodes rows of token ids and prints tokens and exit layers."""
-  client = Client(directory)
   try:
+    client = Client(directory)
     rows = [[int(token) for token in row.split()] for row in rows]
     result = client.decode(rows, float(threshold))
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     sys.exit(f'{error}')
   for row, length in enumerate(result['lengths']):
     print('tokens', *result['tokens'][row, :length])
