@@ -116,5 +116,5 @@ def test_a_certificate_holds_for_its_classifier_only(with_classifier):
   bindings = [f'MODEL_DIR = {str(run)!r}', "CLASSIFIER = 'balanced'"]
   gin_runner.parse([policy], bindings)
   other = query('%POLICY').scoped_configurable_fn()
-  with pytest.raises(ValueError, match='policy: certified for'):
+  with pytest.raises(ValueError, match='measure.kernel: certified for'):
     pipeline.TextGenerator.from_run(run, **{**load, 'policy': other})
