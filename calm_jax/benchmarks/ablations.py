@@ -20,7 +20,13 @@ from calm_jax.array_types import Array, PyTree
 from calm_jax.benchmarks import forced_depths
 from calm_jax.benchmarks.shares import Shares
 from calm_jax.evaluation import stopwatch
-from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
+from calm_jax.interfaces import (
+  BoundDecoder,
+  FillWork,
+  NoCompanions,
+  Reading,
+  StatelessSlot,
+)
 from calm_jax.pytrees import register_pytree
 
 
@@ -98,7 +104,7 @@ def _shares(seconds: Mapping[str, float]) -> Shares:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class NoFill(StatelessSlot):
+class NoFill(NoCompanions, StatelessSlot):
   """Writes no keys and values at all: attention reads an empty cache."""
 
   def step(
@@ -107,11 +113,12 @@ class NoFill(StatelessSlot):
     bound: BoundDecoder,
     *,
     cache: PyTree,
+    active: Array,
     **ignored: Any,
-  ) -> tuple[PyTree, PyTree]:
+  ) -> tuple[PyTree, PyTree, FillWork]:
     """Returns the cache as it is."""
     del bound, ignored
-    return state, cache
+    return state, cache, FillWork(jnp.zeros(active.shape, jnp.int32))
 
 
 @register_pytree
@@ -121,6 +128,13 @@ class NoReading(StatelessSlot):
 
   reads_exit_states: ClassVar[bool] = False
   needs_whole_matrix: ClassVar[bool] = False
+
+  def num_outputs(
+    self, vocab_size: int, *, layer: Array | int, first: Array | bool
+  ) -> int:
+    """Returns 0: no row of the output matrix is used."""
+    del vocab_size, layer, first
+    return 0
 
   def step(
     self,

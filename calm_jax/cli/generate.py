@@ -129,6 +129,17 @@ def _policy(
   certificate: str | None,
 ) -> tuple[decoding.ComputePolicy, str | None]:
   """Returns the policy to decode with and the certificate to apply, if any."""
+  if policy.verifies:
+    if certificate is not None:
+      raise ValueError(
+        f'CERTIFICATE, {certificate}, is for unchecked early tokens; '
+        f'{type(policy.verification).__name__} checks them, so that the output '
+        "is the full model's and needs none"
+      )
+    speaking.tell("drafts are checked: outputs are the full model's")
+    if threshold is not None:
+      policy = decoding.with_setting(policy, threshold)
+    return policy, None
   if threshold is not None:
     if certificate is not None:
       raise ValueError(

@@ -14,6 +14,7 @@ from calm_jax.decoding.cache_fills import (
   ProjectExitState,
   ProjectFirstExitState,
 )
+from calm_jax.decoding.catch_up import CatchUp
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
@@ -49,6 +50,7 @@ from calm_jax.decoding.settings import (
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
 from calm_jax.decoding.token_loop import advance, finish, generate
+from calm_jax.decoding.verification import NeverVerify, VerifyEvery
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 
@@ -77,6 +79,7 @@ def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
 __all__ = [
   'DEPTH_LOOPS',
   'BeamSearch',
+  'CatchUp',
   'CompactingDepthLoop',
   'CompiledDecode',
   'ComputePolicy',
@@ -86,6 +89,7 @@ __all__ = [
   'EveryLayer',
   'FullVocabulary',
   'Greedy',
+  'NeverVerify',
   'Nucleus',
   'ProjectExitState',
   'ProjectFirstExitState',
@@ -96,6 +100,7 @@ __all__ = [
   'Temperature',
   'TopK',
   'UnrolledDepthLoop',
+  'VerifyEvery',
   'WhileDepthLoop',
   'advance',
   'as_policy',

@@ -11,13 +11,19 @@ import dataclasses
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import BoundDecoder, LayeredDecoder, StatelessSlot
+from calm_jax.interfaces import (
+  BoundDecoder,
+  FillWork,
+  LayeredDecoder,
+  NoCompanions,
+  StatelessSlot,
+)
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class ProjectExitState(StatelessSlot):
+class ProjectExitState(NoCompanions, StatelessSlot):
   """Fills every layer from the row's state, frozen at its exit: CALM.
 
   A skipped layer projects the copied exit state by its own weights.
@@ -34,16 +40,16 @@ class ProjectExitState(StatelessSlot):
     cache: PyTree,
     active: Array,
     alive: Array,
-  ) -> tuple[PyTree, PyTree]:
-    """Returns the state and the cache with this layer's K/V."""
+  ) -> tuple[PyTree, PyTree, FillWork]:
+    """Returns the state, the cache with this layer's K/V, and the work."""
     del active
     cache = bound.fill_layer(layer, hidden, positions[:, None], cache, alive)
-    return state, cache
+    return state, cache, FillWork(alive.astype(jnp.int32))
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class ProjectFirstExitState:
+class ProjectFirstExitState(NoCompanions):
   """Fills layers a row did not run from its state after layer 1.
 
   That is what the official release does (t5x/contrib/calm propagates the state
@@ -75,11 +81,11 @@ class ProjectFirstExitState:
     cache: PyTree,
     active: Array,
     alive: Array,
-  ) -> tuple[PyTree, PyTree]:
-    """Returns the state after layer 1 and the cache with this layer's K/V."""
+  ) -> tuple[PyTree, PyTree, FillWork]:
+    """Returns the state after layer 1, the cache with K/V, and the work."""
     # What enters the layer of index 1 is what left the first one.
     first = jnp.equal(layer, 1) & alive
     state = jnp.where(first[:, None, None], hidden, state)
     source = jnp.where(active[:, None, None], hidden, state)
     cache = bound.fill_layer(layer, source, positions[:, None], cache, alive)
-    return state, cache
+    return state, cache, FillWork(alive.astype(jnp.int32))

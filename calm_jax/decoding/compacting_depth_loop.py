@@ -48,7 +48,7 @@ class CompactingDepthLoop:
     buckets = self.buckets(rows.active.shape[0])
     may_have_stopped = False
     for layer in range(layers.num_layers):
-      memory = layers.fill(layer, rows, memory)
+      rows, memory = layers.fill(layer, rows, memory)
       if may_have_stopped:
         rows = _run_compacted(layers, layer, rows, memory.cache, buckets)
       else:
@@ -100,7 +100,10 @@ def _run_rows(
 ) -> Rows:
   """Runs a layer on the chosen rows [n] alone."""
   bucket = dataclasses.replace(
-    layers, positions=layers.positions[chosen], alive=layers.alive[chosen]
+    layers,
+    positions=layers.positions[chosen],
+    alive=layers.alive[chosen],
+    asked=None if layers.asked is None else layers.asked[chosen],
   )
   # Only this layer's part of the cache is read, so only that is gathered.
   ran = bucket.run(

@@ -11,13 +11,18 @@ needs is never projected.
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import BoundDecoder, LayeredDecoder
+from calm_jax.decoding import companions
+from calm_jax.interfaces import (
+  BoundDecoder,
+  FillWork,
+  LayeredDecoder,
+  NoCompanions,
+)
 from calm_jax.pytrees import register_pytree
 
 
@@ -39,7 +44,7 @@ class PendingStates:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class DeferredExitState:
+class DeferredExitState(NoCompanions):
   """Fills a layer that is about to run, from all the exit states it lacks.
 
   CALM's propagation, as `ProjectExitState` does it, but late: K/V that are read
@@ -80,8 +85,8 @@ class DeferredExitState:
     cache: PyTree,
     active: Array,
     alive: Array,
-  ) -> tuple[PendingStates, PyTree]:
-    """Returns the state and the cache, filled where active rows will read."""
+  ) -> tuple[PendingStates, PyTree, FillWork]:
+    """Returns the state, the cache filled where active rows read, the work."""
     batch_size, length, _ = state.exit_states.shape
     # The last of these writes, for a layer left over, is of the exit state.
     exit_states = state.exit_states.at[
@@ -102,7 +107,7 @@ class DeferredExitState:
       where = (block >= first[:, None]) & (block <= positions[:, None])
       cache = bound.fill_layer(
         layer,
-        _slices(exit_states, start, size),
+        companions.cut(exit_states, start, size),
         block,
         cache,
         where & active[:, None],
@@ -120,13 +125,9 @@ class DeferredExitState:
         carry,
       )
     _, cache = carry
+    work = FillWork(jnp.where(active, positions + 1 - filled, 0))
     filled = state.filled.at[:, layer].set(
       jnp.where(active, positions + 1, filled)
     )
-    return PendingStates(exit_states=exit_states, filled=filled), cache
-
-
-def _slices(states: Array, start: Array, size: int) -> Array:
-  """Returns `size` positions of each row from `start` [B] on: [B, P, D]."""
-  take = functools.partial(lax.dynamic_slice_in_dim, slice_size=size)
-  return jax.vmap(take)(states, start)
+    state = PendingStates(exit_states=exit_states, filled=filled)
+    return state, cache, work

@@ -33,21 +33,23 @@ class WhileDepthLoop:
 
     def run_layer(carry):
       layer, rows, memory = carry
-      memory = layers.fill(layer, rows, memory)
+      rows, memory = layers.fill(layer, rows, memory)
       rows = layers.run(layer, rows, memory.cache)
       return layer + 1, rows, memory
 
     def fill_layer(carry):
-      layer, memory = carry
-      return layer + 1, layers.fill(layer, rows, memory)
+      layer, rows, memory = carry
+      return layer + 1, *layers.fill(layer, rows, memory)
 
     layer, rows, memory = lax.while_loop(
       lambda carry: carry[1].active.any(),
       run_layer,
       (jnp.int32(0), rows, memory),
     )
-    _, memory = lax.while_loop(
-      lambda carry: carry[0] < layers.num_layers, fill_layer, (layer, memory)
+    _, rows, memory = lax.while_loop(
+      lambda carry: carry[0] < layers.num_layers,
+      fill_layer,
+      (layer, rows, memory),
     )
     return rows, memory
 
@@ -70,7 +72,7 @@ class UnrolledDepthLoop:
     """Runs the layers until every row has stopped; returns rows and memory."""
     may_have_stopped = False
     for layer in range(layers.num_layers):
-      memory = layers.fill(layer, rows, memory)
+      rows, memory = layers.fill(layer, rows, memory)
       needed = rows.active.any() if may_have_stopped else True
 
       def run_layer(rows, layer=layer, cache=memory.cache):

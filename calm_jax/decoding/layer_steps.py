@@ -15,8 +15,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from calm_jax.array_types import Array, PyTree
+from calm_jax.decoding import companions as company
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
-from calm_jax.interfaces import BoundDecoder, LayerView, Reading
+from calm_jax.interfaces import (
+  BoundDecoder,
+  Companions,
+  LayerView,
+  Reading,
+  Work,
+)
 from calm_jax.pytrees import register_pytree
 
 
@@ -38,6 +45,9 @@ class Rows:
       needs no logits.
     policy: states of the slots, but for the cache fill, whose state is in
       `Memory`.
+    companions: earlier positions that run the present layer as well; None if
+      the cache fill has none.
+    work: what has been computed for this position so far, [B] each.
   """
 
   hidden: Array
@@ -47,6 +57,8 @@ class Rows:
   rejected_confidences: Array
   reading: Reading | None
   policy: PolicyState
+  companions: Companions | None
+  work: Work
 
 
 @register_pytree
@@ -72,12 +84,16 @@ class Layers:
     policy: the policy.
     positions: int32 [B], the position each row decodes.
     alive: bool [B], rows whose sequence has not ended.
+    asked: bool [B], rows that the exit rule is asked about; the others run all
+      layers, and nobody wants logits of the last one. None for all rows, whose
+      last layer is read out.
   """
 
   bound: BoundDecoder
   policy: ComputePolicy
   positions: Array
   alive: Array
+  asked: Array | None = None
 
   @property
   def num_layers(self) -> int:
@@ -95,6 +111,10 @@ class Layers:
       rejected_confidences=jnp.full((batch_size,), -jnp.inf, jnp.float32),
       reading=None,
       policy=dataclasses.replace(policy, cache_fill=None),
+      companions=self.policy.cache_fill.companions(
+        policy.cache_fill, self.positions
+      ),
+      work=Work.none((batch_size,)),
     )
     if not self.policy.exit_rule.needs_logits:
       return rows
@@ -105,10 +125,18 @@ class Layers:
     )
     return dataclasses.replace(rows, reading=reading)
 
-  def fill(self, layer: Array | int, rows: Rows, memory: Memory) -> Memory:
-    """Writes the K/V of a layer that is about to run, or is left over."""
-    state, cache = self.policy.cache_fill.step(
-      memory.cache_fill,
+  def fill(
+    self, layer: Array | int, rows: Rows, memory: Memory
+  ) -> tuple[Rows, Memory]:
+    """Writes the K/V of a layer that is about to run, or is left over.
+
+    Returns the rows, now with who runs the layer beside them, and the memory.
+    """
+    fill, state = self.policy.cache_fill, memory.cache_fill
+    if rows.companions is not None:
+      state = fill.take_back(state, rows.companions, self.positions)
+    state, cache, work = fill.step(
+      state,
       self.bound,
       layer=layer,
       hidden=rows.hidden,
@@ -117,7 +145,22 @@ class Layers:
       active=rows.active,
       alive=self.alive,
     )
-    return Memory(cache=cache, cache_fill=state)
+    companions = fill.companions(state, self.positions)
+    done = rows.work.plus(
+      fills=work.projections > 0, projections=work.projections
+    )
+    if work.caught_up is not None:
+      done = done.plus(caught_up=work.caught_up)
+    rows = dataclasses.replace(rows, companions=companions, work=done)
+    return rows, Memory(cache=cache, cache_fill=state)
+
+  def finish(self, rows: Rows, memory: Memory) -> Memory:
+    """Returns the memory once every row has stopped and all is filled."""
+    fill, state = self.policy.cache_fill, memory.cache_fill
+    if rows.companions is not None:
+      state = fill.take_back(state, rows.companions, self.positions)
+    state = fill.finish(state, rows.hidden, self.positions, self.alive)
+    return dataclasses.replace(memory, cache_fill=state)
 
   def run(self, layer: Array | int, rows: Rows, cache: PyTree) -> Rows:
     """Runs a layer whose K/V are in the cache, and lets the exit rule look."""
@@ -126,22 +169,37 @@ class Layers:
       rows.policy.layer_plan, layer, self.positions
     )
 
-    def attend(hidden):
-      return self.bound.attend(
-        layer, hidden, self.positions[:, None], cache, work.context
-      )
+    def attend(hidden, positions):
+      return self.bound.attend(layer, hidden, positions, cache, work.context)
+
+    def attend_here(hidden):
+      return attend(hidden, self.positions[:, None])
 
     def feed_forward(hidden):
       return self.bound.feed_forward(layer, hidden)
 
-    hidden = _run_rows(rows.active, work.attention, attend, previous)
-    hidden = _run_rows(rows.active, work.feed_forward, feed_forward, hidden)
+    companions = rows.companions
+    if companions is None:
+      hidden = _run_rows(rows.active, work.attention, attend_here, previous)
+      hidden = _run_rows(rows.active, work.feed_forward, feed_forward, hidden)
+    else:
+      hidden, companions = company.run_together(
+        lambda hidden, positions: feed_forward(attend(hidden, positions)),
+        previous,
+        self.positions,
+        companions,
+      )
     rows = dataclasses.replace(
       rows,
       hidden=_keep_rows(rows.active, hidden, previous),
       policy=dataclasses.replace(
         rows.policy,
         layer_plan=_keep_rows(rows.active, plan_state, rows.policy.layer_plan),
+      ),
+      companions=companions,
+      work=rows.work.plus(
+        attention=_wanted(rows.active, work.attention),
+        feed_forward=_wanted(rows.active, work.feed_forward),
       ),
     )
     return self._exit(layer, rows, previous)
@@ -174,9 +232,13 @@ class Layers:
       first=first,
       active=of,
     )
+    outputs = self.policy.readout.num_outputs(
+      self.bound.vocab_size, layer=layer, first=first
+    )
     return dataclasses.replace(
       rows,
       reading=reading,
+      work=rows.work.plus(checks=of, outputs=of * outputs),
       policy=dataclasses.replace(rows.policy, readout=state),
     )
 
@@ -185,13 +247,15 @@ class Layers:
     rule = self.policy.exit_rule
     last = layer == self.num_layers - 1
     looks = rule.looks(layer)
+    asked, wanted = rows.active, looks | last
+    if self.asked is not None:
+      asked = rows.active & self.asked
+      wanted = looks = looks if looks is False else looks & asked.any()
     now = rows
     if rule.needs_logits:
       first = layer == self.first_check
-      read = functools.partial(
-        self._read, layer=layer, first=first, of=rows.active
-      )
-      now = when(looks | last, read, rows)
+      read = functools.partial(self._read, layer=layer, first=first, of=asked)
+      now = when(wanted, read, rows)
 
     def look(_):
       logits, token_ids, log_total = now.reading or (None, None, None)
@@ -203,10 +267,13 @@ class Layers:
         logits=logits,
         token_ids=token_ids,
         log_total=log_total,
-        active=rows.active,
+        active=asked,
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)
-      state = _keep_rows(rows.active, state, now.policy.exit_rule)
+      state = _keep_rows(asked, state, now.policy.exit_rule)
+      if self.asked is not None:
+        stops &= asked
+        confidences = jnp.where(asked, confidences, jnp.nan)
       return state, stops, confidences.astype(jnp.float32)
 
     nothing_seen = (
@@ -220,6 +287,8 @@ class Layers:
     highest = jnp.maximum(rows.rejected_confidences, confidences)
     return Rows(
       hidden=now.hidden,
+      companions=rows.companions,
+      work=now.work,
       active=rows.active & ~stops,
       exit_layers=jnp.where(stops, layer + 1, rows.exit_layers),
       confidences=jnp.where(stops, confidences, rows.confidences),
@@ -243,6 +312,11 @@ def when(
   # Run in the TRUE branch: before jaxlib 0.11.1 XLA saved the copy of operands
   # that pass through only in the FALSE one (openxla/xla pull request 46314).
   return lax.cond(predicate, run, lambda operand: operand, operand)
+
+
+def _wanted(active: Array, wanted: Array | None) -> Array:
+  """Returns the rows a sub-layer is run for (None: all that are active)."""
+  return active if wanted is None else active & wanted
 
 
 def _run_rows(

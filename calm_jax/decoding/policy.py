@@ -1,4 +1,4 @@
-"""`ComputePolicy`: the four decisions of adaptive decoding, in one object.
+"""`ComputePolicy`: the five decisions of adaptive decoding, in one object.
 
 A policy decides, the loops obey. Each slot has a null object as its default, so
 that `ComputePolicy()` is the plain full model.
@@ -10,15 +10,18 @@ from typing import Any
 from calm_jax import checks
 from calm_jax.array_types import PyTree
 from calm_jax.decoding.cache_fills import ProjectExitState
+from calm_jax.decoding.catch_up import CatchUp
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.readouts import FullVocabulary
-from calm_jax.exits import NeverExit
+from calm_jax.decoding.verification import NeverVerify
+from calm_jax.exits import LayerBudget, NeverExit
 from calm_jax.interfaces import (
   CacheFill,
   ExitRule,
   LayeredDecoder,
   LayerPlan,
   Readout,
+  Verification,
 )
 from calm_jax.pytrees import register_pytree
 
@@ -26,7 +29,7 @@ from calm_jax.pytrees import register_pytree
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class PolicyState:
-  """The states of the four slots; every leaf leads with the batch axis.
+  """The states of the first four slots; every leaf leads with the batch axis.
 
   Attributes:
     layer_plan: state of the layer plan.
@@ -52,12 +55,14 @@ class ComputePolicy:
       made from?
     readout: when logits are needed: over which candidates?
     exit_rule: after a layer: which rows stop?
+    verification: after a token: are drafts checked at full depth?
   """
 
   layer_plan: LayerPlan = EveryLayer()
   cache_fill: CacheFill = ProjectExitState()
   readout: Readout = FullVocabulary()
   exit_rule: ExitRule = NeverExit()
+  verification: Verification = NeverVerify()
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
@@ -73,12 +78,51 @@ class ComputePolicy:
       cache_fill=self.cache_fill.check(*size),
       readout=self.readout.check(*size),
       exit_rule=self.exit_rule.check(*size),
+      verification=self.verification.check(*size),
     )
+
+  @property
+  def verifies(self) -> bool:
+    """Whether drafts are checked, so that outputs are the full model's."""
+    return not isinstance(self.verification, NeverVerify)
+
+  def check_composition(self):
+    """Raises ValueError for slots that do not go together.
+
+    Before anything is put around them.
+    """
+    exact = isinstance(self.cache_fill, CatchUp)
+    plan, rule = self.layer_plan, self.exit_rule
+    if exact and not isinstance(plan, EveryLayer):
+      raise ValueError(
+        'CatchUp makes the K/V of the full model, which has every layer, and '
+        f'the layer plan {type(plan).__name__} leaves some out; use '
+        'ProjectExitState() with it'
+      )
+    if not self.verifies:
+      return
+    verification = type(self.verification).__name__
+    if not exact:
+      raise ValueError(
+        f'{verification} runs positions again from where they left, which '
+        f'{type(self.cache_fill).__name__} does not keep; give '
+        'cache_fill=decoding.CatchUp()'
+      )
+    if isinstance(rule, NeverExit):
+      raise ValueError(
+        f'{verification} checks tokens that left early, and NeverExit lets '
+        'none; give an exit rule, such as exits.FixedExit(2)'
+      )
+    if isinstance(rule, LayerBudget):
+      raise ValueError(
+        f'{verification} runs every token to the last layer in the end, so no '
+        'LayerBudget can be kept; leave one of them out'
+      )
 
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PolicyState:
-    """Returns the states of the four slots, of a policy that was checked."""
+    """Returns the states of the slots of a policy that was checked."""
     size = (decoder, batch_size, max_length)
     return PolicyState(
       layer_plan=self.layer_plan.init(*size),

@@ -20,6 +20,13 @@ class FullVocabulary(StatelessSlot):
   needs_whole_matrix = False
   chooses_from_all = True
 
+  def num_outputs(
+    self, vocab_size: int, *, layer: Array | int, first: Array | bool
+  ) -> int:
+    """Returns V."""
+    del layer, first
+    return vocab_size
+
   def step(
     self,
     state: PyTree,

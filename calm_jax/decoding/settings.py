@@ -17,6 +17,7 @@ import numpy as np
 
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import ComputePolicy
+from calm_jax.decoding.verification import NeverVerify
 from calm_jax.exits import LayerBudget, NeverExit
 from calm_jax.interfaces import BoundDecoder
 
@@ -132,7 +133,10 @@ def full_model(policy: ComputePolicy) -> ComputePolicy:
   losses are measured against; `full_within_budget` is what to decode with.
   """
   return dataclasses.replace(
-    policy, exit_rule=NeverExit(), layer_plan=EveryLayer()
+    policy,
+    exit_rule=NeverExit(),
+    layer_plan=EveryLayer(),
+    verification=NeverVerify(),
   )
 
 
@@ -142,6 +146,8 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
   Not with a layer budget, which may stop a token all the same, nor with a plan
   that skips layers or a readout that chooses tokens among a part of V.
   """
+  if policy.verifies:
+    return True
   if not isinstance(policy.layer_plan, EveryLayer):
     return False
   if isinstance(policy.exit_rule, NeverExit):
@@ -212,6 +218,8 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
   if not dataclasses.is_dataclass(value):
     if value is None or isinstance(value, (bool, int, float, str)):
       return value
+    if isinstance(value, tuple):
+      return list(value)
     array = np.asarray(value)
     if array.ndim == 0:
       return array.item()
@@ -219,6 +227,9 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
     return f'{array.dtype}{list(array.shape)} sha256 {digest[:16]}'
   described: dict[str, Any] = {'type': type(value).__name__}
   for field in dataclasses.fields(value):
+    if isinstance(getattr(value, field.name), NeverVerify):
+      # Policies were written down before there was this slot.
+      continue
     below = f'{path}.{field.name}' if path else field.name
     described[field.name] = _described(
       getattr(value, field.name), below, left_out

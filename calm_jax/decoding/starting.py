@@ -4,6 +4,7 @@ What a `DecodeState` holds before its first token. Checks are made here, on the
 host, so that the loops meet numbers that make sense.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -22,8 +23,8 @@ from calm_jax.decoding import (
 )
 from calm_jax.decoding.policy import ComputePolicy, as_policy
 from calm_jax.decoding.sampling import Sampler
-from calm_jax.decoding.states import Carry, DecodeState, Search
-from calm_jax.interfaces import BoundDecoder, ExitRule
+from calm_jax.decoding.states import Carry, DecodeState, Drafts, Search
+from calm_jax.interfaces import BoundDecoder, ExitRule, Work
 
 
 def start(
@@ -46,6 +47,7 @@ def start(
   binding.check_bound(bound)
   decoder = bound.decoder
   policy = as_policy(policy)
+  policy.check_composition()
   sampler = sampling.as_sampler(sampler)
   inputs = input_checks.check_inputs(inputs, decoder.vocab_size)
   checks.check_whole(max_length, 'max_length', low=1)
@@ -65,6 +67,12 @@ def start(
   policy = policy.check(decoder, batch_size, max_length)
   wanted, sampler = sampler, sampler.check(decoder.vocab_size)
   num_rows = num_samples or 1
+  if isinstance(sampler, Search) and policy.verifies:
+    raise ValueError(
+      f'{type(sampler).__name__} reorders rows at every token, and drafts of '
+      f'{type(policy.verification).__name__} are checked together; use a '
+      'sampler, or decoding.NeverVerify()'
+    )
   if isinstance(wanted, Search):
     num_rows = wanted.num_rows(num_rows)
   keys = None
@@ -152,11 +160,17 @@ def _first_carry(
     exit_layers=jnp.full(shape, -1, jnp.int32),
     confidences=jnp.full(shape, jnp.nan, jnp.float32),
     rejected_confidences=jnp.full(shape, -jnp.inf, jnp.float32),
+    work=Work.none(shape),
     scores=jnp.zeros((size,), jnp.float32),
     keys=keys,
     samples=jnp.tile(jnp.arange(num_rows, dtype=jnp.int32), batch_size),
     forced=forced,
   )
+  if policy.verifies:
+    # The last position can be nobody's companion: it runs all layers.
+    due = jnp.full((size,), max_length == 1)
+    drafts = Drafts(verified=jnp.zeros((size,), jnp.int32), due=due)
+    carry = dataclasses.replace(carry, drafts=drafts)
   if isinstance(sampler, Search):
     carry = sampler.start(carry)
   return mesh_layout.share_carry(carry, mesh)

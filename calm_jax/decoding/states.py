@@ -14,8 +14,23 @@ from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.layer_steps import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.sampling import Sampler
-from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading
+from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading, Work
 from calm_jax.pytrees import register_pytree
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class Drafts:
+  """What a row with drafted tokens keeps; see `VerifyEvery`.
+
+  Attributes:
+    verified: int32 [R], 0..positions: how many of its tokens are checked, its
+      first ones. The others are drafts.
+    due: bool [R], rows whose next position runs all layers, which checks them.
+  """
+
+  verified: Array
+  due: Array
 
 
 @register_pytree
@@ -34,12 +49,14 @@ class Carry:
     exit_layers: int32 [R, T], layers used, 1..L; -1 where not decoded.
     confidences: float32 [R, T], at the exit layer; NaN where nothing looked.
     rejected_confidences: float32 [R, T], the highest one that was too low.
+    work: [R, T] each, what was computed for every token.
     scores: float32 [R], sum of the tokens' log-probabilities.
     keys: [R] typed keys, one per request; None if the sampler draws nothing.
     samples: int32 [R], which sample of its request a row is.
     forced: int32 [R, T], the tokens of a forced prefix, 0 behind it; None if
       nothing is forced.
     search: what a `Search` keeps besides the rows; None for other samplers.
+    drafts: which tokens are drafts; None where none are ever checked.
   """
 
   cache: PyTree
@@ -51,11 +68,13 @@ class Carry:
   exit_layers: Array
   confidences: Array
   rejected_confidences: Array
+  work: Work
   scores: Array
   keys: Array | None
   samples: Array
   forced: Array | None = None
   search: PyTree = None
+  drafts: Drafts | None = None
 
   def record(self, rows: Rows, memory: Memory) -> 'Carry':
     """Returns the carry with how the present token was computed in it."""
@@ -68,6 +87,7 @@ class Carry:
       rejected_confidences=self._write(
         self.rejected_confidences, rows.rejected_confidences
       ),
+      work=jax.tree.map(self._add, self.work, rows.work),
     )
 
   def append(self, tokens: Array, scores: Array, eos_id: int) -> 'Carry':
@@ -107,7 +127,9 @@ class Carry:
     return dataclasses.replace(taken, cache=cache, search=self.search)
 
   def result(self) -> 'DecodeResult':
-    """Returns what the rows hold, [R, ...]."""
+    """Returns what the rows hold, [R, ...], but for unchecked drafts."""
+    if self.drafts is not None:
+      return self._without_drafts().result()
     prefix_lengths = jnp.zeros_like(self.positions)
     if self.forced is not None:
       prefix_lengths = (self.forced != 0).sum(axis=1, dtype=jnp.int32)
@@ -116,15 +138,38 @@ class Carry:
       exit_layers=self.exit_layers,
       confidences=self.confidences,
       rejected_confidences=self.rejected_confidences,
+      work=self.work,
       scores=self.scores,
       lengths=self.positions,
       prefix_lengths=prefix_lengths,
+    )
+
+  def _without_drafts(self) -> 'Carry':
+    """Returns the carry as if no draft had been made since the last check."""
+    assert self.drafts is not None
+    verified = self.drafts.verified
+    # A row that failed has an exit layer, and no token, where it did.
+    decoded = jnp.where(self.alive, verified, self.tokens.shape[1])
+    kept = jnp.arange(self.tokens.shape[1]) < decoded[:, None]
+    return dataclasses.replace(
+      self,
+      positions=verified,
+      tokens=jnp.where(kept, self.tokens, 0),
+      exit_layers=jnp.where(kept, self.exit_layers, -1),
+      confidences=jnp.where(kept, self.confidences, jnp.nan),
+      rejected_confidences=jnp.where(kept, self.rejected_confidences, -jnp.inf),
+      drafts=None,
     )
 
   def _write(self, array: Array, values: Array) -> Array:
     """Writes values [R] at the present position of the rows that are alive."""
     here = jnp.arange(array.shape[1]) == self.positions[:, None]
     return jnp.where(here & self.alive[:, None], values[:, None], array)
+
+  def _add(self, array: Array, values: Array) -> Array:
+    """Adds values [R] at the present position of the rows that are alive."""
+    here = jnp.arange(array.shape[1]) == self.positions[:, None]
+    return array + jnp.where(here & self.alive[:, None], values[:, None], 0)
 
 
 @runtime_checkable
@@ -207,6 +252,7 @@ class DecodeResult:
       not look.
     rejected_confidences: float32 [B, T], the highest confidence that the exit
       rule saw and went on at; -inf where there was none.
+    work: int32 [B, T] each, what was computed for every token.
     scores: float32 [B], sum of the log-probabilities of the emitted tokens
       under the distribution sampled from, EOS included; a forced token adds 0,
       no length penalty is in it. NaN where the row failed.
@@ -218,6 +264,7 @@ class DecodeResult:
   exit_layers: Array
   confidences: Array
   rejected_confidences: Array
+  work: Work
   scores: Array
   lengths: Array
   prefix_lengths: Array

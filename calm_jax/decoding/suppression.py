@@ -49,6 +49,12 @@ class SuppressedTokens:
     """What the other readout says, of all that is not suppressed."""
     return self.readout.chooses_from_all
 
+  def num_outputs(
+    self, vocab_size: int, *, layer: Array | int, first: Array | bool
+  ) -> Array | int:
+    """Returns what the other readout says."""
+    return self.readout.num_outputs(vocab_size, layer=layer, first=first)
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with the other readout checked."""
     readout = self.readout.check(decoder, batch_size, max_length)

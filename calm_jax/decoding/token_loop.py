@@ -19,9 +19,7 @@ from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import forced_prefix as prefixes
-from calm_jax.decoding import sampling
-from calm_jax.decoding.layer_steps import Layers, Memory
+from calm_jax.decoding import drafting, token_steps
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.starting import start
@@ -94,7 +92,8 @@ def advance(
   The carry of `state` is donated: use the returned state from here on.
   """
   if steps is None:
-    steps = state.carry.tokens.shape[1]
+    # A row ends at T tokens at the latest, whatever steps that takes.
+    steps = jnp.iinfo(jnp.int32).max
   elif not hasattr(steps, 'dtype'):
     checks.check_whole(steps, 'steps', low=0)
   steps = jnp.asarray(steps, jnp.int32)
@@ -146,62 +145,23 @@ def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
   """The token loop, of all rows or those of one part of a mesh."""
 
   def unfinished(loop):
-    step, carry = loop
-    return (step < steps) & carry.alive.any()
+    number, carry = loop
+    return (number < steps) & carry.alive.any()
+
+  step = _step_of(policy, sampler)
 
   def decode_token(loop):
-    step, carry = loop
-    return step + 1, _decode_token(carry, bound, policy, sampler, **static)
+    number, carry = loop
+    return number + 1, step(carry, bound, policy, sampler, **static)
 
   _, carry = lax.while_loop(unfinished, decode_token, (jnp.int32(0), carry))
   return carry
 
 
-def _decode_token(
-  carry: Carry,
-  bound: BoundDecoder,
-  policy,
-  sampler,
-  *,
-  eos_id,
-  num_samples,
-) -> Carry:
-  """Decodes one token of every row that is alive."""
-  layers = Layers(
-    bound=bound,
-    policy=policy,
-    # Rows that are full stay where they are; nothing of theirs is written.
-    positions=jnp.minimum(carry.positions, carry.tokens.shape[1] - 1),
-    alive=carry.alive,
-  )
-  hidden = bound.embed(
-    carry.previous_tokens[:, None], layers.positions[:, None]
-  )
-  rows, memory = bound.depth_loop(
-    layers,
-    layers.start(hidden, carry.policy),
-    Memory(cache=carry.cache, cache_fill=carry.policy.cache_fill),
-  )
-  rows = layers.read(rows)
-  reading = rows.reading
-  assert reading is not None, 'the exit states have been read'
-  if carry.forced is not None:
-    forced = carry.forced[jnp.arange(len(carry.alive)), layers.positions]
-    reading = prefixes.force(reading, forced)
-  carry = carry.record(rows, memory)
+def _step_of(policy: ComputePolicy, sampler: Sampler) -> token_steps.TokenStep:
+  """Returns what is repeated until all rows have ended."""
   if isinstance(sampler, Search):
-    return sampler.extend(
-      carry,
-      reading,
-      decoder=bound.decoder,
-      eos_id=eos_id,
-      num_samples=num_samples,
-    )
-  keys = carry.keys
-  if keys is not None:
-    keys = sampling.draw_keys(keys, layers.positions, carry.samples)
-  tokens, log_probabilities = sampling.choose(
-    sampler, keys=keys, **reading._asdict()
-  )
-  scores = carry.scores + jnp.where(carry.alive, log_probabilities, 0.0)
-  return carry.append(tokens, scores, eos_id)
+    return token_steps.beam_step
+  if policy.verifies:
+    return drafting.draft_and_verify
+  return token_steps.one_token

@@ -119,6 +119,14 @@ class PrunedVocabulary:
       ),
     )
 
+  def num_outputs(
+    self, vocab_size: int, *, layer: Array | int, first: Array | bool
+  ) -> Array | int:
+    """Returns V at the first check and for exit states, else C."""
+    if jnp.ndim(layer) or first is True:
+      return vocab_size
+    return jnp.where(first, vocab_size, self.num_blocks * self.block_size)
+
   def step(
     self,
     state: Shortlist,

@@ -62,6 +62,13 @@ class StreamedVocabulary(StatelessSlot):
   needs_whole_matrix = True
   chooses_from_all = True
 
+  def num_outputs(
+    self, vocab_size: int, *, layer: Array | int, first: Array | bool
+  ) -> int:
+    """Returns V."""
+    del layer, first
+    return vocab_size
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on a size, or decoder, without blocks.
 

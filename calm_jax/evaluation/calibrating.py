@@ -159,6 +159,12 @@ def run_calibration(
   policy = decoding.at_output_length(
     decoding.as_policy(policy), decode.max_length
   )
+  if policy.verifies:
+    raise ValueError(
+      f'{type(policy.verification).__name__} checks every draft, so the output '
+      "is the full model's at any setting: there is nothing to certify. Decode "
+      'with it as it is, or calibrate the policy without verification'
+    )
   _check_paths(policy, plan.settings)
   meter, left_open = CostMeter(), isinstance(plan.loss, str)
   plan = _checked_before(plan, batches)

@@ -1,4 +1,4 @@
-"""The policy side: the four slots, and what they see and say.
+"""The policy side: the five slots, and what they see and say.
 
 A policy decides, the loops in `calm_jax.decoding` obey.
 """
@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.bound_decoder import BoundDecoder
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
+from calm_jax.interfaces.ledger import FillWork
 from calm_jax.pytrees import register_pytree
 
 
@@ -72,8 +73,31 @@ class LayerWork(NamedTuple):
   context: PyTree = None
 
 
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class Companions:
+  """Earlier positions that run a layer in the same pass as the present one.
+
+  They are the positions right before it, and lie with it in a window of W
+  consecutive positions of each row.
+
+  Attributes:
+    hidden: [B, W, D], the states of the window: entering the layer before it
+      runs, leaving it afterwards. Those of other positions mean nothing.
+    first: int32 [B], the position that the window begins at.
+    counts: int32 [B], how many companions the present position has, 0..W-1.
+    block_sizes: ascending numbers of companions, W-1 the last, that programs
+      are made for; the smallest that holds all of them runs.
+  """
+
+  hidden: Array
+  first: Array
+  counts: Array
+  block_sizes: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+
+
 class PolicySlot(Protocol):
-  """What the four slots share."""
+  """What the five slots share."""
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
@@ -119,6 +143,28 @@ class LayerPlan(PolicySlot, Protocol):
     ...
 
 
+class NoCompanions:
+  """What a cache fill inherits by which positions run layers once, or never."""
+
+  def companions(self, state: PyTree, positions: Array) -> Companions | None:
+    """Returns None: nothing runs beside the present position."""
+    del state, positions
+
+  def take_back(
+    self, state: PyTree, companions: Companions, positions: Array
+  ) -> PyTree:
+    """Returns the state as it is."""
+    del companions, positions
+    return state
+
+  def finish(
+    self, state: PyTree, hidden: Array, positions: Array, alive: Array
+  ) -> PyTree:
+    """Returns the state as it is."""
+    del hidden, positions, alive
+    return state
+
+
 class CacheFill(PolicySlot, Protocol):
   """Decides what the K/V of every layer are made from.
 
@@ -126,7 +172,41 @@ class CacheFill(PolicySlot, Protocol):
   each layer left over, so that it sees all L layers of every position. A layer
   left over has no active row. K/V of rows that are not active are not read now,
   but by later positions that run the layer.
+
+  A fill may also have earlier positions run the layer beside the present one:
+  `companions` hands them out after `step`, the layer runs them in the same pass
+  over its weights, and `take_back` is given them afterwards. `finish` ends a
+  token. Others inherit `NoCompanions`.
   """
+
+  def companions(self, state: PyTree, positions: Array) -> Companions | None:
+    """Returns who runs the layer beside `positions` [B]; always None if never.
+
+    Before the first `step` of a token there are none.
+    """
+    ...
+
+  def take_back(
+    self, state: PyTree, companions: Companions, positions: Array
+  ) -> PyTree:
+    """Returns the state with what the layer made of the companions in it.
+
+    There are no companions any more then.
+    """
+    ...
+
+  def finish(
+    self, state: PyTree, hidden: Array, positions: Array, alive: Array
+  ) -> PyTree:
+    """Returns the state after the last layer of a token.
+
+    Args:
+      state: the slot's state; companions have been taken back.
+      hidden: [B, 1, D], the states in which rows left.
+      positions: int32 [B].
+      alive: bool [B], see `step`.
+    """
+    ...
 
   def step(
     self,
@@ -139,8 +219,8 @@ class CacheFill(PolicySlot, Protocol):
     cache: PyTree,
     active: Array,
     alive: Array,
-  ) -> tuple[PyTree, PyTree]:
-    """Returns the new state and the cache.
+  ) -> tuple[PyTree, PyTree, FillWork]:
+    """Returns the new state, the cache, and what was done.
 
     Args:
       state: the slot's state.
@@ -187,6 +267,12 @@ class Readout(PolicySlot, Protocol):
 
     Where it is, a threshold of 1 is the full model.
     """
+    ...
+
+  def num_outputs(
+    self, vocab_size: int, *, layer: Array | int, first: Array | bool
+  ) -> Array | int:
+    """Returns how many logits `step` computes for a row, for the ledger."""
     ...
 
   def step(
@@ -236,5 +322,26 @@ class ExitRule(PolicySlot, Protocol):
 
     Called only where `looks(layer)`. The loop ends every row at layer L-1
     whatever this says, and ignores rows that are not active.
+    """
+    ...
+
+
+class Verification(PolicySlot, Protocol):
+  """Decides when drafted tokens are checked at full depth.
+
+  A verification that says so at all makes outputs the full model's.
+  """
+
+  @property
+  def tokens(self) -> int:
+    """The most drafts between two checks; 0 if none are checked. Static."""
+    ...
+
+  def due(self, drafts: Array, confidences: Array) -> Array:
+    """Returns the rows whose drafts are to be checked, bool [B].
+
+    Args:
+      drafts: int32 [B], how many there are since the last check.
+      confidences: float32 [B], of the last one; NaN if nothing looked.
     """
     ...

@@ -111,7 +111,7 @@ PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 
-CASES = (
+_PROJECTED = (
   Case('full', lambda rows, threshold: decoding.ComputePolicy()),
   Case(
     'fixed_exit',
@@ -231,6 +231,32 @@ CASES = (
     ),
   ),
 )
+
+
+def exact(case):
+  """Returns the twin of a case whose K/V are exact, `<name>_exact`."""
+
+  def policy(rows, threshold):
+    policy = case.policy(rows, threshold)
+    # Blocks smaller than what layers lack.
+    return dataclasses.replace(policy, cache_fill=decoding.CatchUp((1, 2)))
+
+  return dataclasses.replace(case, name=f'{case.name}_exact', policy=policy)
+
+
+_TWINS = (
+  'margin_decaying',
+  'state_similarity_per_row',
+  'margin_nucleus',
+  'margin_pruned_full_final',
+  'beams_margin_per_row',
+  'margin_prefix_suppressed',
+  'budget_similarity',
+)
+CASES = (
+  *_PROJECTED,
+  *(exact(case) for case in _PROJECTED if case.name in _TWINS),
+)
 NAMES = tuple(case.name for case in CASES)
 
 
@@ -258,7 +284,9 @@ def params():
 
 @functools.cache
 def prepared(traced_layers):
-  return decoder().prepare(params(), traced_layers=traced_layers)
+  # Kept, so it must not be of a program that happens to be traced now.
+  with jax.ensure_compile_time_eval():
+    return decoder().prepare(params(), traced_layers=traced_layers)
 
 
 def bound(depth_loop=WHILE, mesh=None):
@@ -401,6 +429,12 @@ def decode_poisoned(name):
   return host(decoding.finish(state)), kv
 
 
+def is_exact(name):
+  """Whether the K/V of a case are the full model's."""
+  fill = case(name).policy(np.arange(B), 1.0).cache_fill
+  return isinstance(fill, decoding.CatchUp)
+
+
 def layer_masks(name):
   """Returns which layers and which FFNs a decode ran, each bool [B, T, L]."""
   exit_layers = decode(name).exit_layers
@@ -436,6 +470,19 @@ def _fill_in_parallel(source, tokens, mask, ffn_mask, *, first_exit):
     fed = jnp.where(ffn_mask[..., layer, None], fed, attended)
     hidden = jnp.where(runs, fed, hidden)
   return (cache.self_key, cache.self_value), seam.logits(weights, hidden)
+
+
+def full_reference(state):
+  """Returns the full model's K/V [R, L, H, T, K] and logits [R, T, V].
+
+  Teacher forced with the tokens that the rows of a decode hold.
+  """
+  tokens = np.pad(state.carry.tokens, ((0, 0), (1, 0)))[:, :-1]
+  everything = np.ones((*tokens.shape, L), bool)
+  source = np.repeat(inputs(), state.rows_per_request, axis=0)
+  return host(
+    _fill_in_parallel(source, tokens, everything, everything, first_exit=False)
+  )
 
 
 def live_reference(name):
@@ -485,10 +532,12 @@ def masked_reference(name, exit_layer=None):
   mask, ffn_mask = layer_masks(name)
   if exit_layer is not None:
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
-  run_masked = _masked_decode()
-  logits = np.array(
-    run_masked(params(), inputs(), decoder_input_tokens(name), mask, ffn_mask)
-  )
+  tokens = decoder_input_tokens(name)
+  if is_exact(name):
+    logits = np.array(_exit_logits()(params(), inputs(), tokens, mask))
+  else:
+    run_masked = _masked_decode()
+    logits = np.array(run_masked(params(), inputs(), tokens, mask, ffn_mask))
   options = case(name).options(np.arange(B))
   logits[..., list(options.get('suppressed_tokens', ()))] = -np.inf
   forced = options.get('forced_prefix', np.zeros((B, 0), int))
@@ -496,6 +545,19 @@ def masked_reference(name, exit_layer=None):
     logits[row, position] = -np.inf
     logits[row, position, forced[row, position]] = 0.0
   return logits
+
+
+@functools.cache
+def _exit_logits():
+  """Returns a function to the logits of the full model's states at exits."""
+
+  def run(params, source, tokens, mask):
+    states = model.layer_states(CONFIG, params, source, tokens)
+    last = jnp.maximum(mask.sum(axis=-1) - 1, 0)
+    hidden = jnp.take_along_axis(states, last[None, ..., None], axis=0)[0]
+    return model.output_logits(CONFIG, params, hidden)
+
+  return jax.jit(run)
 
 
 @functools.cache

@@ -71,12 +71,12 @@ def decode(threshold, **options):
 
 
 def assert_agree(one, other, rows=slice(None)):
-  for field in dataclasses.fields(one):
+  leaves = jax.tree.leaves_with_path(one)
+  for (path, leaf), expected in zip(
+    leaves, jax.tree.leaves(other), strict=True
+  ):
     np.testing.assert_allclose(
-      getattr(one, field.name)[rows],
-      getattr(other, field.name)[rows],
-      atol=1e-4,
-      err_msg=field.name,
+      leaf[rows], expected[rows], atol=1e-4, err_msg=jax.tree_util.keystr(path)
     )
 
 
@@ -140,7 +140,11 @@ def test_equals_the_reference(threshold, length_penalty, constrained):
 def test_loops_exact_fills_and_a_shortlist_of_all_agree(options):
   expected = decode(0.31)
   assert (expected.exit_layers < cases.L).any()
-  assert_agree(decode(0.31, **options), expected)
+  found = decode(0.31, **options)
+  if 'cache_fill' in options:
+    # The same hypotheses, made by other work.
+    found = dataclasses.replace(found, work=expected.work)
+  assert_agree(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
-from calm_jax.interfaces import LayerWork, Reading
+from calm_jax.interfaces import LayerWork, NoCompanions, Reading
 from calm_jax.pytrees import register_pytree
 
 LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
@@ -67,6 +67,9 @@ class CountingReadout(_Slot):
   reads_exit_states: ClassVar[bool] = False
   needs_whole_matrix: ClassVar[bool] = False
 
+  def num_outputs(self, vocab_size, *, layer, first):
+    return 4
+
   def step(self, state, bound, *, hidden, layer, first, active):
     ids = jnp.broadcast_to(jnp.array([9, 3, 1, 0]), (hidden.shape[0], 4))
     weights = bound.output_rows(ids)
@@ -75,14 +78,14 @@ class CountingReadout(_Slot):
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class CountingFill(_Slot):
+class CountingFill(NoCompanions, _Slot):
   """Fills like CALM; counts the layers it was shown per row."""
 
   def step(self, state, bound, *, alive, **layer):
-    _, cache = decoding.ProjectExitState().step(
+    _, cache, work = decoding.ProjectExitState().step(
       None, bound, alive=alive, **layer
     )
-    return state + alive, cache
+    return state + alive, cache, work
 
 
 def decode(depth_loop, steps=None, eos_id=-1, **slots):

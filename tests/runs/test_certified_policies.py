@@ -50,6 +50,12 @@ POLICIES = {
   'streamed': with_rule(MARGIN, readout=decoding.StreamedVocabulary()),
   'first exit': with_rule(MARGIN, cache_fill=decoding.ProjectFirstExitState()),
   'deferred': with_rule(MARGIN, cache_fill=decoding.DeferredExitState()),
+  'exact': with_rule(MARGIN, cache_fill=decoding.CatchUp((2, 8))),
+  'lossless': with_rule(
+    MARGIN,
+    cache_fill=decoding.CatchUp(),
+    verification=decoding.VerifyEvery(5, stop_below=0.25),
+  ),
   'all at once': with_rule(
     exits.LayerBudget(
       exits.ConfidenceExit(exits.Classifier(**WEIGHTS), DECAYING), 64
