@@ -102,6 +102,10 @@ class CatchUp:
       counts=jnp.zeros((batch_size,), jnp.int32),
     )
 
+  def lacking(self, state: ReachedStates, positions: Array) -> Array:
+    """Returns how many positions before `positions` lack each layer, [B, L]."""
+    return jnp.maximum(positions[:, None] - state.ran, 0)
+
   def companions(self, state: ReachedStates, positions: Array) -> Companions:
     """Returns the companions of `positions` [B], and the window around."""
     sizes = self._sizes(state)

@@ -47,6 +47,7 @@ class Rows:
       `Memory`.
     companions: earlier positions that run the present layer as well; None if
       the cache fill has none.
+    lacking: int32 [B, L], see `LayerView`.
     work: what has been computed for this position so far, [B] each.
   """
 
@@ -58,6 +59,7 @@ class Rows:
   reading: Reading | None
   policy: PolicyState
   companions: Companions | None
+  lacking: Array | None
   work: Work
 
 
@@ -114,6 +116,7 @@ class Layers:
       companions=self.policy.cache_fill.companions(
         policy.cache_fill, self.positions
       ),
+      lacking=self.policy.cache_fill.lacking(policy.cache_fill, self.positions),
       work=Work.none((batch_size,)),
     )
     if not self.policy.exit_rule.needs_logits:
@@ -268,6 +271,7 @@ class Layers:
         token_ids=token_ids,
         log_total=log_total,
         active=asked,
+        lacking=rows.lacking,
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)
       state = _keep_rows(asked, state, now.policy.exit_rule)
@@ -288,6 +292,7 @@ class Layers:
     return Rows(
       hidden=now.hidden,
       companions=rows.companions,
+      lacking=rows.lacking,
       work=now.work,
       active=rows.active & ~stops,
       exit_layers=jnp.where(stops, layer + 1, rows.exit_layers),

@@ -76,7 +76,9 @@ class LayerBudget:
   its number lies between two looks. Around others it stops them anywhere. Where
   it looks and the other rule does not, the confidence is NaN.
 
-  What is counted are layers of tokens that the model chose. A forced prefix
+  What is counted are layers that run for an output. Where earlier positions
+  catch up beside a token (`decoding.CatchUp`), its going on is charged for
+  them, too. The tokens are those that the model chose. A forced prefix
   runs at full depth because the caller said so, and is not counted. Each row
   has a budget of its own: each of n samples gets `per_request`. With a beam
   search `per_request` caps the layers of each hypothesis, not of those that it
@@ -238,6 +240,10 @@ class LayerBudget:
     rule_state, stops, confidence = self._ask(state.rule, view)
     next_stops = state.next_stops[:, view.layer]
     price = next_stops - (view.layer + 1)
+    if view.lacking is not None:
+      layers = jnp.arange(view.lacking.shape[1])
+      ahead = (layers > view.layer) & (layers < next_stops[:, None])
+      price += jnp.where(ahead, view.lacking, 0).sum(axis=1)
     if state.per_token is not None:
       stops |= next_stops > state.per_token
     spare = state.spare

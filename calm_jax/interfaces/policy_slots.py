@@ -30,6 +30,8 @@ class LayerView:
       when C is the whole vocabulary in order.
     log_total: float32 [B], see `Reading`, or None.
     active: bool [B], the rows that had not stopped before this layer.
+    lacking: int32 [B, L], earlier positions that would run a layer, too, if the
+      row did; None if none ever do.
   """
 
   layer: Array | int
@@ -40,6 +42,7 @@ class LayerView:
   token_ids: Array | None
   log_total: Array | None
   active: Array
+  lacking: Array | None = None
 
 
 class Reading(NamedTuple):
@@ -146,6 +149,10 @@ class LayerPlan(PolicySlot, Protocol):
 class NoCompanions:
   """What a cache fill inherits by which positions run layers once, or never."""
 
+  def lacking(self, state: PyTree, positions: Array) -> Array | None:
+    """Returns None: no position ever runs a layer later."""
+    del state, positions
+
   def companions(self, state: PyTree, positions: Array) -> Companions | None:
     """Returns None: nothing runs beside the present position."""
     del state, positions
@@ -178,6 +185,13 @@ class CacheFill(PolicySlot, Protocol):
   over its weights, and `take_back` is given them afterwards. `finish` ends a
   token. Others inherit `NoCompanions`.
   """
+
+  def lacking(self, state: PyTree, positions: Array) -> Array | None:
+    """Returns how many positions before `positions` [B] lack each layer.
+
+    int32 [B, L], before a token; None if none ever run one later.
+    """
+    ...
 
   def companions(self, state: PyTree, positions: Array) -> Companions | None:
     """Returns who runs the layer beside `positions` [B]; always None if never.

@@ -147,6 +147,37 @@ def test_rows_at_different_positions(depth_loop):
     )
 
 
+@pytest.mark.parametrize('depth_loop', LOOPS[:2])
+def test_a_budget_pays_for_those_that_catch_up(depth_loop):
+  """A deep token after many shallow ones runs their layers, too."""
+  wanted = np.ones((3, T), int)
+  wanted[:, 5] = 2
+  wanted[:, 9:] = L
+
+  def spent(per_request):
+    result = decoding.generate(
+      toy.toy_bound(L, depth_loop=depth_loop),
+      INPUTS,
+      policy=decoding.ComputePolicy(
+        cache_fill=decoding.CatchUp((3,)),
+        exit_rule=exits.LayerBudget(
+          exits.ScheduledExit(wanted), per_request=per_request
+        ),
+      ),
+      max_length=T,
+      eos_id=-1,
+    )
+    work = result.work
+    return np.asarray((work.attention + work.caught_up).sum(axis=1))
+
+  for spare in (T, T + 3, T + 7, T + 20, L * T):
+    assert (spent(spare) <= spare).all(), spare
+  # Position 5 takes 5 others along, which is one layer each and its own.
+  np.testing.assert_array_equal(spent(T + 5), T)
+  np.testing.assert_array_equal(spent(T + 6), T + 6)
+  np.testing.assert_array_equal(spent(L * T), L * T)
+
+
 @pytest.mark.parametrize(
   ('block_sizes', 'message'),
   [

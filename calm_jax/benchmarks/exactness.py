@@ -1,0 +1,238 @@
+"""Measures what exact keys and values are worth, for a trained model.
+
+  python -m calm_jax.benchmarks.exactness --run_dir=runs/demo \
+    --tokens=runs/demo/tokens/test.npz --thresholds=0.9,0.7,0.5,0.3
+
+Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
+and by the softmax margin at each threshold (Eq. 5 of CALM, temperature 4) in
+three ways: with keys and values of layers not run projected from exit states
+(CALM), with exact ones (`CatchUp`), and as drafts that are checked
+(`VerifyEvery`). Says how far outputs are from the full model's, how many
+layers run, and what that takes at batch 1. Needs no gin, seqio or TensorFlow,
+but rouge-score (the extra `metrics`).
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from calm_jax import decoding, evaluation, exits, interfaces, model, runs
+from calm_jax.benchmarks import exactness_table, measured_rows, token_inputs
+from calm_jax.benchmarks.arguments import Arguments
+from calm_jax.benchmarks.exactness_table import ExactnessRow
+from calm_jax.evaluation import stopwatch
+
+_FULL = 'full model'
+_BATCH_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+  """One way of decoding.
+
+  Attributes:
+    name: see `ExactnessRow.way`.
+    threshold: of the margin; NaN for the full model.
+    policy: decodes the outputs.
+    fills: policies of the same outputs; the fastest one is timed.
+  """
+
+  name: str
+  threshold: float
+  policy: decoding.ComputePolicy
+  fills: tuple[decoding.ComputePolicy, ...]
+
+
+def ways(
+  thresholds: Sequence[float], *, max_length: int, drafts: int
+) -> Iterator[Way]:
+  """Yields what is compared, the full model first."""
+  full = decoding.ComputePolicy()
+  yield Way(_FULL, math.nan, full, (full,))
+  exact = decoding.CatchUp()
+  for threshold in thresholds:
+    decaying = exits.DecayingThreshold(
+      threshold, temperature=4.0, max_length=max_length
+    )
+    margin = exits.ConfidenceExit(exits.SoftmaxMargin(), decaying)
+    eager, deferred, exactly = (
+      decoding.ComputePolicy(exit_rule=margin, cache_fill=fill)
+      for fill in (full.cache_fill, decoding.DeferredExitState(), exact)
+    )
+    verified = dataclasses.replace(
+      exactly, verification=decoding.VerifyEvery(drafts)
+    )
+    yield Way('projected', threshold, eager, (eager, deferred))
+    yield Way('exact', threshold, exactly, (exactly,))
+    yield Way('verified', threshold, verified, (verified,))
+
+
+def measure(
+  bound: interfaces.BoundDecoder,
+  sources: Sequence[np.ndarray],
+  detokenize: Any,
+  compared: Sequence[Way],
+  *,
+  max_length: int,
+  timed_inputs: int,
+  num_repeats: int,
+) -> list[ExactnessRow]:
+  """Decodes and times everything.
+
+  Args:
+    bound: the decoder with its parameters.
+    sources: token ids of the inputs, EOS included.
+    detokenize: ids without padding and EOS -> text.
+    compared: see `ways`.
+    max_length: T.
+    timed_inputs: how many of the inputs are timed, one by one.
+    num_repeats: turns; medians are reported.
+  """
+  results = {}
+  for way in compared:
+    print(f'{way.name} at {way.threshold:g}', file=sys.stderr, flush=True)
+    results[way] = _decode(bound, sources, way.policy, max_length)
+  seconds = _seconds(
+    bound, sources[:timed_inputs], compared, max_length, num_repeats
+  )
+  loss = evaluation.get_loss('textual', 'rouge_l')
+  texts = {
+    way: [detokenize(_ids(row)) for row in result.tokens]
+    for way, result in results.items()
+  }
+  full = compared[0]
+  rows = []
+  for way, result in results.items():
+    work = jax.tree.map(np.sum, result.work)
+    num_tokens = result.lengths.sum()
+    timed = result.lengths[:timed_inputs].sum()
+    per_token = {
+      name: seconds[name] / results[name].lengths[:timed_inputs].sum()
+      for name in (full, way)
+    }
+    rows.append(
+      ExactnessRow(
+        way=way.name,
+        threshold=way.threshold,
+        mean_exit_layer=float(
+          result.exit_layers[result.exit_layers > 0].mean()
+        ),
+        layers_run=float((work.attention + work.caught_up) / num_tokens),
+        distance=float(loss.of_texts(texts[way], texts[full]).mean()),
+        same_outputs=float(
+          (result.tokens == results[full].tokens).all(axis=1).mean()
+        ),
+        accepted=float(work.accepted / work.cycles)
+        if work.cycles
+        else math.nan,
+        milliseconds_per_token=float(1e3 * seconds[way] / timed),
+        speed_up=float(per_token[full] / per_token[way]),
+      )
+    )
+  return rows
+
+
+def _decode(bound, sources, policy, max_length) -> decoding.DecodeResult:
+  """Returns the outputs of all sources, on the host."""
+  padded = token_inputs.whole_batches(sources, len(sources))[0]
+  parts = []
+  for first in range(0, len(padded), _BATCH_SIZE):
+    part = padded[first : first + _BATCH_SIZE]
+    # What is missing of the last batch is filled with its last input.
+    rows = np.minimum(np.arange(_BATCH_SIZE), len(part) - 1)
+    result = jax.device_get(
+      decoding.generate(bound, part[rows], policy=policy, max_length=max_length)
+    )
+    kept = len(part)
+    parts.append(jax.tree.map(lambda leaf, n=kept: leaf[:n], result))
+  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _seconds(
+  bound, sources, compared, max_length, num_repeats
+) -> Mapping[Way, float]:
+  """Returns what all timed sources take one by one, by the fastest fill."""
+  batches = [token_inputs.whole_batches([source], 1)[0] for source in sources]
+
+  def run(policy):
+    for batch in batches:
+      jax.device_get(
+        decoding.generate(bound, batch, policy=policy, max_length=max_length)
+      )
+
+  timed = {
+    (way, number): functools.partial(run, policy)
+    for way in compared
+    for number, policy in enumerate(way.fills)
+  }
+  for number, warm_up in enumerate(timed.values()):
+    print(f'compiling {number + 1} of {len(timed)}', file=sys.stderr)
+    warm_up()
+  seconds = stopwatch.interleaved_seconds(timed, num_repeats)
+  medians = {key: statistics.median(turns) for key, turns in seconds.items()}
+  return {
+    way: min(medians[way, number] for number in range(len(way.fills)))
+    for way in compared
+  }
+
+
+def _ids(tokens: np.ndarray) -> list[int]:
+  """Returns the ids of an output, without padding and EOS (1)."""
+  return [int(token) for token in tokens if token > 1]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = Arguments('exactness', __doc__)
+  add = parser.add
+  add('run_dir', None, 'a run directory of calm_jax.cli.train', required=True)
+  add('tokens', None, 'an .npz of calm_jax.cli.tokenize', required=True)
+  add('thresholds', '0.9,0.7,0.5,0.3', 'of the margin, separated by commas')
+  add('num_inputs', 200, 'inputs that are decoded', type=int)
+  add('timed_inputs', 8, 'inputs of them that are timed', type=int)
+  add('drafts', 8, 'most drafts between two checks', type=int)
+  add('max_length', 64, 'most tokens of an output', type=int)
+  add('num_repeats', 5, 'turns; medians are reported', type=int)
+  add('output', None, 'a JSON file to write')
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Measures, writes and prints."""
+  flags = _parse(arguments)
+  try:
+    loaded = runs.load_run(flags.run_dir)
+    thresholds = [float(number) for number in flags.thresholds.split(',')]
+    compared = list(
+      ways(thresholds, max_length=flags.max_length, drafts=flags.drafts)
+    )
+    rows = measure(
+      decoding.bind(model.as_layered_decoder(loaded.config), loaded.params),
+      token_inputs.read_sources(
+        flags.tokens,
+        flags.num_inputs,
+        {'context': {'feature_lengths': loaded.feature_lengths}},
+      ),
+      loaded.tokenizer.decode,
+      compared,
+      max_length=flags.max_length,
+      timed_inputs=flags.timed_inputs,
+      num_repeats=flags.num_repeats,
+    )
+  except (OSError, ValueError) as error:
+    sys.exit(f'exactness: {error}')
+  measured = measured_rows.of_this_process(
+    rows, flags, device=jax.devices()[0].device_kind, dtype=loaded.config.dtype
+  )
+  measured_rows.publish(measured, exactness_table.table, flags.output)
+
+
+if __name__ == '__main__':
+  main()
