@@ -17,6 +17,7 @@ from jax import lax
 
 from calm_jax import checks, decoding, interfaces
 from calm_jax.array_types import Array
+from calm_jax.evaluation import teacher_forcing
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.exits.candidates import first_best
 
@@ -49,8 +50,7 @@ def count_shortlist_misses(
   """Counts the tokens of given outputs that a shortlist would miss.
 
   Args:
-    bound: the decoder with its parameters, bound to a depth loop that traces
-      layers, such as `decoding.WhileDepthLoop()`.
+    bound: the decoder with its parameters.
     batches: as for `decode_dataset`; rows from `num_valid` on do not count.
     tokens: int [N, T], an output per input, 0 after its end: those of a full
       decode (`DecodedDataset.tokens`) or references.
@@ -62,15 +62,9 @@ def count_shortlist_misses(
     Misses over all tokens of the outputs.
 
   Raises:
-    ValueError: if sizes do not fit, inputs and outputs are not equally many,
-      there is no token, or the depth loop does not trace layers.
+    ValueError: if sizes do not fit, inputs and outputs are not equally many, or
+      there is no token.
   """
-  if not bound.depth_loop.traced_layers:
-    raise ValueError(
-      f'{type(bound.depth_loop).__name__} has its layers apart, and all are '
-      'gone through in one loop here; bind the decoder to '
-      'decoding.WhileDepthLoop()'
-    )
   tokens = np.asarray(tokens, dtype=np.int32)
   checks.check_whole(
     first_exit_layer, 'first_exit_layer', low=1, high=bound.num_layers
@@ -78,9 +72,7 @@ def count_shortlist_misses(
   readout = readout.check(bound.decoder, len(tokens), tokens.shape[1])
   missed = kept = np.zeros(bound.num_layers)
   num_tokens = 0
-  for inputs, outputs in _with_outputs(batches, tokens):
-    # An output ends at its last token that is no padding.
-    counts = np.flip(np.cumsum(np.flip(outputs, 1), axis=1), 1) > 0
+  for inputs, outputs, counts in teacher_forcing.with_outputs(batches, tokens):
     num_tokens += int(counts.sum())
     sums = _sums(
       bound,
@@ -101,40 +93,15 @@ def count_shortlist_misses(
   )
 
 
-def _with_outputs(batches: Iterable[Batch], tokens: np.ndarray):
-  """Yields inputs [B, S] and their outputs [B, T], 0 in rows that only fill."""
-  done = 0
-  for batch in batches:
-    inputs = np.asarray(batch['encoder_input_tokens'], dtype=np.int32)
-    count = int(batch.get('num_valid', len(inputs)))
-    given = tokens[done : done + count]
-    outputs = np.zeros((len(inputs), tokens.shape[1]), np.int32)
-    outputs[: len(given)] = given
-    done += count
-    yield inputs, outputs
-  if done != len(tokens):
-    raise ValueError(
-      f'the batches hold {done} inputs and tokens {len(tokens)} outputs; give '
-      'one output per input, in the same order'
-    )
-
-
 @functools.partial(jax.jit, static_argnames='readout')
 def _sums(
   bound, inputs, outputs, counts, first, *, readout
 ) -> tuple[Array, Array]:
   """Returns sums over tokens, float32 [L]: misses and kept probabilities."""
-  positions = jnp.arange(outputs.shape[1])
-  cache = bound.start(bound.encode(inputs), outputs.shape[1])
-  shifted = jnp.pad(outputs, ((0, 0), (1, 0)))[:, :-1]
-  hidden = bound.embed(shifted, positions)
   blocks = jnp.zeros((*outputs.shape, readout.num_blocks), jnp.int32)
 
-  def run_layer(carry, layer):
-    hidden, cache, blocks = carry
-    cache = bound.fill_layer(layer, hidden, positions, cache)
-    hidden = bound.attend(layer, hidden, positions, cache)
-    hidden = bound.feed_forward(layer, hidden)
+  def look(blocks, layer, before, hidden):
+    del before
     logits = bound.logits(hidden)
     blocks = lax.cond(
       layer == first, lambda _: readout.best_blocks(logits), lambda b: b, blocks
@@ -146,8 +113,7 @@ def _sums(
     sums = tuple(
       jnp.where(counts, values, 0.0).sum() for values in (is_missed, kept)
     )
-    return (hidden, cache, blocks), sums
+    return blocks, sums
 
-  layers = jnp.arange(bound.num_layers)
-  _, sums = lax.scan(run_layer, (hidden, cache, blocks), layers)
+  _, _, sums = teacher_forcing.run_layers(bound, inputs, outputs, look, blocks)
   return sums

@@ -11,10 +11,13 @@ BATCHES = [{'encoder_input_tokens': np.array([[1], [1], [7]]), 'num_valid': 2}]
 TOKENS = np.array([toy.FULL_TOKENS, [*toy.FULL_TOKENS[:2], 0, 0]])
 
 
-def misses(batches=BATCHES, tokens=TOKENS, **options):
+LOOPS = decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop()
+
+
+def misses(batches=BATCHES, tokens=TOKENS, depth_loop=LOOPS[0], **options):
   readout = decoding.PrunedVocabulary(num_blocks=1, block_size=2)
   return evaluation.count_shortlist_misses(
-    toy.toy_bound(depth_loop=decoding.WhileDepthLoop()),
+    toy.toy_bound(depth_loop=depth_loop),
     batches,
     tokens,
     readout=readout,
@@ -22,7 +25,8 @@ def misses(batches=BATCHES, tokens=TOKENS, **options):
   )
 
 
-def test_misses_by_hand():
+@pytest.mark.parametrize('depth_loop', LOOPS, ids=['traced', 'apart'])
+def test_misses_by_hand(depth_loop):
   """Best tokens of layers 1, 2, 3: 1 2 3, then 4 6 9, then 3 9 8 and 1 0 8.
 
   Their pairs are 0 1 1, then 2 3 4, then 1 4 4 and 0 0 4: of six tokens five
@@ -30,7 +34,7 @@ def test_misses_by_hand():
   probability of each of the nine others, so a pair holds (9 k + 1) / (9 k + 9)
   with it and 2 / (9 k + 9) without.
   """
-  counted = misses()
+  counted = misses(depth_loop=depth_loop)
   assert counted.num_tokens == 6
   np.testing.assert_allclose(counted.miss_rates, [0.0, 5 / 6, 1.0])
   kept = [10 / 18, (5 * 2 / 27 + 19 / 27) / 6, 2 / 36]
