@@ -5,6 +5,11 @@ A table of losses goes in, a certified setting comes out (Learn then Test, arXiv
 here knows of JAX, models or text.
 """
 
+from calm_jax.calibration.beta_mixture import (
+  BetaLaw,
+  BetaMixture,
+  fit_beta_mixture,
+)
 from calm_jax.calibration.bets import Betting, betting
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.calibration.corrections import Bonferroni, Holm
@@ -34,6 +39,8 @@ from calm_jax.calibration.validation_study import validate
 
 __all__ = [
   'P_VALUES',
+  'BetaLaw',
+  'BetaMixture',
   'Betting',
   'Bonferroni',
   'Certificate',
@@ -49,6 +56,7 @@ __all__ = [
   'check_settings',
   'default_p_value',
   'exact_binomial',
+  'fit_beta_mixture',
   'fixed_sequence',
   'hoeffding',
   'hoeffding_bentkus',
