@@ -46,6 +46,11 @@ from calm_jax.evaluation.losses import (
 from calm_jax.evaluation.predictions import write_predictions
 from calm_jax.evaluation.samples import decoded_text, sample_outputs
 from calm_jax.evaluation.setting_speeds import time_settings
+from calm_jax.evaluation.shallow_agreement import (
+  ShallowAgreement,
+  free_threshold,
+  shallow_agreement,
+)
 from calm_jax.evaluation.shortlist_misses import (
   ShortlistMisses,
   count_shortlist_misses,
@@ -65,6 +70,7 @@ __all__ = [
   'DecodedDataset',
   'Evaluation',
   'Scoring',
+  'ShallowAgreement',
   'ShortlistMisses',
   'Timed',
   'baseline_row',
@@ -80,6 +86,7 @@ __all__ = [
   'decoded_text',
   'delayed_inputs',
   'example_id',
+  'free_threshold',
   'get_loss',
   'leave_out',
   'oracle_policy',
@@ -90,6 +97,7 @@ __all__ = [
   'run_evaluation',
   'sample_outputs',
   'score',
+  'shallow_agreement',
   'shuffled_inputs',
   'signed_loss',
   'static_layers',
