@@ -253,9 +253,19 @@ _TWINS = (
   'margin_prefix_suppressed',
   'budget_similarity',
 )
+# FREE (arXiv 2310.05424): exits after layer E and after the last one.
+FREE = Case(
+  'free_two_exits',
+  _exits(
+    _confident(_MARGIN, minimum_exit_layer=2, interval=L),
+    cache_fill=decoding.CatchUp((1, 2)),
+  ),
+  0.3,
+)
 CASES = (
   *_PROJECTED,
   *(exact(case) for case in _PROJECTED if case.name in _TWINS),
+  FREE,
 )
 NAMES = tuple(case.name for case in CASES)
 

@@ -40,6 +40,8 @@ def step(rule, seen):
     ({'interval': 2}, [1, 3, 5]),
     ({'minimum_exit_layer': 2, 'interval': 2}, [2, 4]),
     ({'minimum_exit_layer': 5, 'interval': 3}, [5]),
+    # FREE's shallow exit, as in policies/free.gin.
+    ({'minimum_exit_layer': 2, 'interval': 1000}, [2]),
   ],
 )
 def test_confidence_exit_looks_on_its_grid(options, looked_at):

@@ -56,6 +56,15 @@ POLICIES = {
     cache_fill=decoding.CatchUp(),
     verification=decoding.VerifyEvery(5, stop_below=0.25),
   ),
+  'two exits': with_rule(
+    exits.ConfidenceExit(
+      exits.SoftmaxMargin(),
+      exits.ConstantThreshold(1.0),
+      minimum_exit_layer=2,
+      interval=1000,
+    ),
+    cache_fill=decoding.CatchUp(),
+  ),
   'all at once': with_rule(
     exits.LayerBudget(
       exits.ConfidenceExit(exits.Classifier(**WEIGHTS), DECAYING), 64
