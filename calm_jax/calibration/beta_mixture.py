@@ -159,22 +159,27 @@ def fit_beta_mixture(confidences: ArrayLike, agrees: ArrayLike) -> BetaMixture:
       f'agrees is {labels.dtype}; give bools, True where both exits say the '
       'same token'
     )
-  laws = [
-    _fit_law(x, labels == kind, 'agree' if kind else 'disagree')
-    for kind in (True, False)
-  ]
-  return BetaMixture(*laws)
+  kinds = (labels, 'agree'), (~labels, 'disagree')
+  # The smaller kind first: it is what is missing where the other is all there.
+  for own, name in sorted(kinds, key=lambda kind: int(kind[0].sum())):
+    _check_kind(x, own, name)
+  return BetaMixture(*(_fit_law(x, own) for own, _ in kinds))
 
 
-def _fit_law(x: np.ndarray, own: np.ndarray, name: str) -> BetaLaw:
-  """Returns the law of the pairs [M] that are its `own`, by moments."""
+def _check_kind(x: np.ndarray, own: np.ndarray, name: str) -> None:
+  """Raises ValueError if pairs [M] of a kind, its `own`, have no law."""
   found = x[own]
-  if found.size < 2 or np.ptp(found) < _LEAST_SPREAD:
-    which = f', all of confidence {found[0]:.4g}' if found.size else ''
-    raise ValueError(
-      f'{found.size} of {x.size} pairs {name}{which}; a Beta law takes two at '
-      f'least whose confidences differ; {_REMEDY}'
-    )
+  if found.size >= 2 and np.ptp(found) >= _LEAST_SPREAD:
+    return
+  which = f', all of confidence {found[0]:.4g}' if found.size else ''
+  raise ValueError(
+    f'{found.size} of {x.size} pairs {name}{which}; a Beta law takes two at '
+    f'least whose confidences differ; {_REMEDY}'
+  )
+
+
+def _fit_law(x: np.ndarray, own: np.ndarray) -> BetaLaw:
+  """Returns the law of the pairs [M] that are its `own`, by moments."""
   shares = np.where(own, 1 - _OTHER_SHARE, _OTHER_SHARE)
   mean = np.average(x, weights=shares)
   variance = np.average((x - mean) ** 2, weights=shares)

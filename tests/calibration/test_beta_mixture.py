@@ -147,6 +147,8 @@ def test_the_ends_are_finite():
   [
     ([0.2, 0.4], [True, True], '0 of 2 pairs disagree; .*more inputs'),
     ([], [], '0 of 0 pairs agree;'),
+    # What is missing is named, not what all have in common.
+    ([0.9, 0.9], [True, True], '0 of 2 pairs disagree;'),
     ([0.2, 0.4, 0.7], [True, False, False], '1 of 3 pairs agree, all of'),
     (
       [0.5, 0.5, 0.2, 0.3],
