@@ -27,7 +27,7 @@ ALLOWED = {
   'model': {*BASE, 'checks', 'sharding'},
   'exits': {*BASE, 'checks', 'sharding'},
   'decoding': {*BASE, 'checks', 'exits', 'sharding'},
-  'costs': {'array_types', 'decoding', 'model', 'sharding'},
+  'costs': {'array_types', 'decoding', 'interfaces', 'model', 'sharding'},
   'calibration': {'checks', 'records'},
   'reporting': {'records'},
   'checkpoints': {

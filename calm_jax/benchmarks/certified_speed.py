@@ -183,9 +183,7 @@ class _Details:
       self.num_repeats,
     )
     whole, start = (statistics.median(turns) for turns in seconds.values())
-    _, moved = costs.bytes_of(self.run.config, batch.shape[1])(
-      self.policy, np.asarray(result.exit_layers)
-    )
+    _, moved = costs.bytes_of(self.run.config, batch.shape[1])(result.work)
     return (whole - start) / (moved / rate)
 
   def shares(self, batch: np.ndarray) -> Shares:

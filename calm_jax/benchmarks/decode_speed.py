@@ -35,6 +35,7 @@ from calm_jax import (
   decoding,
   evaluation,
   exits,
+  interfaces,
   model,
   records,
   reporting,
@@ -62,16 +63,12 @@ class Way:
     fill: a key of `FILLS`.
     policy: the policy.
     depths: int [B, T], the exit layers that it forces.
-    looks: bool [L], the layers after which logits are computed; () for none.
-    num_candidates: of a pruned vocabulary; None for all of V.
   """
 
   name: str
   fill: str
   policy: decoding.ComputePolicy
   depths: np.ndarray
-  looks: tuple[bool, ...] = ()
-  num_candidates: int | None = None
 
 
 def ways(
@@ -100,18 +97,12 @@ def ways(
   pruned = decoding.PrunedVocabulary(
     num_blocks=max(1, min(128, config.vocab_size // 8))
   )
-  for what, readout, num_candidates in (
-    ('margin checks', decoding.FullVocabulary(), None),
-    ('checks of candidates', pruned, pruned.num_blocks * pruned.block_size),
+  for what, readout in (
+    ('margin checks', decoding.FullVocabulary()),
+    ('checks of candidates', pruned),
   ):
-    yield Way(
-      f'{name}, {what}',
-      'eager',
-      decoding.ComputePolicy(exit_rule=checked, readout=readout),
-      exit_layers,
-      (True,) * num_layers,
-      num_candidates,
-    )
+    policy = decoding.ComputePolicy(exit_rule=checked, readout=readout)
+    yield Way(f'{name}, {what}', 'eager', policy, exit_layers)
 
 
 def measure(
@@ -150,7 +141,7 @@ def measure(
     2, config.vocab_size, (batch_size, source_length)
   )
   runs: dict[Any, Any] = {_READ: bandwidth.prepare_read()}
-  compile_seconds = {}
+  compile_seconds, spent = {}, {}
   decoder = model.as_layered_decoder(config)
   params = model.init_params(config, jax.random.key(seed))
   for loop in depth_loops:
@@ -164,14 +155,15 @@ def measure(
     for way in compared:
       start = functools.partial(request, policy=way.policy)
       run = stopwatch.AfterStart(start, _decode_all)
-      compile_seconds[way, loop] = _warm_up(run, way)
+      compile_seconds[way, loop], work = _warm_up(run, way)
+      spent[way] = costs.decode_cost(config, work, source_length=source_length)
       runs[way, loop] = run
     runs[_START, loop] = start
   seconds = stopwatch.interleaved_seconds(runs, num_repeats)
   medians = {key: statistics.median(turns) for key, turns in seconds.items()}
   rate = bandwidth.read_bytes() / medians.pop(_READ)
   starts = {loop: medians.pop((_START, loop)) for loop in depth_loops}
-  rows = _rows(config, medians, starts, source_length, rate)
+  rows = _rows(medians, starts, spent, rate, config.num_decoder_layers)
   return rate / 1e9, [
     records.SpeedRow(
       shape=shape,
@@ -187,28 +179,17 @@ def _decode_all(state: decoding.DecodeState) -> decoding.DecodeResult:
   return decoding.finish(decoding.advance(state))
 
 
-def _warm_up(run, way: Way) -> float:
-  """Compiles, checks the depths, and returns the seconds of compiling."""
+def _warm_up(run, way: Way) -> tuple[float, interfaces.Work]:
+  """Returns the seconds of compiling, and the ledger; checks the depths."""
   before = evaluation.compile_seconds()
   result = jax.device_get(run())
   if not np.array_equal(result.exit_layers, way.depths):
     raise AssertionError(f'{way.name} did not keep to its depths')
-  return evaluation.compile_seconds() - before
+  return evaluation.compile_seconds() - before, result.work
 
 
-def _rows(config, stepping, starts, source_length, rate):
+def _rows(stepping, starts, spent, rate, num_layers):
   """Yields the numbers of a row for every way and loop."""
-  spent = {
-    way: costs.decode_cost(
-      config,
-      way.depths,
-      source_length=source_length,
-      fill=way.fill,
-      looks=way.looks,
-      num_candidates=way.num_candidates,
-    )
-    for way in dict.fromkeys(way for way, _ in stepping)
-  }
   # The eager fill alone writes the K/V of layers that nobody ran.
   full, one = (
     min(
@@ -220,7 +201,6 @@ def _rows(config, stepping, starts, source_length, rate):
     for name in (_FULL, _ONE)
   )
   # Full depth taken apart: head and fill of all layers, and the layers' rest.
-  num_layers = config.num_decoder_layers
   per_layer = (stepping[full] - stepping[one]) / (num_layers - 1)
   whole = stepping[one] - per_layer
   for (way, loop), seconds in stepping.items():
@@ -233,7 +213,7 @@ def _rows(config, stepping, starts, source_length, rate):
       milliseconds_per_step=1e3 * seconds / cost.num_steps,
       start_milliseconds=1e3 * starts[loop],
       parts=math.nan
-      if way.looks
+      if way.policy.exit_rule.needs_logits
       else 1e3 * (whole + per_layer * way.depths.mean()) / cost.num_steps,
       bound=1e3 * cost.stepping_bytes / rate / cost.num_steps,
       speed_up=stepping[full] / seconds,

@@ -1,20 +1,24 @@
-"""What a decode costs in arithmetic and memory traffic, from its exit layers.
+"""What a decode costs in arithmetic and memory traffic, from its ledger.
 
 An early-exit decode is worth what it need not read: at small batches every step
 is bound by the bytes of the weights it uses. `decode_cost` adds up both, term
-by term, for the exit layers that a decode really had; `speed_up_ceiling` holds
-two decodes against each other. Nothing is measured here, and everything is
-counted for a program that does no more than it must.
+by term, of what the ledger says was done, whatever policy it was done for;
+`speed_up_ceiling` holds two decodes against each other. Nothing is measured
+here, and bytes are those of a program that reads nothing twice.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
+import jax
 import numpy as np
 
+from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
 
-FILLS = ('eager', 'deferred')
+# The ledger of a batch, [B, T] each -> bytes moved once per batch, and by all
+# steps of the token loop together.
+BytesOf = Callable[[Work], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +27,17 @@ class Cost:
 
   A multiplication with its addition is two FLOPs. Bytes are those of weights
   and of cached keys and values; activations of one position are small and left
-  out. Steps are those of the token loop, one token of every row that is alive.
+  out. Steps are positions that were decoded, all rows of the batch together.
 
   The terms:
     encoder: the encoder's weights once per batch; all source positions.
     cross_fill: keys and values of the source for every decoder layer, once per
       batch: weights read, K/V written.
     layers: the weights of a decoder layer but for its own K/V projection, once
-      for each step in which some row runs it.
-    fill: the K/V projections of self-attention. Eager: of every layer in every
-      step. Deferred: of the layers that run, for positions that are missing.
+      for each step in which some row runs it. Earlier positions that run it as
+      well are arithmetic alone: they run beside the present one.
+    fill: the K/V projections of self-attention, once for each step in which
+      some row uses them, for as many positions as were projected.
     self_attention: the K/V of all T positions, for each row and layer run. (The
       program reads the whole cache and masks what is not there yet.)
     cross_attention: the K/V of the S source positions, likewise.
@@ -68,54 +73,73 @@ class Cost:
     return self.total_bytes - once
 
 
-def decode_cost(
-  config: T5Config,
-  exit_layers: Any,
-  *,
-  source_length: int,
-  fill: str = 'eager',
-  looks: Any = (),
-  num_candidates: int | None = None,
-) -> Cost:
-  """Adds up what a decode of these exit layers costs.
+def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
+  """Adds up what a decode with this ledger costs.
+
+  Weights that several rows use at a position are read once for all of them, as
+  if the row that uses the most used all that the others do: so it is where
+  rows run their layers in order and move in step. With a layer plan by row, and
+  with verification, whose rows do not move in step, bytes of a batch are a
+  lower bound; of a single row they are exact. A position whose drafts were
+  dropped is one step with all that was done there, and drafts dropped behind
+  the last token are steps of their own: divide by tokens instead.
+
+  A check is a read of the whole output matrix, shared by the rows, where it
+  computes V logits. Where a row computed fewer for its checks than that, as
+  many of them were whole as have room, and the rest are rows of the matrix that
+  it reads alone.
 
   Args:
     config: the model.
-    exit_layers: int [B, T], layers used by each token, 1..L; less than 1 where
-      nothing was decoded. Row b is alive in step t where it is decoded at
-      position t.
+    work: `DecodeResult.work`, int [B, T] each. A position of a row with no
+      checks was not decoded.
     source_length: S, padding included.
-    fill: 'eager' or 'deferred'.
-    looks: bool [L], the layers after which the exit rule computes logits; ()
-      for a rule that needs none.
-    num_candidates: C, of a vocabulary pruned after the first look; None for all
-      of V.
 
   Raises:
-    ValueError: for exit layers or looks that do not fit the model, or an
-      unknown fill.
+    ValueError: for a ledger of another shape, or of nothing.
   """
-  depth = np.atleast_2d(np.asarray(exit_layers))
-  looks = np.asarray(looks, bool)
-  _check(config, depth, fill, looks)
+  work = _checked(work)
   sizes = _Sizes(config)
-  layers = np.arange(config.num_decoder_layers)
-  # [L, T]: how many rows run the layer at the step.
-  rows = (depth[None] > layers[:, None, None]).sum(axis=1)
-  alive = (depth > 0).sum(axis=0)
-  batch_size, length = depth.shape
-  num_steps = int(np.count_nonzero(alive))
-  runs, passes = int(rows.sum()), int(np.count_nonzero(rows))
+  batch_size, length = work.checks.shape
+
+  def deepest(amounts):
+    """Returns the sum over positions of what the row with the most has."""
+    return int(amounts.max(axis=0).sum())
+
+  attention, feed_forward = (
+    int((own + work.caught_up).sum())
+    for own in (work.attention, work.feed_forward)
+  )
+  attended = int(work.attention.sum())
+  projected = int(work.projections.sum())
+  whole = np.minimum(work.checks, work.outputs // config.vocab_size)
+  some = work.outputs - whole * config.vocab_size
+  some = int(some[work.outputs < work.checks * config.vocab_size].sum())
+  chosen = np.minimum(work.outputs, config.vocab_size)
+  checked = int((work.outputs - chosen).sum())
 
   terms = {
     'encoder': sizes.encoder(batch_size, source_length),
     'cross_fill': sizes.cross_fill(batch_size, source_length),
-    'layers': (2 * sizes.layer * runs, sizes.layer * passes),
-    'fill': _fill(sizes, fill, depth, passes, num_steps),
-    'self_attention': sizes.attention(runs, length),
-    'cross_attention': sizes.attention(runs, source_length),
-    'head': (2 * sizes.head * int(alive.sum()), sizes.head * num_steps),
-    'checks': _checks(sizes, rows, looks, num_candidates),
+    'layers': (
+      2 * (sizes.projections * attention + sizes.mlp * feed_forward),
+      sizes.projections * deepest(work.attention)
+      + sizes.mlp * deepest(work.feed_forward),
+    ),
+    'fill': (
+      2 * sizes.kv * projected,
+      sizes.kv * deepest(work.fills) + sizes.kv_of_position * projected,
+    ),
+    'self_attention': sizes.attention(attention, attended, length),
+    'cross_attention': sizes.attention(attention, attended, source_length),
+    'head': (
+      2 * config.embed_dim * int(chosen.sum()),
+      sizes.head * deepest(np.minimum(whole, 1)),
+    ),
+    'checks': (
+      2 * config.embed_dim * checked,
+      sizes.head * deepest(np.maximum(whole - 1, 0)) + config.embed_dim * some,
+    ),
   }
   return Cost(
     flops={name: float(flops) for name, (flops, _) in terms.items()},
@@ -123,8 +147,25 @@ def decode_cost(
       name: float(values) * config.activation_dtype.itemsize
       for name, (_, values) in terms.items()
     },
-    num_steps=num_steps,
+    num_steps=deepest(work.checks > 0),
   )
+
+
+def bytes_of(config: T5Config, source_length: int) -> BytesOf:
+  """Returns a function from a ledger to bytes moved, for `time_decode`.
+
+  Once per batch, and in all steps together; see `decode_cost`.
+
+  Args:
+    config: the model.
+    source_length: S, padding included.
+  """
+
+  def moved(work: Work) -> tuple[float, float]:
+    cost = decode_cost(config, work, source_length=source_length)
+    return cost.total_bytes - cost.stepping_bytes, cost.stepping_bytes
+
+  return moved
 
 
 def speed_up_ceiling(full: Cost, early: Cost) -> float:
@@ -155,12 +196,12 @@ class _Sizes:
     )
     self.kv = 2 * self.projection
     # Query and output of both attentions; K/V are counted where they are made.
-    self.layer = 4 * self.projection + self.mlp
+    self.projections = 4 * self.projection
     self.head = config.vocab_size * config.embed_dim
     self.kv_of_position = 2 * inner
 
   def encoder(self, batch_size: int, length: int) -> tuple[float, float]:
-    weights = 4 * self.projection + self.mlp
+    weights = self.projections + self.mlp
     attention = 2 * self.kv_of_position * length
     number = self.config.num_encoder_layers
     flops = (2 * weights + attention) * batch_size * length
@@ -171,60 +212,20 @@ class _Sizes:
     written = self.kv_of_position * tokens
     return number * 2 * self.kv * tokens, number * (self.kv + written)
 
-  def attention(self, runs: int, length: int) -> tuple[float, float]:
-    values = self.kv_of_position * length * runs
-    return 2 * values, values
+  def attention(
+    self, positions: int, passes: int, length: int
+  ) -> tuple[float, float]:
+    values = self.kv_of_position * length
+    return 2 * values * positions, values * passes
 
 
-def _fill(sizes: _Sizes, fill, depth, passes, num_steps):
-  """Returns FLOPs and values of the K/V projections of self-attention."""
-  num_layers = sizes.config.num_decoder_layers
-  if fill == 'eager':
-    positions = num_layers * int((depth > 0).sum())
-    reads = num_layers * num_steps
-  else:
-    # A row fills a layer up to the last position at which it runs it.
-    steps = np.arange(1, depth.shape[1] + 1)
-    positions = sum(
-      int(((depth > layer) * steps).max(axis=1).sum())
-      for layer in range(num_layers)
-    )
-    reads = passes
-  written = sizes.kv_of_position * positions
-  return 2 * sizes.kv * positions, sizes.kv * reads + written
-
-
-def _checks(sizes: _Sizes, rows, looks, num_candidates):
-  """Returns FLOPs and values of logits beyond those that choose a token."""
-  if not looks.any():
-    return 0, 0
-  # The last layer's logits choose where nothing was looked at before.
-  looked = rows * looks[:, None]
-  looked[-1] = rows[-1]
-  alive = rows[0]
-  if num_candidates is None:
-    reads = int(np.count_nonzero(looked)) - int(np.count_nonzero(alive))
-    return (
-      2 * sizes.head * int(looked.sum() - alive.sum()),
-      sizes.head * reads,
-    )
-  values = num_candidates * sizes.config.embed_dim
-  number = int(looked.sum() - alive.sum())
-  return 2 * values * number, values * number
-
-
-def _check(config, depth, fill, looks) -> None:
-  if fill not in FILLS:
-    raise ValueError(f'fill is {fill!r}; use one of {FILLS}')
-  num_layers = config.num_decoder_layers
-  if depth.ndim != 2 or not (depth > 0).any() or depth.max() > num_layers:
+def _checked(work: Work) -> Work:
+  """Returns the ledger as int64, so that sums have room."""
+  work = jax.tree.map(lambda column: np.asarray(column, np.int64), work)
+  shapes = {column.shape for column in jax.tree.leaves(work)}
+  if len(shapes) > 1 or work.checks.ndim != 2 or not work.checks.any():
     raise ValueError(
-      f'exit_layers have shape {depth.shape} and a maximum of '
-      f'{depth.max(initial=-1)}; give [B, T] in 1..{num_layers}, less than 1 '
-      'where nothing was decoded'
+      f'the ledger has columns of shape {sorted(shapes)} and '
+      f'{work.checks.sum()} checks; give the [B, T] of a decode of something'
     )
-  if looks.size and looks.shape != (num_layers,):
-    raise ValueError(
-      f'looks have shape {looks.shape}; give one for each of the {num_layers} '
-      'layers, or none'
-    )
+  return work

@@ -37,6 +37,7 @@ class _Measured:
     start_seconds: the same of what is done once per batch, before any token.
     num_steps: steps of the token loop per batch.
     exit_layers: int [B, T] per batch, -1 where not decoded.
+    work: the ledger of each batch, [B, T].
   """
 
   policy: decoding.ComputePolicy
@@ -45,6 +46,7 @@ class _Measured:
   start_seconds: list[list[float]] = _empty()
   num_steps: list[int] = _empty()
   exit_layers: list[np.ndarray] = _empty()
+  work: list[interfaces.Work] = _empty()
 
   def mean_exit_layer(self) -> float:
     """Returns the layers per decoded token, over all batches."""
@@ -103,9 +105,9 @@ def time_decode(
     eos_id: the id that ends a sequence.
     suppressed_tokens: ids that are never said.
     num_repeats: how often each batch is timed, after one warm-up.
-    bytes_of: what a policy with these exit layers, int [B, T], has to move once
-      per batch and in all of its steps, for the largest speed-up that memory
-      traffic allows; NaN without it.
+    bytes_of: what a decode with this ledger, [B, T], has to move once per batch
+      and in all of its steps, for the largest speed-up that memory traffic
+      allows; NaN without it.
     progress: gets a line per policy while it compiles, and when done.
 
   Returns:
@@ -227,11 +229,12 @@ def _checked_inputs(batches, policies, baseline):
 
 
 def _warm_up(entry: _Measured, run, num_batches: int) -> None:
-  """Compiles, and counts steps and layers, which time does not change."""
+  """Compiles, and notes what was done, which time does not change."""
   for index in range(num_batches):
     result = run(entry, index)
     entry.num_steps.append(int(np.max(result.lengths)))
     entry.exit_layers.append(np.asarray(result.exit_layers))
+    entry.work.append(result.work)
 
 
 def _ceiling(
@@ -242,7 +245,7 @@ def _ceiling(
     return math.nan
 
   def per_step(one: _Measured) -> float:
-    moved = [bytes_of(one.policy, layers) for layers in one.exit_layers]
+    moved = map(bytes_of, one.work)
     once, stepping = (sum(part) for part in zip(*moved, strict=True))
     return stepping / sum(one.num_steps) + once / usual_steps
 

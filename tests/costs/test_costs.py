@@ -1,4 +1,9 @@
-"""Costs: against XLA's own analysis, and against counts made by hand."""
+"""Costs: against XLA's own analysis, and against counts made by hand.
+
+Ledgers are those of real decodes wherever a decode of known depths can be had.
+"""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +11,8 @@ import numpy as np
 import pytest
 
 from calm_jax import costs, decoding, exits, model
+from calm_jax.benchmarks import forced_depths
+from calm_jax.interfaces import Work
 
 CONFIG = model.T5Config(
   vocab_size=1536,
@@ -17,6 +24,43 @@ CONFIG = model.T5Config(
   num_decoder_layers=3,
 )
 BATCH, SOURCE, TARGET = 2, 16, 24
+# Weights of a layer but for K/V, of its K/V projections, and K/V of a position.
+ATTENTION, FFN, KV, POSITION = 4 * 128**2, 3 * 128 * 384, 2 * 128**2, 2 * 128
+HEAD = 1536 * 128
+DEPTHS = np.array([[1, 3, 2], [2, 1, 1]])
+
+
+@pytest.fixture(scope='module')
+def decode():
+  """Decodes under a policy and returns its cost."""
+  params = model.init_params(CONFIG, jax.random.key(0))
+  bound = decoding.bind(model.as_layered_decoder(CONFIG), params)
+
+  def run(rule, depths=DEPTHS, **slots):
+    depths = np.asarray(depths)
+    result = decoding.generate(
+      bound,
+      np.ones((len(depths), SOURCE), np.int32),
+      policy=decoding.ComputePolicy(exit_rule=rule, **slots),
+      max_length=depths.shape[1],
+      eos_id=-1,
+    )
+    np.testing.assert_array_equal(result.exit_layers, depths)
+    return costs.decode_cost(CONFIG, result.work, source_length=SOURCE)
+
+  return run
+
+
+def checked(depths=DEPTHS):
+  return forced_depths.CheckedSchedule(exits.SoftmaxMargin(), depths)
+
+
+def ledger(**columns):
+  """Returns a ledger with these columns [B, T], the others 0."""
+  shape = np.shape(next(iter(columns.values())))
+  return dataclasses.replace(
+    Work.none(shape), **{name: np.array(of) for name, of in columns.items()}
+  )
 
 
 @pytest.fixture(scope='module')
@@ -44,25 +88,41 @@ def analysis():
     return decoder.start(prepared, decoder.encode(prepared, inputs), TARGET)
 
   def one_step(params, cache, hidden):
-    positions = jnp.zeros((1,), jnp.int32)
+    positions = jnp.arange(hidden.shape[1])
     for layer in range(CONFIG.num_decoder_layers):
       cache = decoder.fill_layer(params, layer, hidden, positions, cache)
       hidden = decoder.attend(params, layer, hidden, positions, cache)
       hidden = decoder.feed_forward(params, layer, hidden)
-    return cache, decoder.logits(params, hidden[:, 0])
+    return cache, decoder.logits(params, hidden[:, -1])
 
   encoder = jax.jit(encode).lower(params, inputs).compile().cost_analysis()
   prepared = decoder.prepare(params, traced_layers=False)
   cache = jax.eval_shape(encode, params, inputs)
-  hidden = jnp.zeros((BATCH, 1, CONFIG.embed_dim))
-  step = jax.jit(one_step, donate_argnums=1).lower(prepared, cache, hidden)
-  return analysed, encoder, step.compile().cost_analysis()
+
+  def step(num_positions):
+    hidden = jnp.zeros((BATCH, num_positions, CONFIG.embed_dim))
+    lowered = jax.jit(one_step, donate_argnums=1).lower(prepared, cache, hidden)
+    return lowered.compile().cost_analysis()
+
+  return analysed, encoder, step
 
 
-def _one_step(**arguments):
-  depth = np.full((BATCH, TARGET), -1)
-  depth[:, 0] = CONFIG.num_decoder_layers
-  return costs.decode_cost(CONFIG, depth, source_length=SOURCE, **arguments)
+def _one_step(companions=0, checks=1):
+  """Returns the cost of full depth at the first of `TARGET` positions."""
+  layers = CONFIG.num_decoder_layers
+  work = ledger(
+    attention=[layers],
+    feed_forward=[layers],
+    caught_up=[layers * companions],
+    fills=[layers],
+    projections=[layers * (1 + companions)],
+    checks=[checks],
+    outputs=[checks * CONFIG.vocab_size],
+  )
+  work = jax.tree.map(
+    lambda column: np.pad([column] * BATCH, ((0, 0), (0, TARGET - 1))), work
+  )
+  return costs.decode_cost(CONFIG, work, source_length=SOURCE)
 
 
 def _of_step(amounts):
@@ -72,19 +132,31 @@ def _of_step(amounts):
 def test_a_step_is_what_xla_says(analysis):
   analysed, _, step = analysis
   cost = _one_step()
-  for found in (analysed(exits.NeverExit()), step):
+  for found in (analysed(exits.NeverExit()), step(1)):
     assert _of_step(cost.flops) == pytest.approx(found['flops'], rel=0.05)
   # Activations and masks come on top of what is counted. (Of a loop XLA counts
   # everything that is carried as well.)
   ours = _of_step(cost.bytes)
-  assert ours < step['bytes accessed'] < 1.35 * ours
+  assert ours < step(1)['bytes accessed'] < 1.35 * ours
+
+
+def test_companions_are_what_xla_says(analysis):
+  """They are arithmetic: weights and K/V are read as if they were not there."""
+  _, _, step = analysis
+  alone, cost = _one_step(), _one_step(companions=4)
+  assert _of_step(cost.flops) == pytest.approx(step(5)['flops'], rel=0.05)
+  assert _of_step(cost.flops) > 3 * _of_step(alone.flops)
+  for term in ('layers', 'self_attention', 'cross_attention', 'head'):
+    assert cost.bytes[term] == alone.bytes[term]
+  ours = _of_step(cost.bytes)
+  assert ours < step(5)['bytes accessed'] < 1.6 * ours
 
 
 def test_checks_are_what_xla_says(analysis):
   analysed, _, _ = analysis
   rule = exits.ConfidenceExit(measure=exits.SoftmaxMargin(), threshold=1.0)
   more = analysed(rule)['flops'] - analysed(exits.NeverExit())['flops']
-  cost = _one_step(looks=[True] * 3)
+  cost = _one_step(checks=3)
   # Maxima and exponentials over V are not counted.
   assert cost.flops['checks'] == pytest.approx(more, rel=0.08)
   assert cost.flops['checks'] == 2 * cost.flops['head']
@@ -98,66 +170,153 @@ def test_the_encoder_is_what_xla_says(analysis):
   assert ours == pytest.approx(found['flops'], rel=0.05)
 
 
-def test_layers_are_read_once_for_all_rows():
+def test_layers_are_read_once_for_all_rows(decode):
   """Counts of a small decode, made by hand."""
-  depth = [[1, 3, 2], [2, 1, -1]]
-  cost = costs.decode_cost(CONFIG, depth, source_length=SOURCE)
-  layer = 4 * 128 * 128 + 3 * 128 * 384
+  cost = decode(exits.ScheduledExit(DEPTHS))
   assert cost.num_steps == 3
-  # Deepest rows: 2, 3, 2 layers; rows times layers: 3, 4, 2.
-  assert cost.bytes['layers'] == 4 * 7 * layer
-  assert cost.flops['layers'] == 2 * 9 * layer
-  assert cost.bytes['self_attention'] == 4 * 9 * 3 * 2 * 128
-  assert cost.bytes['cross_attention'] == 4 * 9 * SOURCE * 2 * 128
-  assert cost.bytes['head'] == 4 * 3 * 1536 * 128
+  # Deepest rows: 2, 3, 2 layers; rows times layers: 3, 4, 3.
+  assert cost.bytes['layers'] == 4 * 7 * (ATTENTION + FFN)
+  assert cost.flops['layers'] == 2 * 10 * (ATTENTION + FFN)
+  assert cost.bytes['self_attention'] == 4 * 10 * 3 * POSITION
+  assert cost.flops['self_attention'] == 2 * 10 * 3 * POSITION
+  assert cost.bytes['cross_attention'] == 4 * 10 * SOURCE * POSITION
+  assert cost.bytes['head'] == 4 * 3 * HEAD
+  assert cost.flops['head'] == 2 * 6 * HEAD
+  assert cost.bytes['checks'] == cost.flops['checks'] == 0
+  # All 3 layers, of 2 rows at 3 positions.
+  assert cost.flops['fill'] == 2 * KV * 18
+  assert cost.bytes['fill'] == 4 * (9 * KV + 18 * POSITION)
+
+
+def test_deferred_fills_are_of_layers_that_run(decode):
+  eager = decode(exits.ScheduledExit(DEPTHS))
+  cost = decode(
+    exits.ScheduledExit(DEPTHS), cache_fill=decoding.DeferredExitState()
+  )
+  # Row 0 runs layers 1 to 3 last at positions 3, 3, 2; row 1 at 3, 1.
+  assert cost.flops.pop('fill') == 2 * KV * (3 + 3 + 2 + 3 + 1)
+  assert cost.bytes.pop('fill') == 4 * (7 * KV + 12 * POSITION)
+  del eager.flops['fill'], eager.bytes['fill']
+  assert cost == eager
+
+
+def test_ended_rows_cost_nothing(decode):
+  """The first row ends after two positions, the second after three."""
+  alive = np.array([[1, 1, 0], [1, 1, 1]])
+  cost = costs.decode_cost(
+    CONFIG,
+    ledger(
+      attention=DEPTHS * alive,
+      feed_forward=DEPTHS * alive,
+      fills=3 * alive,
+      projections=3 * alive,
+      checks=alive,
+      outputs=1536 * alive,
+    ),
+    source_length=SOURCE,
+  )
+  assert cost.bytes['layers'] == 4 * (2 + 3 + 1) * (ATTENTION + FFN)
+  assert cost.bytes['fill'] == 4 * (9 * KV + 15 * POSITION)
+  assert cost.flops['head'] == 2 * 5 * HEAD
+  assert cost.num_steps == 3
+
+
+def test_companions_read_no_further_weights(decode):
+  """Two tokens leave after layer 1, and the third takes them along."""
+  depths = np.array([[1, 1, 3]])
+  cost = decode(
+    exits.ScheduledExit(depths), depths, cache_fill=decoding.CatchUp((4,))
+  )
+  assert cost.bytes['layers'] == 4 * 5 * (ATTENTION + FFN)
+  assert cost.flops['layers'] == 2 * 9 * (ATTENTION + FFN)
+  assert cost.bytes['self_attention'] == 4 * 5 * 3 * POSITION
+  assert cost.flops['self_attention'] == 2 * 9 * 3 * POSITION
+  assert cost.bytes['fill'] == 4 * (5 * KV + 9 * POSITION)
+  assert cost.flops['fill'] == 2 * KV * 9
+
+
+def test_checks_read_the_whole_matrix_for_all_rows(decode):
+  cost = decode(checked())
+  # The deepest rows look 2, 3, 2 times, all of them 10 times.
+  assert cost.bytes['head'] == 4 * 3 * HEAD
+  assert cost.bytes['checks'] == 4 * 4 * HEAD
+  assert cost.flops['checks'] == 2 * 4 * HEAD
+  # One row leaves after layer 1, the other at the end; layer 2 is not looked
+  # at, and the last one is read out where nothing before it stopped a row.
+  sparse = decode(
+    exits.ConfidenceExit(
+      exits.SoftmaxMargin(), np.array([0.0, 1.0]), interval=2
+    ),
+    [[1, 1], [3, 3]],
+  )
+  assert sparse.bytes['head'] == sparse.bytes['checks'] == 4 * 2 * HEAD
+  assert sparse.flops['checks'] == 2 * 2 * HEAD
+
+
+def test_candidates_make_checks_cheap(decode):
+  pruned = decoding.PrunedVocabulary(num_blocks=16, block_size=4)
+  cost = decode(checked(), readout=pruned)
+  # Four looks more than tokens, each over the row's own 64 candidates.
+  assert cost.bytes['head'] == 4 * 3 * HEAD
+  assert cost.bytes['checks'] == 4 * 4 * 64 * 128
+  assert cost.flops['head'] == 2 * 6 * HEAD
+  assert cost.flops['checks'] == 2 * 4 * 64 * 128
+  # The exit states are read once more over all of V.
+  final = decode(checked(), readout=dataclasses.replace(pruned, final='full'))
+  assert final.bytes['checks'] == 4 * (3 * HEAD + 4 * 64 * 128)
+  assert final.flops['checks'] == 2 * (6 * HEAD + 4 * 64 * 128)
+
+
+def test_a_check_of_drafts_reads_the_matrix_once():
+  """Three tokens are chosen by one product with the output matrix."""
+  work = ledger(
+    attention=[[1, 1, 3]], checks=[[1, 1, 1]], outputs=[[1536, 1536, 3 * 1536]]
+  )
+  cost = costs.decode_cost(CONFIG, work, source_length=SOURCE)
+  assert cost.bytes['head'] == 4 * 3 * HEAD
   assert cost.bytes['checks'] == 0
-  kv = 2 * 128 * 128
-  assert cost.flops['fill'] == 2 * kv * 3 * 5
-  deferred = costs.decode_cost(
-    CONFIG, depth, source_length=SOURCE, fill='deferred'
+  assert cost.flops['head'] + cost.flops['checks'] == 2 * 5 * HEAD
+
+
+def test_layer_plans_leave_weights_out():
+  work = ledger(
+    attention=[[3, 1], [2, 1]],
+    feed_forward=[[1, 1], [2, 0]],
+    checks=[[1, 1], [1, 1]],
   )
-  # Row 0 runs layers 1 to 3 last at positions 3, 3, 2; row 1 at 2, 1.
-  assert deferred.flops['fill'] == 2 * kv * (3 + 3 + 2 + 2 + 1)
-  assert deferred.bytes['fill'] == 4 * (7 * kv + 11 * 2 * 128)
+  cost = costs.decode_cost(CONFIG, work, source_length=SOURCE)
+  assert cost.bytes['layers'] == 4 * (4 * ATTENTION + 3 * FFN)
+  assert cost.flops['layers'] == 2 * (7 * ATTENTION + 4 * FFN)
 
 
-def test_candidates_make_checks_cheap():
-  depth = [[1, 3], [3, 3]]
-  common = dict(source_length=SOURCE, looks=[True, True, True])
-  full = costs.decode_cost(CONFIG, depth, **common)
-  pruned = costs.decode_cost(CONFIG, depth, num_candidates=64, **common)
-  # Two looks more than tokens for three of four tokens.
-  assert pruned.bytes['checks'] == 4 * 6 * 64 * 128
-  assert full.bytes['checks'] == 4 * 4 * 1536 * 128
-  sparse = costs.decode_cost(
-    CONFIG, depth, source_length=SOURCE, looks=[True, False, False]
-  )
-  assert sparse.bytes['checks'] == 4 * 2 * 1536 * 128
-
-
-def test_ceilings_are_ratios_per_step():
-  full = costs.decode_cost(CONFIG, [[3] * 4], source_length=SOURCE)
-  short = costs.decode_cost(CONFIG, [[3] * 4 + [-1] * 0], source_length=SOURCE)
+def test_ceilings_are_ratios_per_step(decode):
+  full = decode(exits.NeverExit(), [[3] * 4])
+  short = decode(exits.NeverExit(), [[3] * 4])
   assert costs.speed_up_ceiling(full, short) == 1.0
-  early = costs.decode_cost(CONFIG, [[1] * 4], source_length=SOURCE)
-  deferred = costs.decode_cost(
-    CONFIG, [[1] * 4], source_length=SOURCE, fill='deferred'
-  )
+  rule = exits.FixedExit(1)
+  early = decode(rule, [[1] * 4])
+  deferred = decode(rule, [[1] * 4], cache_fill=decoding.DeferredExitState())
   assert 1 < costs.speed_up_ceiling(full, early)
   assert costs.speed_up_ceiling(full, early) < costs.speed_up_ceiling(
     full, deferred
   )
 
 
+def test_bytes_are_split_into_once_and_per_step():
+  work = ledger(attention=[[3]], checks=[[1]], outputs=[[1536]])
+  cost = costs.decode_cost(CONFIG, work, source_length=SOURCE)
+  once, stepping = costs.bytes_of(CONFIG, SOURCE)(work)
+  assert once == cost.bytes['encoder'] + cost.bytes['cross_fill']
+  assert stepping == cost.stepping_bytes
+
+
 @pytest.mark.parametrize(
-  ('arguments', 'message'),
+  ('columns', 'message'),
   [
-    ({'exit_layers': [[4]]}, 'maximum of 4; give .* in 1..3'),
-    ({'exit_layers': [[-1]]}, 'give .* in 1..3'),
-    ({'exit_layers': [[1]], 'fill': 'lazy'}, "fill is 'lazy'"),
-    ({'exit_layers': [[1]], 'looks': [True]}, 'one for each of the 3 layers'),
+    ({'checks': [1]}, r'shape \[\(1,\)\] and 1 checks; give the \[B, T\]'),
+    ({'checks': [[0]]}, r'0 checks; give the \[B, T\] of a decode'),
   ],
 )
-def test_bad_input_is_named(arguments, message):
+def test_bad_input_is_named(columns, message):
   with pytest.raises(ValueError, match=message):
-    costs.decode_cost(CONFIG, source_length=SOURCE, **arguments)
+    costs.decode_cost(CONFIG, ledger(**columns), source_length=SOURCE)
