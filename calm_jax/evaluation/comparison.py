@@ -80,7 +80,7 @@ def decode_for_comparison(
 
   if full is None:
     say('decoding with the full model')
-    full = decode(policy=with_rule(exits.NeverExit()))
+    full = decode(policy=decoding.full_model(policy))
   say(f'decoding with early exit at {setting}')
   early = decode(policy=policy)
   compared = [
@@ -204,6 +204,7 @@ def score(
     mean_exit_layer=decoded.mean_exit_layer,
     exit_layer_histogram=decoded.exit_layer_histogram(),
     num_tokens=decoded.num_tokens,
+    work=decoded.total_work(),
   )
 
 
@@ -217,7 +218,11 @@ def baseline_row(
   """Scores texts that no decoder made, such as a copy of each source."""
   nothing = np.full((full.num_examples, 1), -1, dtype=np.int32)
   decoded = dataclasses.replace(
-    full, texts=tuple(texts), exit_layers=nothing, tokens=0 * nothing
+    full,
+    texts=tuple(texts),
+    exit_layers=nothing,
+    tokens=0 * nothing,
+    work=0 * full.work,
   )
   entry = ComparedDecode(name, 'baseline', None, decoded)
   return score(entry, full=full, scoring=scoring)

@@ -19,7 +19,7 @@ import numpy as np
 from calm_jax import decoding, exits, interfaces
 from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_progress import DecodeProgress
-from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
+from calm_jax.evaluation.decode_store import DecodeStore, rows_of
 from calm_jax.evaluation.decoded_dataset import (
   CollectedRows,
   DecodedDataset,
@@ -217,11 +217,7 @@ def _decode_rows(decode, rows: list[Input], collected, store, line) -> None:
     np.array([row.place for row in filled]),
   )
   seconds = time.perf_counter() - start - (compile_seconds() - compiled)
-  arrays = {
-    name: np.asarray(getattr(result, name))[: len(rows)]
-    for name in FIELDS
-    if name != 'seconds'
-  }
+  arrays = {name: of[: len(rows)] for name, of in rows_of(result).items()}
   arrays['seconds'] = np.full(len(rows), max(seconds, 1e-9) / len(rows))
   if store is not None:
     store.add([row.key for row in rows], arrays)

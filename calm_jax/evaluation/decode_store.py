@@ -6,6 +6,7 @@ the batch they were decoded in; a row does not depend on the other rows of its
 batch (law 1), so an interrupted decode goes on with whichever rows are missing.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,10 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import records
+from calm_jax import decoding, interfaces, records
 
-# What is known of each decoded row, and its shape. `seconds` is its share of
-# the wall clock of its batch, 0 for a row taken over from another decode.
+# What is known of each decoded row; see `DecodedDataset`.
 FIELDS = (
   'tokens',
   'exit_layers',
@@ -29,8 +29,10 @@ FIELDS = (
   'rejected_confidences',
   'scores',
   'lengths',
+  'work',
   'seconds',
 )
+WORK = tuple(field.name for field in dataclasses.fields(interfaces.Work))
 
 Rows = dict[str, np.ndarray]
 
@@ -62,7 +64,12 @@ class DecodeStore:
     self._writer = f'{jax.process_index()}-{secrets.token_hex(4)}'
     if directory is None:
       return
-    text = json.dumps(records.to_jsonable(dict(about)), sort_keys=True)
+    # Rows of which less was kept are another folder's, and decoded anew.
+    content = {
+      'fields': [*FIELDS, *WORK],
+      'about': records.to_jsonable(dict(about)),
+    }
+    text = json.dumps(content, sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     self._folder = pathlib.Path(directory) / name
     self._folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +123,17 @@ class DecodeStore:
   def _remember(self, keys: Sequence[str], rows: Rows) -> None:
     for index, key in enumerate(keys):
       self._rows.setdefault(str(key), (rows, index))
+
+
+def rows_of(result: decoding.DecodeResult) -> Rows:
+  """Returns what is kept of a batch [B, ...], but for `seconds`."""
+  rows = {
+    name: np.asarray(getattr(result, name))
+    for name in FIELDS
+    if name not in ('work', 'seconds')
+  }
+  columns = [np.asarray(getattr(result.work, name), np.int64) for name in WORK]
+  return {**rows, 'work': np.stack(columns, axis=-1).sum(axis=1)}
 
 
 def row_key(example_id: str, batch_shape: tuple[int, ...]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.evaluation.decode_store import FIELDS, row_key
+from calm_jax.evaluation.decode_store import FIELDS, WORK, row_key
 from calm_jax.processes import collectives
 
 
@@ -27,6 +27,8 @@ class DecodedDataset:
       on at, -inf where there was none.
     scores: float32 [N], sum of the tokens' log-probabilities.
     lengths: int32 [N], decoded tokens, EOS included.
+    work: int64 [N, columns], the ledger of each row, summed over its positions;
+      the columns are those of `interfaces.Work`.
     seconds: float64 [N], the share of each row in the wall clock of its batch,
       compilation left out; 0 for rows taken over from another decode.
     texts: N detokenised outputs.
@@ -43,6 +45,7 @@ class DecodedDataset:
   rejected_confidences: np.ndarray
   scores: np.ndarray
   lengths: np.ndarray
+  work: np.ndarray
   seconds: np.ndarray
   texts: tuple[str, ...]
   inputs_text: tuple[str, ...]
@@ -66,6 +69,10 @@ class DecodedDataset:
     """Layers used per decoded token, in [1, L]; NaN if nothing was decoded."""
     decoded = self.exit_layers[self.exit_layers > 0]
     return float(decoded.mean()) if decoded.size else float('nan')
+
+  def total_work(self) -> dict[str, int]:
+    """Returns the ledger of all rows together, by column."""
+    return dict(zip(WORK, self.work.sum(axis=0).tolist(), strict=True))
 
   def exit_layer_histogram(self) -> tuple[int, ...]:
     """Returns L counts: decoded tokens that left after layer 1, ..., L."""

@@ -107,6 +107,8 @@ class PolicyRow:
     mean_exit_layer: layers used per decoded token, in 1..L; NaN for a baseline.
     exit_layer_histogram: decoded tokens that left after layer 1..L.
     num_tokens: decoded tokens, EOS included.
+    work: column of `interfaces.Work` -> its sum over all inputs; {} in results
+      of versions that counted nothing.
   """
 
   name: str
@@ -120,6 +122,28 @@ class PolicyRow:
   mean_exit_layer: float
   exit_layer_histogram: tuple[int, ...]
   num_tokens: int
+  work: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  @property
+  def layers_run(self) -> float:
+    """Layers run per token, those caught up later, or dropped, included."""
+    return self._per_token('attention', 'caught_up')
+
+  @property
+  def layers_projected(self) -> float:
+    """Layers of which keys and values were made, per token."""
+    return self._per_token('projections')
+
+  @property
+  def accepted_per_check(self) -> float:
+    """Drafts that stayed, per check of drafts; NaN where none were checked."""
+    cycles = self.work.get('cycles')
+    return self.work['accepted'] / cycles if cycles else math.nan
+
+  def _per_token(self, *columns: str) -> float:
+    if not self.work or not self.num_tokens:
+      return math.nan
+    return sum(self.work[name] for name in columns) / self.num_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +159,8 @@ class TimingRow:
       steps as the baseline takes.
     milliseconds_per_batch: median wall clock per batch.
     speed_up: the baseline's milliseconds per step over this one's.
-    ceiling: the speed-up that memory traffic allows for the realised exit
-      layers, NaN where it was not worked out.
+    ceiling: the speed-up that memory traffic allows for what was computed, NaN
+      where it was not worked out.
     num_batches: different batches timed.
     num_repeats: times each was timed, interleaved with the other policies.
     mean_exit_layer: layers per decoded token in the timed batches.

@@ -168,7 +168,7 @@ def _facts(result) -> list[dict[str, str]]:
     facts.append(
       {
         'value': f'{early.mean_exit_layer:.2f} of {result.num_layers}',
-        'words': 'decoder layers per token on average',
+        'words': 'decoder layers per token on average' + _more_run(early),
       }
     )
     facts.append(
@@ -186,6 +186,13 @@ def _facts(result) -> list[dict[str, str]]:
       if row.name == early.name and math.isfinite(row.speed_up)
     )
   return facts
+
+
+def _more_run(row: records.PolicyRow) -> str:
+  """Says how many layers ran in all, where that is more than tokens used."""
+  if not row.layers_run > row.mean_exit_layer + 0.005:
+    return ''
+  return f', {row.layers_run:.2f} run with those caught up later'
 
 
 def _strip(row: records.PolicyRow) -> dict[str, Any] | None:

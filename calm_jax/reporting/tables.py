@@ -27,6 +27,24 @@ SPEED_UP_NOTE = (
   'depth loop'
 )
 
+# Attributes of a row -> titles of columns that say what the exit layers do not,
+# and what they mean.
+_WORK = {
+  'layers_run': (
+    'layers run',
+    'layers run: per token, those that it caught up for a later one, or that '
+    'ran for drafts since dropped, included.',
+  ),
+  'layers_projected': (
+    'K/V made',
+    'K/V made: layers of which keys and values were made, per token.',
+  ),
+  'accepted_per_check': (
+    'drafts kept',
+    'drafts kept: per check by the full model.',
+  ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -56,6 +74,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
   """Returns the table of policies: quality, consistency, depth."""
   metrics = _metrics(result)
   with_risk = any(math.isfinite(row.risk_consistency) for row in result.rows)
+  work = _work_shown(result)
   consistency = metric_name(result.consistency_metric)
   header = ['decoding', *(f'{metric_name(name)} %' for name in metrics)]
   header.append('distance to full')
@@ -63,6 +82,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
   header += [
     'mean layers',
     'of depth',
+    *(_WORK[name][0] for name in work),
     f'tokens leaving at 1..{result.num_layers}, %',
   ]
   rows = []
@@ -82,6 +102,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
       )
     cells.append(number(row.mean_exit_layer, 2))
     cells.append(_percent(row.mean_exit_layer / result.num_layers))
+    cells += [number(getattr(row, name), 2) for name in work]
     cells.append(_shares(row))
     rows.append(tuple(cells))
   notes = [
@@ -101,7 +122,20 @@ def comparison_table(result: records.EvaluationResult) -> Table:
   notes.append(
     f'mean layers: decoder layers per decoded token, of {result.num_layers}.'
   )
+  notes += [_WORK[name][1] for name in work]
   return Table(tuple(header), tuple(rows), tuple(notes))
+
+
+def _work_shown(result: records.EvaluationResult) -> list[str]:
+  """Returns the keys of `_WORK` that say something the exit layers do not."""
+  rows = [row for row in result.rows if row.work and row.num_tokens]
+  shown = []
+  # With K/V of all layers for every token, no layer is run again.
+  if any(row.layers_projected != result.num_layers for row in rows):
+    shown += ['layers_run', 'layers_projected']
+  if any(math.isfinite(row.accepted_per_check) for row in rows):
+    shown.append('accepted_per_check')
+  return shown
 
 
 def timing_table(result: records.EvaluationResult) -> Table | None:

@@ -65,6 +65,8 @@ def test_a_baseline_uses_no_layers():
   assert row.quality == {'same': 25.0}
   assert math.isnan(row.mean_exit_layer)
   assert row.num_tokens == 0
+  assert not any(row.work.values())
+  assert math.isnan(row.layers_run)
 
 
 def test_decodes_of_other_inputs_are_refused():
@@ -121,9 +123,49 @@ def test_the_five_decodes_of_the_table():
   assert rows[0].mean_exit_layer == 3
   assert rows[2].mean_exit_layer == 1
   assert rows[4].textual_consistency == 0
+  # Depths 3, 2, 1, 2, 1; K/V of all layers are projected.
+  for row in rows:
+    assert row.layers_run == row.mean_exit_layer
+    assert row.layers_projected == 3
   # The full decode can be handed over.
   again = evaluation.decode_for_comparison(
     decode, policy, setting=0.5, full=compared[0].decoded, certified=False
   )
   assert again[0].decoded is compared[0].decoded
   assert again[1].kind == 'early_exit'
+
+
+@pytest.mark.parametrize('verifies', [False, True])
+def test_rows_say_what_ran_and_not_only_what_was_used(verifies):
+  """Layers that are caught up later, and drafts that were not to stay."""
+  verification = decoding.VerifyEvery(2) if verifies else decoding.NeverVerify()
+  policy = decoding.ComputePolicy(
+    exit_rule=exits.ConfidenceExit(
+      exits.SoftmaxMargin(), exits.ConstantThreshold(0.5)
+    ),
+    cache_fill=decoding.CatchUp(),
+    verification=verification,
+  )
+  compared = evaluation.decode_for_comparison(
+    functools.partial(
+      evaluation.decode_dataset,
+      toy_decoder.toy_bound(),
+      [{'encoder_input_tokens': np.array([[1, 2], [3, 4]], np.int32)}],
+      detokenize=str,
+      max_length=6,
+      eos_id=-1,
+    ),
+    policy,
+    setting=0.5,
+  )
+  full, early = evaluation.compare(compared, scoring=SCORING)[:2]
+  assert full.layers_run == full.layers_projected == 3
+  assert math.isnan(full.accepted_per_check)
+  assert early.layers_run == early.layers_projected
+  if verifies:
+    assert early.layers_run > 3
+    assert early.accepted_per_check == (
+      compared[1].decoded.total_work()['accepted'] / early.work['cycles']
+    )
+  else:
+    assert early.mean_exit_layer <= early.layers_run <= 3

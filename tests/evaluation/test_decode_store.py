@@ -5,7 +5,8 @@ import pytest
 from fakes import toy_decoder
 
 from calm_jax import decoding, evaluation, exits
-from calm_jax.evaluation.decode_store import FIELDS
+from calm_jax.evaluation import decode_store
+from calm_jax.evaluation.decode_store import FIELDS, WORK
 
 INPUTS = np.array(
   [[1, 2, 0], [3, 4, 5], [9, 1, 0], [2, 2, 0], [5, 0, 0]], np.int32
@@ -90,6 +91,39 @@ def test_new_inputs_are_decoded_and_old_ones_found(tmp_path):
   found = decode(store, batches(more))
   assert len(store) == 6
   assert_same(found, decode(source=batches(more)))
+
+
+def test_the_ledger_of_every_row_is_kept(tmp_path):
+  """Sums over its positions, from the decode or from the folder."""
+  policy = decoding.ComputePolicy(
+    exit_rule=exits.ScheduledExit(np.array([1, 1, 3, 1])),
+    cache_fill=decoding.CatchUp(),
+  )
+  for _ in range(2):
+    decoded = decode(open_store(tmp_path), policy=policy)
+    assert decoded.work.shape == (5, len(WORK))
+    row = dict(zip(WORK, decoded.work[4].tolist(), strict=True))
+    # The third of four tokens takes two along through two layers.
+    assert (row['attention'], row['caught_up']) == (6, 4)
+    assert (row['fills'], row['projections']) == (6, 10)
+    assert (row['checks'], row['outputs']) == (4, 40)
+    assert decoded.total_work() == {name: 5 * of for name, of in row.items()}
+
+
+def test_rows_of_which_less_was_kept_are_decoded_anew(tmp_path, monkeypatch):
+  def older_store():
+    fewer = [name for name in FIELDS if name != 'work']
+    with monkeypatch.context() as patched:
+      patched.setattr(decode_store, 'FIELDS', fewer)
+      store = open_store(tmp_path)
+      if not len(store):
+        store.add(['a'], {name: np.zeros((1, 4)) for name in fewer})
+    return store
+
+  assert len(older_store()) == len(older_store()) == 1
+  store = open_store(tmp_path)
+  assert not len(store)
+  assert_same(decode(store), decode())
 
 
 def test_an_input_that_occurs_twice_is_decoded_and_counted_twice():

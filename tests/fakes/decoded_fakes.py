@@ -3,6 +3,7 @@
 import numpy as np
 
 from calm_jax import evaluation
+from calm_jax.evaluation.decode_store import WORK
 
 
 def decoded_dataset(texts, layers, *, references=None, num_layers=4, ids=None):
@@ -16,6 +17,7 @@ def decoded_dataset(texts, layers, *, references=None, num_layers=4, ids=None):
     rejected_confidences=np.full((number, 1), -np.inf, np.float32),
     scores=-ones[:, 0],
     lengths=np.ones(number, np.int32),
+    work=np.array(layers)[:, None] * np.ones(len(WORK), np.int64),
     texts=tuple(texts),
     inputs_text=tuple(f'input {index}' for index in range(number)),
     references=tuple(references or [()] * number),

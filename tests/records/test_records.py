@@ -46,6 +46,18 @@ def test_an_evaluation_is_read_back_as_it_was(tmp_path):
   assert records.read_record(path, records.EvaluationResult).certificate is None
 
 
+def test_an_evaluation_of_a_version_without_ledger_is_read(tmp_path):
+  path = tmp_path / 'result.json'
+  written = records.to_jsonable(example_result.evaluation_result())
+  for row in (*written['rows'], *written['sweep']):
+    del row['work']
+  records.write_json(path, written)
+  row = records.read_record(path, records.EvaluationResult).rows[1]
+  assert row.work == {} and row.mean_exit_layer == 3.18
+  for value in (row.layers_run, row.layers_projected, row.accepted_per_check):
+    assert math.isnan(value)
+
+
 def test_unknown_keys_are_ignored_and_missing_ones_named(tmp_path):
   path = tmp_path / 'context.json'
   records.write_json(path, {'device': 'cpu', 'dtype': 'float32', 'later': 1})

@@ -31,6 +31,19 @@ def test_the_page_holds_the_whole_evaluation(page):
   assert 'scripts/demo.sh' in text and 'checksum 0123abcd' in text
 
 
+def test_layers_that_are_caught_up_are_not_hidden():
+  result = example_result.evaluation_result()
+  full, early, *others = result.rows
+  work = {'attention': 318, 'caught_up': 102}
+  work = {name: of * early.num_tokens // 100 for name, of in work.items()}
+  work |= {'projections': 0, 'cycles': 0}
+  early = dataclasses.replace(early, work=work)
+  changed = dataclasses.replace(result, rows=(full, early, *others))
+  outline = Outline(reporting.render_page(changed))
+  text = ' '.join(' '.join(outline.texts).split())
+  assert 'on average, 4.20 run with those caught up later' in text
+
+
 def test_every_token_has_its_layer_and_confidence(page):
   result = example_result.evaluation_result()
   titles = [

@@ -47,6 +47,48 @@ def test_columns_without_numbers_are_left_out():
   assert 'ceiling' not in table.header
 
 
+def test_work_that_exit_layers_do_not_tell_has_columns():
+  result = example_result.evaluation_result()
+  eager, exact, lossless = (
+    {
+      'attention': layers * row.num_tokens,
+      'caught_up': caught_up * row.num_tokens,
+      'projections': projected * row.num_tokens,
+      'cycles': cycles,
+      'accepted': accepted,
+    }
+    for row, layers, caught_up, projected, cycles, accepted in (
+      (result.rows[0], 8, 0, 8, 0, 0),
+      (result.rows[1], 3, 2, 5, 0, 0),
+      (result.rows[1], 4, 3, 7, 100, 450),
+    )
+  )
+
+  def table(*work):
+    rows = [
+      dataclasses.replace(row, work=of)
+      for row, of in zip(result.rows[:2], work, strict=True)
+    ]
+    changed = dataclasses.replace(result, rows=(*rows, *result.rows[2:]))
+    return reporting.comparison_table(changed)
+
+  # Nothing was counted, and nothing but exit layers.
+  for work in ({}, eager):
+    assert table(eager, work).header == table({}, {}).header
+  shown = table(eager, exact)
+  assert shown.header[-3:-1] == ('layers run', 'K/V made')
+  assert [row[-3:-1] for row in shown.rows[:3]] == [
+    ('8.00', '8.00'),
+    ('5.00', '5.00'),
+    ('-', '-'),
+  ]
+  assert 'layers run: per token' in shown.notes[-2]
+  shown = table(eager, lossless)
+  assert shown.header[-4:-1] == ('layers run', 'K/V made', 'drafts kept')
+  assert shown.rows[0][-2] == '-'
+  assert shown.rows[1][-4:-1] == ('7.00', '7.00', '4.50')
+
+
 def test_text_columns_are_aligned():
   text = tables.as_text(
     reporting.comparison_table(example_result.evaluation_result())
