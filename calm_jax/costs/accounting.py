@@ -35,7 +35,8 @@ class Cost:
       batch: weights read, K/V written.
     layers: the weights of a decoder layer but for its own K/V projection, once
       for each step in which some row runs it. Earlier positions that run it as
-      well are arithmetic alone: they run beside the present one.
+      well are arithmetic alone: they can run beside the present one. (Those
+      that no block of `CatchUp` holds run before it, in passes of their own.)
     fill: the K/V projections of self-attention, once for each step in which
       some row uses them, for as many positions as were projected.
     self_attention: the K/V of all T positions, for each row and layer run. (The
@@ -78,11 +79,12 @@ def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
 
   Weights that several rows use at a position are read once for all of them, as
   if the row that uses the most used all that the others do: so it is where
-  rows run their layers in order and move in step. With a layer plan by row, and
-  with verification, whose rows do not move in step, bytes of a batch are a
-  lower bound; of a single row they are exact. A position whose drafts were
-  dropped is one step with all that was done there, and drafts dropped behind
-  the last token are steps of their own: divide by tokens instead.
+  rows run their layers in order and move in step. With a layer plan by row,
+  bytes of a batch are a lower bound. With verification rows do not move in
+  step, and bytes of a batch are those of rows that did: an estimate. Those of a
+  single row need neither. A position whose drafts were dropped is one step with
+  all that was done there, and drafts dropped behind the last token are steps of
+  their own: divide by tokens instead.
 
   A check is a read of the whole output matrix, shared by the rows, where it
   computes V logits. Where a row computed fewer for its checks than that, as
