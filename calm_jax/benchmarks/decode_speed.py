@@ -13,6 +13,10 @@ to 512 candidates at the first of them. What happens once per request (encoder,
 keys and values of the source) is measured by itself and not counted. Needs JAX
 and nothing else. On two CPU cores some minutes for T5-small at batch 1.
 
+With --compare=exact, fills side by side at two kinds of depths: most tokens
+after layer 1 or 2 and the others at full depth, and evenly up to L/2; 'exact'
+is `CatchUp`, which does the layers' arithmetic for earlier positions, too.
+
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
 
 prints the table of an earlier run.
@@ -49,6 +53,7 @@ FILLS = {
   'eager': decoding.ProjectExitState(),
   'deferred': decoding.DeferredExitState(),
 }
+EXACT = {**FILLS, 'exact': decoding.CatchUp()}
 _READ = 'read'
 _START = 'start'
 _FULL, _ONE = 'full depth', 'all after layer 1'
@@ -69,6 +74,32 @@ class Way:
   fill: str
   policy: decoding.ComputePolicy
   depths: np.ndarray
+
+
+def exact_ways(
+  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
+) -> Iterator[Way]:
+  """Yields every fill at depths that leave much to catch up, and at L/2."""
+  num_layers = config.num_decoder_layers
+  size = (batch_size, length)
+  rng = np.random.default_rng(seed)
+  shallow = rng.integers(1, 3, size)
+  depths = {
+    _FULL: np.full(size, num_layers),
+    _ONE: np.ones(size),
+    '85 % after layer 1 or 2, else all': np.where(
+      rng.random(size) < 0.85, shallow, num_layers
+    ),
+    'evenly up to L/2': rng.integers(1, num_layers // 2 + 1, size),
+  }
+  for name, exit_layers in depths.items():
+    exit_layers = exit_layers.astype(np.int32)
+    rule = exits.ScheduledExit(exit_layers)
+    alone = name in (_FULL, _ONE)
+    for fill, cache_fill in EXACT.items():
+      if not alone or fill == 'eager':
+        policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
+        yield Way(name, fill, policy, exit_layers)
 
 
 def ways(
@@ -105,6 +136,10 @@ def ways(
     yield Way(f'{name}, {what}', 'eager', policy, exit_layers)
 
 
+# What `--compare` names.
+COMPARED = {'exits': ways, 'exact': exact_ways}
+
+
 def measure(
   shape: str,
   *,
@@ -116,6 +151,7 @@ def measure(
   depth_loops: Sequence[str] = tuple(decoding.DEPTH_LOOPS),
   seed: int = 0,
   config: model.T5Config | None = None,
+  compare: str = 'exits',
 ) -> tuple[float, list[records.SpeedRow]]:
   """Measures one shape at one batch size.
 
@@ -129,6 +165,7 @@ def measure(
     depth_loops: keys of `decoding.DEPTH_LOOPS`.
     seed: of weights, sources and depths.
     config: another model than the named one.
+    compare: a key of `COMPARED`.
 
   Returns:
     The memory bandwidth in gigabytes per second, and one row per way of
@@ -136,7 +173,11 @@ def measure(
   """
   depth_loops = decoding.check_depth_loops(depth_loops)
   config = config or model.T5Config.named(shape, dtype=dtype)
-  compared = list(ways(config, batch_size, target_length, seed=seed))
+  if compare not in COMPARED:
+    raise ValueError(f'compare is {compare!r}; give one of {list(COMPARED)}')
+  compared = list(
+    COMPARED[compare](config, batch_size, target_length, seed=seed)
+  )
   inputs = np.random.default_rng(seed).integers(
     2, config.vocab_size, (batch_size, source_length)
   )
@@ -230,6 +271,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('target_length', 64, 'tokens decoded', type=int)
   add('dtype', 'float32', 'float32 or bfloat16')
   add('depth_loops', ','.join(decoding.DEPTH_LOOPS), 'depth loops, by commas')
+  add('compare', 'exits', 'exits or exact: which ways of decoding')
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('seed', 0, 'of weights, sources and depths', type=int)
   add('output', None, 'a JSON file to write')
@@ -258,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
           num_repeats=flags.num_repeats,
           depth_loops=flags.depth_loops.split(','),
           seed=flags.seed,
+          compare=flags.compare,
         )
         rates.append(rate)
         rows += found

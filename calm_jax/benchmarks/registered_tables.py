@@ -14,6 +14,8 @@ from calm_jax.benchmarks import (
   abuse_table,
   calibration_power,
   certified_table,
+  drafting_table,
+  exactness_table,
   measured_rows,
   mesh_memory_table,
   results_table,
@@ -118,6 +120,17 @@ TABLES = {
   'speed_batches': RegisteredTable(
     ('batch_16_cpu.json', 'small_batch_64_cpu.json', 'base_batch_64_cpu.json'),
     _speed,
+  ),
+  'speed_exact': RegisteredTable(
+    ('exact_batch_1_cpu.json', 'exact_batch_8_cpu.json'), _speed
+  ),
+  'drafting': RegisteredTable(
+    ('drafting_cpu.json',),
+    _of_rows(drafting_table.DraftingRow, drafting_table.table),
+  ),
+  'exactness': RegisteredTable(
+    ('exactness_demo_cpu.json',),
+    _of_rows(exactness_table.ExactnessRow, exactness_table.table),
   ),
   'certified_deep': RegisteredTable((_DEEP,), _certified),
   'certified_e2e_nlg': RegisteredTable(

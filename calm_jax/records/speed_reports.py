@@ -15,7 +15,7 @@ class SpeedRow:
     shape: the model, for example 't5_v1_1_small'.
     batch_size: B.
     depth_loop: 'while' or 'unrolled'.
-    cache_fill: 'eager' or 'deferred'.
+    cache_fill: 'eager', 'deferred' or 'exact'.
     mean_exit_layer: layers per token, 1..L.
     milliseconds_per_step: median wall clock of a decode without its start, over
       its steps, one token for each row.

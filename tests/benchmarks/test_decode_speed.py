@@ -27,7 +27,10 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-def test_it_measures_every_way_and_writes_a_report(small, tmp_path, capsys):
+@pytest.mark.parametrize('compare', decode_speed.COMPARED)
+def test_it_measures_every_way_and_writes_a_report(
+  small, tmp_path, capsys, compare
+):
   path = tmp_path / 'speed.json'
   decode_speed.main(
     [
@@ -37,13 +40,14 @@ def test_it_measures_every_way_and_writes_a_report(small, tmp_path, capsys):
       '--target_length=6',
       '--num_repeats=2',
       '--depth_loops=while',
+      f'--compare={compare}',
       f'--output={path}',
     ]
   )
   printed = capsys.readouterr().out
   report = records.read_record(path, records.SpeedReport)
   config = model.T5Config.named('tiny')
-  names = [way.name for way in decode_speed.ways(config, 2, 6)]
+  names = [way.name for way in decode_speed.COMPARED[compare](config, 2, 6)]
   assert [row.name for row in report.rows] == names
   full = [row for row in report.rows if row.name == 'full depth']
   assert {row.mean_exit_layer for row in full} == {4.0}
