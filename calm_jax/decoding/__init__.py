@@ -49,6 +49,7 @@ from calm_jax.decoding.settings import (
 )
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
+from calm_jax.decoding.teacher_forcing import Prefix, Trace, resume, trace
 from calm_jax.decoding.token_loop import advance, finish, generate
 from calm_jax.decoding.verification import NeverVerify, VerifyEvery
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
@@ -91,6 +92,7 @@ __all__ = [
   'Greedy',
   'NeverVerify',
   'Nucleus',
+  'Prefix',
   'ProjectExitState',
   'ProjectFirstExitState',
   'PrunedVocabulary',
@@ -99,6 +101,7 @@ __all__ = [
   'StreamedVocabulary',
   'Temperature',
   'TopK',
+  'Trace',
   'UnrolledDepthLoop',
   'VerifyEvery',
   'WhileDepthLoop',
@@ -121,8 +124,10 @@ __all__ = [
   'generate',
   'is_full_at_one',
   'refill',
+  'resume',
   'setting_paths',
   'start',
   'threshold_path',
+  'trace',
   'with_setting',
 ]

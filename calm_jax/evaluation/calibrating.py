@@ -170,7 +170,7 @@ def run_calibration(
   plan = _checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   batches = inputs.batches
-  grid = SettingGrid(functools.partial(decode, batches), policy, meter)
+  grid = SettingGrid(decode, batches, policy, meter)
   say(f'full model on {len(inputs.example_ids)} inputs')
   full = grid.full()
   plan = plan.for_texts(full.texts, what="the full model's outputs")
@@ -216,7 +216,7 @@ def run_calibration(
     context={**context, 'versions': versions, **_stated(history, uses_in)},
     **statistics,
   )
-  return Calibration(certificate, full, table, meter.result(), inputs.places)
+  return Calibration(certificate, full, table, grid.cost(), inputs.places)
 
 
 def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:

@@ -18,7 +18,7 @@ class CostMeter:
     compile_seconds()  # from here on it counts
     self._full: DecodedDataset | None = None
     self._settings: list[records.SettingCost] = []
-    self._seconds = {'scoring': 0.0, 'statistics': 0.0}
+    self._seconds = {'traces': 0.0, 'scoring': 0.0, 'statistics': 0.0}
 
   def note_full(self, decoded: DecodedDataset) -> None:
     """Notes the full model's decode."""
@@ -33,6 +33,10 @@ class CostMeter:
         seconds=float(decoded.seconds.sum()),
       )
     )
+
+  def note_traces(self, seconds: float) -> None:
+    """Notes what looking at every exit of the full outputs took."""
+    self._seconds['traces'] = seconds
 
   def timed(self, name: str, function: Callable) -> Callable:
     """Returns the function with its time counted as 'scoring' or so."""
@@ -52,6 +56,7 @@ class CostMeter:
     return records.CalibrationCost(
       num_examples=self._full.num_examples,
       full_seconds=float(self._full.seconds.sum()),
+      trace_seconds=self._seconds['traces'],
       settings=tuple(self._settings),
       scoring_seconds=self._seconds['scoring'],
       statistics_seconds=self._seconds['statistics'],

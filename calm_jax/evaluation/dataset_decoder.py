@@ -12,6 +12,7 @@ from calm_jax.evaluation.decode_dataset import (
 )
 from calm_jax.evaluation.decode_store import DecodeStore
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.full_traces import FullTraces, follows_from_full
 from calm_jax.evaluation.threshold_reuse import take_over
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
@@ -53,6 +54,7 @@ class DatasetDecoder:
     policy: decoding.ComputePolicy | None = None,
     policy_for_batch: PolicyForBatch | None = None,
     earlier: DecodedDataset | None = None,
+    traces: FullTraces | None = None,
   ) -> DecodedDataset:
     """Decodes every input of the batches; see `decode_dataset`.
 
@@ -62,12 +64,16 @@ class DatasetDecoder:
       policy_for_batch: instead, a policy per batch; such decodes are not kept.
       earlier: a decode of the same batches at higher thresholds of the same
         policy: its rows are taken over where they cannot differ.
+      traces: of the same batches (`trace`): what follows from the full model's
+        outputs is not decoded.
     """
     store = None
     if policy is not None:
       store = DecodeStore(self.keep_in, self._key(policy))
     if earlier is not None:
       take_over(store, earlier, policy, share=self.share)
+    if traces is not None and policy is not None:
+      traces.fill(store, policy)
     return decode_dataset(
       self.bound,
       batches,
@@ -79,6 +85,33 @@ class DatasetDecoder:
       policy_for_batch=policy_for_batch,
       share=self.share,
       store=store,
+      progress=self.progress,
+    )
+
+  def trace(
+    self,
+    batches: Sequence[Batch],
+    full: DecodedDataset,
+    policy: decoding.ComputePolicy,
+  ) -> FullTraces | None:
+    """Returns what saves decoding a policy; None if nothing follows for it.
+
+    Args:
+      batches: as for `decode_dataset`.
+      full: the full model's decode of them.
+      policy: the policy, at any threshold.
+    """
+    if not follows_from_full(self.bound, policy):
+      return None
+    return FullTraces(
+      self.bound,
+      batches,
+      full,
+      policy,
+      max_length=self.max_length,
+      eos_id=self.eos_id,
+      suppressed_tokens=self.suppressed_tokens,
+      share=self.share,
       progress=self.progress,
     )
 

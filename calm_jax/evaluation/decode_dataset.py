@@ -113,7 +113,7 @@ def decode_dataset(
   )
   pending: dict[tuple[int, int], list[Input]] = {}
   for batch in batches:
-    for row in _valid_rows(batch, collected.num_inputs):
+    for row in valid_rows(batch, collected.num_inputs):
       collected.expect(row)
       if not share.holds(row.place):
         continue
@@ -163,7 +163,7 @@ def oracle_policy(
   return policy_for_batch
 
 
-def _valid_rows(batch: Batch, num_before: int) -> list[Input]:
+def valid_rows(batch: Batch, num_before: int) -> list[Input]:
   """Returns the rows of a batch that count."""
   inputs = np.asarray(batch['encoder_input_tokens'], dtype=np.int32)
   num_valid = num_valid_of(batch)

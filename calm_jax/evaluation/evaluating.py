@@ -118,7 +118,9 @@ def run_evaluation(
       ),
     ),
     sweep=comparison.sweep(
-      decode_batches,
+      functools.partial(
+        decode_batches, traces=decode.trace(batches, full, policy)
+      ),
       policy,
       plan.sweep_thresholds,
       compared,

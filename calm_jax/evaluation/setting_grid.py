@@ -1,32 +1,52 @@
 """The decodes of a calibration: the full model, then setting by setting."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from calm_jax import decoding
+from calm_jax import decoding, records
 from calm_jax.evaluation.calibration_cost import CostMeter
+from calm_jax.evaluation.dataset_decoder import DatasetDecoder
+from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.full_traces import FullTraces
 
 
 class SettingGrid:
-  """Decodes settings; thresholds from what the one before has decoded."""
+  """Decodes settings, and of thresholds only what no other decode tells.
 
-  def __init__(self, decode, policy, meter: CostMeter):
+  That is what the full model's outputs tell, where K/V are exact, and the
+  setting before.
+  """
+
+  def __init__(
+    self,
+    decode: DatasetDecoder,
+    batches: Sequence[Batch],
+    policy: decoding.ComputePolicy,
+    meter: CostMeter,
+  ):
     """Decodes nothing yet.
 
     Args:
-      decode: a `DatasetDecoder`, for the batches at hand.
+      decode: decodes the batches under any policy.
+      batches: the batches.
       policy: the policy, at any threshold.
       meter: notes what each decode costs.
     """
     self._decode = decode
+    self._batches = batches
     self._policy = policy
     self._meter = meter
     self._latest: tuple[Any, DecodedDataset] | None = None
+    self._traces: FullTraces | None = None
 
   def full(self) -> DecodedDataset:
     """Decodes with the full model."""
-    decoded = self._decode(policy=decoding.full_model(self._policy))
+    decoded = self._decode(
+      self._batches, policy=decoding.full_model(self._policy)
+    )
     self._meter.note_full(decoded)
+    self._traces = self._decode.trace(self._batches, decoded, self._policy)
     return decoded
 
   def at(self, setting: float | dict[str, Any]) -> DecodedDataset:
@@ -38,7 +58,15 @@ class SettingGrid:
       if isinstance(threshold, float) and setting <= threshold:
         earlier = decoded
     policy = decoding.with_setting(self._policy, setting)
-    decoded = self._decode(policy=policy, earlier=earlier)
+    decoded = self._decode(
+      self._batches, policy=policy, earlier=earlier, traces=self._traces
+    )
     self._latest = (setting, decoded)
     self._meter.note(setting, decoded)
     return decoded
+
+  def cost(self) -> records.CalibrationCost:
+    """Returns what all of it cost; of several processes all must call it."""
+    if self._traces is not None:
+      self._meter.note_traces(self._traces.total_seconds())
+    return self._meter.result()

@@ -12,8 +12,8 @@ class SettingCost:
 
   Attributes:
     setting: the setting.
-    num_decoded: inputs decoded at it; the others were known to come out as at
-      the setting before.
+    num_decoded: inputs decoded at it, if only from some token on; the others
+      were known from the setting before, or from the full model's outputs.
     seconds: wall clock of decoding them.
   """
 
@@ -33,6 +33,8 @@ class CalibrationCost:
     scoring_seconds: computing losses from texts.
     statistics_seconds: p-values and tests.
     compile_seconds: compiling, in none of the others.
+    trace_seconds: looking at every exit of the full model's outputs, once for
+      all settings; 0 where nothing follows from it.
     format_version: of this schema.
   """
 
@@ -42,6 +44,7 @@ class CalibrationCost:
   scoring_seconds: float
   statistics_seconds: float
   compile_seconds: float
+  trace_seconds: float = 0.0
   format_version: int = FORMAT_VERSION
 
   @property
@@ -49,6 +52,7 @@ class CalibrationCost:
     """Everything but compilation."""
     return (
       self.full_seconds
+      + self.trace_seconds
       + sum(entry.seconds for entry in self.settings)
       + self.scoring_seconds
       + self.statistics_seconds
@@ -63,12 +67,15 @@ class CalibrationCost:
     """Says it in a sentence."""
     decoding = sum(entry.seconds for entry in self.settings)
     decoded = sum(entry.num_decoded for entry in self.settings)
+    traces = ''
+    if self.trace_seconds:
+      traces = f'its exits {self.trace_seconds:.1f} s, '
     return (
       f'Calibration cost {self.ratio:.2f} full-model passes of '
       f'{self.num_examples} inputs: full model {self.full_seconds:.1f} s, '
-      f'{len(self.settings)} settings {decoding:.1f} s ({decoded} of '
+      f'{traces}{len(self.settings)} settings {decoding:.1f} s ({decoded} of '
       f'{len(self.settings) * self.num_examples} decodes, the others known '
-      f'from the setting before), scoring {self.scoring_seconds:.1f} s, '
+      f'without), scoring {self.scoring_seconds:.1f} s, '
       f'statistics {self.statistics_seconds:.1f} s; compilation '
       f'{self.compile_seconds:.1f} s beside it.'
     )

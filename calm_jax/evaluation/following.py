@@ -1,0 +1,134 @@
+"""What a threshold does to outputs whose exits have all been looked at.
+
+NumPy alone. A trace says the confidence and the token of every exit of every
+position of an output, given the tokens before. A row exits where its confidence
+reaches the threshold, and follows the output until it says another token, that
+one included. Where a number is so close to another that two programs may order
+them differently, nothing is concluded.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from calm_jax.decoding import Prefix, Trace
+
+# A block of positions and one position after the other differ in the last bits.
+_CONFIDENCE_ROUNDING = 1e-5
+_LOGIT_ROUNDING = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Followed:
+  """How far N outputs follow from a trace.
+
+  Attributes:
+    prefix: their first tokens, as far as they follow; all of `Prefix` as NumPy
+      arrays.
+    ended: bool [N], whether that is all of the output.
+    unsure: bool [N], whether it goes no further because of numbers that are too
+      close to each other, so that the row is to be decoded.
+  """
+
+  prefix: Prefix
+  ended: np.ndarray
+  unsure: np.ndarray
+
+
+def follow(
+  trace: Trace,
+  outputs: np.ndarray,
+  lengths: np.ndarray,
+  thresholds: np.ndarray,
+  *,
+  eos_id: int,
+) -> Followed:
+  """Follows outputs under thresholds for as long as a trace says how.
+
+  Args:
+    trace: of the outputs, NumPy arrays [N, T, L].
+    outputs: int32 [N, T], the tokens that were traced.
+    lengths: int32 [N], how many of them count.
+    thresholds: float32 [T], of every position.
+    eos_id: the token that ends a row.
+  """
+  last = trace.confidences.shape[-1] - 1
+  limits = thresholds[:, None]
+  with np.errstate(invalid='ignore'):
+    reached = trace.confidences >= limits - _CONFIDENCE_ROUNDING
+    # The last layer ends every row.
+    reached[..., last] = True
+    exits = reached.argmax(axis=-1)
+
+    def at_exit(array):
+      return np.take_along_axis(array, exits[..., None], axis=-1)[..., 0]
+
+    confidences = at_exit(trace.confidences)
+    sure = (exits == last) | (confidences > thresholds + _CONFIDENCE_ROUNDING)
+    sure &= at_exit(trace.leads) > _LOGIT_ROUNDING
+  log_probabilities = at_exit(trace.log_probabilities)
+  sure &= np.isfinite(log_probabilities)
+  tokens = at_exit(trace.tokens)
+  counts = np.arange(outputs.shape[1]) < lengths[:, None]
+  first_unsure = _first(~sure & counts)
+  first_other = _first((tokens != outputs) & counts)
+  unsure = first_unsure <= first_other
+  unsure &= first_unsure < lengths
+  followed = np.minimum(np.minimum(first_unsure, first_other + 1), lengths)
+  kept = np.arange(outputs.shape[1]) < followed[:, None]
+  tokens = np.where(kept, tokens, 0)
+  same = (first_other >= lengths) & ~unsure
+  said_last = np.take_along_axis(
+    tokens, np.maximum(followed - 1, 0)[:, None], axis=1
+  )[:, 0]
+  full = followed == outputs.shape[1]
+  is_ended = (followed > 0) & ((said_last == eos_id) | full)
+  rejected = np.where(
+    np.arange(last + 1) < exits[..., None],
+    np.nan_to_num(trace.confidences, nan=-np.inf),
+    -np.inf,
+  ).max(axis=-1)
+  return Followed(
+    prefix=Prefix(
+      lengths=followed.astype(np.int32),
+      tokens=tokens.astype(np.int32),
+      exit_layers=np.where(kept, exits + 1, -1).astype(np.int32),
+      confidences=np.where(kept, confidences, np.nan).astype(np.float32),
+      rejected_confidences=np.where(kept, rejected, -np.inf).astype(np.float32),
+      scores=np.where(kept, log_probabilities, 0.0)
+      .sum(axis=1)
+      .astype(np.float32),
+    ),
+    ended=~unsure & (same | is_ended),
+    unsure=unsure,
+  )
+
+
+def is_close(
+  exit_layers: np.ndarray,
+  confidences: np.ndarray,
+  rejected_confidences: np.ndarray,
+  thresholds: np.ndarray,
+  *,
+  num_layers: int,
+) -> np.ndarray:
+  """Whether a confidence of a row lay close to a threshold, bool [N].
+
+  Args:
+    exit_layers: int32 [N, T], of a decode.
+    confidences: float32 [N, T], likewise.
+    rejected_confidences: float32 [N, T], likewise.
+    thresholds: float32 [T], of every position.
+    num_layers: L.
+  """
+  early = (exit_layers > 0) & (exit_layers < num_layers)
+  with np.errstate(invalid='ignore'):
+    close = early & (confidences <= thresholds + _CONFIDENCE_ROUNDING)
+    close |= rejected_confidences >= thresholds - _CONFIDENCE_ROUNDING
+  return close.any(axis=1)
+
+
+def _first(where: np.ndarray) -> np.ndarray:
+  """Returns the first position of each row [N, T] where it holds; T if none."""
+  found = where.argmax(axis=1)
+  return np.where(where.any(axis=1), found, where.shape[1])
