@@ -8,6 +8,7 @@ them differently, nothing is concluded.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -105,9 +106,8 @@ def follow(
 
 
 def is_close(
-  exit_layers: np.ndarray,
-  confidences: np.ndarray,
-  rejected_confidences: np.ndarray,
+  rows: Mapping[str, np.ndarray],
+  begins: np.ndarray,
   thresholds: np.ndarray,
   *,
   num_layers: int,
@@ -115,16 +115,18 @@ def is_close(
   """Whether a confidence of a row lay close to a threshold, bool [N].
 
   Args:
-    exit_layers: int32 [N, T], of a decode.
-    confidences: float32 [N, T], likewise.
-    rejected_confidences: float32 [N, T], likewise.
+    rows: fields of a decode, [N, T] each: `exit_layers`, `confidences`,
+      `rejected_confidences`.
+    begins: int32 [N], the position from which on to look.
     thresholds: float32 [T], of every position.
     num_layers: L.
   """
+  exit_layers = rows['exit_layers']
   early = (exit_layers > 0) & (exit_layers < num_layers)
   with np.errstate(invalid='ignore'):
-    close = early & (confidences <= thresholds + _CONFIDENCE_ROUNDING)
-    close |= rejected_confidences >= thresholds - _CONFIDENCE_ROUNDING
+    close = early & (rows['confidences'] <= thresholds + _CONFIDENCE_ROUNDING)
+    close |= rows['rejected_confidences'] >= thresholds - _CONFIDENCE_ROUNDING
+  close &= np.arange(exit_layers.shape[1]) >= begins[:, None]
   return close.any(axis=1)
 
 

@@ -139,9 +139,21 @@ class FullTraces:
       thresholds,
       eos_id=self._options['eos_id'],
     )
+    prefix = followed.prefix
     ended = np.flatnonzero(followed.ended)
-    self._derive(store, [rows[i] for i in ended], _taken(followed, ended))
-    self._say(f'{len(ended)} of {len(rows)} outputs follow from the full model')
+    self._derive(store, [rows[i] for i in ended], _taken(prefix, ended))
+    going = np.flatnonzero(~followed.ended & ~followed.unsure)
+    # What takes long with what takes long, as far as that is known.
+    left = (self._full.lengths[places] - prefix.lengths)[going]
+    going = going[np.argsort(left, kind='stable')]
+    continued = self._continue(
+      store, [rows[i] for i in going], _taken(prefix, going), policy, thresholds
+    )
+    self._say(
+      f'of {len(rows)} outputs {ended.size} follow from the full model, '
+      f'{continued} went on from their first other token, '
+      f'{len(rows) - ended.size - continued} are to be decoded'
+    )
 
   def _derive(
     self, store: DecodeStore, rows: list[Input], prefix: decoding.Prefix
@@ -151,6 +163,43 @@ class FullTraces:
     arrays = {name: arrays[name] for name in FIELDS if name != 'seconds'}
     arrays['seconds'] = np.zeros(len(rows), np.float64)
     store.add([row.key for row in rows], arrays)
+
+  def _continue(
+    self,
+    store: DecodeStore,
+    rows: list[Input],
+    prefix: decoding.Prefix,
+    policy: decoding.ComputePolicy,
+    thresholds: np.ndarray,
+  ) -> int:
+    """Decodes outputs from where they stop following; returns how many."""
+    done, kept = 0, 0
+    for part, size in _in_batches(rows, self._bound.mesh):
+      clock = _Clock()
+      places = _filled(range(done, done + len(part)), size)
+      state = self._start(part, size, policy)
+      state = decoding.resume(state, _taken(prefix, np.array(places)))
+      result = jax.device_get(decoding.finish(decoding.advance(state)))
+      seconds = clock.seconds()
+      arrays = {
+        name: np.asarray(getattr(result, name))[: len(part)]
+        for name in FIELDS
+        if name != 'seconds'
+      }
+      before = prefix.lengths[done : done + len(part)]
+      doubtful = following.is_close(
+        arrays, before, thresholds, num_layers=self._bound.num_layers
+      )
+      good = np.flatnonzero(~doubtful & ~np.isnan(arrays['scores']))
+      done += len(part)
+      kept += good.size
+      if not good.size:
+        self._seconds += seconds
+        continue
+      arrays = {name: array[good] for name, array in arrays.items()}
+      arrays['seconds'] = np.full(good.size, seconds / good.size)
+      store.add([part[i].key for i in good], arrays)
+    return kept
 
   def _run(self, rows: list[Input]) -> None:
     """Looks at every exit of the full outputs of rows."""
@@ -197,9 +246,9 @@ def _is_float32(bound: interfaces.BoundDecoder) -> bool:
   return jnp.finfo(bound.decoder.dtype).bits >= 32 and (exact or on_cpu)
 
 
-def _taken(followed: following.Followed, rows: np.ndarray) -> decoding.Prefix:
+def _taken(prefix: decoding.Prefix, rows: np.ndarray) -> decoding.Prefix:
   """Returns the prefixes of rows [n]."""
-  return jax.tree.map(lambda leaf: leaf[rows], followed.prefix)
+  return jax.tree.map(lambda leaf: leaf[rows], prefix)
 
 
 def _filled(rows: Sequence[Any], size: int) -> list[Any]:
