@@ -35,6 +35,7 @@ from calm_jax.evaluation.delaying_inputs import (
 )
 from calm_jax.evaluation.distinct_inputs import leave_out
 from calm_jax.evaluation.evaluating import Evaluation, Timed, run_evaluation
+from calm_jax.evaluation.full_traces import FullTraces, follows_from_full
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import (
   ConsistencyLoss,
@@ -69,6 +70,7 @@ __all__ = [
   'DecodeStore',
   'DecodedDataset',
   'Evaluation',
+  'FullTraces',
   'Scoring',
   'ShallowAgreement',
   'ShortlistMisses',
@@ -87,6 +89,7 @@ __all__ = [
   'delayed_inputs',
   'example_id',
   'free_threshold',
+  'follows_from_full',
   'get_loss',
   'leave_out',
   'oracle_policy',

@@ -1,13 +1,18 @@
 """What follows from the full model's outputs is what decoding says."""
 
+import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import policy_cases as cases
+from fakes import toy_decoder
 
 from calm_jax import decoding, evaluation, exits
+from calm_jax.evaluation import following
+from calm_jax.processes import collectives
 
 N = 22
 CLASSIFIER = exits.Classifier(
@@ -63,18 +68,6 @@ def dataset_decoder(bound=None, **options):
   )
 
 
-def count_decoded(monkeypatch):
-  """Returns a list that gets the sizes of the batches decoded wholly."""
-  sizes, generate = [], decoding.generate
-
-  def counted(bound, inputs, **options):
-    sizes.append(len(inputs))
-    return generate(bound, inputs, **options)
-
-  monkeypatch.setattr(decoding, 'generate', counted)
-  return sizes
-
-
 def decode_both(decode, data, make_rule, thresholds, **slots):
   """Yields (with traces, everything decoded) at every threshold."""
   policies = [policy_of(make_rule(value), **slots) for value in thresholds]
@@ -118,3 +111,198 @@ def test_it_equals_decoding_everything(rule, depth_loop):
   np.testing.assert_array_equal(derived + continued + decoded, N)
   assert derived[0] == N
   assert continued.sum() > N and decoded.sum() < N // 4, counts
+
+
+@jax.default_matmul_precision('highest')
+def test_another_model_follows_too():
+  """The toy decoder, whose numbers are exact: nothing is left to decode."""
+  lines = []
+  decode = dataset_decoder(
+    toy_decoder.toy_bound(4), eos_id=8, progress=lines.append
+  )
+  rng = np.random.default_rng(2)
+  data = [{'encoder_input_tokens': rng.integers(1, 4, (6, 2))}]
+  pairs = decode_both(decode, data, RULES['margin'], (0.9, 0.7, 0.6, 0.3))
+  exits_found = set()
+  for found, expected in pairs:
+    assert_same(found, expected)
+    exits_found |= set(expected.exit_layers.ravel().tolist())
+  assert {1, 2, 3, 4} <= exits_found
+  told = [line for line in lines if line.startswith('of ')]
+  assert all(' 0 are to be decoded' in line for line in told), told
+  assert not all(' 0 went on' in line for line in told), told
+
+
+def trace_of(confidences, tokens, leads=1.0):
+  """Returns a trace of one output with L = 3."""
+  confidences = np.array([confidences], np.float32)
+  return decoding.Trace(
+    confidences=confidences,
+    tokens=np.array([tokens], np.int32),
+    leads=np.broadcast_to(np.float32(leads), confidences.shape).copy(),
+    log_probabilities=np.full(confidences.shape, -0.5, np.float32),
+  )
+
+
+def follow(trace, outputs, threshold=0.5, eos_id=1):
+  lengths = np.array([np.count_nonzero(outputs)])
+  return following.follow(
+    trace,
+    np.array([outputs], np.int32),
+    lengths,
+    np.full(len(outputs), threshold, np.float32),
+    eos_id=eos_id,
+  )
+
+
+CONFIDENCES = ((0.2, 0.6, 0.9), (0.1, 0.3, 0.2), (0.7, 0.8, 0.9), (9, 9, 9))
+
+
+def test_a_row_follows_to_its_first_other_token():
+  same = ((5, 6, 7), (8, 8, 9), (1, 3, 1), (2, 2, 2))
+  found = follow(trace_of(CONFIDENCES, same), [6, 9, 1, 0])
+  assert found.ended.all() and not found.unsure.any()
+  prefix = found.prefix
+  assert prefix.tokens.tolist() == [[6, 9, 1, 0]]
+  assert prefix.exit_layers.tolist() == [[2, 3, 1, -1]]
+  np.testing.assert_allclose(prefix.confidences[0, :3], [0.6, 0.2, 0.7])
+  np.testing.assert_allclose(
+    prefix.rejected_confidences[0], [0.2, 0.3, -np.inf, -np.inf]
+  )
+  assert prefix.scores.tolist() == [-1.5]
+  other = ((5, 6, 7), (8, 8, 9), (4, 3, 1), (2, 2, 2))
+  found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0])
+  assert not found.ended.any() and not found.unsure.any()
+  assert found.prefix.tokens.tolist() == [[6, 9, 4, 0]]
+  # Another token that ends the row is its last.
+  found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0], eos_id=4)
+  assert found.ended.all() and found.prefix.lengths == [3]
+
+
+def test_what_is_too_close_is_not_concluded():
+  same = ((5, 6, 7), (8, 8, 9), (1, 3, 1), (2, 2, 2))
+  output = [6, 9, 1, 0]
+  for confidence, unsure in (
+    (0.5 + 5e-6, True),
+    (0.5 - 5e-6, True),
+    (0.5 + 2e-5, False),
+    (0.5 - 2e-5, False),
+  ):
+    changed = ((0.2, 0.6, 0.9), (confidence, 0.3, 0.2), *CONFIDENCES[2:])
+    found = follow(trace_of(changed, same), output)
+    assert found.unsure.tolist() == [unsure]
+    # At layer 1 it says another token, 8.
+    assert found.ended.tolist() == [confidence < 0.5 and not unsure]
+  # Behind the output, and at the last layer, nothing is compared.
+  last = ((0.2, 0.6, 0.5), (0.1, 0.3, 0.5), CONFIDENCES[2], (0.5, 0.5, 0.5))
+  assert follow(trace_of(last, same), output).ended.all()
+  tied = trace_of(CONFIDENCES, same)
+  tied.leads[0, 1, 2] = 5e-5
+  assert follow(tied, output).unsure.all()
+  # Where it does not exit, a tie does not matter.
+  tied = trace_of(CONFIDENCES, same)
+  tied.leads[0, 1, 1] = 0.0
+  assert follow(tied, output).ended.all()
+
+
+def test_rows_at_a_threshold_are_decoded():
+  """A threshold that IS a confidence: nothing of that row is derived."""
+  decode = dataset_decoder()
+  full_policy = policy_of(RULES['margin'](1.0))
+  full = decode(batches(), policy=decoding.full_model(full_policy))
+  traces = decode.trace(batches(), full, full_policy)
+  seen = decode(batches(), policy=policy_of(RULES['margin'](0.5)))
+  row, position = np.argwhere(
+    (seen.exit_layers == 1) & (np.arange(cases.T) == 0)
+  )[0]
+  threshold = float(seen.confidences[row, position])
+  policy = policy_of(RULES['margin'](threshold))
+  store = evaluation.DecodeStore(None, {})
+  traces.fill(store, policy)
+  key = evaluation.row_key(seen.example_ids[row], seen.batch_shapes[row])
+  assert key not in store and len(store) > N // 2
+  expected = decode(batches(), policy=policy)
+  assert_same(decode(batches(), policy=policy, traces=traces), expected)
+
+
+def test_what_does_not_follow_is_decoded():
+  decode = dataset_decoder()
+  margin = RULES['margin'](0.5)
+  exact = policy_of(margin)
+  assert evaluation.follows_from_full(decode.bound, exact)
+  for other in (
+    decoding.ComputePolicy(exit_rule=margin),
+    dataclasses.replace(exact, readout=cases.PRUNED),
+    dataclasses.replace(exact, readout=cases.STREAMED),
+    dataclasses.replace(exact, verification=decoding.VerifyEvery(3)),
+    policy_of(exits.LayerBudget(margin, per_request=16)),
+    policy_of(exits.FixedExit(2)),
+    policy_of(exits.ConfidenceExit(exits.SoftmaxMargin(), np.full(8, 0.5))),
+    decoding.full_model(exact),
+  ):
+    assert not evaluation.follows_from_full(decode.bound, other), other
+    assert decode.trace(batches(), None, other) is None
+  half = dataclasses.replace(decode.bound.decoder, dtype=jnp.dtype('bfloat16'))
+  bound = dataclasses.replace(decode.bound, decoder=half)
+  assert not evaluation.follows_from_full(bound, exact)
+  with jax.default_matmul_precision('bfloat16'):
+    assert not evaluation.follows_from_full(decode.bound, exact)
+  # Traces of one policy say nothing of others, beside its threshold.
+  full = decode(batches(), policy=decoding.full_model(exact))
+  traces = decode.trace(batches(), full, exact)
+  for other in (
+    policy_of(RULES['state'](0.5)),
+    dataclasses.replace(exact, cache_fill=decoding.ProjectExitState()),
+  ):
+    store = evaluation.DecodeStore(None, {})
+    traces.fill(store, other)
+    assert len(store) == 0
+
+
+def test_each_process_has_its_own_rows():
+  decode = dataset_decoder()
+  policy = policy_of(RULES['margin'](0.5))
+  full = decode(batches(), policy=decoding.full_model(policy))
+  held = []
+  for index in range(2):
+    one = dataset_decoder(share=collectives.Share(index, 2))
+    store = evaluation.DecodeStore(None, {})
+    one.trace(batches(), full, policy).fill(store, policy)
+    keys = [
+      evaluation.row_key(*row)
+      for row in zip(full.example_ids, full.batch_shapes, strict=True)
+    ]
+    held.append([place for place, key in enumerate(keys) if key in store])
+    assert all(place % 2 == index for place in held[-1])
+  assert len(held[0]) > N // 4 < len(held[1])
+
+
+def test_resuming_is_refused_where_it_cannot_be():
+  bound, inputs = cases.bound(), cases.inputs()
+  nothing = np.zeros((cases.B, cases.T), np.int32)
+  prefix = decoding.Prefix(
+    lengths=nothing[:, 0],
+    tokens=nothing,
+    exit_layers=nothing - 1,
+    confidences=np.full(nothing.shape, np.nan, np.float32),
+    rejected_confidences=np.full(nothing.shape, -np.inf, np.float32),
+    scores=np.zeros(cases.B, np.float32),
+  )
+  options = dict(max_length=cases.T, eos_id=cases.EOS_ID)
+  state = decoding.start(bound, inputs, **options)
+  with pytest.raises(ValueError, match='ProjectExitState'):
+    decoding.resume(state, prefix)
+  exact = policy_of(RULES['margin'](0.5))
+  for extra in (
+    dict(num_samples=2),
+    dict(sampler=decoding.BeamSearch(2)),
+    dict(forced_prefix=cases.PREFIXES),
+  ):
+    state = decoding.start(bound, inputs, policy=exact, **options, **extra)
+    with pytest.raises(ValueError, match='begins at the beginning'):
+      decoding.resume(state, prefix)
+  # Nothing said is nothing changed.
+  state = decoding.start(bound, inputs, policy=exact, **options)
+  resumed = decoding.finish(decoding.advance(decoding.resume(state, prefix)))
+  plain = decoding.generate(bound, inputs, policy=exact, **options)
+  jax.tree.map(np.testing.assert_array_equal, resumed, plain)
