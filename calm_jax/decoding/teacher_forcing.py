@@ -59,7 +59,6 @@ class Prefix:
     exit_layers: int32 [B, T], 1..L.
     confidences: float32 [B, T], as in `DecodeResult`.
     rejected_confidences: float32 [B, T], likewise.
-    scores: float32 [B], the sums of their log-probabilities.
   """
 
   lengths: Array
@@ -67,7 +66,6 @@ class Prefix:
   exit_layers: Array
   confidences: Array
   rejected_confidences: Array
-  scores: Array
 
 
 def trace(state: DecodeState, tokens: Array, lengths: Array) -> Trace:
@@ -90,7 +88,8 @@ def trace(state: DecodeState, tokens: Array, lengths: Array) -> Trace:
 def resume(state: DecodeState, prefix: Prefix) -> DecodeState:
   """Returns a decode whose rows go on behind tokens that they have said.
 
-  All layers of these are run and their K/V written, many positions at once.
+  All layers of these are run and their K/V written, many positions at once, and
+  the states of their exits are read for their scores.
 
   Args:
     state: a decode that has just been started, with `CatchUp`; its carry is
@@ -145,7 +144,13 @@ def _trace_rows(rows, bound, policy) -> Trace:
   def look(layer, positions, entering, leaving):
     return _look(bound, policy, layer, positions, entering, leaving)
 
-  _, found = _run_blocks(bound, tokens, lengths, cache, look, nothing)
+  def by_position(seen, start):
+    del start
+    return jax.tree.map(lambda values: jnp.moveaxis(values, 0, -1), seen)
+
+  _, found = _run_blocks(
+    bound, tokens, lengths, cache, look, by_position, nothing
+  )
   return found
 
 
@@ -153,9 +158,35 @@ def _resume_rows(rows, bound, policy) -> Carry:
   """The carry behind a prefix, of all rows or those of one part of a mesh."""
   carry, prefix = rows
   lengths, tokens = prefix.lengths, prefix.tokens
-  cache, _ = _run_blocks(
-    bound, tokens, lengths, carry.cache, lambda *_: None, None
+
+  def state_of(layer, positions, entering, leaving):
+    del layer, positions, entering
+    return leaving
+
+  def read_exits(states, start):
+    shape = states.shape[1:3]
+    exits, said = (
+      lax.dynamic_slice_in_dim(array, start, shape[1], axis=1)
+      for array in (prefix.exit_layers, tokens)
+    )
+    exits = jnp.maximum(exits - 1, 0)[None, :, :, None]
+    states = jnp.take_along_axis(states, exits, axis=0)[0]
+    logits = _read(bound, policy, bound.num_layers - 1, states)
+    logits = jax.nn.log_softmax(logits)
+    return jnp.take_along_axis(logits, said.reshape(-1, 1), axis=1).reshape(
+      shape
+    )
+
+  cache, log_probabilities = _run_blocks(
+    bound,
+    tokens,
+    lengths,
+    carry.cache,
+    state_of,
+    read_exits,
+    jnp.zeros(tokens.shape, jnp.float32),
   )
+  is_said = jnp.arange(tokens.shape[1]) < lengths[:, None]
   before = jnp.maximum(lengths - 1, 0)[:, None]
   previous = jnp.take_along_axis(tokens, before, axis=1)[:, 0]
   reached = policy.cache_fill.ran_all(carry.policy.cache_fill, lengths)
@@ -169,7 +200,7 @@ def _resume_rows(rows, bound, policy) -> Carry:
     exit_layers=prefix.exit_layers,
     confidences=prefix.confidences,
     rejected_confidences=prefix.rejected_confidences,
-    scores=prefix.scores,
+    scores=jnp.where(is_said, log_probabilities, 0.0).sum(axis=1),
   )
 
 
@@ -179,6 +210,7 @@ def _run_blocks(
   lengths: Array,
   cache: PyTree,
   look: Callable[..., PyTree],
+  keep: Callable[..., PyTree],
   found: PyTree,
 ) -> tuple[PyTree, PyTree]:
   """Runs all layers of the first positions of every row, block after block.
@@ -189,8 +221,10 @@ def _run_blocks(
     lengths: int32 [B], how many positions of a row are run.
     cache: where their K/V are written.
     look: from a layer, positions [P], states [B, P, D] that enter it and that
-      leave it to what is kept of them, [B, P] each.
-    found: arrays [B, T, L] to keep that in.
+      leave it to what is seen there, [B, P, ...].
+    keep: from what is seen in all layers, [L, B, P, ...], and the first of the
+      positions to what is kept of it, [B, P, ...].
+    found: arrays [B, T, ...] to keep that in.
 
   Returns:
     The cache, and what was found.
@@ -222,10 +256,10 @@ def _run_blocks(
     (_, cache), seen = _over_layers(bound, run_layer, (hidden, cache))
     found = jax.tree.map(
       lambda array, block: lax.dynamic_update_slice_in_dim(
-        array, jnp.moveaxis(block, 0, -1), start, axis=1
+        array, block, start, axis=1
       ),
       found,
-      seen,
+      keep(seen, start),
     )
     return number + 1, cache, found
 
@@ -268,18 +302,7 @@ def _look(
     return Trace(nothing, jnp.zeros(shape, jnp.int32), nothing, nothing)
 
   def read(_):
-    number = shape[0] * shape[1]
-    everywhere = jnp.ones((number,), bool)
-    state = policy.readout.init(bound.decoder, number, 1)
-    _, reading = policy.readout.step(
-      state,
-      bound,
-      hidden=flat(leaving),
-      layer=layer,
-      first=True,
-      active=everywhere,
-    )
-    logits = reading.logits
+    logits = _read(bound, policy, layer, leaving)
     view = LayerView(
       layer=layer,
       positions=jnp.broadcast_to(positions, shape).reshape(-1),
@@ -288,7 +311,7 @@ def _look(
       logits=logits if rule.needs_logits else None,
       token_ids=None,
       log_total=None,
-      active=everywhere,
+      active=jnp.ones(logits.shape[:1], bool),
     )
     confidences = rule.measure.confidence(view).astype(jnp.float32)
     best, second = best_two(logits)
@@ -304,3 +327,22 @@ def _look(
   if isinstance(wanted, bool):
     return read(None) if wanted else skip(None)
   return lax.cond(wanted, read, skip, None)
+
+
+def _read(
+  bound: BoundDecoder,
+  policy: ComputePolicy,
+  layer: Array | int,
+  states: Array,
+) -> Array:
+  """Returns logits [B * P, V] of states [B, P, D] after a layer."""
+  states = states.reshape(-1, states.shape[-1])
+  _, reading = policy.readout.step(
+    policy.readout.init(bound.decoder, len(states), 1),
+    bound,
+    hidden=states,
+    layer=layer,
+    first=True,
+    active=jnp.ones(states.shape[:1], bool),
+  )
+  return reading.logits

@@ -24,14 +24,15 @@ class Followed:
   """How far N outputs follow from a trace.
 
   Attributes:
-    prefix: their first tokens, as far as they follow; all of `Prefix` as NumPy
-      arrays.
+    prefix: their first tokens, as far as they follow; NumPy arrays.
+    scores: float32 [N], the sums of these tokens' log-probabilities.
     ended: bool [N], whether that is all of the output.
     unsure: bool [N], whether it goes no further because of numbers that are too
       close to each other, so that the row is to be decoded.
   """
 
   prefix: Prefix
+  scores: np.ndarray
   ended: np.ndarray
   unsure: np.ndarray
 
@@ -96,10 +97,8 @@ def follow(
       exit_layers=np.where(kept, exits + 1, -1).astype(np.int32),
       confidences=np.where(kept, confidences, np.nan).astype(np.float32),
       rejected_confidences=np.where(kept, rejected, -np.inf).astype(np.float32),
-      scores=np.where(kept, log_probabilities, 0.0)
-      .sum(axis=1)
-      .astype(np.float32),
     ),
+    scores=np.where(kept, log_probabilities, 0.0).sum(axis=1, dtype=np.float32),
     ended=~unsure & (same | is_ended),
     unsure=unsure,
   )

@@ -21,6 +21,7 @@ from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_dataset import Batch, valid_rows
 from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
+from calm_jax.evaluation.threshold_reuse import unchanged_lengths
 from calm_jax.processes import collectives
 
 
@@ -111,14 +112,22 @@ class FullTraces:
       float(np.frombuffer(theirs)[0]) for theirs in self._share.gather(mine)
     )
 
-  def fill(self, store: DecodeStore, policy: decoding.ComputePolicy) -> None:
-    """Puts into a store what follows, and what is left of outputs decoded.
+  def fill(
+    self,
+    store: DecodeStore,
+    policy: decoding.ComputePolicy,
+    earlier: DecodedDataset | None = None,
+  ) -> None:
+    """Puts into a store what follows, and decodes what changes behind that.
 
     Rows that hang on the last digits of a number are left to be decoded.
 
     Args:
       store: of decodes under `policy`; rows that it holds are let alone.
       policy: this policy at another threshold; nothing follows for others.
+      earlier: a decode at thresholds that are not lower at any position. An
+        output that left the full model's before goes on from where it leaves
+        this one.
     """
     if decoding.describe(policy) != decoding.describe(self._policy):
       return
@@ -141,7 +150,9 @@ class FullTraces:
     )
     prefix = followed.prefix
     ended = np.flatnonzero(followed.ended)
-    self._derive(store, [rows[i] for i in ended], _taken(prefix, ended))
+    self._derive(store, [rows[i] for i in ended], followed, ended)
+    if earlier is not None:
+      prefix = _longer(prefix, earlier, places, policy)
     going = np.flatnonzero(~followed.ended & ~followed.unsure)
     # What takes long with what takes long, as far as that is known.
     left = (self._full.lengths[places] - prefix.lengths)[going]
@@ -151,17 +162,23 @@ class FullTraces:
     )
     self._say(
       f'of {len(rows)} outputs {ended.size} follow from the full model, '
-      f'{continued} went on from their first other token, '
+      f'{continued} went on from where they change, '
       f'{len(rows) - ended.size - continued} are to be decoded'
     )
 
   def _derive(
-    self, store: DecodeStore, rows: list[Input], prefix: decoding.Prefix
+    self,
+    store: DecodeStore,
+    rows: list[Input],
+    followed: following.Followed,
+    ended: np.ndarray,
   ) -> None:
     """Keeps outputs that follow to their ends."""
-    arrays = vars(prefix)
-    arrays = {name: arrays[name] for name in FIELDS if name != 'seconds'}
-    arrays['seconds'] = np.zeros(len(rows), np.float64)
+    arrays = {
+      **vars(_taken(followed.prefix, ended)),
+      'scores': followed.scores[ended],
+      'seconds': np.zeros(len(rows), np.float64),
+    }
     store.add([row.key for row in rows], arrays)
 
   def _continue(
@@ -249,6 +266,35 @@ def _is_float32(bound: interfaces.BoundDecoder) -> bool:
 def _taken(prefix: decoding.Prefix, rows: np.ndarray) -> decoding.Prefix:
   """Returns the prefixes of rows [n]."""
   return jax.tree.map(lambda leaf: leaf[rows], prefix)
+
+
+def _longer(
+  prefix: decoding.Prefix,
+  earlier: DecodedDataset,
+  places: Sequence[int],
+  policy: decoding.ComputePolicy,
+) -> decoding.Prefix:
+  """Returns prefixes of rows, or those of an earlier decode that are longer."""
+  unchanged = unchanged_lengths(earlier, policy)[places]
+  # Rows that do not change at all are for `take_over`.
+  longer = (unchanged > prefix.lengths) & (unchanged < earlier.lengths[places])
+  lengths = np.where(longer, unchanged, prefix.lengths)
+  kept = np.arange(earlier.tokens.shape[1]) < lengths[:, None]
+  nothing = {
+    'tokens': 0,
+    'exit_layers': -1,
+    'confidences': np.float32(np.nan),
+    'rejected_confidences': np.float32(-np.inf),
+  }
+  arrays = {
+    name: np.where(
+      longer[:, None],
+      np.where(kept, getattr(earlier, name)[places], empty),
+      getattr(prefix, name),
+    )
+    for name, empty in nothing.items()
+  }
+  return decoding.Prefix(lengths=lengths.astype(np.int32), **arrays)
 
 
 def _filled(rows: Sequence[Any], size: int) -> list[Any]:

@@ -32,6 +32,16 @@ def changed_rows(
   Raises:
     ValueError: if it has none.
   """
+  return unchanged_lengths(earlier, policy) < earlier.tokens.shape[1]
+
+
+def unchanged_lengths(
+  earlier: DecodedDataset, policy: decoding.ComputePolicy
+) -> np.ndarray:
+  """Returns the first position that may decode differently, int [N].
+
+  T where none may. Arguments and errors are those of `changed_rows`.
+  """
   rule = policy.exit_rule
   if not hasattr(rule, 'thresholds'):
     raise ValueError(
@@ -43,7 +53,8 @@ def changed_rows(
   # A compiled program may round a threshold's last digit the other way; a row
   # decoded again for nothing costs less than one that should have been.
   near = thresholds - _ROUNDING
-  return (earlier.rejected_confidences >= near).any(axis=1)
+  changes = earlier.rejected_confidences >= near
+  return np.where(changes.any(axis=1), changes.argmax(axis=1), max_length)
 
 
 def take_over(

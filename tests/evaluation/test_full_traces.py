@@ -68,16 +68,20 @@ def dataset_decoder(bound=None, **options):
   )
 
 
-def decode_both(decode, data, make_rule, thresholds, **slots):
-  """Yields (with traces, everything decoded) at every threshold."""
+def decode_both(decode, data, make_rule, thresholds, *, walk=False, **slots):
+  """Yields (with traces, everything decoded) at every threshold.
+
+  With what the threshold before tells as well, if it is a `walk`.
+  """
   policies = [policy_of(make_rule(value), **slots) for value in thresholds]
   full = decode(data, policy=decoding.full_model(policies[0]))
   traces = decode.trace(data, full, policies[0])
+  earlier = None
   for policy in policies:
-    yield (
-      decode(data, policy=policy, traces=traces),
-      decode(data, policy=policy),
-    )
+    found = decode(data, policy=policy, traces=traces, earlier=earlier)
+    if walk:
+      earlier = found
+    yield found, decode(data, policy=policy)
 
 
 def assert_same(found, expected):
@@ -93,24 +97,57 @@ def assert_same(found, expected):
   assert found.example_ids == expected.example_ids
 
 
+def told_counts(lines):
+  """Returns what the progress said: [K, (of, derived, continued, left)]."""
+  told = [line for line in lines if line.startswith('of ')]
+  return np.array([re.findall(r'[0-9]+', line) for line in told], int)
+
+
 @pytest.mark.parametrize('rule', RULES)
-@pytest.mark.parametrize('depth_loop', ['while', 'unrolled'])
 @jax.default_matmul_precision('highest')
-def test_it_equals_decoding_everything(rule, depth_loop):
+def test_it_equals_decoding_everything(rule):
   lines = []
-  bound = cases.bound(decoding.DEPTH_LOOPS[depth_loop])
-  decode = dataset_decoder(bound, progress=lines.append)
+  decode = dataset_decoder(cases.bound(), progress=lines.append)
   for found, expected in decode_both(
     decode, batches(), RULES[rule], THRESHOLDS
   ):
     assert_same(found, expected)
-  told = [line for line in lines if line.startswith('of ')]
-  counts = np.array([re.findall(r'[0-9]+', line) for line in told], int)
-  of, derived, continued, decoded = counts.T
+  of, derived, continued, left = told_counts(lines).T
   np.testing.assert_array_equal(of, N)
-  np.testing.assert_array_equal(derived + continued + decoded, N)
+  np.testing.assert_array_equal(derived + continued + left, N)
   assert derived[0] == N
-  assert continued.sum() > N and decoded.sum() < N // 4, counts
+  assert continued.sum() > N and left.sum() < N // 4
+
+
+@pytest.mark.parametrize('rule', RULES)
+@jax.default_matmul_precision('highest')
+def test_so_does_a_walk_down_a_grid(rule, monkeypatch):
+  """Outputs go on from what the threshold before said, too."""
+  lines, prefixes, resume = [], [], decoding.resume
+
+  def noted(state, prefix):
+    prefixes.extend(zip(prefix.tokens, prefix.lengths, strict=True))
+    return resume(state, prefix)
+
+  monkeypatch.setattr(decoding, 'resume', noted)
+  decode = dataset_decoder(cases.bound(), progress=lines.append)
+  full = decode(batches())
+  thresholds = np.linspace(0.9, 0.0, 10)
+  for found, expected in decode_both(
+    decode, batches(), RULES[rule], thresholds, walk=True
+  ):
+    assert_same(found, expected)
+  of, derived, continued, left = told_counts(lines).T
+  np.testing.assert_array_equal(derived + continued + left, of)
+  assert of.min() < N and left.sum() < N // 4 < continued.sum()
+  others = [
+    length
+    for tokens, length in prefixes
+    if not (full.tokens[:, : length - 1] == tokens[: length - 1])
+    .all(axis=1)
+    .any()
+  ]
+  assert others, 'no output went on from another one than the full model said'
 
 
 @jax.default_matmul_precision('highest')
@@ -128,9 +165,8 @@ def test_another_model_follows_too():
     assert_same(found, expected)
     exits_found |= set(expected.exit_layers.ravel().tolist())
   assert {1, 2, 3, 4} <= exits_found
-  told = [line for line in lines if line.startswith('of ')]
-  assert all(' 0 are to be decoded' in line for line in told), told
-  assert not all(' 0 went on' in line for line in told), told
+  _, _, continued, left = told_counts(lines).T
+  assert continued.any() and not left.any()
 
 
 def trace_of(confidences, tokens, leads=1.0):
@@ -169,7 +205,7 @@ def test_a_row_follows_to_its_first_other_token():
   np.testing.assert_allclose(
     prefix.rejected_confidences[0], [0.2, 0.3, -np.inf, -np.inf]
   )
-  assert prefix.scores.tolist() == [-1.5]
+  assert found.scores.tolist() == [-1.5]
   other = ((5, 6, 7), (8, 8, 9), (4, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0])
   assert not found.ended.any() and not found.unsure.any()
@@ -286,7 +322,6 @@ def test_resuming_is_refused_where_it_cannot_be():
     exit_layers=nothing - 1,
     confidences=np.full(nothing.shape, np.nan, np.float32),
     rejected_confidences=np.full(nothing.shape, -np.inf, np.float32),
-    scores=np.zeros(cases.B, np.float32),
   )
   options = dict(max_length=cases.T, eos_id=cases.EOS_ID)
   state = decoding.start(bound, inputs, **options)
