@@ -49,7 +49,7 @@ from calm_jax.decoding.settings import (
 )
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
-from calm_jax.decoding.teacher_forcing import Prefix, Trace, resume, trace
+from calm_jax.decoding.teacher_forcing import Trace, extend, trace
 from calm_jax.decoding.token_loop import advance, finish, generate
 from calm_jax.decoding.verification import NeverVerify, VerifyEvery
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
@@ -92,7 +92,6 @@ __all__ = [
   'Greedy',
   'NeverVerify',
   'Nucleus',
-  'Prefix',
   'ProjectExitState',
   'ProjectFirstExitState',
   'PrunedVocabulary',
@@ -118,13 +117,13 @@ __all__ = [
   'describe',
   'describe_computation',
   'describe_failure',
+  'extend',
   'finish',
   'full_model',
   'full_within_budget',
   'generate',
   'is_full_at_one',
   'refill',
-  'resume',
   'setting_paths',
   'start',
   'threshold_path',

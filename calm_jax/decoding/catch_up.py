@@ -152,11 +152,6 @@ class CatchUp:
     ran = jnp.where(where[:, None], kept, state.ran)
     return dataclasses.replace(state, ran=ran)
 
-  def ran_all(self, state: ReachedStates, lengths: Array) -> ReachedStates:
-    """Returns the state of rows that have run all layers up to a length [B]."""
-    ran = jnp.broadcast_to(lengths[:, None], state.ran.shape)
-    return dataclasses.replace(state, ran=ran)
-
   def step(
     self,
     state: ReachedStates,

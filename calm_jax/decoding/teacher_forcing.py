@@ -1,10 +1,11 @@
-"""Given outputs, run through all layers many positions at once.
+"""What every exit of every token says, however early tokens leave.
 
 With `CatchUp` all K/V that are read are those of the full model, teacher forced
-with the tokens that were said. So one pass over an output says what every exit
-of every token would have done (`trace`), for any threshold, as far as the
-tokens stay the same; and a decode may begin behind tokens that are known
-(`resume`), with the K/V of all layers of theirs in the cache.
+with the tokens that were said. So what an exit says of a position depends on
+the tokens before it and on no threshold: one pass over an output, many
+positions at once, tells it for any (`trace`). Where a threshold says another
+token than the output has, `extend` goes on from there, with all layers of each
+token, so that what it sees is known for any threshold as well.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from calm_jax import sharding
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.catch_up import CatchUp
 from calm_jax.decoding.policy import ComputePolicy
-from calm_jax.decoding.states import Carry, DecodeState, Search
+from calm_jax.decoding.states import DecodeState, Search
 from calm_jax.exits.candidates import best_two, first_best, total_over_best
 from calm_jax.interfaces import BoundDecoder, LayerView
 from calm_jax.pytrees import register_pytree
@@ -48,77 +49,79 @@ class Trace:
   log_probabilities: Array
 
 
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class Prefix:
-  """Tokens that rows have said already, and how; 0 and -1 behind them.
-
-  Attributes:
-    lengths: int32 [B], 0..T-1 tokens, none of which ended its row.
-    tokens: int32 [B, T].
-    exit_layers: int32 [B, T], 1..L.
-    confidences: float32 [B, T], as in `DecodeResult`.
-    rejected_confidences: float32 [B, T], likewise.
-  """
-
-  lengths: Array
-  tokens: Array
-  exit_layers: Array
-  confidences: Array
-  rejected_confidences: Array
-
-
 def trace(state: DecodeState, tokens: Array, lengths: Array) -> Trace:
   """Returns what every exit says while the full model is given its tokens.
 
   A layer's readout is looked at where the exit rule looks, and at the last one.
 
   Args:
-    state: a decode that has just been started, whose exit rule has a measure
-      and whose readout reads all of the vocabulary.
+    state: a decode that has just been started, with `CatchUp`, an exit rule
+      that has a measure, and a readout of all of the vocabulary.
     tokens: int32 [B, T], the outputs.
     lengths: int32 [B], how many of them count.
-  """
-  tokens = jnp.asarray(tokens, jnp.int32)
-  lengths = jnp.asarray(lengths, jnp.int32)
-  rows = state.carry.cache, tokens, lengths
-  return _trace(rows, state.bound, state.policy)
-
-
-def resume(state: DecodeState, prefix: Prefix) -> DecodeState:
-  """Returns a decode whose rows go on behind tokens that they have said.
-
-  All layers of these are run and their K/V written, many positions at once, and
-  the states of their exits are read for their scores.
-
-  Args:
-    state: a decode that has just been started, with `CatchUp`; its carry is
-      donated.
-    prefix: the tokens, as a decode under this policy says them.
 
   Raises:
     ValueError: for another cache fill, or a decode with more than a row per
       input, forced tokens or drafts.
   """
+  _check(state)
+  rows = state.carry.cache, *_whole(tokens, lengths)
+  return _trace(rows, state.bound, state.policy)
+
+
+def extend(
+  state: DecodeState, tokens: Array, lengths: Array, thresholds: Array
+) -> tuple[Array, Array, Trace]:
+  """Decodes rows from behind tokens that they have said, greedily.
+
+  Every token runs all layers, and is that of the first exit whose confidence
+  reaches the threshold.
+
+  Args:
+    state: as for `trace`.
+    tokens: int32 [B, T], what the rows have said, 0 behind it.
+    lengths: int32 [B], 0..T-1, how many tokens that is; none of them ended its
+      row.
+    thresholds: float32 [T], of every position.
+
+  Returns:
+    Tokens [B, T] and lengths [B] once every row has ended, and what the exits
+    of the new tokens say; 0 at those that were given.
+
+  Raises:
+    ValueError: as `trace`.
+  """
+  _check(state)
+  rows = state.carry.cache, *_whole(tokens, lengths)
+  thresholds = jnp.asarray(thresholds, jnp.float32)
+  return _extend(
+    rows, state.bound, state.policy, thresholds, eos_id=state.eos_id
+  )
+
+
+def _check(state: DecodeState) -> None:
+  """Raises ValueError for a decode of which nothing here is true."""
   fill, carry = state.policy.cache_fill, state.carry
   if not isinstance(fill, CatchUp):
     raise ValueError(
       'the K/V before a token are those of the full model under CatchUp alone, '
-      f'and the policy has {type(fill).__name__}; decode from the beginning'
+      f'and the policy has {type(fill).__name__}; decode it'
     )
   if (
     isinstance(state.sampler, Search)
     or state.rows_per_request > 1
+    or not state.sampler.deterministic
     or carry.forced is not None
     or carry.drafts is not None
   ):
     raise ValueError(
-      'a decode with samples, beams, forced tokens or drafts begins at the '
-      'beginning; leave them out'
+      'a decode with samples, beams, forced tokens or drafts does not follow '
+      'from what exits say; leave them out'
     )
-  prefix = jax.tree.map(jnp.asarray, prefix)
-  carry = _resume(carry, prefix, state.bound, state.policy)
-  return dataclasses.replace(state, carry=carry)
+
+
+def _whole(*arrays: Array) -> list[Array]:
+  return [jnp.asarray(array, jnp.int32) for array in arrays]
 
 
 @jax.jit
@@ -126,82 +129,86 @@ def _trace(rows: tuple, bound: BoundDecoder, policy: ComputePolicy) -> Trace:
   return sharding.map_rows(_trace_rows, bound.mesh)(rows, bound, policy)
 
 
-@functools.partial(jax.jit, donate_argnames=('carry',))
-def _resume(
-  carry: Carry, prefix: Prefix, bound: BoundDecoder, policy: ComputePolicy
-) -> Carry:
-  resume_rows = sharding.map_rows(_resume_rows, bound.mesh)
-  return resume_rows((carry, prefix), bound, policy)
+@functools.partial(jax.jit, static_argnames=('eos_id',))
+def _extend(rows, bound, policy, thresholds, *, eos_id):
+  extend_rows = functools.partial(_extend_rows, eos_id=eos_id)
+  return sharding.map_rows(extend_rows, bound.mesh)(
+    rows, bound, policy, thresholds
+  )
 
 
 def _trace_rows(rows, bound, policy) -> Trace:
   """The trace of all rows, or those of one part of a mesh."""
   cache, tokens, lengths = rows
-  shape = (*tokens.shape, bound.num_layers)
-  numbers = jnp.zeros(shape, jnp.float32)
-  nothing = Trace(numbers, jnp.zeros(shape, jnp.int32), numbers, numbers)
 
   def look(layer, positions, entering, leaving):
     return _look(bound, policy, layer, positions, entering, leaving)
 
-  def by_position(seen, start):
-    del start
-    return jax.tree.map(lambda values: jnp.moveaxis(values, 0, -1), seen)
-
-  _, found = _run_blocks(
-    bound, tokens, lengths, cache, look, by_position, nothing
-  )
+  nothing = _nothing(tokens.shape, bound.num_layers)
+  _, found = _run_blocks(bound, tokens, lengths, cache, look, nothing)
   return found
 
 
-def _resume_rows(rows, bound, policy) -> Carry:
-  """The carry behind a prefix, of all rows or those of one part of a mesh."""
-  carry, prefix = rows
-  lengths, tokens = prefix.lengths, prefix.tokens
+def _extend_rows(rows, bound, policy, thresholds, *, eos_id):
+  """Extends all rows, or those of one part of a mesh."""
+  cache, tokens, lengths = rows
+  batch_size, max_length = tokens.shape
+  cache, _ = _run_blocks(bound, tokens, lengths, cache, lambda *_: None, None)
+  # Nothing ends a row at its last layer but this.
+  limits = jnp.where(
+    jnp.arange(bound.num_layers) < bound.num_layers - 1,
+    thresholds[:, None],
+    -jnp.inf,
+  )
 
-  def state_of(layer, positions, entering, leaving):
-    del layer, positions, entering
-    return leaving
+  def unfinished(carry):
+    return carry[2].any()
 
-  def read_exits(states, start):
-    shape = states.shape[1:3]
-    exits, said = (
-      lax.dynamic_slice_in_dim(array, start, shape[1], axis=1)
-      for array in (prefix.exit_layers, tokens)
+  def decode_token(carry):
+    tokens, positions, alive, cache, found = carry
+    at = jnp.minimum(positions, max_length - 1)[:, None]
+    before = jnp.take_along_axis(tokens, jnp.maximum(at - 1, 0), axis=1)
+    hidden = bound.embed(jnp.where(at > 0, before, 0), at)
+
+    def run_layer(carry, layer):
+      entering, cache = carry
+      cache = bound.fill_layer(layer, entering, at, cache, alive)
+      leaving = bound.attend(layer, entering, at, cache)
+      leaving = bound.feed_forward(layer, leaving)
+      seen = _look(bound, policy, layer, at, entering, leaving)
+      return (leaving, cache), seen
+
+    (_, cache), seen = _over_layers(bound, run_layer, (hidden, cache))
+    seen = jax.tree.map(lambda values: jnp.moveaxis(values, 0, -1), seen)
+    # A confidence that is no number reaches nothing, but at the last layer.
+    reached = jnp.nan_to_num(seen.confidences[:, 0], nan=-1.0)
+    exits = (reached >= limits[at[:, 0]]).argmax(axis=-1)
+    said = seen.tokens[jnp.arange(batch_size), 0, exits]
+    here = (jnp.arange(max_length) == at) & alive[:, None]
+    tokens = jnp.where(here, said[:, None], tokens)
+    found = jax.tree.map(
+      lambda array, new: jnp.where(here[..., None], new, array), found, seen
     )
-    exits = jnp.maximum(exits - 1, 0)[None, :, :, None]
-    states = jnp.take_along_axis(states, exits, axis=0)[0]
-    logits = _read(bound, policy, bound.num_layers - 1, states)
-    logits = jax.nn.log_softmax(logits)
-    return jnp.take_along_axis(logits, said.reshape(-1, 1), axis=1).reshape(
-      shape
-    )
+    positions = positions + alive
+    alive &= (said != eos_id) & (positions < max_length)
+    return tokens, positions, alive, cache, found
 
-  cache, log_probabilities = _run_blocks(
-    bound,
+  carry = (
     tokens,
     lengths,
-    carry.cache,
-    state_of,
-    read_exits,
-    jnp.zeros(tokens.shape, jnp.float32),
+    lengths < max_length,
+    cache,
+    _nothing(tokens.shape, bound.num_layers),
   )
-  is_said = jnp.arange(tokens.shape[1]) < lengths[:, None]
-  before = jnp.maximum(lengths - 1, 0)[:, None]
-  previous = jnp.take_along_axis(tokens, before, axis=1)[:, 0]
-  reached = policy.cache_fill.ran_all(carry.policy.cache_fill, lengths)
-  return dataclasses.replace(
-    carry,
-    cache=cache,
-    policy=dataclasses.replace(carry.policy, cache_fill=reached),
-    positions=lengths,
-    previous_tokens=jnp.where(lengths > 0, previous, 0),
-    tokens=tokens,
-    exit_layers=prefix.exit_layers,
-    confidences=prefix.confidences,
-    rejected_confidences=prefix.rejected_confidences,
-    scores=jnp.where(is_said, log_probabilities, 0.0).sum(axis=1),
-  )
+  tokens, lengths, _, _, found = lax.while_loop(unfinished, decode_token, carry)
+  return tokens, lengths, found
+
+
+def _nothing(shape: tuple[int, ...], num_layers: int) -> Trace:
+  """Returns a trace of zeros."""
+  numbers = jnp.zeros((*shape, num_layers), jnp.float32)
+  tokens = jnp.zeros((*shape, num_layers), jnp.int32)
+  return Trace(numbers, tokens, numbers, numbers)
 
 
 def _run_blocks(
@@ -210,7 +217,6 @@ def _run_blocks(
   lengths: Array,
   cache: PyTree,
   look: Callable[..., PyTree],
-  keep: Callable[..., PyTree],
   found: PyTree,
 ) -> tuple[PyTree, PyTree]:
   """Runs all layers of the first positions of every row, block after block.
@@ -221,10 +227,8 @@ def _run_blocks(
     lengths: int32 [B], how many positions of a row are run.
     cache: where their K/V are written.
     look: from a layer, positions [P], states [B, P, D] that enter it and that
-      leave it to what is seen there, [B, P, ...].
-    keep: from what is seen in all layers, [L, B, P, ...], and the first of the
-      positions to what is kept of it, [B, P, ...].
-    found: arrays [B, T, ...] to keep that in.
+      leave it to what is kept of them, [B, P] each.
+    found: arrays [B, T, L] to keep that in.
 
   Returns:
     The cache, and what was found.
@@ -256,10 +260,10 @@ def _run_blocks(
     (_, cache), seen = _over_layers(bound, run_layer, (hidden, cache))
     found = jax.tree.map(
       lambda array, block: lax.dynamic_update_slice_in_dim(
-        array, block, start, axis=1
+        array, jnp.moveaxis(block, 0, -1), start, axis=1
       ),
       found,
-      keep(seen, start),
+      seen,
     )
     return number + 1, cache, found
 

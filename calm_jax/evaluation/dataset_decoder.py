@@ -73,7 +73,7 @@ class DatasetDecoder:
     if earlier is not None:
       take_over(store, earlier, policy, share=self.share)
     if traces is not None and policy is not None:
-      traces.fill(store, policy, earlier)
+      traces.fill(store, policy)
     return decode_dataset(
       self.bound,
       batches,

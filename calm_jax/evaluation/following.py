@@ -8,11 +8,10 @@ them differently, nothing is concluded.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
-from calm_jax.decoding import Prefix, Trace
+from calm_jax.decoding import Trace
 
 # A block of positions and one position after the other differ in the last bits.
 _CONFIDENCE_ROUNDING = 1e-5
@@ -24,15 +23,14 @@ class Followed:
   """How far N outputs follow from a trace.
 
   Attributes:
-    prefix: their first tokens, as far as they follow; NumPy arrays.
-    scores: float32 [N], the sums of these tokens' log-probabilities.
+    rows: fields of `DecodeResult` for their first tokens, as far as they
+      follow, [N, ...] each.
     ended: bool [N], whether that is all of the output.
     unsure: bool [N], whether it goes no further because of numbers that are too
       close to each other, so that the row is to be decoded.
   """
 
-  prefix: Prefix
-  scores: np.ndarray
+  rows: dict[str, np.ndarray]
   ended: np.ndarray
   unsure: np.ndarray
 
@@ -91,42 +89,19 @@ def follow(
     -np.inf,
   ).max(axis=-1)
   return Followed(
-    prefix=Prefix(
+    rows=dict(
       lengths=followed.astype(np.int32),
       tokens=tokens.astype(np.int32),
       exit_layers=np.where(kept, exits + 1, -1).astype(np.int32),
       confidences=np.where(kept, confidences, np.nan).astype(np.float32),
       rejected_confidences=np.where(kept, rejected, -np.inf).astype(np.float32),
+      scores=np.where(kept, log_probabilities, 0.0).sum(
+        axis=1, dtype=np.float32
+      ),
     ),
-    scores=np.where(kept, log_probabilities, 0.0).sum(axis=1, dtype=np.float32),
     ended=~unsure & (same | is_ended),
     unsure=unsure,
   )
-
-
-def is_close(
-  rows: Mapping[str, np.ndarray],
-  begins: np.ndarray,
-  thresholds: np.ndarray,
-  *,
-  num_layers: int,
-) -> np.ndarray:
-  """Whether a confidence of a row lay close to a threshold, bool [N].
-
-  Args:
-    rows: fields of a decode, [N, T] each: `exit_layers`, `confidences`,
-      `rejected_confidences`.
-    begins: int32 [N], the position from which on to look.
-    thresholds: float32 [T], of every position.
-    num_layers: L.
-  """
-  exit_layers = rows['exit_layers']
-  early = (exit_layers > 0) & (exit_layers < num_layers)
-  with np.errstate(invalid='ignore'):
-    close = early & (rows['confidences'] <= thresholds + _CONFIDENCE_ROUNDING)
-    close |= rows['rejected_confidences'] >= thresholds - _CONFIDENCE_ROUNDING
-  close &= np.arange(exit_layers.shape[1]) >= begins[:, None]
-  return close.any(axis=1)
 
 
 def _first(where: np.ndarray) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""Calibration for next to nothing: outputs that follow from the full model's.
+"""Calibration for next to nothing: outputs that follow from known ones.
 
 With exact K/V (`CatchUp`) an early-exit output equals the full model's until an
 exit says another token, and up to there all its exits follow from ONE pass over
 the full model's output, at any threshold. So a grid of thresholds takes one
 such pass; an output in which nothing changes is not decoded at all, another one
-from behind its first changed token on.
+from behind its first changed token on. What its exits say there holds for any
+threshold, too: no token is decoded twice behind the same tokens.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,9 +21,8 @@ from calm_jax import decoding, exits, interfaces, sharding
 from calm_jax.evaluation import following
 from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_dataset import Batch, valid_rows
-from calm_jax.evaluation.decode_store import FIELDS, DecodeStore
+from calm_jax.evaluation.decode_store import DecodeStore
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
-from calm_jax.evaluation.threshold_reuse import unchanged_lengths
 from calm_jax.processes import collectives
 
 
@@ -52,11 +53,27 @@ def follows_from_full(
   )
 
 
-class FullTraces:
-  """What every exit says of the full model's outputs, once for all thresholds.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Known:
+  """An output of a row whose exits have been looked at.
 
-  Outputs are run when something is first wanted of them. Each process has those
-  of its own rows.
+  Attributes:
+    tokens: int32 [T].
+    length: how many of them count.
+    trace: of them, [T, L].
+  """
+
+  tokens: np.ndarray
+  length: int
+  trace: decoding.Trace
+
+
+class FullTraces:
+  """What every exit says of known outputs, once for all thresholds.
+
+  The full model's are known from the beginning, and run when something is first
+  wanted of them; others as thresholds say them. Each process has those of its
+  own rows.
   """
 
   def __init__(
@@ -102,7 +119,7 @@ class FullTraces:
       for row in inputs
       if self._share.holds(row.place) and not np.isnan(full.scores[row.place])
     ]
-    self._traces: dict[int, decoding.Trace] = {}
+    self._known: dict[int, list[_Known]] = {}
     self._seconds = 0.0
 
   def total_seconds(self) -> float:
@@ -112,12 +129,7 @@ class FullTraces:
       float(np.frombuffer(theirs)[0]) for theirs in self._share.gather(mine)
     )
 
-  def fill(
-    self,
-    store: DecodeStore,
-    policy: decoding.ComputePolicy,
-    earlier: DecodedDataset | None = None,
-  ) -> None:
+  def fill(self, store: DecodeStore, policy: decoding.ComputePolicy) -> None:
     """Puts into a store what follows, and decodes what changes behind that.
 
     Rows that hang on the last digits of a number are left to be decoded.
@@ -125,98 +137,130 @@ class FullTraces:
     Args:
       store: of decodes under `policy`; rows that it holds are let alone.
       policy: this policy at another threshold; nothing follows for others.
-      earlier: a decode at thresholds that are not lower at any position. An
-        output that left the full model's before goes on from where it leaves
-        this one.
     """
     if decoding.describe(policy) != decoding.describe(self._policy):
       return
     rows = [row for row in self._inputs if row.key not in store]
     if not rows:
       return
-    self._run([row for row in rows if row.place not in self._traces])
+    self._run([row for row in rows if row.place not in self._known])
     max_length = self._options['max_length']
-    thresholds = np.asarray(policy.exit_rule.thresholds(max_length))
-    places = [row.place for row in rows]
-    followed = following.follow(
+    rule: Any = policy.exit_rule
+    thresholds = np.asarray(jax.device_get(rule.thresholds(max_length)))
+    known = [known for row in rows for known in self._known[row.place]]
+    owner = np.repeat(
+      np.arange(len(rows)), [len(self._known[row.place]) for row in rows]
+    )
+    followed = self._follow(known, thresholds)
+    # Of each row the output that it follows furthest, to its end if it does.
+    far = 2 * followed.rows['lengths'] + followed.ended
+    order = np.lexsort((far, owner))
+    best = order[np.r_[owner[order][1:] != owner[order][:-1], True]]
+    ended = followed.ended[best]
+    self._keep(store, rows, followed, np.flatnonzero(ended), best[ended])
+    going = np.flatnonzero(~ended & ~followed.unsure[best])
+    lengths = followed.rows['lengths'][best]
+    # What takes long with what takes long, as far as that is known.
+    full_lengths = self._full.lengths[[row.place for row in rows]]
+    going = going[np.argsort((full_lengths - lengths)[going], kind='stable')]
+    continued = 0
+    for part, size in _in_batches([rows[i] for i in going], self._bound.mesh):
+      these, going = going[: len(part)], going[len(part) :]
+      from_ = best[these]
+      continued += self._extend(
+        store,
+        part,
+        size,
+        [known[i] for i in from_],
+        followed.rows['tokens'][from_],
+        lengths[these],
+        thresholds,
+      )
+    self._say(
+      f'of {len(rows)} outputs {int(ended.sum())} follow from known ones, '
+      f'{continued} went on from their first other token, '
+      f'{len(rows) - int(ended.sum()) - continued} are to be decoded'
+    )
+
+  def _follow(
+    self, known: Sequence[_Known], thresholds: np.ndarray
+  ) -> following.Followed:
+    """Follows known outputs under thresholds [T]."""
+    return following.follow(
       jax.tree.map(
-        lambda *traces: np.stack(traces),
-        *[self._traces[place] for place in places],
+        lambda *traces: np.stack(traces), *[entry.trace for entry in known]
       ),
-      self._full.tokens[places],
-      self._full.lengths[places],
+      np.stack([entry.tokens for entry in known]),
+      np.array([entry.length for entry in known]),
       thresholds,
       eos_id=self._options['eos_id'],
     )
-    prefix = followed.prefix
-    ended = np.flatnonzero(followed.ended)
-    self._derive(store, [rows[i] for i in ended], followed, ended)
-    if earlier is not None:
-      prefix = _longer(prefix, earlier, places, policy)
-    going = np.flatnonzero(~followed.ended & ~followed.unsure)
-    # What takes long with what takes long, as far as that is known.
-    left = (self._full.lengths[places] - prefix.lengths)[going]
-    going = going[np.argsort(left, kind='stable')]
-    continued = self._continue(
-      store, [rows[i] for i in going], _taken(prefix, going), policy, thresholds
-    )
-    self._say(
-      f'of {len(rows)} outputs {ended.size} follow from the full model, '
-      f'{continued} went on from where they change, '
-      f'{len(rows) - ended.size - continued} are to be decoded'
-    )
 
-  def _derive(
+  def _keep(
     self,
     store: DecodeStore,
-    rows: list[Input],
+    rows: Sequence[Input],
     followed: following.Followed,
-    ended: np.ndarray,
+    which: np.ndarray,
+    best: np.ndarray,
+    seconds: float = 0.0,
   ) -> None:
-    """Keeps outputs that follow to their ends."""
-    arrays = {
-      **vars(_taken(followed.prefix, ended)),
-      'scores': followed.scores[ended],
-      'seconds': np.zeros(len(rows), np.float64),
-    }
-    store.add([row.key for row in rows], arrays)
+    """Keeps some of the rows, those at `best` of what was followed."""
+    if not which.size:
+      return
+    arrays = {name: array[best] for name, array in followed.rows.items()}
+    arrays['seconds'] = np.full(which.size, seconds / which.size)
+    store.add([rows[i].key for i in which], arrays)
 
-  def _continue(
+  def _extend(
     self,
     store: DecodeStore,
     rows: list[Input],
-    prefix: decoding.Prefix,
-    policy: decoding.ComputePolicy,
+    size: int,
+    known: Sequence[_Known],
+    tokens: np.ndarray,
+    lengths: np.ndarray,
     thresholds: np.ndarray,
   ) -> int:
-    """Decodes outputs from where they stop following; returns how many."""
-    done, kept = 0, 0
-    for part, size in _in_batches(rows, self._bound.mesh):
-      clock = _Clock()
-      places = _filled(range(done, done + len(part)), size)
-      state = self._start(part, size, policy)
-      state = decoding.resume(state, _taken(prefix, np.array(places)))
-      result = jax.device_get(decoding.finish(decoding.advance(state)))
-      seconds = clock.seconds()
-      arrays = {
-        name: np.asarray(getattr(result, name))[: len(part)]
-        for name in FIELDS
-        if name != 'seconds'
-      }
-      before = prefix.lengths[done : done + len(part)]
-      doubtful = following.is_close(
-        arrays, before, thresholds, num_layers=self._bound.num_layers
+    """Decodes rows of a batch from where they leave what is known of them.
+
+    Args:
+      store: gets them.
+      rows: the rows.
+      size: of the batch.
+      known: the outputs that they follow.
+      tokens: int32 [n, T], what they say up to the first other token.
+      lengths: int32 [n], how many tokens that is.
+      thresholds: float32 [T].
+
+    Returns:
+      How many of them do not hang on the last digits of a number.
+    """
+    clock = _Clock()
+    filled = np.array(_filled(range(len(rows)), size))
+    found = decoding.extend(
+      self._start(rows, size), tokens[filled], lengths[filled], thresholds
+    )
+    said, new_lengths, trace = jax.device_get(found)
+    seconds = clock.seconds()
+    new = []
+    for number, (row, parent) in enumerate(zip(rows, known, strict=True)):
+      before = np.arange(tokens.shape[1])[:, None] < lengths[number]
+      joined = jax.tree.map(
+        lambda old, leaf, number=number, before=before: np.where(
+          before, old, leaf[number]
+        ),
+        parent.trace,
+        trace,
       )
-      good = np.flatnonzero(~doubtful & ~np.isnan(arrays['scores']))
-      done += len(part)
-      kept += good.size
-      if not good.size:
-        self._seconds += seconds
-        continue
-      arrays = {name: array[good] for name, array in arrays.items()}
-      arrays['seconds'] = np.full(good.size, seconds / good.size)
-      store.add([part[i].key for i in good], arrays)
-    return kept
+      new.append(_Known(said[number], int(new_lengths[number]), joined))
+      self._known[row.place].append(new[-1])
+    followed = self._follow(new, thresholds)
+    good = np.flatnonzero(followed.ended)
+    self._keep(store, rows, followed, good, good, seconds)
+    if not good.size:
+      self._seconds += seconds
+    return good.size
 
   def _run(self, rows: list[Input]) -> None:
     """Looks at every exit of the full outputs of rows."""
@@ -225,23 +269,24 @@ class FullTraces:
     for part, size in _in_batches(rows, self._bound.mesh):
       clock = _Clock()
       places = [row.place for row in _filled(part, size)]
-      state = self._start(part, size, self._policy)
+      tokens, lengths = self._full.tokens, self._full.lengths
       trace = decoding.trace(
-        state, self._full.tokens[places], self._full.lengths[places]
+        self._start(part, size), tokens[places], lengths[places]
       )
       trace = jax.device_get(trace)
       self._seconds += clock.seconds()
       for number, row in enumerate(part):
-        self._traces[row.place] = jax.tree.map(
-          lambda leaf, number=number: leaf[number], trace
-        )
+        of_row = jax.tree.map(lambda leaf, number=number: leaf[number], trace)
+        self._known[row.place] = [
+          _Known(tokens[row.place], int(lengths[row.place]), of_row)
+        ]
 
-  def _start(
-    self, rows: list[Input], size: int, policy: decoding.ComputePolicy
-  ) -> decoding.DecodeState:
+  def _start(self, rows: list[Input], size: int) -> decoding.DecodeState:
     """Starts a decode of rows, filled up to a size."""
     inputs = np.stack([row.tokens for row in _filled(rows, size)])
-    return decoding.start(self._bound, inputs, policy=policy, **self._options)
+    return decoding.start(
+      self._bound, inputs, policy=self._policy, **self._options
+    )
 
 
 class _Clock:
@@ -261,40 +306,6 @@ def _is_float32(bound: interfaces.BoundDecoder) -> bool:
   exact = precision in ('highest', 'float32')
   on_cpu = jax.default_backend() == 'cpu' and precision in ('', 'default')
   return jnp.finfo(bound.decoder.dtype).bits >= 32 and (exact or on_cpu)
-
-
-def _taken(prefix: decoding.Prefix, rows: np.ndarray) -> decoding.Prefix:
-  """Returns the prefixes of rows [n]."""
-  return jax.tree.map(lambda leaf: leaf[rows], prefix)
-
-
-def _longer(
-  prefix: decoding.Prefix,
-  earlier: DecodedDataset,
-  places: Sequence[int],
-  policy: decoding.ComputePolicy,
-) -> decoding.Prefix:
-  """Returns prefixes of rows, or those of an earlier decode that are longer."""
-  unchanged = unchanged_lengths(earlier, policy)[places]
-  # Rows that do not change at all are for `take_over`.
-  longer = (unchanged > prefix.lengths) & (unchanged < earlier.lengths[places])
-  lengths = np.where(longer, unchanged, prefix.lengths)
-  kept = np.arange(earlier.tokens.shape[1]) < lengths[:, None]
-  nothing = {
-    'tokens': 0,
-    'exit_layers': -1,
-    'confidences': np.float32(np.nan),
-    'rejected_confidences': np.float32(-np.inf),
-  }
-  arrays = {
-    name: np.where(
-      longer[:, None],
-      np.where(kept, getattr(earlier, name)[places], empty),
-      getattr(prefix, name),
-    )
-    for name, empty in nothing.items()
-  }
-  return decoding.Prefix(lengths=lengths.astype(np.int32), **arrays)
 
 
 def _filled(rows: Sequence[Any], size: int) -> list[Any]:

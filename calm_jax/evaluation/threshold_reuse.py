@@ -32,16 +32,6 @@ def changed_rows(
   Raises:
     ValueError: if it has none.
   """
-  return unchanged_lengths(earlier, policy) < earlier.tokens.shape[1]
-
-
-def unchanged_lengths(
-  earlier: DecodedDataset, policy: decoding.ComputePolicy
-) -> np.ndarray:
-  """Returns the first position that may decode differently, int [N].
-
-  T where none may. Arguments and errors are those of `changed_rows`.
-  """
   rule = policy.exit_rule
   if not hasattr(rule, 'thresholds'):
     raise ValueError(
@@ -53,8 +43,7 @@ def unchanged_lengths(
   # A compiled program may round a threshold's last digit the other way; a row
   # decoded again for nothing costs less than one that should have been.
   near = thresholds - _ROUNDING
-  changes = earlier.rejected_confidences >= near
-  return np.where(changes.any(axis=1), changes.argmax(axis=1), max_length)
+  return (earlier.rejected_confidences >= near).any(axis=1)
 
 
 def take_over(

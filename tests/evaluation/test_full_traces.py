@@ -121,17 +121,28 @@ def test_it_equals_decoding_everything(rule):
 
 @pytest.mark.parametrize('rule', RULES)
 @jax.default_matmul_precision('highest')
-def test_so_does_a_walk_down_a_grid(rule, monkeypatch):
-  """Outputs go on from what the threshold before said, too."""
-  lines, prefixes, resume = [], [], decoding.resume
+def test_a_walk_down_a_grid_decodes_nothing_twice(rule, monkeypatch):
+  """No token of an input behind the same tokens; as the whole says."""
+  lines, inputs, seen = [], [], []
+  start, extend = decoding.start, decoding.extend
 
-  def noted(state, prefix):
-    prefixes.extend(zip(prefix.tokens, prefix.lengths, strict=True))
-    return resume(state, prefix)
+  def noted_start(bound, inputs_now, **options):
+    inputs[:] = map(tuple, np.asarray(inputs_now).tolist())
+    return start(bound, inputs_now, **options)
 
-  monkeypatch.setattr(decoding, 'resume', noted)
+  def noted_extend(state, tokens, lengths, thresholds):
+    # Rows that only fill a batch up are those of another place of it.
+    seen.extend(
+      {
+        (row, tuple(said[:length].tolist()))
+        for row, said, length in zip(inputs, tokens, lengths, strict=True)
+      }
+    )
+    return extend(state, tokens, lengths, thresholds)
+
+  monkeypatch.setattr(decoding, 'start', noted_start)
+  monkeypatch.setattr(decoding, 'extend', noted_extend)
   decode = dataset_decoder(cases.bound(), progress=lines.append)
-  full = decode(batches())
   thresholds = np.linspace(0.9, 0.0, 10)
   for found, expected in decode_both(
     decode, batches(), RULES[rule], thresholds, walk=True
@@ -140,14 +151,8 @@ def test_so_does_a_walk_down_a_grid(rule, monkeypatch):
   of, derived, continued, left = told_counts(lines).T
   np.testing.assert_array_equal(derived + continued + left, of)
   assert of.min() < N and left.sum() < N // 4 < continued.sum()
-  others = [
-    length
-    for tokens, length in prefixes
-    if not (full.tokens[:, : length - 1] == tokens[: length - 1])
-    .all(axis=1)
-    .any()
-  ]
-  assert others, 'no output went on from another one than the full model said'
+  # Some from where another output than the full model's is left.
+  assert len(seen) == len(set(seen)) > len({row for row, _ in seen})
 
 
 @jax.default_matmul_precision('highest')
@@ -198,21 +203,21 @@ def test_a_row_follows_to_its_first_other_token():
   same = ((5, 6, 7), (8, 8, 9), (1, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, same), [6, 9, 1, 0])
   assert found.ended.all() and not found.unsure.any()
-  prefix = found.prefix
-  assert prefix.tokens.tolist() == [[6, 9, 1, 0]]
-  assert prefix.exit_layers.tolist() == [[2, 3, 1, -1]]
-  np.testing.assert_allclose(prefix.confidences[0, :3], [0.6, 0.2, 0.7])
+  rows = found.rows
+  assert rows['tokens'].tolist() == [[6, 9, 1, 0]]
+  assert rows['exit_layers'].tolist() == [[2, 3, 1, -1]]
+  np.testing.assert_allclose(rows['confidences'][0, :3], [0.6, 0.2, 0.7])
   np.testing.assert_allclose(
-    prefix.rejected_confidences[0], [0.2, 0.3, -np.inf, -np.inf]
+    rows['rejected_confidences'][0], [0.2, 0.3, -np.inf, -np.inf]
   )
-  assert found.scores.tolist() == [-1.5]
+  assert rows['scores'].tolist() == [-1.5]
   other = ((5, 6, 7), (8, 8, 9), (4, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0])
   assert not found.ended.any() and not found.unsure.any()
-  assert found.prefix.tokens.tolist() == [[6, 9, 4, 0]]
+  assert found.rows['tokens'].tolist() == [[6, 9, 4, 0]]
   # Another token that ends the row is its last.
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0], eos_id=4)
-  assert found.ended.all() and found.prefix.lengths == [3]
+  assert found.ended.all() and found.rows['lengths'] == [3]
 
 
 def test_what_is_too_close_is_not_concluded():
@@ -313,31 +318,21 @@ def test_each_process_has_its_own_rows():
   assert len(held[0]) > N // 4 < len(held[1])
 
 
-def test_resuming_is_refused_where_it_cannot_be():
+def test_other_decodes_are_refused():
   bound, inputs = cases.bound(), cases.inputs()
   nothing = np.zeros((cases.B, cases.T), np.int32)
-  prefix = decoding.Prefix(
-    lengths=nothing[:, 0],
-    tokens=nothing,
-    exit_layers=nothing - 1,
-    confidences=np.full(nothing.shape, np.nan, np.float32),
-    rejected_confidences=np.full(nothing.shape, -np.inf, np.float32),
-  )
+  thresholds = np.full(cases.T, 0.5, np.float32)
   options = dict(max_length=cases.T, eos_id=cases.EOS_ID)
   state = decoding.start(bound, inputs, **options)
   with pytest.raises(ValueError, match='ProjectExitState'):
-    decoding.resume(state, prefix)
+    decoding.trace(state, nothing, nothing[:, 0])
   exact = policy_of(RULES['margin'](0.5))
   for extra in (
     dict(num_samples=2),
     dict(sampler=decoding.BeamSearch(2)),
+    dict(sampler=decoding.Temperature(1.0), rng=cases.KEY),
     dict(forced_prefix=cases.PREFIXES),
   ):
     state = decoding.start(bound, inputs, policy=exact, **options, **extra)
-    with pytest.raises(ValueError, match='begins at the beginning'):
-      decoding.resume(state, prefix)
-  # Nothing said is nothing changed.
-  state = decoding.start(bound, inputs, policy=exact, **options)
-  resumed = decoding.finish(decoding.advance(decoding.resume(state, prefix)))
-  plain = decoding.generate(bound, inputs, policy=exact, **options)
-  jax.tree.map(np.testing.assert_array_equal, resumed, plain)
+    with pytest.raises(ValueError, match='does not follow'):
+      decoding.extend(state, nothing, nothing[:, 0], thresholds)
