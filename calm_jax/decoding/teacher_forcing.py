@@ -28,7 +28,7 @@ from calm_jax.pytrees import register_pytree
 
 # States that run together: enough for matrix products to be at their best, few
 # enough for their logits to have room.
-_STATES = 512
+_STATES = 256
 
 
 @register_pytree

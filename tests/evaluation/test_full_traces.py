@@ -11,6 +11,7 @@ from cases import policy_cases as cases
 from fakes import toy_decoder
 
 from calm_jax import decoding, evaluation, exits
+from calm_jax.evaluation import dataset_decoder as dataset_decoder_module
 from calm_jax.evaluation import following
 from calm_jax.processes import collectives
 
@@ -336,3 +337,58 @@ def test_other_decodes_are_refused():
     state = decoding.start(bound, inputs, policy=exact, **options, **extra)
     with pytest.raises(ValueError, match='does not follow'):
       decoding.extend(state, nothing, nothing[:, 0], thresholds)
+
+
+def test_a_calibration_uses_it_by_itself(monkeypatch):
+  """The same losses and certificate, and no setting is decoded."""
+  rows = np.arange(60)
+  data = [
+    {
+      'encoder_input_tokens': np.stack(
+        [1 + rows[part] % 9, 1 + rows[part] // 9], axis=1
+      ).astype(np.int32),
+      'targets_text': ['x'] * 20,
+    }
+    for part in (slice(0, 20), slice(20, 40), slice(40, 60))
+  ]
+  decode = dataset_decoder(
+    toy_decoder.toy_bound(4),
+    eos_id=-1,
+    detokenize=lambda ids: ' '.join(map(str, ids)),
+  )
+  plan = evaluation.CalibrationPlan(
+    settings=(0.9, 0.75, 0.7, 0.6, 0.5, 0.2), metric='token_f1', tolerance=0.6
+  )
+  sizes, generate = [], decoding.generate
+
+  def counted(bound, inputs, **options):
+    sizes.append(len(inputs))
+    return generate(bound, inputs, **options)
+
+  monkeypatch.setattr(decoding, 'generate', counted)
+
+  def calibrate():
+    sizes.clear()
+    return evaluation.run_calibration(
+      decode, data, policy_of(RULES['margin'](1.0)), plan, full_grid=True
+    )
+
+  spared = calibrate()
+  assert sizes == [20] * 3, 'only the full model is decoded'
+  monkeypatch.setattr(dataset_decoder_module, 'follows_from_full', never)
+  whole = calibrate()
+  assert len(sizes) > 9
+  np.testing.assert_array_equal(spared.table.losses, whole.table.losses)
+  assert 0.0 < spared.table.losses.mean() < 1.0
+  assert spared.certificate.index == whole.certificate.index is not None
+  costs = spared.cost, whole.cost
+  decoded = [sum(one.num_decoded for one in cost.settings) for cost in costs]
+  assert 0 < decoded[0] < decoded[1]
+  assert costs[0].trace_seconds > 0 == costs[1].trace_seconds
+  assert costs[0].total_seconds > costs[0].full_seconds + costs[0].trace_seconds
+  assert 'its exits' in costs[0].describe()
+  assert 'its exits' not in costs[1].describe()
+
+
+def never(bound, policy):
+  return False
