@@ -392,3 +392,25 @@ def test_a_calibration_uses_it_by_itself(monkeypatch):
 
 def never(bound, policy):
   return False
+
+
+@jax.default_matmul_precision('highest')
+def test_extending_nothing_is_decoding():
+  bound, inputs = cases.bound(), cases.inputs()
+  options = dict(max_length=cases.T, eos_id=cases.EOS_ID)
+  nothing = np.zeros((cases.B, cases.T), np.int32)
+  state = decoding.start(
+    bound, inputs, policy=policy_of(RULES['margin'](0.5)), **options
+  )
+  never = np.full(cases.T, np.inf, np.float32)
+  found = decoding.extend(state, nothing, nothing[:, 0], never)
+  full = decoding.generate(bound, inputs, **options)
+  np.testing.assert_array_equal(found[0], full.tokens)
+  np.testing.assert_array_equal(found[1], full.lengths)
+  # Position by position it sees what a block of them sees.
+  trace = decoding.trace(state, found[0], found[1])
+  said = np.arange(cases.T) < np.asarray(full.lengths)[:, None]
+  for one, other in zip(
+    jax.tree.leaves(found[2]), jax.tree.leaves(trace), strict=True
+  ):
+    np.testing.assert_allclose(one[said], other[said], atol=1e-5)
