@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from calm_jax.decoding import Trace
+from calm_jax.evaluation.decode_store import WORK
 
 # A block of positions and one position after the other differ in the last bits.
 _CONFIDENCE_ROUNDING = 1e-5
@@ -102,6 +103,45 @@ def follow(
     ended=~unsure & (same | is_ended),
     unsure=unsure,
   )
+
+
+def work_of(
+  exit_layers: np.ndarray, looks: np.ndarray, *, vocab_size: int
+) -> np.ndarray:
+  """Returns the ledger that a decode with `CatchUp` keeps of such exits.
+
+  Args:
+    exit_layers: int32 [N, T], -1 where nothing is decoded.
+    looks: bool [L], layers after which states are read out into logits; all
+      False for a rule that needs none, which reads exit states.
+    vocab_size: V.
+
+  Returns:
+    int64 [N, columns], sums over the positions of each row, in the order of
+    `interfaces.Work`.
+  """
+  layers = np.arange(len(looks))
+  runs = exit_layers[..., None] > layers
+  attention = runs.sum(axis=(1, 2))
+  # A row that runs a layer takes along all of its positions that lack it.
+  ends = np.arange(1, exit_layers.shape[1] + 1)[:, None]
+  ran = np.where(runs, ends, 0).max(axis=1).sum(axis=1)
+  checks = (runs & looks).sum(axis=(1, 2))
+  if looks.any():
+    checks += (runs[..., -1] & ~looks[-1]).sum(axis=1)
+  else:
+    checks = runs[..., 0].sum(axis=1)
+  columns = dict(
+    attention=attention,
+    feed_forward=attention,
+    caught_up=ran - attention,
+    fills=attention,
+    projections=ran,
+    checks=checks,
+    outputs=checks * vocab_size,
+  )
+  nothing = np.zeros(len(exit_layers), np.int64)
+  return np.stack([columns.get(name, nothing) for name in WORK], axis=1)
 
 
 def _first(where: np.ndarray) -> np.ndarray:

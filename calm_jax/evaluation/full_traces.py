@@ -209,6 +209,13 @@ class FullTraces:
     if not which.size:
       return
     arrays = {name: array[best] for name, array in followed.rows.items()}
+    rule, last = self._policy.exit_rule, self._bound.num_layers - 1
+    looks = np.array([rule.looks(layer) for layer in range(last + 1)])
+    arrays['work'] = following.work_of(
+      arrays['exit_layers'],
+      looks & rule.needs_logits,
+      vocab_size=self._bound.vocab_size,
+    )
     arrays['seconds'] = np.full(which.size, seconds / which.size)
     store.add([rows[i].key for i in which], arrays)
 

@@ -86,7 +86,7 @@ def decode_both(decode, data, make_rule, thresholds, *, walk=False, **slots):
 
 
 def assert_same(found, expected):
-  for name in ('tokens', 'exit_layers', 'lengths'):
+  for name in ('tokens', 'exit_layers', 'lengths', 'work'):
     np.testing.assert_array_equal(
       getattr(found, name), getattr(expected, name), err_msg=name
     )
