@@ -19,6 +19,7 @@ from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
+from calm_jax.decoding.exit_traces import Trace, extend, trace
 from calm_jax.decoding.failures import describe_failure
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer
@@ -49,7 +50,6 @@ from calm_jax.decoding.settings import (
 )
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
-from calm_jax.decoding.teacher_forcing import Trace, extend, trace
 from calm_jax.decoding.token_loop import advance, finish, generate
 from calm_jax.decoding.verification import NeverVerify, VerifyEvery
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
