@@ -65,6 +65,13 @@ def run(
   if dry_run:
     speaking.say(jobs.describe_decoding(model_dir, layout))
     return None
+  if policy.verifies:
+    raise ValueError(
+      f'{type(policy.verification).__name__} checks every draft, so that '
+      "outputs are the full model's: no certificate is put to the test. "
+      'Decode with calm_jax.cli.generate; calm_jax.benchmarks.exactness says '
+      'what it takes'
+    )
   path = certificate or runs.certificate_path(model_dir)
   certified = _load_certificate(path, split, data.as_task(task).name)
   output_dir = output_dir or os.path.join(model_dir, 'evaluation')

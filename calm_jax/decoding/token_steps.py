@@ -82,6 +82,21 @@ def reading_of(carry: Carry, layers: Layers, rows: Rows) -> Reading:
   return prefixes.force(reading, forced)
 
 
+def read_token(
+  carry: Carry, bound: BoundDecoder, policy: ComputePolicy
+) -> tuple[Carry, Array, Reading]:
+  """Runs the layers of the present position and reads every row's exit state.
+
+  Returns:
+    The carry with how the token was computed in it, the positions, int32 [R],
+    and what they read as.
+  """
+  layers, rows, memory = run_layers(carry, bound, policy)
+  rows = layers.read(rows)
+  reading = reading_of(carry, layers, rows)
+  return carry.record(rows, memory), layers.positions, reading
+
+
 def one_token(
   carry: Carry,
   bound: BoundDecoder,
@@ -93,13 +108,10 @@ def one_token(
 ) -> Carry:
   """Decodes one token of every row that is alive."""
   del num_samples
-  layers, rows, memory = run_layers(carry, bound, policy)
-  rows = layers.read(rows)
-  reading = reading_of(carry, layers, rows)
-  carry = carry.record(rows, memory)
+  carry, positions, reading = read_token(carry, bound, policy)
   keys = carry.keys
   if keys is not None:
-    keys = sampling.draw_keys(keys, layers.positions, carry.samples)
+    keys = sampling.draw_keys(keys, positions, carry.samples)
   tokens, log_probabilities = sampling.choose(
     sampler, keys=keys, **reading._asdict()
   )
@@ -118,11 +130,9 @@ def beam_step(
 ) -> Carry:
   """Decodes one token of every beam, and goes on with the best ones."""
   assert isinstance(sampler, Search), 'no other sampler has beams'
-  layers, rows, memory = run_layers(carry, bound, policy)
-  rows = layers.read(rows)
-  reading = reading_of(carry, layers, rows)
+  carry, _, reading = read_token(carry, bound, policy)
   return sampler.extend(
-    carry.record(rows, memory),
+    carry,
     reading,
     decoder=bound.decoder,
     eos_id=eos_id,

@@ -7,7 +7,7 @@ import pytest
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 
-from cases.job_cases import call
+from cases.job_cases import bindings_of, call
 
 from calm_jax import pipeline, records
 from calm_jax.cli import gin_runner
@@ -127,3 +127,27 @@ def test_macros_of_decoding_do_what_they_say(calibrated, tmp_path):
     decode(CERTIFICATE=str(tmp_path))
   with pytest.raises(ValueError, match='THRESHOLD, 0.5 by hand, or CERTIF'):
     decode(CERTIFICATE=str(copy), THRESHOLD=0.5)
+
+
+def test_checked_drafts_need_no_certificate(calibrated, capsys):
+  given = dict(MODEL_DIR=calibrated['MODEL_DIR'], INPUTS='one two three')
+
+  def decode(policy, **bindings):
+    files = ['runs/generate.gin', f'policies/{policy}.gin']
+    (output,) = call('generate', files, **given, **bindings)
+    return output
+
+  full = decode('softmax_margin', THRESHOLD=1.0)
+  capsys.readouterr()
+  drafted = decode('lossless', THRESHOLD=0.0)
+  assert "outputs are the full model's" in ''.join(capsys.readouterr())
+  assert drafted.tokens == full.tokens
+  with pytest.raises(ValueError, match='is for unchecked early tokens'):
+    decode('lossless', CERTIFICATE='mine.json')
+  for job in ('calibrate', 'evaluate'):
+    with pytest.raises(ValueError, match='checks every draft'):
+      call(
+        job,
+        [f'runs/{job}.gin', 'policies/lossless.gin', calibrated['task']],
+        **bindings_of(calibrated),
+      )
