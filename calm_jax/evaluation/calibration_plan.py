@@ -53,6 +53,14 @@ class CalibrationPlan:
     settings = calibration.check_settings(self.settings)
     object.__setattr__(self, 'settings', settings)
     used_rows.check_spent(self.spent, self.error_rate)
+    for name in ('p_value', 'procedure'):
+      given = getattr(self, name)
+      if isinstance(given, str):
+        raise ValueError(
+          f'{name} is the text {given!r}; give the object of that name, such '
+          'as calibration.betting or calibration.fixed_sequence() (in gin '
+          '@calibration.betting, @calibration.fixed_sequence())'
+        )
     if isinstance(self.loss, ConsistencyLoss):
       return
     # Looked up even where the metric is left open: an unknown loss shows here.

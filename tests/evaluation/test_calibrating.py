@@ -225,3 +225,10 @@ def test_other_uses_of_the_rows_are_stated_and_counted(tmp_path):
     ValueError, match='nothing is left of the error rate 0.05'
   ):
     calibrate(uses_in=tmp_path, tolerance=0.8, spent='counted')
+
+
+@pytest.mark.parametrize('name', ['p_value', 'procedure'])
+def test_a_name_is_no_statistic(name):
+  """As gin gives it where the @ is forgotten."""
+  with pytest.raises(ValueError, match=f"{name} is the text 'betting'.*@calib"):
+    evaluation.CalibrationPlan(**{name: 'betting'})
