@@ -83,10 +83,15 @@ def assert_exact(state):
 @pytest.mark.parametrize(
   ('batch_size', 'block_sizes', 'depth_loop'),
   [
-    *itertools.product((1, 3), ((1, 3),), LOOPS),
+    (3, (1, 3), LOOPS[0]),
+    *(
+      pytest.param(size, (1, 3), loop, marks=pytest.mark.slow)
+      for size, loop in itertools.product((1, 3), LOOPS)
+      if (size, loop) != (3, LOOPS[0])
+    ),
     # More companions than a block holds; a block longer than outputs.
     (3, (1,), LOOPS[1]),
-    (3, (2,), LOOPS[0]),
+    pytest.param(3, (2,), LOOPS[0], marks=pytest.mark.slow),
     (1, (99,), LOOPS[1]),
   ],
 )
@@ -126,7 +131,9 @@ def test_steps_of_advance_change_nothing():
   jax.tree.map(np.testing.assert_array_equal, decoding.finish(state), whole)
 
 
-@pytest.mark.parametrize('depth_loop', LOOPS[:2])
+@pytest.mark.parametrize(
+  'depth_loop', [LOOPS[0], pytest.param(LOOPS[1], marks=pytest.mark.slow)]
+)
 def test_rows_at_different_positions(depth_loop):
   """A row joins others that are 3 and 5 positions ahead, as in refilling."""
   exit_layers = schedules()[1]
@@ -147,7 +154,9 @@ def test_rows_at_different_positions(depth_loop):
     )
 
 
-@pytest.mark.parametrize('depth_loop', LOOPS[:2])
+@pytest.mark.parametrize(
+  'depth_loop', [LOOPS[0], pytest.param(LOOPS[1], marks=pytest.mark.slow)]
+)
 def test_a_budget_pays_for_those_that_catch_up(depth_loop):
   """A deep token after many shallow ones runs their layers, too."""
   wanted = np.ones((3, T), int)

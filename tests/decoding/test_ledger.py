@@ -139,7 +139,23 @@ class Calls:
     return sums
 
 
-@pytest.mark.parametrize('name', POLICIES)
+# What others of the list show in part.
+_MORE = (
+  'full',
+  'exact, small blocks',
+  'sparse checks',
+  'candidates, then all',
+  'drafts of any depth',
+)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in _MORE else [])
+    for name in POLICIES
+  ],
+)
 def test_the_ledger_is_what_the_decoder_was_called_for(name):
   calls = Calls()
   bound = decoding.bind(

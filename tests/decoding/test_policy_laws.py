@@ -592,9 +592,14 @@ def _check_of(law, name):
   return EXCEPTIONS[number, name], globals()[f'law_{number}__{kind}']
 
 
+# Twins of rules that others stand for.
+_LONG = ('state_similarity_per_row_exact', 'margin_nucleus_exact')
+
+
 def _marks(name, law):
   # A program of its own for each twin that is not in the list.
-  return [pytest.mark.slow] if law == '10' and not cases.is_exact(name) else []
+  alone = law == '10' and not cases.is_exact(name)
+  return [pytest.mark.slow] if alone or name in _LONG else []
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,12 @@ def assert_same_output(result, full):
 @pytest.mark.parametrize(
   ('name', 'depth_loop'),
   [
-    *((name, LOOPS[0]) for name in RULES),
-    ('margin', LOOPS[1]),
+    ('margin', LOOPS[0]),
+    ('scheduled', LOOPS[1]),
     *(
       pytest.param(name, loop, marks=pytest.mark.slow)
-      for name, loop in itertools.product(RULES, LOOPS[1:])
-      if (name, loop) != ('margin', LOOPS[1])
+      for name, loop in itertools.product(RULES, LOOPS)
+      if (name, loop) not in (('margin', LOOPS[0]), ('scheduled', LOOPS[1]))
     ),
   ],
 )
@@ -111,6 +111,7 @@ def test_says_what_the_full_model_says(name, depth_loop):
   assert accepted > 0
 
 
+@pytest.mark.slow
 def test_another_seed_of_depths_is_another_way_to_the_same_output():
   full = generate(None)
   for seed in range(1, 5):
@@ -121,8 +122,10 @@ def test_another_seed_of_depths_is_another_way_to_the_same_output():
 @pytest.mark.parametrize(
   'options',
   [
-    dict(sampler=decoding.Temperature(2.0)),
-    dict(sampler=decoding.TopK(3, 2.0)),
+    pytest.param(
+      dict(sampler=decoding.Temperature(2.0)), marks=pytest.mark.slow
+    ),
+    pytest.param(dict(sampler=decoding.TopK(3, 2.0)), marks=pytest.mark.slow),
     dict(sampler=decoding.Nucleus(0.9, 2.0), num_samples=3),
   ],
 )
@@ -169,6 +172,7 @@ def test_a_doubtful_draft_is_the_last_before_a_check():
   assert (long.work.verified > long.work.cycles).any()
 
 
+@pytest.mark.slow
 def test_refilled_slots_forced_prefixes_and_suppressed_tokens():
   policy = verified(exits.FixedExit(2), 3)
   options = dict(max_length=T, eos_id=EOS_ID, sampler=decoding.Temperature(2.0))
@@ -192,9 +196,9 @@ def test_refilled_slots_forced_prefixes_and_suppressed_tokens():
 @pytest.mark.parametrize(
   ('readout', 'depth_loop'),
   [
-    (decoding.FullVocabulary(), LOOPS[1]),
+    pytest.param(decoding.FullVocabulary(), LOOPS[1], marks=pytest.mark.slow),
     (dataclasses.replace(cases.PRUNED, final='pruned'), LOOPS[0]),
-    (cases.STREAMED, LOOPS[1]),
+    pytest.param(cases.STREAMED, LOOPS[1], marks=pytest.mark.slow),
   ],
 )
 def test_on_t5_with_any_readout(readout, depth_loop):
@@ -303,11 +307,15 @@ def test_full_at_any_threshold():
 
 
 @pytest.mark.parametrize(
-  ('rule', 'loop'), [(exits.FixedExit(1), LOOPS[0]), (MARGIN, LOOPS[1])]
+  ('rule', 'loop'),
+  [
+    (exits.FixedExit(1), LOOPS[0]),
+    pytest.param(MARGIN, LOOPS[1], marks=pytest.mark.slow),
+  ],
 )
 def test_outputs_as_long_as_the_buffer(rule, loop):
   """No EOS: the last position has no later one to take it along."""
-  for length in (1, 5):
+  for length in (1, 3):
     options = dict(max_length=length, eos_id=-1, depth_loop=loop)
     assert_same_output(
       generate(verified(rule, 3), **options), generate(None, **options)

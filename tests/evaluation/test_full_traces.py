@@ -120,7 +120,17 @@ def test_it_equals_decoding_everything(rule):
   assert continued.sum() > N and left.sum() < N // 4
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize(
+  'rule',
+  [
+    'maximum_decaying_every_second',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in RULES
+      if name != 'maximum_decaying_every_second'
+    ),
+  ],
+)
 @jax.default_matmul_precision('highest')
 def test_a_walk_down_a_grid_decodes_nothing_twice(rule, monkeypatch):
   """No token of an input behind the same tokens; as the whole says."""
