@@ -70,7 +70,7 @@ def draft_and_verify(
   def draft(rows):
     rows = layers.read(rows)
     reading = reading_of(carry, layers, rows)
-    tokens, _ = choose(reading, layers.positions, jnp.arange(len(alive)))
+    tokens, _ = choose(reading, layers.positions, jnp.arange(alive.shape[0]))
     return tokens, rows.work, rows.policy.readout
 
   draft_tokens, work, readout = lax.cond(
@@ -188,7 +188,7 @@ def _check(
 
 def _full_tokens(carry, layers, rows, memory, begin, size, choose):
   """Returns tokens and log-probabilities [B, size] after all layers."""
-  batch_size = len(begin)
+  batch_size = begin.shape[0]
   hidden = company.cut(memory.cache_fill.hidden, begin, size)
 
   def flat(array):

@@ -78,7 +78,7 @@ def reading_of(carry: Carry, layers: Layers, rows: Rows) -> Reading:
   assert reading is not None, 'the exit states have been read'
   if carry.forced is None:
     return reading
-  forced = carry.forced[jnp.arange(len(carry.alive)), layers.positions]
+  forced = carry.forced[jnp.arange(carry.alive.shape[0]), layers.positions]
   return prefixes.force(reading, forced)
 
 

@@ -99,6 +99,35 @@ def test_the_program_says_what_generate_says(tiny, batch_size):
   assert 1 <= depths[0.0] < depths[1.0] == 2
 
 
+@pytest.mark.parametrize(
+  'verification', [decoding.NeverVerify(), decoding.VerifyEvery(2)]
+)
+def test_exact_and_checked_outputs_are_exported_too(tmp_path, verification):
+  """One program for all batch sizes: no length of an array in it."""
+  policy = dataclasses.replace(
+    TOY_SPEC.policy,
+    cache_fill=decoding.CatchUp((1, 2)),
+    verification=verification,
+  )
+  spec = dataclasses.replace(TOY_SPEC, policy=policy, max_length=8)
+  exported = deployment.load_artifact(export_toy(tmp_path / 'artifact', spec))
+  inputs = np.array([[1, 2], [2, 0], [3, 1]])
+  for threshold in (1.0, 0.62, 0.0):
+    found = exported(inputs, threshold=threshold)
+    wanted = decoding.generate(
+      toy_bound(),
+      np.pad(inputs, ((0, 0), (0, 1))),
+      policy=decoding.with_setting(policy, threshold),
+      max_length=8,
+      eos_id=-1,
+    )
+    for name in ('tokens', 'exit_layers', 'lengths'):
+      np.testing.assert_array_equal(found[name], getattr(wanted, name))
+  full = exported(inputs, threshold=1.0)['tokens']
+  same = (found['tokens'] == full).all()
+  assert same == policy.verifies
+
+
 def test_answers_worked_out_by_hand(toy_exported):
   """The certified threshold 0.6, and others, on rows of ease 1 and 2."""
   inputs = np.array([[1, 2], [2, 0]])
