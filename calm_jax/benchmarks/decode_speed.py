@@ -23,12 +23,11 @@ prints the table of an earlier run.
 """
 
 import argparse
-import dataclasses
 import functools
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -38,106 +37,18 @@ from calm_jax import (
   costs,
   decoding,
   evaluation,
-  exits,
   interfaces,
   model,
   records,
   reporting,
 )
-from calm_jax.benchmarks import bandwidth, forced_depths
+from calm_jax.benchmarks import bandwidth, speed_ways
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.evaluation import stopwatch
 from calm_jax.records import provenance
 
-FILLS = {
-  'eager': decoding.ProjectExitState(),
-  'deferred': decoding.DeferredExitState(),
-}
-EXACT = {**FILLS, 'exact': decoding.CatchUp()}
 _READ = 'read'
 _START = 'start'
-_FULL, _ONE = 'full depth', 'all after layer 1'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Way:
-  """One way of decoding.
-
-  Attributes:
-    name: what a table calls it.
-    fill: a key of `FILLS`.
-    policy: the policy.
-    depths: int [B, T], the exit layers that it forces.
-  """
-
-  name: str
-  fill: str
-  policy: decoding.ComputePolicy
-  depths: np.ndarray
-
-
-def exact_ways(
-  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
-) -> Iterator[Way]:
-  """Yields every fill at depths that leave much to catch up, and at L/2."""
-  num_layers = config.num_decoder_layers
-  size = (batch_size, length)
-  rng = np.random.default_rng(seed)
-  shallow = rng.integers(1, 3, size)
-  depths = {
-    _FULL: np.full(size, num_layers),
-    _ONE: np.ones(size),
-    '85 % after layer 1 or 2, else all': np.where(
-      rng.random(size) < 0.85, shallow, num_layers
-    ),
-    'evenly up to L/2': rng.integers(1, num_layers // 2 + 1, size),
-  }
-  for name, exit_layers in depths.items():
-    exit_layers = exit_layers.astype(np.int32)
-    rule = exits.ScheduledExit(exit_layers)
-    alone = name in (_FULL, _ONE)
-    for fill, cache_fill in EXACT.items():
-      if not alone or fill == 'eager':
-        policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
-        yield Way(name, fill, policy, exit_layers)
-
-
-def ways(
-  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
-) -> Iterator[Way]:
-  """Yields what is compared at one shape and batch size."""
-  num_layers = config.num_decoder_layers
-  size = (batch_size, length)
-  share = 4 if batch_size == 1 else 3
-  depths = {
-    _FULL: np.full(size, num_layers, np.int32),
-    _ONE: np.ones(size, np.int32),
-    f'depths of mean L/{share}': forced_depths.random_depths(
-      size, num_layers, mean=max(1.0, num_layers / share), seed=seed
-    ),
-  }
-  for name, exit_layers in depths.items():
-    rule = exits.ScheduledExit(exit_layers)
-    if name == _FULL:
-      rule = exits.NeverExit()
-    for fill, cache_fill in FILLS.items():
-      if name != _FULL or fill == 'eager':
-        policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
-        yield Way(name, fill, policy, exit_layers)
-  checked = forced_depths.CheckedSchedule(exits.SoftmaxMargin(), exit_layers)
-  pruned = decoding.PrunedVocabulary(
-    num_blocks=max(1, min(128, config.vocab_size // 8))
-  )
-  for what, readout in (
-    ('margin checks', decoding.FullVocabulary()),
-    ('checks of candidates', pruned),
-  ):
-    policy = decoding.ComputePolicy(exit_rule=checked, readout=readout)
-    yield Way(f'{name}, {what}', 'eager', policy, exit_layers)
-
-
-# What `--compare` names.
-COMPARED = {'exits': ways, 'exact': exact_ways}
 
 
 def measure(
@@ -165,7 +76,7 @@ def measure(
     depth_loops: keys of `decoding.DEPTH_LOOPS`.
     seed: of weights, sources and depths.
     config: another model than the named one.
-    compare: a key of `COMPARED`.
+    compare: a key of `speed_ways.COMPARED`.
 
   Returns:
     The memory bandwidth in gigabytes per second, and one row per way of
@@ -173,10 +84,12 @@ def measure(
   """
   depth_loops = decoding.check_depth_loops(depth_loops)
   config = config or model.T5Config.named(shape, dtype=dtype)
-  if compare not in COMPARED:
-    raise ValueError(f'compare is {compare!r}; give one of {list(COMPARED)}')
+  if compare not in speed_ways.COMPARED:
+    raise ValueError(
+      f'compare is {compare!r}; give one of {list(speed_ways.COMPARED)}'
+    )
   compared = list(
-    COMPARED[compare](config, batch_size, target_length, seed=seed)
+    speed_ways.COMPARED[compare](config, batch_size, target_length, seed=seed)
   )
   inputs = np.random.default_rng(seed).integers(
     2, config.vocab_size, (batch_size, source_length)
@@ -220,7 +133,7 @@ def _decode_all(state: decoding.DecodeState) -> decoding.DecodeResult:
   return decoding.finish(decoding.advance(state))
 
 
-def _warm_up(run, way: Way) -> tuple[float, interfaces.Work]:
+def _warm_up(run, way: speed_ways.Way) -> tuple[float, interfaces.Work]:
   """Returns the seconds of compiling, and the ledger; checks the depths."""
   before = evaluation.compile_seconds()
   result = jax.device_get(run())
@@ -239,7 +152,7 @@ def _rows(stepping, starts, spent, rate, num_layers):
       ),
       key=stepping.get,
     )
-    for name in (_FULL, _ONE)
+    for name in (speed_ways.FULL, speed_ways.ONE)
   )
   # Full depth taken apart: head and fill of all layers, and the layers' rest.
   per_layer = (stepping[full] - stepping[one]) / (num_layers - 1)

@@ -19,7 +19,8 @@ from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
-from calm_jax.decoding.exit_traces import Trace, extend, trace
+from calm_jax.decoding.exit_traces import Trace, trace
+from calm_jax.decoding.extending import extend
 from calm_jax.decoding.failures import describe_failure
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer

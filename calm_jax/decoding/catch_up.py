@@ -38,8 +38,8 @@ class ReachedStates:
   """How far each position has come.
 
   Attributes:
-    hidden: [B, T, D], the state of each position after the layers it has run;
-      those that have run all L keep an older one.
+    hidden: [B, T, D], the state of each position after the layers it has run,
+      all L of them for one that is ready to be checked.
     ran: int32 [B, L], 0..T, how many positions have run a layer and have K/V in
       it. They are the row's first ones: a row that runs a layer takes along all
       that have not.

@@ -3,13 +3,11 @@
 With `CatchUp` all K/V that are read are those of the full model, teacher forced
 with the tokens that were said. So what an exit says of a position depends on
 the tokens before it and on no threshold: one pass over an output, many
-positions at once, tells it for any (`trace`). Where a threshold says another
-token than the output has, `extend` goes on from there, with all layers of each
-token, so that what it sees is known for any threshold as well.
+positions at once, tells it for any. Where a threshold says another token than
+the output has, `extending` goes on from there.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,42 +62,12 @@ def trace(state: DecodeState, tokens: Array, lengths: Array) -> Trace:
     ValueError: for another cache fill, or a decode with more than a row per
       input, forced tokens or drafts.
   """
-  _check(state)
-  rows = state.carry.cache, *_whole(tokens, lengths)
+  check_followed(state)
+  rows = state.carry.cache, *whole(tokens, lengths)
   return _trace(rows, state.bound, state.policy)
 
 
-def extend(
-  state: DecodeState, tokens: Array, lengths: Array, thresholds: Array
-) -> tuple[Array, Array, Trace]:
-  """Decodes rows from behind tokens that they have said, greedily.
-
-  Every token runs all layers, and is that of the first exit whose confidence
-  reaches the threshold.
-
-  Args:
-    state: as for `trace`.
-    tokens: int32 [B, T], what the rows have said, 0 behind it.
-    lengths: int32 [B], 0..T-1, how many tokens that is; none of them ended its
-      row.
-    thresholds: float32 [T], of every position.
-
-  Returns:
-    Tokens [B, T] and lengths [B] once every row has ended, and what the exits
-    of the new tokens say; 0 at those that were given.
-
-  Raises:
-    ValueError: as `trace`.
-  """
-  _check(state)
-  rows = state.carry.cache, *_whole(tokens, lengths)
-  thresholds = jnp.asarray(thresholds, jnp.float32)
-  return _extend(
-    rows, state.bound, state.policy, thresholds, eos_id=state.eos_id
-  )
-
-
-def _check(state: DecodeState) -> None:
+def check_followed(state: DecodeState) -> None:
   """Raises ValueError for a decode of which nothing here is true."""
   fill, carry = state.policy.cache_fill, state.carry
   if not isinstance(fill, CatchUp):
@@ -120,7 +88,8 @@ def _check(state: DecodeState) -> None:
     )
 
 
-def _whole(*arrays: Array) -> list[Array]:
+def whole(*arrays: Array) -> list[Array]:
+  """Returns arrays as int32."""
   return [jnp.asarray(array, jnp.int32) for array in arrays]
 
 
@@ -129,89 +98,26 @@ def _trace(rows: tuple, bound: BoundDecoder, policy: ComputePolicy) -> Trace:
   return sharding.map_rows(_trace_rows, bound.mesh)(rows, bound, policy)
 
 
-@functools.partial(jax.jit, static_argnames=('eos_id',))
-def _extend(rows, bound, policy, thresholds, *, eos_id):
-  extend_rows = functools.partial(_extend_rows, eos_id=eos_id)
-  return sharding.map_rows(extend_rows, bound.mesh)(
-    rows, bound, policy, thresholds
-  )
-
-
 def _trace_rows(rows, bound, policy) -> Trace:
   """The trace of all rows, or those of one part of a mesh."""
   cache, tokens, lengths = rows
 
   def look(layer, positions, entering, leaving):
-    return _look(bound, policy, layer, positions, entering, leaving)
+    return look_at_exit(bound, policy, layer, positions, entering, leaving)
 
-  nothing = _nothing(tokens.shape, bound.num_layers)
-  _, found = _run_blocks(bound, tokens, lengths, cache, look, nothing)
+  empty = nothing(tokens.shape, bound.num_layers)
+  _, found = run_blocks(bound, tokens, lengths, cache, look, empty)
   return found
 
 
-def _extend_rows(rows, bound, policy, thresholds, *, eos_id):
-  """Extends all rows, or those of one part of a mesh."""
-  cache, tokens, lengths = rows
-  batch_size, max_length = tokens.shape
-  cache, _ = _run_blocks(bound, tokens, lengths, cache, lambda *_: None, None)
-  # Nothing ends a row at its last layer but this.
-  limits = jnp.where(
-    jnp.arange(bound.num_layers) < bound.num_layers - 1,
-    thresholds[:, None],
-    -jnp.inf,
-  )
-
-  def unfinished(carry):
-    return carry[2].any()
-
-  def decode_token(carry):
-    tokens, positions, alive, cache, found = carry
-    at = jnp.minimum(positions, max_length - 1)[:, None]
-    before = jnp.take_along_axis(tokens, jnp.maximum(at - 1, 0), axis=1)
-    hidden = bound.embed(jnp.where(at > 0, before, 0), at)
-
-    def run_layer(carry, layer):
-      entering, cache = carry
-      cache = bound.fill_layer(layer, entering, at, cache, alive)
-      leaving = bound.attend(layer, entering, at, cache)
-      leaving = bound.feed_forward(layer, leaving)
-      seen = _look(bound, policy, layer, at, entering, leaving)
-      return (leaving, cache), seen
-
-    (_, cache), seen = _over_layers(bound, run_layer, (hidden, cache))
-    seen = jax.tree.map(lambda values: jnp.moveaxis(values, 0, -1), seen)
-    # A confidence that is no number reaches nothing, but at the last layer.
-    reached = jnp.nan_to_num(seen.confidences[:, 0], nan=-1.0)
-    exits = (reached >= limits[at[:, 0]]).argmax(axis=-1)
-    said = seen.tokens[jnp.arange(batch_size), 0, exits]
-    here = (jnp.arange(max_length) == at) & alive[:, None]
-    tokens = jnp.where(here, said[:, None], tokens)
-    found = jax.tree.map(
-      lambda array, new: jnp.where(here[..., None], new, array), found, seen
-    )
-    positions = positions + alive
-    alive &= (said != eos_id) & (positions < max_length)
-    return tokens, positions, alive, cache, found
-
-  carry = (
-    tokens,
-    lengths,
-    lengths < max_length,
-    cache,
-    _nothing(tokens.shape, bound.num_layers),
-  )
-  tokens, lengths, _, _, found = lax.while_loop(unfinished, decode_token, carry)
-  return tokens, lengths, found
-
-
-def _nothing(shape: tuple[int, ...], num_layers: int) -> Trace:
+def nothing(shape: tuple[int, ...], num_layers: int) -> Trace:
   """Returns a trace of zeros."""
   numbers = jnp.zeros((*shape, num_layers), jnp.float32)
   tokens = jnp.zeros((*shape, num_layers), jnp.int32)
   return Trace(numbers, tokens, numbers, numbers)
 
 
-def _run_blocks(
+def run_blocks(
   bound: BoundDecoder,
   tokens: Array,
   lengths: Array,
@@ -257,7 +163,7 @@ def _run_blocks(
       leaving = bound.feed_forward(layer, leaving)
       return (leaving, cache), look(layer, positions, entering, leaving)
 
-    (_, cache), seen = _over_layers(bound, run_layer, (hidden, cache))
+    (_, cache), seen = bound.over_layers(run_layer, (hidden, cache))
     found = jax.tree.map(
       lambda array, block: lax.dynamic_update_slice_in_dim(
         array, jnp.moveaxis(block, 0, -1), start, axis=1
@@ -272,20 +178,7 @@ def _run_blocks(
   return cache, found
 
 
-def _over_layers(
-  bound: BoundDecoder, run_layer: Callable, carry: PyTree
-) -> tuple[PyTree, PyTree]:
-  """Scans over layers, written out where the parameters lie apart."""
-  if bound.depth_loop.traced_layers:
-    return lax.scan(run_layer, carry, jnp.arange(bound.num_layers))
-  seen = []
-  for layer in range(bound.num_layers):
-    carry, of_layer = run_layer(carry, layer)
-    seen.append(of_layer)
-  return carry, jax.tree.map(lambda *layers: jnp.stack(layers), *seen)
-
-
-def _look(
+def look_at_exit(
   bound: BoundDecoder,
   policy: ComputePolicy,
   layer: Array | int,

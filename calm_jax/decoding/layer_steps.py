@@ -8,14 +8,13 @@ state, whatever is computed for the others.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import companions as company
+from calm_jax.decoding import row_masks
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.interfaces import (
   BoundDecoder,
@@ -183,8 +182,12 @@ class Layers:
 
     companions = rows.companions
     if companions is None:
-      hidden = _run_rows(rows.active, work.attention, attend_here, previous)
-      hidden = _run_rows(rows.active, work.feed_forward, feed_forward, hidden)
+      hidden = row_masks.run_rows(
+        rows.active, work.attention, attend_here, previous
+      )
+      hidden = row_masks.run_rows(
+        rows.active, work.feed_forward, feed_forward, hidden
+      )
     else:
       hidden, companions = company.run_together(
         lambda hidden, positions: feed_forward(attend(hidden, positions)),
@@ -194,15 +197,17 @@ class Layers:
       )
     rows = dataclasses.replace(
       rows,
-      hidden=_keep_rows(rows.active, hidden, previous),
+      hidden=row_masks.keep_rows(rows.active, hidden, previous),
       policy=dataclasses.replace(
         rows.policy,
-        layer_plan=_keep_rows(rows.active, plan_state, rows.policy.layer_plan),
+        layer_plan=row_masks.keep_rows(
+          rows.active, plan_state, rows.policy.layer_plan
+        ),
       ),
       companions=companions,
       work=rows.work.plus(
-        attention=_wanted(rows.active, work.attention),
-        feed_forward=_wanted(rows.active, work.feed_forward),
+        attention=row_masks.wanted_rows(rows.active, work.attention),
+        feed_forward=row_masks.wanted_rows(rows.active, work.feed_forward),
       ),
     )
     return self._exit(layer, rows, previous)
@@ -258,7 +263,7 @@ class Layers:
     if rule.needs_logits:
       first = layer == self.first_check
       read = functools.partial(self._read, layer=layer, first=first, of=asked)
-      now = when(wanted, read, rows)
+      now = row_masks.when(wanted, read, rows)
 
     def look(_):
       logits, token_ids, log_total = now.reading or (None, None, None)
@@ -274,7 +279,7 @@ class Layers:
         lacking=rows.lacking,
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)
-      state = _keep_rows(asked, state, now.policy.exit_rule)
+      state = row_masks.keep_rows(asked, state, now.policy.exit_rule)
       if self.asked is not None:
         stops &= asked
         confidences = jnp.where(asked, confidences, jnp.nan)
@@ -285,7 +290,7 @@ class Layers:
       jnp.zeros(rows.active.shape, bool),
       jnp.full(rows.active.shape, jnp.nan, jnp.float32),
     )
-    state, stops, confidences = when(looks, look, nothing_seen)
+    state, stops, confidences = row_masks.when(looks, look, nothing_seen)
     stops = rows.active & (stops | last)
     rejected = rows.active & ~stops & ~jnp.isnan(confidences)
     highest = jnp.maximum(rows.rejected_confidences, confidences)
@@ -300,52 +305,6 @@ class Layers:
       rejected_confidences=jnp.where(
         rejected, highest, rows.rejected_confidences
       ),
-      reading=_keep_rows(stops, now.reading, rows.reading),
+      reading=row_masks.keep_rows(stops, now.reading, rows.reading),
       policy=dataclasses.replace(now.policy, exit_rule=state),
     )
-
-
-def when(
-  predicate: Array | bool, run: Callable[[PyTree], PyTree], operand: PyTree
-) -> PyTree:
-  """Returns `run(operand)` where the predicate holds, else `operand`.
-
-  A predicate known while tracing leaves no branch in the program.
-  """
-  if isinstance(predicate, bool):
-    return run(operand) if predicate else operand
-  # Run in the TRUE branch: before jaxlib 0.11.1 XLA saved the copy of operands
-  # that pass through only in the FALSE one (openxla/xla pull request 46314).
-  return lax.cond(predicate, run, lambda operand: operand, operand)
-
-
-def _wanted(active: Array, wanted: Array | None) -> Array:
-  """Returns the rows a sub-layer is run for (None: all that are active)."""
-  return active if wanted is None else active & wanted
-
-
-def _run_rows(
-  active: Array,
-  wanted: Array | None,
-  run: Callable[[Array], Array],
-  hidden: Array,
-) -> Array:
-  """Runs a sub-layer, only for the rows that a layer plan wants (None: all)."""
-  if wanted is None:
-    return run(hidden)
-  return when(
-    (wanted & active).any(),
-    lambda hidden: _keep_rows(wanted, run(hidden), hidden),
-    hidden,
-  )
-
-
-def _keep_rows(rows: Array, new: PyTree, old: PyTree) -> PyTree:
-  """Takes the leaves of `new` in `rows` [B] and those of `old` elsewhere."""
-
-  def keep(new, old):
-    if new is old:
-      return old
-    return jnp.where(rows.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-
-  return jax.tree.map(keep, new, old)

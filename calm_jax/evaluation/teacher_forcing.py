@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from calm_jax import interfaces
 from calm_jax.array_types import Array, PyTree
@@ -83,14 +81,6 @@ def run_layers(
     carry, kept = look(carry, layer, before, hidden)
     return (hidden, cache, carry), kept
 
-  state = hidden, cache, carry
-  if bound.depth_loop.traced_layers:
-    state, kept = lax.scan(run_layer, state, jnp.arange(bound.num_layers))
-  else:
-    of_layers = []
-    for layer in range(bound.num_layers):
-      state, kept_of_layer = run_layer(state, layer)
-      of_layers.append(kept_of_layer)
-    kept = jax.tree.map(lambda *layers: jnp.stack(layers), *of_layers)
+  state, kept = bound.over_layers(run_layer, (hidden, cache, carry))
   hidden, _, carry = state
   return hidden, carry, kept

@@ -20,17 +20,19 @@ from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.interfaces.ledger import FillWork, Work
 from calm_jax.interfaces.policy_slots import (
   CacheFill,
-  Companions,
   ExitRule,
   LayerPlan,
-  LayerView,
-  LayerWork,
   NoCompanions,
   PolicySlot,
-  Reading,
   Readout,
   StatelessSlot,
   Verification,
+)
+from calm_jax.interfaces.slot_views import (
+  Companions,
+  LayerView,
+  LayerWork,
+  Reading,
 )
 
 __all__ = [

@@ -1,9 +1,11 @@
 """A decoder with its parameters, as it travels through decoding."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
@@ -55,6 +57,29 @@ class BoundDecoder:
   def vocab_size(self) -> int:
     """V."""
     return self.decoder.vocab_size
+
+  def over_layers(
+    self,
+    run_layer: Callable[[PyTree, Array | int], tuple[PyTree, PyTree]],
+    carry: PyTree,
+  ) -> tuple[PyTree, PyTree]:
+    """Runs all layers one after the other, as the parameters lie.
+
+    Args:
+      run_layer: from what is carried on and a layer to what is carried on and
+        what is kept of the layer; scanned where layers are stacked.
+      carry: what the first layer gets.
+
+    Returns:
+      What the last one carried on, and what was kept of all, [L, ...].
+    """
+    if self.depth_loop.traced_layers:
+      return jax.lax.scan(run_layer, carry, jnp.arange(self.num_layers))
+    kept = []
+    for layer in range(self.num_layers):
+      carry, of_layer = run_layer(carry, layer)
+      kept.append(of_layer)
+    return carry, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
   def encode(self, inputs: Array) -> PyTree:
     """Returns the encoded sources [B, S]."""

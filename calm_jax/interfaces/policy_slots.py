@@ -3,100 +3,18 @@
 A policy decides, the loops in `calm_jax.decoding` obey.
 """
 
-import dataclasses
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.bound_decoder import BoundDecoder
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.interfaces.ledger import FillWork
-from calm_jax.pytrees import register_pytree
-
-
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class LayerView:
-  """What an exit rule may look at after a layer has run.
-
-  Attributes:
-    layer: int32 scalar (or Python int), the layer that has just run, 0..L-1.
-    positions: int32 [B], the target position each row is decoding.
-    hidden: [B, D], the residual stream after the layer, before the final norm.
-      Rows that stopped earlier keep the state of their exit layer.
-    previous_hidden: [B, D], the residual stream that entered the layer.
-    logits: float32 [B, C] for the state after this layer, or None if the rule
-      does not ask for logits.
-    token_ids: int32 [B, C], the vocabulary ids of the C candidates, or None
-      when C is the whole vocabulary in order.
-    log_total: float32 [B], see `Reading`, or None.
-    active: bool [B], the rows that had not stopped before this layer.
-    lacking: int32 [B, L], earlier positions that would run a layer, too, if the
-      row did; None if none ever do.
-  """
-
-  layer: Array | int
-  positions: Array
-  hidden: Array
-  previous_hidden: Array
-  logits: Array | None
-  token_ids: Array | None
-  log_total: Array | None
-  active: Array
-  lacking: Array | None = None
-
-
-class Reading(NamedTuple):
-  """What a readout says of states [B, D].
-
-  Attributes:
-    logits: float32 [B, C], C the same at all checks.
-    token_ids: int32 [B, C], the ids of the candidates, or None when C is the
-      vocabulary in order.
-    log_total: float32 [B], the logarithm of the sum of exp(logit) that
-      probabilities are shares of, where that is more than the candidates (which
-      then must hold the two best tokens); None where it is these.
-  """
-
-  logits: Array
-  token_ids: Array | None = None
-  log_total: Array | None = None
-
-
-class LayerWork(NamedTuple):
-  """What a layer plan asks of one layer; None means all rows.
-
-  Attributes:
-    attention: bool [B] or None, rows whose attention sub-layers run.
-    feed_forward: bool [B] or None, rows whose FFN runs.
-    context: passed to `attend` as it is (for context pruning), or None.
-  """
-
-  attention: Array | None = None
-  feed_forward: Array | None = None
-  context: PyTree = None
-
-
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class Companions:
-  """Earlier positions that run a layer in the same pass as the present one.
-
-  They are the positions right before it, and lie with it in a window of W
-  consecutive positions of each row.
-
-  Attributes:
-    hidden: [B, W, D], the states of the window: entering the layer before it
-      runs, leaving it afterwards. Those of other positions mean nothing.
-    first: int32 [B], the position that the window begins at.
-    counts: int32 [B], how many companions the present position has, 0..W-1.
-    block_sizes: ascending numbers of companions, W-1 the last, that programs
-      are made for; the smallest that holds all of them runs.
-  """
-
-  hidden: Array
-  first: Array
-  counts: Array
-  block_sizes: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+from calm_jax.interfaces.slot_views import (
+  Companions,
+  LayerView,
+  LayerWork,
+  Reading,
+)
 
 
 class PolicySlot(Protocol):

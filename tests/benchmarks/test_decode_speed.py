@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calm_jax import model, records
-from calm_jax.benchmarks import decode_speed, forced_depths
+from calm_jax.benchmarks import decode_speed, forced_depths, speed_ways
 
 SMALL = dict(
   vocab_size=64,
@@ -27,7 +27,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('compare', decode_speed.COMPARED)
+@pytest.mark.parametrize('compare', speed_ways.COMPARED)
 def test_it_measures_every_way_and_writes_a_report(
   small, tmp_path, capsys, compare
 ):
@@ -47,7 +47,7 @@ def test_it_measures_every_way_and_writes_a_report(
   printed = capsys.readouterr().out
   report = records.read_record(path, records.SpeedReport)
   config = model.T5Config.named('tiny')
-  names = [way.name for way in decode_speed.COMPARED[compare](config, 2, 6)]
+  names = [way.name for way in speed_ways.COMPARED[compare](config, 2, 6)]
   assert [row.name for row in report.rows] == names
   full = [row for row in report.rows if row.name == 'full depth']
   assert {row.mean_exit_layer for row in full} == {4.0}

@@ -1,0 +1,97 @@
+"""What `decode_speed` compares: fills, depths and checks."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from calm_jax import decoding, exits, model
+from calm_jax.benchmarks import forced_depths
+
+FILLS = {
+  'eager': decoding.ProjectExitState(),
+  'deferred': decoding.DeferredExitState(),
+}
+EXACT = {**FILLS, 'exact': decoding.CatchUp()}
+FULL, ONE = 'full depth', 'all after layer 1'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Way:
+  """One way of decoding.
+
+  Attributes:
+    name: what a table calls it.
+    fill: a key of `FILLS`.
+    policy: the policy.
+    depths: int [B, T], the exit layers that it forces.
+  """
+
+  name: str
+  fill: str
+  policy: decoding.ComputePolicy
+  depths: np.ndarray
+
+
+def exact_ways(
+  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
+) -> Iterator[Way]:
+  """Yields every fill at depths that leave much to catch up, and at L/2."""
+  num_layers = config.num_decoder_layers
+  size = (batch_size, length)
+  rng = np.random.default_rng(seed)
+  shallow = rng.integers(1, 3, size)
+  depths = {
+    FULL: np.full(size, num_layers),
+    ONE: np.ones(size),
+    '85 % after layer 1 or 2, else all': np.where(
+      rng.random(size) < 0.85, shallow, num_layers
+    ),
+    'evenly up to L/2': rng.integers(1, num_layers // 2 + 1, size),
+  }
+  for name, exit_layers in depths.items():
+    exit_layers = exit_layers.astype(np.int32)
+    rule = exits.ScheduledExit(exit_layers)
+    alone = name in (FULL, ONE)
+    for fill, cache_fill in EXACT.items():
+      if not alone or fill == 'eager':
+        policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
+        yield Way(name, fill, policy, exit_layers)
+
+
+def ways(
+  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
+) -> Iterator[Way]:
+  """Yields what is compared at one shape and batch size."""
+  num_layers = config.num_decoder_layers
+  size = (batch_size, length)
+  share = 4 if batch_size == 1 else 3
+  depths = {
+    FULL: np.full(size, num_layers, np.int32),
+    ONE: np.ones(size, np.int32),
+    f'depths of mean L/{share}': forced_depths.random_depths(
+      size, num_layers, mean=max(1.0, num_layers / share), seed=seed
+    ),
+  }
+  for name, exit_layers in depths.items():
+    rule = exits.ScheduledExit(exit_layers)
+    if name == FULL:
+      rule = exits.NeverExit()
+    for fill, cache_fill in FILLS.items():
+      if name != FULL or fill == 'eager':
+        policy = decoding.ComputePolicy(exit_rule=rule, cache_fill=cache_fill)
+        yield Way(name, fill, policy, exit_layers)
+  checked = forced_depths.CheckedSchedule(exits.SoftmaxMargin(), exit_layers)
+  pruned = decoding.PrunedVocabulary(
+    num_blocks=max(1, min(128, config.vocab_size // 8))
+  )
+  for what, readout in (
+    ('margin checks', decoding.FullVocabulary()),
+    ('checks of candidates', pruned),
+  ):
+    policy = decoding.ComputePolicy(exit_rule=checked, readout=readout)
+    yield Way(f'{name}, {what}', 'eager', policy, exit_layers)
+
+
+# What `--compare` names.
+COMPARED = {'exits': ways, 'exact': exact_ways}
