@@ -74,6 +74,8 @@ def test_parts_of_policies_differ_in_structure():
       'verified': decoding.VerifyEvery(4),
       'verified later': decoding.VerifyEvery(8),
       'every layer': decoding.EveryLayer(),
+      'first tokens': decoding.FirstTokens(8),
+      'more first tokens': decoding.FirstTokens(9),
       'full vocabulary': decoding.FullVocabulary(),
       'pruned vocabulary': decoding.PrunedVocabulary(),
       'pruned, full final': decoding.PrunedVocabulary(final='full'),

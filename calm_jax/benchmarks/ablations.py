@@ -25,6 +25,7 @@ from calm_jax.interfaces import (
   FillWork,
   NoCompanions,
   Reading,
+  ReadsAll,
   StatelessSlot,
 )
 from calm_jax.pytrees import register_pytree
@@ -123,7 +124,7 @@ class NoFill(NoCompanions, StatelessSlot):
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class NoReading(StatelessSlot):
+class NoReading(ReadsAll):
   """Reads nothing: one candidate, token 0, whose logit is a state's entry."""
 
   reads_exit_states: ClassVar[bool] = False

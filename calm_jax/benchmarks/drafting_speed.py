@@ -5,10 +5,11 @@
 
 Random weights agree about nothing. Here the layers behind the draft's say less
 the smaller a factor on what they add, found so that about the wanted share of
-drafts is accepted; what a layer costs stays the same. Drafts leave after a
-fixed layer and are checked by `VerifyEvery`; the full model decodes in turns
-with them and must say the same tokens. Batch 1, greedy, no end of sequence.
-Needs JAX and nothing else.
+drafts is accepted; what a layer costs stays the same. Where drafts are read
+over the first ids alone, the logits of the others are small in all rows, as
+those of rare tokens are. Drafts leave after a fixed layer and are checked by
+`VerifyEvery`; the full model decodes in turns with them and must say the same
+tokens. Batch 1, greedy, no end of sequence. Needs JAX and nothing else.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import decoding, exits, interfaces, model
@@ -84,6 +86,17 @@ def with_weak_layers(params: PyTree, exit_layer: int, factor: float) -> PyTree:
   return {**params, 'decoder': decoder}
 
 
+def with_rare_tokens(params: PyTree, count: int) -> PyTree:
+  """Returns parameters of an untied T5 that says its first `count` ids alone.
+
+  The logits of the others are a third of what they were.
+  """
+  kernel = params['decoder']['logits_dense']['kernel']
+  kernel = jnp.where(jnp.arange(kernel.shape[1]) < count, kernel, kernel / 3)
+  decoder = {**params['decoder'], 'logits_dense': {'kernel': kernel}}
+  return {**params, 'decoder': decoder}
+
+
 def acceptance(work: interfaces.Work) -> float:
   """Returns the share of drafts that the full model accepts.
 
@@ -113,7 +126,7 @@ def measure(
   shape: str,
   *,
   acceptances: Sequence[float],
-  drafts: Sequence[int],
+  ways: Sequence[tuple[int, int]],
   exit_layer: int,
   source_length: int,
   target_length: int,
@@ -127,7 +140,8 @@ def measure(
   Args:
     shape: a name of `T5Config.named`, or what to call `config`.
     acceptances: shares of drafts to be accepted, in (0, 1).
-    drafts: the most between two checks.
+    ways: the most drafts between two checks, and over how many first ids they
+      are read, 0 for all.
     exit_layer: E, where drafts leave, 1..L-1.
     source_length: S.
     target_length: T.
@@ -148,42 +162,52 @@ def measure(
       f'{config.num_decoder_layers - 1}, before the last layer'
     )
   rng = np.random.default_rng(seed)
+  params = model.init_params(config, jax.random.key(seed))
+  if few := [count for _, count in ways if count]:
+    params = with_rare_tokens(params, min(few))
   job = _Job(
     config,
-    model.init_params(config, jax.random.key(seed)),
+    params,
     exit_layer,
     rng.integers(2, config.vocab_size, (1, source_length)),
     target_length,
   )
   for wanted in acceptances:
     factor = accepting(job, wanted)
-    policies = {0: decoding.ComputePolicy()}
-    policies |= {most: _drafting(exit_layer, most) for most in drafts}
+    policies = {(0, 0): decoding.ComputePolicy()}
+    policies |= {
+      (most, count): _drafting(exit_layer, most, count) for most, count in ways
+    }
     runs = {
-      most: stopwatch.AfterStart(job.start(factor, policy), _decode_all)
-      for most, policy in policies.items()
+      way: stopwatch.AfterStart(job.start(factor, policy), _decode_all)
+      for way, policy in policies.items()
     }
-    results = {most: jax.device_get(run()) for most, run in runs.items()}
+    results = {way: jax.device_get(run()) for way, run in runs.items()}
     seconds = stopwatch.interleaved_seconds(runs, num_repeats)
-    medians = {
-      most: statistics.median(turns) for most, turns in seconds.items()
-    }
-    for most, result in results.items():
+    medians = {way: statistics.median(turns) for way, turns in seconds.items()}
+    full = (0, 0)
+    for way, result in results.items():
       work = result.work
+      most, count = way
       yield DraftingRow(
         shape=shape,
         exit_layer=exit_layer if most else config.num_decoder_layers,
         drafts=most,
+        candidates=count,
         accepted=acceptance(work),
         tokens_per_check=float(target_length / max(1, work.cycles.sum())),
-        same_tokens=bool((result.tokens == results[0].tokens).all()),
-        milliseconds_per_token=1e3 * medians[most] / target_length,
-        speed_up=medians[0] / medians[most],
+        same_tokens=bool((result.tokens == results[full].tokens).all()),
+        milliseconds_per_token=1e3 * medians[way] / target_length,
+        speed_up=medians[full] / medians[way],
       )
 
 
-def _drafting(exit_layer: int, most: int) -> decoding.ComputePolicy:
+def _drafting(
+  exit_layer: int, most: int, candidates: int = 0
+) -> decoding.ComputePolicy:
+  readout = decoding.FirstTokens(candidates) if candidates else None
   return decoding.ComputePolicy(
+    readout=readout or decoding.FullVocabulary(),
     exit_rule=exits.FixedExit(exit_layer),
     cache_fill=decoding.CatchUp((most,)),
     verification=decoding.VerifyEvery(most),
@@ -200,6 +224,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('shapes', 't5_v1_1_base', 'models, separated by commas')
   add('acceptances', '0.8,0.9', 'shares of drafts accepted, by commas')
   add('drafts', '2,4,8', 'most drafts between two checks, by commas')
+  add('candidates', '0', 'first ids that drafts are read over; 0 for all')
   add('exit_layer', 2, 'where drafts leave', type=int)
   add('source_length', 64, 'tokens of a source', type=int)
   add('target_length', 96, 'tokens decoded', type=int)
@@ -220,7 +245,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
       rows += measure(
         shape,
         acceptances=[float(one) for one in flags.acceptances.split(',')],
-        drafts=[int(one) for one in flags.drafts.split(',')],
+        ways=[
+          (int(most), int(count))
+          for count in flags.candidates.split(',')
+          for most in flags.drafts.split(',')
+        ],
         exit_layer=flags.exit_layer,
         source_length=flags.source_length,
         target_length=flags.target_length,

@@ -14,6 +14,7 @@ class DraftingRow:
     shape: the model.
     exit_layer: where drafts leave; L for the full model.
     drafts: the most between two checks; 0 for the full model.
+    candidates: over how many first ids drafts are read; 0 for all of them.
     accepted: share of the drafts that stayed, of those up to the first in each
       check that did not.
     tokens_per_check: tokens of the output per check.
@@ -25,6 +26,7 @@ class DraftingRow:
   shape: str
   exit_layer: int
   drafts: int
+  candidates: int
   accepted: float
   tokens_per_check: float
   same_tokens: bool
@@ -39,6 +41,7 @@ def table(*measured: Measured) -> tables.Table:
       row.shape,
       str(row.drafts) if row.drafts else 'full model',
       str(row.exit_layer),
+      (str(row.candidates) if row.candidates else 'all') if row.drafts else '-',
       f'{100 * row.accepted:.0f}' if row.drafts else '-',
       f'{row.tokens_per_check:.1f}' if row.drafts else '-',
       'yes' if row.same_tokens else 'NO',
@@ -54,6 +57,7 @@ def table(*measured: Measured) -> tables.Table:
       'shape',
       'drafts',
       'exit layer',
+      'read over',
       'accepted %',
       'tokens per check',
       'same tokens',

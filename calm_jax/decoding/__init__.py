@@ -22,6 +22,7 @@ from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.exit_traces import Trace, trace
 from calm_jax.decoding.extending import extend
 from calm_jax.decoding.failures import describe_failure
+from calm_jax.decoding.first_tokens import FirstTokens
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import (
@@ -52,7 +53,11 @@ from calm_jax.decoding.settings import (
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
 from calm_jax.decoding.token_loop import advance, finish, generate
-from calm_jax.decoding.verification import NeverVerify, VerifyEvery
+from calm_jax.decoding.verification import (
+  NeverVerify,
+  VerifyAdaptively,
+  VerifyEvery,
+)
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 
@@ -89,6 +94,7 @@ __all__ = [
   'DecodeState',
   'DeferredExitState',
   'EveryLayer',
+  'FirstTokens',
   'FullVocabulary',
   'Greedy',
   'NeverVerify',
@@ -103,6 +109,7 @@ __all__ = [
   'TopK',
   'Trace',
   'UnrolledDepthLoop',
+  'VerifyAdaptively',
   'VerifyEvery',
   'WhileDepthLoop',
   'advance',

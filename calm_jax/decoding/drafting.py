@@ -195,7 +195,7 @@ def _full_tokens(carry, layers, rows, memory, begin, size, choose):
     return array.reshape(batch_size * size, *array.shape[2:])
 
   positions = begin[:, None] + jnp.arange(size)
-  _, reading = layers.policy.readout.step(
+  _, reading = layers.policy.readout.over_all().step(
     rows.policy.readout,
     layers.bound,
     hidden=flat(hidden),
@@ -240,7 +240,16 @@ def _go_on(
   lengths = jnp.where(carry.alive, last + 1 - failed, positions)
   ended = full & (failed | (token == eos_id) | (lengths >= longest))
   verified = jnp.where(full, lengths, drafts.verified)
-  due = policy.verification.due(lengths - verified, rows.confidences)
+  pending = positions - drafts.verified
+  state = policy.verification.observe(
+    drafts.state,
+    full & (pending > 0),
+    checked.accepted,
+    # Not where an accepted draft of EOS ended the row.
+    (checked.last < positions)
+    & (checked.accepted <= checked.last - drafts.verified),
+  )
+  due = policy.verification.due(state, lengths - verified, rows.confidences)
   due = ~full & (due | (token == eos_id))
   # The last position can be nobody's companion.
   due |= lengths >= longest - 1
@@ -261,5 +270,5 @@ def _go_on(
       dropped, -jnp.inf, carry.rejected_confidences
     ),
     scores=carry.scores + jnp.where(full, checked.gain, 0.0),
-    drafts=Drafts(verified=verified, due=due & alive),
+    drafts=Drafts(verified=verified, due=due & alive, state=state),
   )

@@ -7,13 +7,13 @@ looks at logits, once per check.
 import dataclasses
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import BoundDecoder, Reading, StatelessSlot
+from calm_jax.interfaces import BoundDecoder, Reading, ReadsAll
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class FullVocabulary(StatelessSlot):
+class FullVocabulary(ReadsAll):
   """Reads every state out over the whole vocabulary. The null object."""
 
   reads_exit_states = False

@@ -129,13 +129,15 @@ def _replace(parent: Any, names: list[str], value: Any, path: str) -> Any:
 def full_model(policy: ComputePolicy) -> ComputePolicy:
   """Returns the full model as the policy decodes it: every layer, every token.
 
-  Its exit rule never looks and has no budget, and no layer is skipped. What
-  losses are measured against; `full_within_budget` is what to decode with.
+  Its exit rule never looks and has no budget, no layer is skipped, and tokens
+  come from all of the vocabulary. What losses are measured against;
+  `full_within_budget` is what to decode with.
   """
   return dataclasses.replace(
     policy,
     exit_rule=NeverExit(),
     layer_plan=EveryLayer(),
+    readout=policy.readout.over_all(),
     verification=NeverVerify(),
   )
 
@@ -150,12 +152,12 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
     return True
   if not isinstance(policy.layer_plan, EveryLayer):
     return False
+  if not getattr(policy.readout, 'chooses_from_all', False):
+    return False
   if isinstance(policy.exit_rule, NeverExit):
     return True
-  return (
-    threshold_path(policy) is not None
-    and not isinstance(policy.exit_rule, LayerBudget)
-    and getattr(policy.readout, 'chooses_from_all', False)
+  return threshold_path(policy) is not None and not isinstance(
+    policy.exit_rule, LayerBudget
   )
 
 

@@ -169,7 +169,11 @@ def _first_carry(
   if policy.verifies:
     # The last position can be nobody's companion: it runs all layers.
     due = jnp.full((size,), max_length == 1)
-    drafts = Drafts(verified=jnp.zeros((size,), jnp.int32), due=due)
+    drafts = Drafts(
+      verified=jnp.zeros((size,), jnp.int32),
+      due=due,
+      state=policy.verification.init(decoder, size, max_length),
+    )
     carry = dataclasses.replace(carry, drafts=drafts)
   if isinstance(sampler, Search):
     carry = sampler.start(carry)

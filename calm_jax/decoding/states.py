@@ -27,10 +27,12 @@ class Drafts:
     verified: int32 [R], 0..positions: how many of its tokens are checked, its
       first ones. The others are drafts.
     due: bool [R], rows whose next position runs all layers, which checks them.
+    state: of the slot `verification`.
   """
 
   verified: Array
   due: Array
+  state: PyTree = None
 
 
 @register_pytree

@@ -49,6 +49,14 @@ class SuppressedTokens:
     """What the other readout says, of all that is not suppressed."""
     return self.readout.chooses_from_all
 
+  def keep_rows(self, bound: BoundDecoder) -> 'SuppressedTokens':
+    """Returns itself with the rows that the other readout keeps."""
+    return dataclasses.replace(self, readout=self.readout.keep_rows(bound))
+
+  def over_all(self) -> 'SuppressedTokens':
+    """Returns that of the other readout, suppressed."""
+    return dataclasses.replace(self, readout=self.readout.over_all())
+
   def num_outputs(
     self, vocab_size: int, *, layer: Array | int, first: Array | bool
   ) -> Array | int:

@@ -149,6 +149,8 @@ def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
     return (number < steps) & carry.alive.any()
 
   step = _step_of(policy, sampler)
+  readout = policy.readout.keep_rows(bound)
+  policy = dataclasses.replace(policy, readout=readout)
 
   def decode_token(loop):
     number, carry = loop

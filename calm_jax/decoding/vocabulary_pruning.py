@@ -14,6 +14,7 @@ from jax import lax
 
 from calm_jax import checks
 from calm_jax.array_types import Array
+from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading
 from calm_jax.pytrees import register_pytree
 
@@ -90,6 +91,15 @@ class PrunedVocabulary:
   def chooses_from_all(self) -> bool:
     """As `reads_exit_states`: only the second read is over all V."""
     return self.reads_exit_states
+
+  def keep_rows(self, bound: BoundDecoder) -> 'PrunedVocabulary':
+    """Returns itself: what it reads changes from token to token."""
+    del bound
+    return self
+
+  def over_all(self) -> FullVocabulary:
+    """Returns `FullVocabulary()`."""
+    return FullVocabulary()
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself; raises ValueError on sizes that do not fit V."""

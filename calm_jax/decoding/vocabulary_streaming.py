@@ -20,7 +20,7 @@ from calm_jax.interfaces import (
   BoundDecoder,
   LayeredDecoder,
   Reading,
-  StatelessSlot,
+  ReadsAll,
 )
 from calm_jax.pytrees import register_pytree
 
@@ -43,7 +43,7 @@ class _Best(NamedTuple):
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class StreamedVocabulary(StatelessSlot):
+class StreamedVocabulary(ReadsAll):
   """Reads states out over the whole vocabulary, one block after the other.
 
   Tokens, margins and maxima are those of `FullVocabulary` but for rounding; for

@@ -25,6 +25,7 @@ from calm_jax.interfaces.policy_slots import (
   NoCompanions,
   PolicySlot,
   Readout,
+  ReadsAll,
   StatelessSlot,
   Verification,
 )
@@ -50,6 +51,7 @@ __all__ = [
   'PolicySlot',
   'Reading',
   'Readout',
+  'ReadsAll',
   'StatelessSlot',
   'Verification',
   'Work',

@@ -169,6 +169,19 @@ class CacheFill(PolicySlot, Protocol):
     ...
 
 
+class ReadsAll(StatelessSlot):
+  """What a readout over the whole vocabulary inherits."""
+
+  def keep_rows(self, bound: BoundDecoder) -> Self:
+    """Returns itself."""
+    del bound
+    return self
+
+  def over_all(self) -> Self:
+    """Returns itself."""
+    return self
+
+
 class Readout(PolicySlot, Protocol):
   """Decides over which candidates logits are computed.
 
@@ -198,6 +211,21 @@ class Readout(PolicySlot, Protocol):
     """Whether a token after the last layer is chosen out of all of V; static.
 
     Where it is, a threshold of 1 is the full model.
+    """
+    ...
+
+  def keep_rows(self, bound: BoundDecoder) -> 'Readout':
+    """Returns itself with the rows of the output matrix that it always reads.
+
+    Called before a loop over tokens: in it, what is cut out of the matrix is
+    copied every time.
+    """
+    ...
+
+  def over_all(self) -> 'Readout':
+    """Returns the readout by which checked drafts are replaced: over all of V.
+
+    Itself where it is that, and one without a state otherwise.
     """
     ...
 
@@ -269,11 +297,26 @@ class Verification(PolicySlot, Protocol):
     """The most drafts between two checks; 0 if none are checked. Static."""
     ...
 
-  def due(self, drafts: Array, confidences: Array) -> Array:
+  def due(self, state: PyTree, drafts: Array, confidences: Array) -> Array:
     """Returns the rows whose drafts are to be checked, bool [B].
 
     Args:
+      state: the slot's state.
       drafts: int32 [B], how many there are since the last check.
       confidences: float32 [B], of the last one; NaN if nothing looked.
+    """
+    ...
+
+  def observe(
+    self, state: PyTree, checked: Array, accepted: Array, rejected: Array
+  ) -> PyTree:
+    """Returns the state after checks of rows.
+
+    Args:
+      state: the slot's state.
+      checked: bool [B], rows that had drafts checked; of others nothing is to
+        be learnt.
+      accepted: int32 [B], drafts that the full model agreed with.
+      rejected: bool [B], whether it said another token than one of them.
     """
     ...

@@ -41,7 +41,7 @@ def test_rows_say_what_was_accepted():
     drafting_speed.measure(
       'tiny',
       acceptances=[0.5],
-      drafts=[3],
+      ways=[(3, 0), (3, 16)],
       exit_layer=2,
       source_length=4,
       target_length=40,
@@ -49,12 +49,16 @@ def test_rows_say_what_was_accepted():
       config=CONFIG,
     )
   )
-  full, drafted = rows
+  full, *drafted = rows
   assert full.drafts == 0 and full.speed_up == 1.0
-  assert drafted.same_tokens
-  assert 0.3 < drafted.accepted < 1.0
-  # A check gives a token of its own besides those that it keeps.
-  assert 1.0 <= drafted.tokens_per_check <= 4.0
+  assert [row.candidates for row in drafted] == [0, 16]
+  for row in drafted:
+    assert row.same_tokens
+    assert 0.3 < row.accepted < 1.0
+    # A check gives a token of its own besides those that it keeps.
+    assert 1.0 <= row.tokens_per_check <= 4.0
+  # Nothing but the first ids is ever said.
+  assert drafted[0].accepted == drafted[1].accepted
 
 
 @pytest.mark.slow

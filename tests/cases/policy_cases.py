@@ -106,6 +106,7 @@ _CLASSIFIER = exits.Classifier(
 )
 # V is no multiple of it.
 STREAMED = decoding.StreamedVocabulary(block_size=12)
+FIRST = decoding.FirstTokens(30)
 PRUNED = decoding.PrunedVocabulary(num_blocks=3, block_size=6)
 PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
@@ -180,6 +181,7 @@ _PROJECTED = (
     ),
     0.5,
   ),
+  Case('margin_first_tokens', _exits(_confident(_MARGIN), readout=FIRST), 0.3),
   Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
   Case(
     'beams_margin_per_row',

@@ -91,8 +91,10 @@ def assert_exact(state):
     ),
     # More companions than a block holds; a block longer than outputs.
     (3, (1,), LOOPS[1]),
-    pytest.param(3, (2,), LOOPS[0], marks=pytest.mark.slow),
-    (1, (99,), LOOPS[1]),
+    *(
+      pytest.param(size, sizes, loop, marks=pytest.mark.slow)
+      for size, sizes, loop in ((3, (2,), LOOPS[0]), (1, (99,), LOOPS[1]))
+    ),
   ],
 )
 def test_values_are_the_full_models(batch_size, block_sizes, depth_loop):

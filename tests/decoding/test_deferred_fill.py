@@ -6,7 +6,6 @@ result.
 """
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -66,9 +65,17 @@ def assert_same(one, other):
 @pytest.mark.parametrize(
   ('batch_size', 'fill', 'depth_loop'),
   [
-    *itertools.product((1, 3), (DEFERRED,), LOOPS),
-    (3, decoding.DeferredExitState(1), LOOPS[0]),
-    (3, decoding.DeferredExitState(99), LOOPS[0]),
+    (3, DEFERRED, LOOPS[0]),
+    (1, DEFERRED, LOOPS[1]),
+    *(
+      pytest.param(size, fill, loop, marks=pytest.mark.slow)
+      for size, fill, loop in (
+        (1, DEFERRED, LOOPS[0]),
+        (3, DEFERRED, LOOPS[1]),
+        (3, decoding.DeferredExitState(1), LOOPS[0]),
+        (3, decoding.DeferredExitState(99), LOOPS[0]),
+      )
+    ),
   ],
 )
 def test_equals_eager_propagation(batch_size, fill, depth_loop):

@@ -59,7 +59,14 @@ def test_a_token_exits_after_the_shallow_layer_or_the_last():
   assert ((seen >= 0) & (seen < threshold)).all()
 
 
-@pytest.mark.parametrize('block_sizes', [(1,), (3,), (4, 16)], ids=str)
+@pytest.mark.parametrize(
+  'block_sizes',
+  [
+    *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ((1,), (3,))),
+    (4, 16),
+  ],
+  ids=str,
+)
 def test_outputs_do_not_depend_on_block_sizes(block_sizes):
   """However many positions that left early run the deep layers together."""
   result = cases.decode(NAME)

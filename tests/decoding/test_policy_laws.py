@@ -25,12 +25,14 @@ EXCEPTIONS = {
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'oracle'): 'no threshold; an early exit always says its target',
   (2, 'margin_pruned'): 'says candidates only; with all kept it is unpruned',
+  (2, 'margin_first_tokens'): 'says those alone; with all of them it is',
   (2, 'budget_margin_per_row'): 'capped; with a budget for all layers it is',
   (2, 'budget_similarity'): 'capped; with a budget for all layers it is',
   (2, 'skip_feed_forward'): 'not the full model; with nothing skipped it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
+  (3, 'margin_first_tokens'): 'all is over the first tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (4, 'beams_margin_per_row'): 'its cache is that of the live hypotheses',
   (4, 'maximum_deferred_fill'): 'K/V that nobody reads are not made',
@@ -46,6 +48,7 @@ EXCEPTIONS = {
     for name in cases.NAMES
     if not name.startswith('margin_nucleus')
   },
+  (6, 'margin_first_tokens'): 'never multiplies all of it',
   (6, 'margin_streamed'): 'reads blocks; a loop over blocks counts as one',
 }
 
@@ -190,7 +193,17 @@ def law_2__budget_similarity_exact(name):
 
 def law_2__margin_pruned(name):
   num_blocks = -(-cases.V // cases.PRUNED.block_size)
-  readout = dataclasses.replace(cases.PRUNED, num_blocks=num_blocks)
+  over_all_is_unpruned(
+    name, dataclasses.replace(cases.PRUNED, num_blocks=num_blocks)
+  )
+
+
+def law_2__margin_first_tokens(name):
+  over_all_is_unpruned(name, decoding.FirstTokens(cases.V))
+
+
+def over_all_is_unpruned(name, readout):
+  """A readout of candidates that are all of V is none of candidates."""
   unpruned = cases.case('softmax_margin')
 
   def policy(rows, threshold):
@@ -246,6 +259,16 @@ def law_3__margin_pruned_full_final(name):
   logits = cases.masked_reference(name)
   seen = over_candidates(name, logits)
   agrees_with_logits(name, logits, seen=seen)
+  with pytest.raises(AssertionError):
+    agrees_with_logits(name, logits)
+
+
+def law_3__margin_first_tokens(name):
+  result, _ = cases.decode_poisoned(name)
+  same(result, cases.decode(name))
+  logits = cases.masked_reference(name)
+  first = np.arange(cases.V) < cases.FIRST.count
+  agrees_with_logits(name, np.where(first, logits, -np.inf))
   with pytest.raises(AssertionError):
     agrees_with_logits(name, logits)
 
@@ -409,8 +432,16 @@ def law_6(name):
   assert output_matmuls(state) == expected + again
 
 
+def law_6__margin_first_tokens(name):
+  reads_parts(name, cases.FIRST.count)
+
+
 def law_6__margin_streamed(name):
-  size = cases.STREAMED.block_size
+  reads_parts(name, cases.STREAMED.block_size)
+
+
+def reads_parts(name, size):
+  """Every check multiplies so many rows, and none all of them."""
   state = cases.start(cases.case(name))
   assert output_matmuls(state) == 0, 'holds all of [B, V]'
   assert output_matmuls(state, width=size) == 1
@@ -550,7 +581,8 @@ def law_12(name):
   if rule.needs_logits and policy.readout.reads_exit_states:
     checks += decoded
   np.testing.assert_array_equal(work.checks, checks)
-  read_out = work.checks * cases.V
+  first = isinstance(policy.readout, decoding.FirstTokens)
+  read_out = work.checks * (cases.FIRST.count if first else cases.V)
   if not isinstance(policy.readout, decoding.PrunedVocabulary):
     np.testing.assert_array_equal(work.outputs, read_out)
   ran = run_up_to(result.exit_layers).sum()
@@ -593,7 +625,12 @@ def _check_of(law, name):
 
 
 # Twins of rules that others stand for.
-_LONG = ('state_similarity_per_row_exact', 'margin_nucleus_exact')
+_LONG = (
+  'budget_similarity_exact',
+  'margin_nucleus_exact',
+  'maximum_release_decay',
+  'state_similarity_per_row_exact',
+)
 
 
 def _marks(name, law):

@@ -75,11 +75,10 @@ def assert_same_output(result, full):
   ('name', 'depth_loop'),
   [
     ('margin', LOOPS[0]),
-    ('scheduled', LOOPS[1]),
     *(
       pytest.param(name, loop, marks=pytest.mark.slow)
       for name, loop in itertools.product(RULES, LOOPS)
-      if (name, loop) not in (('margin', LOOPS[0]), ('scheduled', LOOPS[1]))
+      if (name, loop) != ('margin', LOOPS[0])
     ),
   ],
 )
@@ -109,6 +108,34 @@ def test_says_what_the_full_model_says(name, depth_loop):
     early = decoded & (result.exit_layers < L)
     assert early.sum() <= work.accepted.sum()
   assert accepted > 0
+
+
+def test_drafts_are_as_many_as_pay():
+  """Few where the full model agrees with few, many where with all of them."""
+  adaptive = decoding.VerifyAdaptively(8, draft_cost=0.1)
+  policy = dataclasses.replace(
+    verified(exits.FixedExit(2), 8), verification=adaptive
+  )
+  full, result = generate(None), generate(policy)
+  assert_same_output(result, full)
+  state = adaptive.init(None, 3, T)
+  three = np.arange(3)
+  for _ in range(20):
+    drafts = np.array([8, 8, 2])
+    accepted = drafts * [0, 1, 1] - [0, 0, 1]
+    state = adaptive.observe(state, three != 2, accepted, accepted < drafts)
+  shares = np.asarray(state.accepted / state.judged)
+  assert shares[0] < 0.1 and shares[1] > 0.95
+  np.testing.assert_allclose(shares[2], 0.7)
+  lengths = np.asarray(adaptive.best_lengths(state))
+  assert lengths[0] == 1 and lengths[1] == 8
+  for share, length in zip(shares, lengths, strict=True):
+    expected = [
+      sum(share**n for n in range(d + 1)) / (1 + 0.1 * d) for d in range(1, 9)
+    ]
+    assert length == 1 + np.argmax(expected)
+  due = adaptive.due(state, np.array([1, 7, 1]), np.ones(3))
+  np.testing.assert_array_equal(due, [True, False, lengths[2] == 1])
 
 
 @pytest.mark.slow
@@ -198,6 +225,7 @@ def test_refilled_slots_forced_prefixes_and_suppressed_tokens():
   [
     pytest.param(decoding.FullVocabulary(), LOOPS[1], marks=pytest.mark.slow),
     (dataclasses.replace(cases.PRUNED, final='pruned'), LOOPS[0]),
+    (cases.FIRST, LOOPS[1]),
     pytest.param(cases.STREAMED, LOOPS[1], marks=pytest.mark.slow),
   ],
 )
@@ -283,6 +311,21 @@ def toy_logits(ease):
         verified(MARGIN), cache_fill=decoding.ProjectExitState()
       ),
       r'cache_fill=decoding.CatchUp\(\)',
+    ),
+    *(
+      (
+        lambda bad=bad: dataclasses.replace(
+          verified(MARGIN), verification=decoding.VerifyAdaptively(**bad)
+        ),
+        f'{next(iter(bad))} of VerifyAdaptively',
+      )
+      for bad in (
+        dict(tokens=0),
+        dict(draft_cost=0.0),
+        dict(memory=1.0),
+        dict(first=float('nan')),
+        dict(stop_below=-1.0),
+      )
     ),
     (
       lambda: verified(exits.LayerBudget(MARGIN, per_token=2)),

@@ -135,7 +135,9 @@ def test_the_five_decodes_of_the_table():
   assert again[1].kind == 'early_exit'
 
 
-@pytest.mark.parametrize('verifies', [False, True])
+@pytest.mark.parametrize(
+  'verifies', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_rows_say_what_ran_and_not_only_what_was_used(verifies):
   """Layers that are caught up later, and drafts that were not to stay."""
   verification = decoding.VerifyEvery(2) if verifies else decoding.NeverVerify()

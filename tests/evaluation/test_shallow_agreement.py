@@ -66,7 +66,9 @@ def reference(exit_layer, suppressed=()):
   return (best - second)[counts], (said[0] == said[1])[counts]
 
 
-@pytest.mark.parametrize('exit_layer', [1, 2, 3])
+@pytest.mark.parametrize(
+  'exit_layer', [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3)), 2]
+)
 def test_it_is_what_the_parallel_model_says(exit_layer):
   found = agreement(exit_layer=exit_layer)
   confidences, agrees = reference(exit_layer)

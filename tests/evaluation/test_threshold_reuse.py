@@ -74,7 +74,15 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(
-  'kind', ['margin', 'decaying', 'state', 'pruned', 'budget']
+  'kind',
+  [
+    'margin',
+    'budget',
+    *(
+      pytest.param(kind, marks=pytest.mark.slow)
+      for kind in ('decaying', 'state', 'pruned')
+    ),
+  ],
 )
 def test_a_walk_down_the_grid_equals_decoding_everything(decode, kind):
   """To the bit, whichever rows share a batch."""

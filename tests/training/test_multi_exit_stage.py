@@ -68,6 +68,7 @@ def test_the_parameters_are_listed(tmp_path):
   assert 'decoder/layers_1/mlp/wi_0/kernel  ' in table
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_the_same_dropout(tmp_path):
   assert CONFIG.dropout_rate > 0
   whole = train(tmp_path / 'whole')
