@@ -16,6 +16,7 @@ from calm_jax.benchmarks import (
   certified_table,
   drafting_table,
   exactness_table,
+  layouts_table,
   measured_rows,
   mesh_memory_table,
   results_table,
@@ -127,6 +128,10 @@ TABLES = {
   'drafting': RegisteredTable(
     ('drafting_cpu.json',),
     _of_rows(drafting_table.DraftingRow, drafting_table.table),
+  ),
+  'layouts': RegisteredTable(
+    ('layouts_cpu.json',),
+    _of_rows(layouts_table.LayoutRow, layouts_table.table),
   ),
   'exactness': RegisteredTable(
     ('exactness_demo_cpu.json',),

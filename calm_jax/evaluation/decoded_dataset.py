@@ -70,6 +70,13 @@ class DecodedDataset:
     decoded = self.exit_layers[self.exit_layers > 0]
     return float(decoded.mean()) if decoded.size else float('nan')
 
+  @property
+  def mean_layers_run(self) -> float:
+    """Layers run per decoded token, those of companions and drafts included."""
+    work = self.total_work()
+    run = work['attention'] + work['caught_up']
+    return run / self.num_tokens if self.num_tokens else float('nan')
+
   def total_work(self) -> dict[str, int]:
     """Returns the ledger of all rows together, by column."""
     return dict(zip(WORK, self.work.sum(axis=0).tolist(), strict=True))

@@ -67,11 +67,7 @@ def build_loss_table(
     _fill_column(table, column, decode, loss, full)
     if path is not None:
       records.write_loss_table(path, table)
-    say(
-      f'setting {table.settings[column]}: mean {loss_name} loss '
-      f'{table.losses[:, column].mean():.4f}, mean exit layer '
-      f'{table.mean_exit_layers[column]:.2f}'
-    )
+    say(_result_line(table, column))
   return table
 
 
@@ -137,6 +133,20 @@ def _fill_column(
     )
   table.losses[:, column] = values
   table.mean_exit_layers[column] = early.mean_exit_layer
+  table.mean_layers_run[column] = early.mean_layers_run
+
+
+def _result_line(table: records.LossTable, column: int) -> str:
+  """Returns what came out at a setting."""
+  exit_layer = table.mean_exit_layers[column]
+  layers_run = table.mean_layers_run[column]
+  line = (
+    f'setting {table.settings[column]}: mean {table.loss} loss '
+    f'{table.losses[:, column].mean():.4f}, mean exit layer {exit_layer:.2f}'
+  )
+  if layers_run > exit_layer + 0.005:
+    line += f', {layers_run:.2f} layers run with those caught up later'
+  return line
 
 
 def _digest(full: DecodedDataset) -> str:

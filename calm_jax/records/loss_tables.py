@@ -25,6 +25,9 @@ class LossTable:
     fingerprint: what the losses depend on besides the setting (parameters,
       split, policy, metric, lengths, dtype).
     format_version: of this schema.
+    mean_layers_run: float64 [J], layers run per decoded token by the ledger,
+      those run later beside other tokens included; NaN where not known, which
+      in tables of earlier versions is everywhere.
   """
 
   losses: np.ndarray
@@ -34,19 +37,21 @@ class LossTable:
   loss: str
   fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
   format_version: int = FORMAT_VERSION
+  mean_layers_run: np.ndarray | None = None
 
   def __post_init__(self):
+    if self.mean_layers_run is None:
+      unknown = np.full(len(self.settings), np.nan)
+      object.__setattr__(self, 'mean_layers_run', unknown)
     expected = (len(self.example_ids), len(self.settings))
     if self.losses.shape != expected:
       raise ValueError(
         f'losses have shape {self.losses.shape}, expected {expected}: one row '
         'per example id and one column per setting.'
       )
-    if self.mean_exit_layers.shape != expected[1:]:
-      raise ValueError(
-        f'mean_exit_layers have shape {self.mean_exit_layers.shape}, expected '
-        f'{expected[1:]}.'
-      )
+    for name in ('mean_exit_layers', 'mean_layers_run'):
+      if (shape := getattr(self, name).shape) != expected[1:]:
+        raise ValueError(f'{name} have shape {shape}, expected {expected[1:]}.')
 
   @property
   def num_examples(self) -> int:
@@ -77,6 +82,7 @@ def write_loss_table(path: str | os.PathLike, table: LossTable) -> None:
       header=np.array(json.dumps(to_jsonable(header), allow_nan=False)),
       losses=table.losses,
       mean_exit_layers=table.mean_exit_layers,
+      mean_layers_run=table.mean_layers_run,
     )
   os.replace(temporary, path)
 
@@ -95,6 +101,7 @@ def read_loss_table(path: str | os.PathLike) -> LossTable:
         losses=arrays['losses'],
         settings=tuple(header['settings']),
         mean_exit_layers=arrays['mean_exit_layers'],
+        mean_layers_run=arrays.get('mean_layers_run'),
         example_ids=tuple(header['example_ids']),
         loss=header['loss'],
         fingerprint=header['fingerprint'],

@@ -54,6 +54,8 @@ def test_every_column_is_decoded_without_a_question():
     table.losses.mean(axis=0), np.array(NUM_DIFFERENT) / NUM_EXAMPLES
   )
   np.testing.assert_array_equal(table.mean_exit_layers, [4, 3, 2, 1, 1])
+  # As many layers are caught up later as are run at once.
+  np.testing.assert_array_equal(table.mean_layers_run, [8, 6, 4, 2, 2])
   assert table.computed.all()
 
 

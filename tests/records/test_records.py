@@ -17,6 +17,7 @@ def loss_table(**changes):
     'losses': np.array([[0.0, 0.5, np.nan], [0.25, 1.0, np.nan]]),
     'settings': (0.9, {'threshold': 0.5}, 0.1),
     'mean_exit_layers': np.array([3.5, 2.0, np.nan]),
+    'mean_layers_run': np.array([4.5, 3.25, np.nan]),
     'example_ids': ('a', 'b'),
     'loss': 'textual',
     'fingerprint': {'params': 'x', 'max_length': 8},
@@ -122,12 +123,25 @@ def test_a_loss_table_is_read_back(tmp_path):
   records.write_loss_table(path, table)
   read = records.read_loss_table(path)
   np.testing.assert_array_equal(read.losses, table.losses)
-  np.testing.assert_array_equal(read.mean_exit_layers, table.mean_exit_layers)
+  for name in ('mean_exit_layers', 'mean_layers_run'):
+    np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
   for name in ('settings', 'example_ids', 'loss', 'fingerprint'):
     assert getattr(read, name) == getattr(table, name)
   assert read.num_examples == 2
   assert read.computed.tolist() == [True, True, False]
   assert os.listdir(path.parent) == ['table.npz']
+
+
+def test_a_loss_table_of_earlier_versions_has_no_ledger(tmp_path):
+  path = tmp_path / 'table.npz'
+  records.write_loss_table(path, loss_table())
+  with np.load(path) as arrays:
+    earlier = dict(arrays)
+  del earlier['mean_layers_run']
+  np.savez(path, **earlier)
+  assert np.isnan(records.read_loss_table(path).mean_layers_run).all()
+  with pytest.raises(ValueError, match='mean_layers_run have shape'):
+    loss_table(mean_layers_run=np.ones(2))
 
 
 def test_a_truncated_loss_table_is_named(tmp_path):
