@@ -35,6 +35,14 @@ class Followed:
   ended: np.ndarray
   unsure: np.ndarray
 
+  def take(self, which: np.ndarray) -> 'Followed':
+    """Returns those at `which`."""
+    return Followed(
+      rows={name: array[which] for name, array in self.rows.items()},
+      ended=self.ended[which],
+      unsure=self.unsure[which],
+    )
+
 
 def follow(
   trace: Trace,
