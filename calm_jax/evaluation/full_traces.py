@@ -9,7 +9,6 @@ there holds for any threshold, too: no token is decoded twice behind the same
 tokens.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from calm_jax import decoding, interfaces
 from calm_jax.evaluation import following, row_batches
+from calm_jax.evaluation.changed_rows import ChangedRows
 from calm_jax.evaluation.compile_clock import CompiledClock
 from calm_jax.evaluation.decode_dataset import Batch, valid_rows
 from calm_jax.evaluation.decode_progress import DecodeProgress
@@ -28,54 +28,6 @@ from calm_jax.processes import collectives
 
 # Places of a batch that are left over hold rows of so many coming thresholds.
 _AHEAD = 3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Changed:
-  """n rows that have said another token than what they followed.
-
-  Attributes:
-    rows: the inputs.
-    parents: int [n], the outputs that they followed.
-    tokens: int32 [n, T], what they have said, that token included.
-    lengths: int32 [n], how many tokens that is.
-    thresholds: float32 [n, T].
-  """
-
-  rows: list[Input]
-  parents: np.ndarray
-  tokens: np.ndarray
-  lengths: np.ndarray
-  thresholds: np.ndarray
-
-  def keys(self) -> list[tuple[int, bytes]]:
-    """Returns rows with what they have said."""
-    return [
-      (row.place, said[:length].tobytes())
-      for row, said, length in zip(
-        self.rows, self.tokens, self.lengths, strict=True
-      )
-    ]
-
-  def take(self, which: list[int]) -> '_Changed':
-    """Returns those at `which`."""
-    return _Changed(
-      [self.rows[i] for i in which],
-      self.parents[which],
-      self.tokens[which],
-      self.lengths[which],
-      self.thresholds[which],
-    )
-
-  def plus(self, other: '_Changed') -> '_Changed':
-    """Returns these and others."""
-    return _Changed(
-      [*self.rows, *other.rows],
-      *(
-        np.concatenate([getattr(one, name) for one in (self, other)])
-        for name in ('parents', 'tokens', 'lengths', 'thresholds')
-      ),
-    )
 
 
 class FullTraces:
@@ -156,7 +108,9 @@ class FullTraces:
       seconds_between=10.0,
     )
     never = np.full(self._max_length, np.inf, np.float32)
-    for places, _ in row_batches.batches_of(rows, np.zeros(len(rows), int)):
+    # Short inputs together: their outputs tend to be short, too.
+    sizes = np.array([np.count_nonzero(row.tokens) for row in rows], int)
+    for places, _ in row_batches.batches_of(rows, sizes):
       clock = CompiledClock()
       part = [rows[place] for place in places]
       nothing = np.zeros((len(part), self._max_length), np.int32)
@@ -165,18 +119,11 @@ class FullTraces:
       )
       numbers = self._known.add([row.place for row in part], *found)
       followed = self._known.follow(numbers, never)
-      for name, value in (
-        # The full model looks at none.
-        ('confidences', np.nan),
-        ('rejected_confidences', -np.inf),
-      ):
-        followed.rows[name] = np.full_like(followed.rows[name], value)
       good = np.flatnonzero(followed.ended)
       rule = decoding.full_model(self._policy).exit_rule
       good_rows = [part[i] for i in good]
       self._keep(store, good_rows, followed.take(good), rule, clock)
-      exit_layers = followed.rows['exit_layers']
-      exit_layers = exit_layers[exit_layers > 0]
+      exit_layers = followed.exit_layers[followed.exit_layers > 0]
       line.update(len(part), exit_layers.size, exit_layers.tolist())
 
   def know(self, full: DecodedDataset) -> None:
@@ -244,19 +191,21 @@ class FullTraces:
     trace = self._batches.trace(rows, tokens, lengths)
     self._known.add(places, tokens, lengths, trace)
 
-  def _changed(self, rows, furthest, thresholds) -> _Changed:
+  def _changed(self, rows, furthest, thresholds) -> ChangedRows:
     """Returns the rows that say another token than all known outputs."""
     going, followed = furthest.going, furthest.followed
     shape = going.size, self._max_length
-    return _Changed(
+    return ChangedRows(
       [rows[i] for i in going],
       furthest.outputs[going],
-      followed.rows['tokens'][going],
-      followed.rows['lengths'][going],
+      followed.tokens[going],
+      followed.lengths[going],
       np.broadcast_to(thresholds, shape),
     )
 
-  def _with_coming(self, changed: _Changed, thresholds: np.ndarray) -> _Changed:
+  def _with_coming(
+    self, changed: ChangedRows, thresholds: np.ndarray
+  ) -> ChangedRows:
     """Fills batches up with rows that change at coming thresholds."""
     spare: dict[tuple[int, int], int] = {}
     for row in changed.rows:
@@ -288,7 +237,7 @@ class FullTraces:
         return self._coming[number : number + _AHEAD]
     return []
 
-  def _extend(self, changed: _Changed) -> np.ndarray:
+  def _extend(self, changed: ChangedRows) -> np.ndarray:
     """Decodes rows from where they changed; returns their outputs' numbers."""
     tokens, lengths, trace = self._batches.extend(
       changed.rows, changed.tokens, changed.lengths, changed.thresholds
@@ -315,8 +264,15 @@ class FullTraces:
       return
     num_layers = self._bound.num_layers
     looks = np.array([rule.looks(layer) for layer in range(num_layers)])
+    kept = followed.rows()
+    if not looks.any():
+      for name, nothing in (
+        ('confidences', np.nan),
+        ('rejected_confidences', -np.inf),
+      ):
+        kept[name] = np.full_like(kept[name], nothing)
     work = following.work_of(
-      followed.rows['exit_layers'],
+      followed.exit_layers,
       looks & rule.needs_logits,
       vocab_size=self._bound.vocab_size,
     )
@@ -324,7 +280,7 @@ class FullTraces:
     store.add(
       [row.key for row in rows],
       {
-        **followed.rows,
+        **kept,
         'work': work,
         'seconds': np.full(len(rows), seconds),
       },

@@ -114,7 +114,7 @@ class KnownOutputs:
     owners = np.repeat(np.arange(len(rows)), counts)
     followed = self.follow(outputs, thresholds)
     # To its end, if it does.
-    far = 2 * followed.rows['lengths'] + followed.ended
+    far = 2 * followed.lengths + followed.ended
     order = np.lexsort((far, owners))
     best = order[np.r_[owners[order][1:] != owners[order][:-1], True]]
     return Furthest(followed.take(best), outputs[best])

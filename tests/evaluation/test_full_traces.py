@@ -229,7 +229,7 @@ def test_a_row_follows_to_its_first_other_token():
   same = ((5, 6, 7), (8, 8, 9), (1, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, same), [6, 9, 1, 0])
   assert found.ended.all() and not found.unsure.any()
-  rows = found.rows
+  rows = found.rows()
   assert rows['tokens'].tolist() == [[6, 9, 1, 0]]
   assert rows['exit_layers'].tolist() == [[2, 3, 1, -1]]
   np.testing.assert_allclose(rows['confidences'][0, :3], [0.6, 0.2, 0.7])
@@ -240,10 +240,10 @@ def test_a_row_follows_to_its_first_other_token():
   other = ((5, 6, 7), (8, 8, 9), (4, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0])
   assert not found.ended.any() and not found.unsure.any()
-  assert found.rows['tokens'].tolist() == [[6, 9, 4, 0]]
+  assert found.tokens.tolist() == [[6, 9, 4, 0]]
   # Another token that ends the row is its last.
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0], eos_id=4)
-  assert found.ended.all() and found.rows['lengths'] == [3]
+  assert found.ended.all() and found.lengths == [3]
 
 
 def test_what_is_too_close_is_not_concluded():
