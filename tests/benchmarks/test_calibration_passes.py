@@ -14,7 +14,7 @@ def test_a_turn_counts_the_full_model_and_what_was_decoded():
       toy_decoder.toy_bound(4),
       [inputs.astype(np.int32)],
       calibration_passes.rules(6)['softmax margin'],
-      detokenize=str,
+      detokenize=lambda ids: ' '.join(map(str, ids)),
       max_length=6,
       num_turns=2,
     )
