@@ -35,7 +35,8 @@ from calm_jax.evaluation.delaying_inputs import (
 )
 from calm_jax.evaluation.distinct_inputs import leave_out
 from calm_jax.evaluation.evaluating import Evaluation, Timed, run_evaluation
-from calm_jax.evaluation.full_traces import FullTraces, follows_from_full
+from calm_jax.evaluation.followed_policies import follows_from_full
+from calm_jax.evaluation.full_traces import FullTraces
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import (
   ConsistencyLoss,

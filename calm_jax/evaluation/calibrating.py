@@ -170,7 +170,7 @@ def run_calibration(
   plan = _checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   batches = inputs.batches
-  grid = SettingGrid(decode, batches, policy, meter)
+  grid = SettingGrid(decode, batches, policy, meter, plan.settings)
   say(f'full model on {len(inputs.example_ids)} inputs')
   full = grid.full()
   plan = plan.for_texts(full.texts, what="the full model's outputs")

@@ -12,7 +12,8 @@ from calm_jax.evaluation.decode_dataset import (
 )
 from calm_jax.evaluation.decode_store import DecodeStore
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
-from calm_jax.evaluation.full_traces import FullTraces, follows_from_full
+from calm_jax.evaluation.followed_policies import follows_from_full
+from calm_jax.evaluation.full_traces import FullTraces
 from calm_jax.evaluation.threshold_reuse import take_over
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
@@ -55,6 +56,7 @@ class DatasetDecoder:
     policy_for_batch: PolicyForBatch | None = None,
     earlier: DecodedDataset | None = None,
     traces: FullTraces | None = None,
+    full_of: FullTraces | None = None,
   ) -> DecodedDataset:
     """Decodes every input of the batches; see `decode_dataset`.
 
@@ -66,6 +68,8 @@ class DatasetDecoder:
         policy: its rows are taken over where they cannot differ.
       traces: of the same batches (`trace`): what follows from the full model's
         outputs is not decoded.
+      full_of: instead, traces that are to learn the full model's outputs, which
+        are decoded here.
     """
     store = None
     if policy is not None:
@@ -74,6 +78,8 @@ class DatasetDecoder:
       take_over(store, earlier, policy, share=self.share)
     if traces is not None and policy is not None:
       traces.fill(store, policy)
+    if full_of is not None:
+      full_of.decode_full(store)
     return decode_dataset(
       self.bound,
       batches,
@@ -93,6 +99,7 @@ class DatasetDecoder:
     batches: Sequence[Batch],
     full: DecodedDataset,
     policy: decoding.ComputePolicy,
+    coming: Sequence[decoding.ComputePolicy] = (),
   ) -> FullTraces | None:
     """Returns what saves decoding a policy; None if nothing follows for it.
 
@@ -100,17 +107,47 @@ class DatasetDecoder:
       batches: as for `decode_dataset`.
       full: the full model's decode of them.
       policy: the policy, at any threshold.
+      coming: it at the settings that will be decoded, in their order.
     """
+    traces = self._traces(batches, policy, coming)
+    if traces is not None:
+      traces.know(full)
+    return traces
+
+  def full_and_traces(
+    self,
+    batches: Sequence[Batch],
+    policy: decoding.ComputePolicy,
+    coming: Sequence[decoding.ComputePolicy] = (),
+  ) -> tuple[DecodedDataset, FullTraces | None]:
+    """Decodes the full model, and returns what `trace` does with it.
+
+    Exits are looked at on the way, which is cheaper than looking afterwards.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: the policy, at any threshold.
+      coming: as for `trace`.
+    """
+    full_policy = decoding.full_model(policy)
+    traces = self._traces(batches, policy, coming)
+    full = self(batches, policy=full_policy, full_of=traces)
+    if traces is not None:
+      traces.know(full)
+    return full, traces
+
+  def _traces(self, batches, policy, coming) -> FullTraces | None:
+    """Returns traces of nothing yet."""
     if not follows_from_full(self.bound, policy):
       return None
     return FullTraces(
       self.bound,
       batches,
-      full,
       policy,
       max_length=self.max_length,
       eos_id=self.eos_id,
       suppressed_tokens=self.suppressed_tokens,
+      coming=coming,
       share=self.share,
       progress=self.progress,
     )

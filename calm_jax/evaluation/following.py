@@ -9,6 +9,7 @@ them differently, nothing is concluded.
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from calm_jax.decoding import Trace
@@ -24,16 +25,54 @@ class Followed:
   """How far N outputs follow from a trace.
 
   Attributes:
-    rows: fields of `DecodeResult` for their first tokens, as far as they
-      follow, [N, ...] each.
+    tokens: int32 [N, T], what they say as far as they follow, 0 behind it.
+    lengths: int32 [N], how many tokens that is.
+    exit_layers: int32 [N, T], in 1..L; -1 behind that.
     ended: bool [N], whether that is all of the output.
     unsure: bool [N], whether it goes no further because of numbers that are too
       close to each other, so that the row is to be decoded.
+    trace: what was followed, [N, T, L].
   """
 
-  rows: dict[str, np.ndarray]
+  tokens: np.ndarray
+  lengths: np.ndarray
+  exit_layers: np.ndarray
   ended: np.ndarray
   unsure: np.ndarray
+  trace: Trace
+
+  def take(self, which: np.ndarray) -> 'Followed':
+    """Returns those at `which`."""
+    fields = {
+      field.name: getattr(self, field.name)[which]
+      for field in dataclasses.fields(self)
+      if field.name != 'trace'
+    }
+    trace = jax.tree.map(lambda leaf: leaf[which], self.trace)
+    return Followed(**fields, trace=trace)
+
+  def rows(self) -> dict[str, np.ndarray]:
+    """Returns fields of `DecodeResult` for the tokens that follow."""
+    kept = self.exit_layers > 0
+    exits = np.maximum(self.exit_layers - 1, 0)
+    layers = np.arange(self.trace.confidences.shape[-1])
+    rejected = np.where(
+      layers < exits[..., None],
+      np.nan_to_num(self.trace.confidences, nan=-np.inf),
+      -np.inf,
+    ).max(axis=-1)
+    confidences = _at(exits, self.trace.confidences)
+    log_probabilities = _at(exits, self.trace.log_probabilities)
+    return dict(
+      lengths=self.lengths,
+      tokens=self.tokens,
+      exit_layers=self.exit_layers,
+      confidences=np.where(kept, confidences, np.nan).astype(np.float32),
+      rejected_confidences=np.where(kept, rejected, -np.inf).astype(np.float32),
+      scores=np.where(kept, log_probabilities, 0.0).sum(
+        axis=1, dtype=np.float32
+      ),
+    )
 
 
 def follow(
@@ -60,16 +99,11 @@ def follow(
     # The last layer ends every row.
     reached[..., last] = True
     exits = reached.argmax(axis=-1)
-
-    def at_exit(array):
-      return np.take_along_axis(array, exits[..., None], axis=-1)[..., 0]
-
-    confidences = at_exit(trace.confidences)
+    confidences = _at(exits, trace.confidences)
     sure = (exits == last) | (confidences > thresholds + _CONFIDENCE_ROUNDING)
-    sure &= at_exit(trace.leads) > _LOGIT_ROUNDING
-  log_probabilities = at_exit(trace.log_probabilities)
-  sure &= np.isfinite(log_probabilities)
-  tokens = at_exit(trace.tokens)
+    sure &= _at(exits, trace.leads) > _LOGIT_ROUNDING
+  sure &= np.isfinite(_at(exits, trace.log_probabilities))
+  tokens = _at(exits, trace.tokens)
   counts = np.arange(outputs.shape[1]) < lengths[:, None]
   first_unsure = _first(~sure & counts)
   first_other = _first((tokens != outputs) & counts)
@@ -84,24 +118,13 @@ def follow(
   )[:, 0]
   full = followed == outputs.shape[1]
   is_ended = (followed > 0) & ((said_last == eos_id) | full)
-  rejected = np.where(
-    np.arange(last + 1) < exits[..., None],
-    np.nan_to_num(trace.confidences, nan=-np.inf),
-    -np.inf,
-  ).max(axis=-1)
   return Followed(
-    rows=dict(
-      lengths=followed.astype(np.int32),
-      tokens=tokens.astype(np.int32),
-      exit_layers=np.where(kept, exits + 1, -1).astype(np.int32),
-      confidences=np.where(kept, confidences, np.nan).astype(np.float32),
-      rejected_confidences=np.where(kept, rejected, -np.inf).astype(np.float32),
-      scores=np.where(kept, log_probabilities, 0.0).sum(
-        axis=1, dtype=np.float32
-      ),
-    ),
+    tokens=tokens.astype(np.int32),
+    lengths=followed.astype(np.int32),
+    exit_layers=np.where(kept, exits + 1, -1).astype(np.int32),
     ended=~unsure & (same | is_ended),
     unsure=unsure,
+    trace=trace,
   )
 
 
@@ -142,6 +165,11 @@ def work_of(
   )
   nothing = np.zeros(len(exit_layers), np.int64)
   return np.stack([columns.get(name, nothing) for name in WORK], axis=1)
+
+
+def _at(exits: np.ndarray, array: np.ndarray) -> np.ndarray:
+  """Returns what an array [N, T, L] holds at exits [N, T]."""
+  return np.take_along_axis(array, exits[..., None], axis=-1)[..., 0]
 
 
 def _first(where: np.ndarray) -> np.ndarray:

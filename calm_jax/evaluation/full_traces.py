@@ -1,91 +1,52 @@
 """Calibration for next to nothing: outputs that follow from known ones.
 
 With exact K/V (`CatchUp`) an early-exit output equals the full model's until an
-exit says another token, and up to there all its exits follow from ONE pass over
-the full model's output, at any threshold. So a grid of thresholds takes one
-such pass; an output in which nothing changes is not decoded at all, another one
-from behind its first changed token on. What its exits say there holds for any
-threshold, too: no token is decoded twice behind the same tokens.
+exit says another token, and up to there all its exits follow from looking at
+all exits of the full model's output, at any threshold. So a grid of thresholds
+takes the full model once; an output in which nothing changes is not decoded at
+all, another one from behind its first changed token on. What its exits say
+there holds for any threshold, too: no token is decoded twice behind the same
+tokens.
 """
 
-import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import decoding, exits, interfaces, sharding
-from calm_jax.evaluation import following
-from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax import decoding, interfaces
+from calm_jax.evaluation import following, row_batches
+from calm_jax.evaluation.changed_rows import ChangedRows
+from calm_jax.evaluation.compile_clock import CompiledClock
 from calm_jax.evaluation.decode_dataset import Batch, valid_rows
+from calm_jax.evaluation.decode_progress import DecodeProgress
 from calm_jax.evaluation.decode_store import DecodeStore
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
+from calm_jax.evaluation.known_outputs import KnownOutputs
 from calm_jax.processes import collectives
 
-
-def follows_from_full(
-  bound: interfaces.BoundDecoder, policy: decoding.ComputePolicy
-) -> bool:
-  """Whether greedy outputs under a policy follow from the full model's.
-
-  They do where K/V are exact, every layer runs, the exit rule compares a
-  measure of the present state with a threshold, the same for all rows, and
-  logits are over the whole vocabulary; no draft is checked. Numbers must be
-  those of float32, too: otherwise a block of positions and one position after
-  the other say different tokens too often.
-
-  Args:
-    bound: the decoder with its parameters.
-    policy: the policy, at any threshold.
-  """
-  rule = policy.exit_rule
-  return (
-    isinstance(policy.cache_fill, decoding.CatchUp)
-    and isinstance(policy.layer_plan, decoding.EveryLayer)
-    and isinstance(policy.readout, decoding.FullVocabulary)
-    and not policy.verifies
-    and isinstance(rule, exits.ConfidenceExit)
-    and not any(map(jnp.ndim, jax.tree.leaves(rule.threshold)))
-    and _is_float32(bound)
-  )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Known:
-  """An output of a row whose exits have been looked at.
-
-  Attributes:
-    tokens: int32 [T].
-    length: how many of them count.
-    trace: of them, [T, L].
-  """
-
-  tokens: np.ndarray
-  length: int
-  trace: decoding.Trace
+# Places of a batch that are left over hold rows of so many coming thresholds.
+_AHEAD = 3
 
 
 class FullTraces:
   """What every exit says of known outputs, once for all thresholds.
 
-  The full model's are known from the beginning, and run when something is first
-  wanted of them; others as thresholds say them. Each process has those of its
-  own rows.
+  The full model's are known first; others as thresholds say them. Each process
+  has those of its own rows.
   """
 
   def __init__(
     self,
     bound: interfaces.BoundDecoder,
     batches: Sequence[Batch],
-    full: DecodedDataset,
     policy: decoding.ComputePolicy,
     *,
     max_length: int,
     eos_id: int,
     suppressed_tokens: Sequence[int] = (),
+    coming: Sequence[decoding.ComputePolicy] = (),
     share: collectives.Share | None = None,
     progress: Callable[[str], None] | None = None,
   ):
@@ -94,32 +55,34 @@ class FullTraces:
     Args:
       bound: the decoder with its parameters.
       batches: as for `decode_dataset`.
-      full: the full model's decode of them.
       policy: at any threshold, one that `follows_from_full`.
       max_length: T, the most tokens of an output, EOS included.
       eos_id: the id that ends a sequence.
       suppressed_tokens: ids that are never said.
+      coming: the policies that will be asked for, in their order, as far as
+        that is known.
       share: the inputs that this process decodes; all if None.
       progress: gets a line per threshold.
     """
-    self._bound, self._full, self._policy = bound, full, policy
-    self._options = dict(
+    self._bound, self._policy, self._max_length = bound, policy, max_length
+    self._share = collectives.Share() if share is None else share
+    self._progress = progress
+    self._batches = row_batches.RowBatches(
+      bound,
+      policy,
       max_length=max_length,
       eos_id=eos_id,
-      suppressed_tokens=tuple(suppressed_tokens) or None,
+      suppressed_tokens=suppressed_tokens,
     )
-    self._share = collectives.Share() if share is None else share
-    self._say = progress if progress is not None else lambda line: None
     inputs: list[Input] = []
     for batch in batches:
       inputs.extend(valid_rows(batch, len(inputs)))
-    # One whose logits were not finite is decoded wherever it is asked for.
-    self._inputs = [
-      row
-      for row in inputs
-      if self._share.holds(row.place) and not np.isnan(full.scores[row.place])
+    self._inputs = [row for row in inputs if self._share.holds(row.place)]
+    self._full: DecodedDataset | None = None
+    self._known = KnownOutputs(eos_id)
+    self._coming = [
+      self._thresholds(policy) for policy in coming if self._is_of(policy)
     ]
-    self._known: dict[int, list[_Known]] = {}
     self._seconds = 0.0
 
   def total_seconds(self) -> float:
@@ -128,6 +91,48 @@ class FullTraces:
     return sum(
       float(np.frombuffer(theirs)[0]) for theirs in self._share.gather(mine)
     )
+
+  def decode_full(self, store: DecodeStore) -> None:
+    """Decodes the full model's outputs, and looks at all exits on the way.
+
+    Outputs that hang on the last digits of a number are left to be decoded.
+
+    Args:
+      store: of the full model's decodes; rows that it holds are let alone.
+    """
+    rows = [row for row in self._inputs if row.key not in store]
+    line = DecodeProgress(
+      self._progress,
+      len(self._inputs),
+      there=len(self._inputs) - len(rows),
+      seconds_between=10.0,
+    )
+    never = np.full(self._max_length, np.inf, np.float32)
+    # Short inputs together: their outputs tend to be short, too.
+    sizes = np.array([np.count_nonzero(row.tokens) for row in rows], int)
+    for places, _ in row_batches.batches_of(rows, sizes):
+      clock = CompiledClock()
+      part = [rows[place] for place in places]
+      nothing = np.zeros((len(part), self._max_length), np.int32)
+      found = self._batches.extend(
+        part, nothing, nothing[:, 0], np.broadcast_to(never, nothing.shape)
+      )
+      numbers = self._known.add([row.place for row in part], *found)
+      followed = self._known.follow(numbers, never)
+      good = np.flatnonzero(followed.ended)
+      rule = decoding.full_model(self._policy).exit_rule
+      good_rows = [part[i] for i in good]
+      self._keep(store, good_rows, followed.take(good), rule, clock)
+      exit_layers = followed.exit_layers[followed.exit_layers > 0]
+      line.update(len(part), exit_layers.size, exit_layers.tolist())
+
+  def know(self, full: DecodedDataset) -> None:
+    """Takes the full model's outputs; before anything follows from them."""
+    self._full = full
+    # One whose logits were not finite is decoded wherever it is asked for.
+    self._inputs = [
+      row for row in self._inputs if not np.isnan(full.scores[row.place])
+    ]
 
   def fill(self, store: DecodeStore, policy: decoding.ComputePolicy) -> None:
     """Puts into a store what follows, and decodes what changes behind that.
@@ -138,205 +143,145 @@ class FullTraces:
       store: of decodes under `policy`; rows that it holds are let alone.
       policy: this policy at another threshold; nothing follows for others.
     """
-    if decoding.describe(policy) != decoding.describe(self._policy):
-      return
     rows = [row for row in self._inputs if row.key not in store]
+    if not rows or not self._is_of(policy):
+      return
+    clock = CompiledClock()
+    self._look_at_full([row for row in rows if row.place not in self._known])
+    rule, thresholds = policy.exit_rule, self._thresholds(policy)
+    places = [row.place for row in rows]
+    furthest = self._known.follow_furthest(places, thresholds)
+    ended = np.flatnonzero(furthest.followed.ended)
+    self._keep(
+      store, [rows[i] for i in ended], furthest.followed.take(ended), rule
+    )
+    changed = self._changed(rows, furthest, thresholds)
+    continued = 0
+    if changed.rows:
+      numbers = self._extend(self._with_coming(changed, thresholds))
+      followed = self._known.follow(numbers[: len(changed.rows)], thresholds)
+      good = np.flatnonzero(followed.ended)
+      continued = good.size
+      good_rows = [changed.rows[i] for i in good]
+      self._keep(store, good_rows, followed.take(good), rule, clock)
+    if not continued:
+      self._seconds += clock.seconds()
+    if self._progress is not None:
+      self._progress(
+        f'of {len(rows)} outputs {ended.size} follow from known ones, '
+        f'{continued} went on from their first other token, '
+        f'{len(rows) - ended.size - continued} are to be decoded'
+      )
+
+  def _is_of(self, policy: decoding.ComputePolicy) -> bool:
+    """Whether a policy is this one at some threshold."""
+    return decoding.describe(policy) == decoding.describe(self._policy)
+
+  def _thresholds(self, policy: decoding.ComputePolicy) -> np.ndarray:
+    """Returns the thresholds of all positions, float32 [T]."""
+    rule: Any = policy.exit_rule
+    return np.asarray(jax.device_get(rule.thresholds(self._max_length)))
+
+  def _look_at_full(self, rows: list[Input]) -> None:
+    """Looks at every exit of the full outputs of rows."""
     if not rows:
       return
-    self._run([row for row in rows if row.place not in self._known])
-    max_length = self._options['max_length']
-    rule: Any = policy.exit_rule
-    thresholds = np.asarray(jax.device_get(rule.thresholds(max_length)))
-    known = [known for row in rows for known in self._known[row.place]]
-    owner = np.repeat(
-      np.arange(len(rows)), [len(self._known[row.place]) for row in rows]
-    )
-    followed = self._follow(known, thresholds)
-    # Of each row the output that it follows furthest, to its end if it does.
-    far = 2 * followed.rows['lengths'] + followed.ended
-    order = np.lexsort((far, owner))
-    best = order[np.r_[owner[order][1:] != owner[order][:-1], True]]
-    ended = followed.ended[best]
-    self._keep(store, rows, followed, np.flatnonzero(ended), best[ended])
-    going = np.flatnonzero(~ended & ~followed.unsure[best])
-    lengths = followed.rows['lengths'][best]
-    # What takes long with what takes long, as far as that is known.
-    full_lengths = self._full.lengths[[row.place for row in rows]]
-    going = going[np.argsort((full_lengths - lengths)[going], kind='stable')]
-    continued = 0
-    for part, size in _in_batches([rows[i] for i in going], self._bound.mesh):
-      these, going = going[: len(part)], going[len(part) :]
-      from_ = best[these]
-      continued += self._extend(
-        store,
-        part,
-        size,
-        [known[i] for i in from_],
-        followed.rows['tokens'][from_],
-        lengths[these],
-        thresholds,
-      )
-    self._say(
-      f'of {len(rows)} outputs {int(ended.sum())} follow from known ones, '
-      f'{continued} went on from their first other token, '
-      f'{len(rows) - int(ended.sum()) - continued} are to be decoded'
+    places = [row.place for row in rows]
+    tokens, lengths = self._full.tokens[places], self._full.lengths[places]
+    trace = self._batches.trace(rows, tokens, lengths)
+    self._known.add(places, tokens, lengths, trace)
+
+  def _changed(self, rows, furthest, thresholds) -> ChangedRows:
+    """Returns the rows that say another token than all known outputs."""
+    going, followed = furthest.going, furthest.followed
+    shape = going.size, self._max_length
+    return ChangedRows(
+      [rows[i] for i in going],
+      furthest.outputs[going],
+      followed.tokens[going],
+      followed.lengths[going],
+      np.broadcast_to(thresholds, shape),
     )
 
-  def _follow(
-    self, known: Sequence[_Known], thresholds: np.ndarray
-  ) -> following.Followed:
-    """Follows known outputs under thresholds [T]."""
-    return following.follow(
-      jax.tree.map(
-        lambda *traces: np.stack(traces), *[entry.trace for entry in known]
-      ),
-      np.stack([entry.tokens for entry in known]),
-      np.array([entry.length for entry in known]),
-      thresholds,
-      eos_id=self._options['eos_id'],
+  def _with_coming(
+    self, changed: ChangedRows, thresholds: np.ndarray
+  ) -> ChangedRows:
+    """Fills batches up with rows that change at coming thresholds."""
+    spare: dict[tuple[int, int], int] = {}
+    for row in changed.rows:
+      left = spare.get(row.batch_shape, 0) or row.batch_shape[0]
+      spare[row.batch_shape] = left - 1
+    known = set(changed.keys())
+    for coming in self._after(thresholds):
+      if not any(spare.values()):
+        break
+      rows = [row for row in self._inputs if spare.get(row.batch_shape)]
+      rows = [row for row in rows if row.place in self._known]
+      furthest = self._known.follow_furthest(
+        [row.place for row in rows], coming
+      )
+      found, taken = self._changed(rows, furthest, coming), []
+      for i, key in enumerate(found.keys()):
+        shape = found.rows[i].batch_shape
+        if key not in known and spare[shape]:
+          spare[shape] -= 1
+          known.add(key)
+          taken.append(i)
+      changed = changed.plus(found.take(taken))
+    return changed
+
+  def _after(self, thresholds: np.ndarray) -> list[np.ndarray]:
+    """Returns the thresholds that are asked for next, as far as is known."""
+    for number, coming in enumerate(self._coming, 1):
+      if np.array_equal(coming, thresholds):
+        return self._coming[number : number + _AHEAD]
+    return []
+
+  def _extend(self, changed: ChangedRows) -> np.ndarray:
+    """Decodes rows from where they changed; returns their outputs' numbers."""
+    tokens, lengths, trace = self._batches.extend(
+      changed.rows, changed.tokens, changed.lengths, changed.thresholds
     )
+    before = np.arange(self._max_length) < changed.lengths[:, None]
+    trace = jax.tree.map(
+      lambda old, new: np.where(before[..., None], old, new),
+      self._known.trace_of(changed.parents),
+      trace,
+    )
+    places = [row.place for row in changed.rows]
+    return self._known.add(places, tokens, lengths, trace)
 
   def _keep(
     self,
     store: DecodeStore,
     rows: Sequence[Input],
     followed: following.Followed,
-    which: np.ndarray,
-    best: np.ndarray,
-    seconds: float = 0.0,
+    rule: Any,
+    clock: CompiledClock | None = None,
   ) -> None:
-    """Keeps some of the rows, those at `best` of what was followed."""
-    if not which.size:
+    """Keeps rows that follow to their end; they took what a clock says."""
+    if not rows:
       return
-    arrays = {name: array[best] for name, array in followed.rows.items()}
-    rule, last = self._policy.exit_rule, self._bound.num_layers - 1
-    looks = np.array([rule.looks(layer) for layer in range(last + 1)])
-    arrays['work'] = following.work_of(
-      arrays['exit_layers'],
+    num_layers = self._bound.num_layers
+    looks = np.array([rule.looks(layer) for layer in range(num_layers)])
+    kept = followed.rows()
+    if not looks.any():
+      for name, nothing in (
+        ('confidences', np.nan),
+        ('rejected_confidences', -np.inf),
+      ):
+        kept[name] = np.full_like(kept[name], nothing)
+    work = following.work_of(
+      followed.exit_layers,
       looks & rule.needs_logits,
       vocab_size=self._bound.vocab_size,
     )
-    arrays['seconds'] = np.full(which.size, seconds / which.size)
-    store.add([rows[i].key for i in which], arrays)
-
-  def _extend(
-    self,
-    store: DecodeStore,
-    rows: list[Input],
-    size: int,
-    known: Sequence[_Known],
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    thresholds: np.ndarray,
-  ) -> int:
-    """Decodes rows of a batch from where they leave what is known of them.
-
-    Args:
-      store: gets them.
-      rows: the rows.
-      size: of the batch.
-      known: the outputs that they follow.
-      tokens: int32 [n, T], what they say up to the first other token.
-      lengths: int32 [n], how many tokens that is.
-      thresholds: float32 [T].
-
-    Returns:
-      How many of them do not hang on the last digits of a number.
-    """
-    clock = _Clock()
-    filled = np.array(_filled(range(len(rows)), size))
-    found = decoding.extend(
-      self._start(rows, size), tokens[filled], lengths[filled], thresholds
+    seconds = 0.0 if clock is None else clock.seconds() / len(rows)
+    store.add(
+      [row.key for row in rows],
+      {
+        **kept,
+        'work': work,
+        'seconds': np.full(len(rows), seconds),
+      },
     )
-    said, new_lengths, trace = jax.device_get(found)
-    seconds = clock.seconds()
-    new = []
-    for number, (row, parent) in enumerate(zip(rows, known, strict=True)):
-      before = np.arange(tokens.shape[1])[:, None] < lengths[number]
-      joined = jax.tree.map(
-        lambda old, leaf, number=number, before=before: np.where(
-          before, old, leaf[number]
-        ),
-        parent.trace,
-        trace,
-      )
-      new.append(_Known(said[number], int(new_lengths[number]), joined))
-      self._known[row.place].append(new[-1])
-    followed = self._follow(new, thresholds)
-    good = np.flatnonzero(followed.ended)
-    self._keep(store, rows, followed, good, good, seconds)
-    if not good.size:
-      self._seconds += seconds
-    return good.size
-
-  def _run(self, rows: list[Input]) -> None:
-    """Looks at every exit of the full outputs of rows."""
-    # Long ones with long ones: a batch takes as long as its longest.
-    rows = sorted(rows, key=lambda row: self._full.lengths[row.place])
-    for part, size in _in_batches(rows, self._bound.mesh):
-      clock = _Clock()
-      places = [row.place for row in _filled(part, size)]
-      tokens, lengths = self._full.tokens, self._full.lengths
-      trace = decoding.trace(
-        self._start(part, size), tokens[places], lengths[places]
-      )
-      trace = jax.device_get(trace)
-      self._seconds += clock.seconds()
-      for number, row in enumerate(part):
-        of_row = jax.tree.map(lambda leaf, number=number: leaf[number], trace)
-        self._known[row.place] = [
-          _Known(tokens[row.place], int(lengths[row.place]), of_row)
-        ]
-
-  def _start(self, rows: list[Input], size: int) -> decoding.DecodeState:
-    """Starts a decode of rows, filled up to a size."""
-    inputs = np.stack([row.tokens for row in _filled(rows, size)])
-    return decoding.start(
-      self._bound, inputs, policy=self._policy, **self._options
-    )
-
-
-class _Clock:
-  """Seconds since it was made, compilation left out."""
-
-  def __init__(self):
-    self._start, self._compiled = time.perf_counter(), compile_seconds()
-
-  def seconds(self) -> float:
-    compiled = compile_seconds() - self._compiled
-    return max(time.perf_counter() - self._start - compiled, 1e-9)
-
-
-def _is_float32(bound: interfaces.BoundDecoder) -> bool:
-  """Whether products of matrices have the digits of float32."""
-  precision = str(jax.config.jax_default_matmul_precision or '')
-  exact = precision in ('highest', 'float32')
-  on_cpu = jax.default_backend() == 'cpu' and precision in ('', 'default')
-  return jnp.finfo(bound.decoder.dtype).bits >= 32 and (exact or on_cpu)
-
-
-def _filled(rows: Sequence[Any], size: int) -> list[Any]:
-  """Returns rows with the first one again in the places that are left over."""
-  return [*rows, *[rows[0]] * (size - len(rows))]
-
-
-def _in_batches(
-  rows: Sequence[Input], mesh: jax.sharding.Mesh | None
-) -> Iterator[tuple[list[Input], int]]:
-  """Yields rows in batches of their shapes, and of what size to make these.
-
-  What is left over goes into batches of a quarter, if one or two hold it:
-  another size is another program, but a batch takes as long as its size.
-  """
-  parts = 1 if mesh is None else mesh.shape[sharding.DATA]
-  by_shape: dict[tuple[int, int], list[Input]] = {}
-  for row in rows:
-    by_shape.setdefault(row.batch_shape, []).append(row)
-  for (size, _), waiting in by_shape.items():
-    quarter = size // 4
-    if not quarter or quarter % parts:
-      quarter = size
-    while waiting:
-      now = size if len(waiting) > 2 * quarter else quarter
-      yield waiting[:now], now
-      waiting = waiting[now:]

@@ -24,6 +24,7 @@ class SettingGrid:
     batches: Sequence[Batch],
     policy: decoding.ComputePolicy,
     meter: CostMeter,
+    settings: Sequence[float | dict[str, Any]] = (),
   ):
     """Decodes nothing yet.
 
@@ -32,21 +33,25 @@ class SettingGrid:
       batches: the batches.
       policy: the policy, at any threshold.
       meter: notes what each decode costs.
+      settings: those that will be decoded, in their order, or fewer.
     """
     self._decode = decode
     self._batches = batches
     self._policy = policy
     self._meter = meter
+    self._settings = settings
     self._latest: tuple[Any, DecodedDataset] | None = None
     self._traces: FullTraces | None = None
 
   def full(self) -> DecodedDataset:
     """Decodes with the full model."""
-    decoded = self._decode(
-      self._batches, policy=decoding.full_model(self._policy)
+    coming = [
+      decoding.with_setting(self._policy, setting) for setting in self._settings
+    ]
+    decoded, self._traces = self._decode.full_and_traces(
+      self._batches, self._policy, coming
     )
     self._meter.note_full(decoded)
-    self._traces = self._decode.trace(self._batches, decoded, self._policy)
     return decoded
 
   def at(self, setting: float | dict[str, Any]) -> DecodedDataset:

@@ -28,13 +28,14 @@ class CalibrationCost:
 
   Attributes:
     num_examples: N.
-    full_seconds: one pass of the full model over the N inputs.
+    full_seconds: one pass of the full model over the N inputs; it looks at all
+      exits on the way where settings follow from them.
     settings: the settings decoded.
     scoring_seconds: computing losses from texts.
     statistics_seconds: p-values and tests.
     compile_seconds: compiling, in none of the others.
-    trace_seconds: looking at every exit of the full model's outputs, once for
-      all settings; 0 where nothing follows from it.
+    trace_seconds: telling what follows from exits, and looking at those of
+      outputs that had been decoded before; 0 where nothing follows.
     format_version: of this schema.
   """
 

@@ -75,8 +75,7 @@ def decode_both(decode, data, make_rule, thresholds, *, walk=False, **slots):
   With what the threshold before tells as well, if it is a `walk`.
   """
   policies = [policy_of(make_rule(value), **slots) for value in thresholds]
-  full = decode(data, policy=decoding.full_model(policies[0]))
-  traces = decode.trace(data, full, policies[0])
+  _, traces = decode.full_and_traces(data, policies[0], policies)
   earlier = None
   for policy in policies:
     found = decode(data, policy=policy, traces=traces, earlier=earlier)
@@ -142,11 +141,11 @@ def test_a_walk_down_a_grid_decodes_nothing_twice(rule, monkeypatch):
     return start(bound, inputs_now, **options)
 
   def noted_extend(state, tokens, lengths, thresholds):
-    # Rows that only fill a batch up are those of another place of it.
     seen.extend(
       {
         (row, tuple(said[:length].tolist()))
         for row, said, length in zip(inputs, tokens, lengths, strict=True)
+        if length < len(said)
       }
     )
     return extend(state, tokens, lengths, thresholds)
@@ -164,6 +163,22 @@ def test_a_walk_down_a_grid_decodes_nothing_twice(rule, monkeypatch):
   assert of.min() < N and left.sum() < N // 4 < continued.sum()
   # Some from where another output than the full model's is left.
   assert len(seen) == len(set(seen)) > len({row for row, _ in seen})
+
+
+@jax.default_matmul_precision('highest')
+def test_the_full_model_is_decoded_with_its_exits(monkeypatch):
+  """As it is without them, and no output is looked at a second time."""
+  decode, policy = (
+    dataset_decoder(cases.bound()),
+    policy_of(RULES['margin'](0.5)),
+  )
+  plain = decode(batches(), policy=decoding.full_model(policy))
+  monkeypatch.setattr(decoding, 'trace', None)
+  found, traces = decode.full_and_traces(batches(), policy)
+  assert_same(found, plain)
+  store = evaluation.DecodeStore(None, {})
+  traces.fill(store, policy)
+  assert len(store) > N // 2
 
 
 @jax.default_matmul_precision('highest')
@@ -214,7 +229,7 @@ def test_a_row_follows_to_its_first_other_token():
   same = ((5, 6, 7), (8, 8, 9), (1, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, same), [6, 9, 1, 0])
   assert found.ended.all() and not found.unsure.any()
-  rows = found.rows
+  rows = found.rows()
   assert rows['tokens'].tolist() == [[6, 9, 1, 0]]
   assert rows['exit_layers'].tolist() == [[2, 3, 1, -1]]
   np.testing.assert_allclose(rows['confidences'][0, :3], [0.6, 0.2, 0.7])
@@ -225,10 +240,10 @@ def test_a_row_follows_to_its_first_other_token():
   other = ((5, 6, 7), (8, 8, 9), (4, 3, 1), (2, 2, 2))
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0])
   assert not found.ended.any() and not found.unsure.any()
-  assert found.rows['tokens'].tolist() == [[6, 9, 4, 0]]
+  assert found.tokens.tolist() == [[6, 9, 4, 0]]
   # Another token that ends the row is its last.
   found = follow(trace_of(CONFIDENCES, other), [6, 9, 1, 0], eos_id=4)
-  assert found.ended.all() and found.rows['lengths'] == [3]
+  assert found.ended.all() and found.lengths == [3]
 
 
 def test_what_is_too_close_is_not_concluded():
@@ -384,7 +399,7 @@ def test_a_calibration_uses_it_by_itself(monkeypatch):
     )
 
   spared = calibrate()
-  assert sizes == [20] * 3, 'only the full model is decoded'
+  assert not sizes, 'the full model is, with its exits'
   monkeypatch.setattr(dataset_decoder_module, 'follows_from_full', never)
   whole = calibrate()
   assert len(sizes) > 9
