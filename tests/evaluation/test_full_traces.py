@@ -103,7 +103,15 @@ def told_counts(lines):
   return np.array([re.findall(r'[0-9]+', line) for line in told], int)
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize(
+  'rule',
+  [
+    name
+    if name in ('margin', 'state')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in RULES
+  ],
+)
 @jax.default_matmul_precision('highest')
 def test_it_equals_decoding_everything(rule):
   lines = []
@@ -182,6 +190,7 @@ def test_the_full_model_is_decoded_with_its_exits(monkeypatch):
 
 
 @jax.default_matmul_precision('highest')
+@pytest.mark.slow
 def test_another_model_follows_too():
   """The toy decoder, whose numbers are exact: nothing is left to decode."""
   lines = []
@@ -272,6 +281,7 @@ def test_what_is_too_close_is_not_concluded():
   assert follow(tied, output).ended.all()
 
 
+@pytest.mark.slow
 def test_rows_at_a_threshold_are_decoded():
   """A threshold that IS a confidence: nothing of that row is derived."""
   decode = dataset_decoder()
