@@ -108,6 +108,14 @@ class ComputePolicy:
         f'{type(self.cache_fill).__name__} does not keep; give '
         'cache_fill=decoding.CatchUp()'
       )
+    if self.verification.drafts_ahead:
+      if not isinstance(rule, NeverExit):
+        raise ValueError(
+          f'{verification} drafts with its head, and {type(rule).__name__} '
+          'would draft with early exits; leave exit_rule=exits.NeverExit(), or '
+          'give verification=decoding.VerifyEvery()'
+        )
+      return
     if isinstance(rule, NeverExit):
       raise ValueError(
         f'{verification} checks tokens that left early, and NeverExit lets '
