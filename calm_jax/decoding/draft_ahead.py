@@ -10,16 +10,16 @@ model's tokens are chosen as for any other drafts.
 import dataclasses
 
 from calm_jax import checks
-from calm_jax.array_types import Array
+from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.verification import NeverVerify, VerifyEvery
 from calm_jax.draft_heads import DraftHead
-from calm_jax.interfaces import LayeredDecoder, StatelessSlot, Verification
+from calm_jax.interfaces import LayeredDecoder, Verification
 from calm_jax.pytrees import register_pytree
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class DraftAhead(StatelessSlot):
+class DraftAhead:
   """Drafts with a head, and checks them when another verification says so.
 
   Outputs are the full model's, whatever the head. The first token of an output
@@ -54,6 +54,18 @@ class DraftAhead(StatelessSlot):
     """The most drafts between two checks."""
     return self.when.tokens
 
-  def due(self, drafts: Array, confidences: Array) -> Array:
-    """Returns the rows whose drafts are to be checked, bool [B]."""
-    return self.when.due(drafts, confidences)
+  def init(
+    self, decoder: LayeredDecoder, batch_size: int, max_length: int
+  ) -> PyTree:
+    """Returns the state of `when`."""
+    return self.when.init(decoder, batch_size, max_length)
+
+  def due(self, state: PyTree, drafts: Array, confidences: Array) -> Array:
+    """Returns the rows whose drafts `when` checks, bool [B]."""
+    return self.when.due(state, drafts, confidences)
+
+  def observe(
+    self, state: PyTree, checked: Array, accepted: Array, rejected: Array
+  ) -> PyTree:
+    """Returns the state of `when` after checks."""
+    return self.when.observe(state, checked, accepted, rejected)

@@ -54,7 +54,7 @@ def _draft(
 ) -> Carry:
   """Returns the carry with drafts appended, to rows with a checked token."""
   assert carry.drafts is not None, 'start made them'
-  verified = carry.drafts.verified
+  verified, state = carry.drafts.verified, carry.drafts.state
   # The last position can be nobody's companion: nothing is drafted there.
   last = carry.tokens.shape[1] - 1
   states = company.cut(
@@ -71,7 +71,9 @@ def _draft(
     made = carry.alive & ~jnp.isnan(probabilities)
     here = made[:, None] & (jnp.arange(last + 1) == positions[:, None])
     positions = positions + made
-    due = policy.verification.due(positions - verified, probabilities)
+    due = policy.verification.due(
+      state, positions - verified, probabilities
+    )
     carry = dataclasses.replace(
       carry,
       tokens=jnp.where(here, tokens[:, None], carry.tokens),

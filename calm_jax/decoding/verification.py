@@ -120,6 +120,8 @@ class VerifyAdaptively:
   memory: Array | float = 0.9
   first: Array | float = 0.7
 
+  drafts_ahead = False
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with float32 leaves; raises ValueError on bad numbers."""
     del decoder, batch_size, max_length
