@@ -71,9 +71,7 @@ def _draft(
     made = carry.alive & ~jnp.isnan(probabilities)
     here = made[:, None] & (jnp.arange(last + 1) == positions[:, None])
     positions = positions + made
-    due = policy.verification.due(
-      state, positions - verified, probabilities
-    )
+    due = policy.verification.due(state, positions - verified, probabilities)
     carry = dataclasses.replace(
       carry,
       tokens=jnp.where(here, tokens[:, None], carry.tokens),

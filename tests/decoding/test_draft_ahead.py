@@ -142,6 +142,25 @@ def test_whatever_the_tokens_are_chosen_by(options):
   assert (result.work.accepted.sum() > 0) == (result.tokens.shape[-1] > 1)
 
 
+@pytest.mark.slow
+def test_as_many_drafts_as_pay():
+  """The schedule of checks is another's, here one that learns."""
+  full = generate(None)
+  made = []
+  for faults in (0.0, 0.9):
+    policy = dataclasses.replace(
+      ahead(table_head(full, faults)),
+      verification=decoding.DraftAhead(
+        table_head(full, faults),
+        decoding.VerifyAdaptively(6, draft_cost=0.1, memory=0.5),
+      ),
+    )
+    result = generate(policy)
+    assert_same_output(result, full)
+    made.append(result.work.verified.sum() / result.work.cycles.sum())
+  assert made[0] > made[1]
+
+
 def test_a_doubtful_draft_is_the_last_before_a_check():
   head = table_head(generate(None), 0.0)
   result = generate(ahead(head, 5, stop_below=0.9))
