@@ -112,6 +112,7 @@ ALLOWED = {
     'costs',
     'data',
     'decoding',
+    'draft_heads',
     'evaluation',
     'exits',
     'model',
