@@ -124,7 +124,10 @@ def test_says_what_the_full_model_says(depth_loop, tokens, faults):
 @pytest.mark.parametrize(
   'options',
   [
-    dict(sampler=decoding.Nucleus(0.9, 2.0), num_samples=3),
+    pytest.param(
+      dict(sampler=decoding.Nucleus(0.9, 2.0), num_samples=3),
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       dict(forced_prefix=None, suppressed_tokens=[5, 6]), marks=pytest.mark.slow
     ),
@@ -161,6 +164,7 @@ def test_as_many_drafts_as_pay():
   assert made[0] > made[1]
 
 
+@pytest.mark.slow
 def test_a_doubtful_draft_is_the_last_before_a_check():
   head = table_head(generate(None), 0.0)
   result = generate(ahead(head, 5, stop_below=0.9))
@@ -202,7 +206,7 @@ def random_head(size=cases.CONFIG.embed_dim, width=8, seed=0):
 @pytest.mark.parametrize(
   ('readout', 'loop'),
   [
-    (decoding.FullVocabulary(), LOOPS[1]),
+    pytest.param(decoding.FullVocabulary(), LOOPS[1], marks=pytest.mark.slow),
     pytest.param(cases.STREAMED, LOOPS[0], marks=pytest.mark.slow),
     pytest.param(
       dataclasses.replace(cases.PRUNED, final='pruned'),
@@ -224,10 +228,11 @@ def test_a_head_of_random_weights_on_t5(readout, loop):
         )
       )
 
-  policy = dataclasses.replace(ahead(random_head()), readout=readout)
+  # Of this seed a few drafts are right.
+  policy = dataclasses.replace(ahead(random_head(seed=5)), readout=readout)
   result = run(policy)
   assert_same_output(result, run(None))
-  assert result.work.verified.sum() > 0
+  assert 0 < result.work.accepted.sum() < result.work.verified.sum()
 
 
 @pytest.mark.parametrize(

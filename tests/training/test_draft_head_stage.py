@@ -85,6 +85,7 @@ def test_a_trained_head_agrees_more_and_drafts(tmp_path, params, own_outputs):
   assert accepted[1] > accepted[0] + 0.1
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_drafting_by_hand(params):
   """Draft by draft and place by place, from the definition."""
   batch = training_cases.batch(1)
