@@ -37,8 +37,19 @@ class DraftAhead:
   drafts_ahead = True
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself, checked; raises ValueError for what does not fit."""
+    """Returns itself, checked.
+
+    Raises:
+      ValueError: for what does not fit.
+      TypeError: for a class where an object of it is wanted.
+    """
+    checks.check_no_class(self.head, 'head of DraftAhead')
     checks.check_no_class(self.when, 'when of DraftAhead')
+    if not hasattr(self.head, 'products'):
+      raise ValueError(
+        f'head of DraftAhead is {self.head!r}; give a DraftHead, such as '
+        'runs.load_draft_head(model_dir)'
+      )
     if isinstance(self.when, NeverVerify) or self.when.drafts_ahead:
       raise ValueError(
         f'when of DraftAhead is {type(self.when).__name__}, which says of no '

@@ -102,6 +102,12 @@ class ComputePolicy:
     if not self.verifies:
       return
     verification = type(self.verification).__name__
+    if not hasattr(self.verification, 'drafts_ahead'):
+      raise ValueError(
+        f'the slot verification holds a {verification}, which does not say '
+        'when drafts are checked; give decoding.VerifyEvery(), or '
+        'decoding.DraftAhead(head) for a draft head'
+      )
     if not exact:
       raise ValueError(
         f'{verification} runs positions again from where they left, which '
