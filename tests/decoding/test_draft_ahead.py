@@ -266,7 +266,7 @@ def test_a_head_of_random_weights_on_t5(readout, loop):
     (lambda: ahead('runs.load_draft_head'), "is 'runs.load_draft_head'; give"),
     (
       lambda: decoding.ComputePolicy(verification=random_head(2)),
-      r'holds a DraftHead, which does not say .* DraftAhead\(head\)',
+      r'holds a DraftHead, which does not say .*DraftAhead\(head\)',
     ),
     (lambda: ahead(random_head(2), 0), 'NeverVerify|tokens of VerifyEvery'),
     (lambda: ahead(random_head(2), 2, 2.0), 'stop_below of VerifyEvery 2.0'),
