@@ -15,7 +15,7 @@ pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 from fakes.toy_decoder import toy_decoder
 
 from calm_jax import checkpoints, decoding, exits, model, runs
-from calm_jax.checkpoints import classifiers
+from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import command_line, gin_runner
 
 CONFIGS = gin_runner.shipped_configs()
@@ -111,35 +111,38 @@ def test_policies_build(file, tmp_path):
   text = (CONFIGS / 'policies' / file).read_text(encoding='utf-8')
   bindings = []
   if 'MODEL_DIR' in REQUIRED.findall(text):
-    save_run_with_classifier(tmp_path)
+    save_run_with_parts(tmp_path)
     bindings.append(f'MODEL_DIR = {str(tmp_path)!r}')
   gin_runner.parse([f'policies/{file}'], bindings)
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
-  assert policy.exit_rule.measure is not None
+  assert policy.verifies or policy.exit_rule.measure is not None
+  policy.check_composition()
 
 
 @pytest.fixture(scope='module')
-def run_with_classifier(tmp_path_factory):
+def run_with_parts(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  save_run_with_classifier(folder)
+  save_run_with_parts(folder)
   return str(folder)
 
 
 @pytest.mark.parametrize('policy', BY_KIND['policies'])
 def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
-  policy, run_with_classifier
+  policy, run_with_parts
 ):
   """N of Eq. 5 and the length of a budget, for every task there is."""
-  trained = [f'MODEL_DIR = {run_with_classifier!r}']
+  trained = [f'MODEL_DIR = {run_with_parts!r}']
   for task in BY_KIND['tasks']:
     parse(
       [f'tasks/{task}', f'policies/{policy}'],
-      trained if policy == 'classifier.gin' else (),
+      trained if policy in ('classifier.gin', 'draft_head.gin') else (),
     )
     query = gin.config.query_parameter
     length = query('%FEATURE_LENGTHS')['targets']
     made = query('%POLICY').scoped_configurable_fn()
     rule = decoding.at_output_length(made, length).exit_rule
+    if isinstance(rule, exits.NeverExit):
+      break
     if decays := isinstance(rule.threshold, exits.DecayingThreshold):
       assert rule.threshold.max_length == length, task
     if isinstance(rule, exits.LayerBudget):
@@ -150,20 +153,24 @@ def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
     gin.clear_config()
 
 
-def save_run_with_classifier(directory):
+def save_run_with_parts(directory):
   """Saves what a policy that is trained reads of a run directory."""
   config = model.T5Config.named('t5_v1_1_small')
   params = {'decoder': {'scale': np.ones(3, np.float32)}}
   checkpoints.save(directory, 1, params=params, config=config)
-  checkpoints.save(
-    directory / 'classifier',
-    1,
-    params={
-      'classifier': {'kernel': np.ones(3, np.float32), 'bias': np.ones(())}
-    },
-    config=config,
-    context=classifiers.backbone_context(params),
-  )
+  shapes = {
+    'classifier': {'kernel': (3,), 'bias': ()},
+    'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},
+  }
+  for part, of_part in shapes.items():
+    arrays = {name: np.ones(shape, 'f4') for name, shape in of_part.items()}
+    checkpoints.save(
+      directory / part,
+      1,
+      params={part: arrays},
+      config=config,
+      context=trained_parts.backbone_context(params),
+    )
 
 
 def test_run_files_say_how_to_run_them():

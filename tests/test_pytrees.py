@@ -5,9 +5,11 @@ import itertools
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from calm_jax import decoding, exits, pytrees
+from calm_jax.draft_heads import DraftHead
 
 PACKAGE = pathlib.Path(pytrees.__file__).parent
 
@@ -72,6 +74,9 @@ def test_parts_of_policies_differ_in_structure():
       'deferred': decoding.DeferredExitState(),
       'exact': decoding.CatchUp(),
       'verified': decoding.VerifyEvery(4),
+      'drafted ahead': decoding.DraftAhead(
+        DraftHead(*np.ones((3, 1))), decoding.VerifyEvery(4)
+      ),
       'verified later': decoding.VerifyEvery(8),
       'every layer': decoding.EveryLayer(),
       'first tokens': decoding.FirstTokens(8),

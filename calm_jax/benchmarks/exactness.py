@@ -7,9 +7,10 @@ Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
 and by the softmax margin at each threshold (Eq. 5 of CALM, temperature 4) in
 three ways: with keys and values of layers not run projected from exit states
 (CALM), with exact ones (`CatchUp`), and as drafts that are checked
-(`VerifyEvery`). Says how far outputs are from the full model's, how many
-layers run, and what that takes at batch 1. Needs no gin, seqio or TensorFlow,
-but rouge-score (the extra `metrics`).
+(`VerifyEvery`); with `--draft_head` also as drafts of a trained head
+(`DraftAhead`), for which there is no threshold. Says how far outputs are from
+the full model's, how many layers run, and what that takes at batch 1. Needs no
+gin, seqio or TensorFlow, but rouge-score (the extra `metrics`).
 """
 
 import argparse
@@ -28,13 +29,14 @@ from calm_jax import decoding, evaluation, exits, interfaces, model, runs
 from calm_jax.benchmarks import exactness_table, measured_rows, token_inputs
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.benchmarks.exactness_table import ExactnessRow
+from calm_jax.draft_heads import DraftHead
 from calm_jax.evaluation import stopwatch
 
 _FULL = 'full model'
 _BATCH_SIZE = 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Way:
   """One way of decoding.
 
@@ -52,12 +54,31 @@ class Way:
 
 
 def ways(
-  thresholds: Sequence[float], *, max_length: int, drafts: int
+  thresholds: Sequence[float],
+  *,
+  max_length: int,
+  drafts: int,
+  head: DraftHead | None = None,
+  head_drafts: int = 4,
 ) -> Iterator[Way]:
-  """Yields what is compared, the full model first."""
+  """Yields what is compared, the full model first.
+
+  Args:
+    thresholds: of the margin.
+    max_length: T.
+    drafts: the most between two checks, of drafts by early exits.
+    head: drafts as well, if there is one.
+    head_drafts: the most of its drafts between two checks.
+  """
   full = decoding.ComputePolicy()
   yield Way(_FULL, math.nan, full, (full,))
   exact = decoding.CatchUp()
+  if head is not None:
+    ahead = decoding.ComputePolicy(
+      cache_fill=exact,
+      verification=decoding.DraftAhead(head, decoding.VerifyEvery(head_drafts)),
+    )
+    yield Way('draft head', math.nan, ahead, (ahead,))
   for threshold in thresholds:
     decaying = exits.DecayingThreshold(
       threshold, temperature=4.0, max_length=max_length
@@ -198,6 +219,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('num_inputs', 200, 'inputs that are decoded', type=int)
   add('timed_inputs', 8, 'inputs of them that are timed', type=int)
   add('drafts', 8, 'most drafts between two checks', type=int)
+  add('draft_head', None, 'the folder of a draft head in run_dir')
+  add('head_drafts', 4, 'most of its drafts between two checks', type=int)
   add('max_length', 64, 'most tokens of an output', type=int)
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('output', None, 'a JSON file to write')
@@ -210,8 +233,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
   try:
     loaded = runs.load_run(flags.run_dir)
     thresholds = [float(number) for number in flags.thresholds.split(',')]
+    head = None
+    if flags.draft_head is not None:
+      head = runs.load_draft_head(flags.run_dir, name=flags.draft_head)
     compared = list(
-      ways(thresholds, max_length=flags.max_length, drafts=flags.drafts)
+      ways(
+        thresholds,
+        max_length=flags.max_length,
+        drafts=flags.drafts,
+        head=head,
+        head_drafts=flags.head_drafts,
+      )
     )
     rows = measure(
       decoding.bind(model.as_layered_decoder(loaded.config), loaded.params),

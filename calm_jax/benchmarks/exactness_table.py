@@ -14,8 +14,9 @@ class ExactnessRow:
 
   Attributes:
     way: 'full model', or where K/V of layers not run come from: 'projected',
-      'exact', or 'verified' where drafts are checked on top of that.
-    threshold: of the softmax margin; NaN for the full model.
+      'exact', or 'verified' where drafts are checked on top of that; or 'draft
+      head' where these come from a trained head.
+    threshold: of the softmax margin; NaN for the full model and the head.
     mean_exit_layer: layers after which tokens left, 1..L.
     layers_run: per token, with those run later beside other tokens.
     distance: mean textual loss (1 - ROUGE-L) to the full model's outputs.

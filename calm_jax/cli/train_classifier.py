@@ -10,15 +10,12 @@ rates on the validation split. Restarting the same command goes on from the last
 checkpoint. Decode with policies/classifier.gin.
 """
 
-import dataclasses
 import os
 from typing import Any
 
-import numpy as np
-
 from calm_jax import data as datasets
 from calm_jax import records, reporting, training
-from calm_jax.cli import gin_runner, jobs
+from calm_jax.cli import gin_runner, jobs, part_training
 from calm_jax.processes import speaking
 
 
@@ -48,51 +45,34 @@ def run(
   """
   training.get_classifier_loss(loss)
   directory = training.classifier_directory(model_dir, name)
-  loaded = jobs.load_run(model_dir, task)
-  seqio_task = datasets.as_task(task)
-  data = dataclasses.replace(data, feature_lengths=loaded.feature_lengths)
-  data = jobs.as_begun(data, directory)
-
-  def batches(skip):
-    # Asked for once the directory is known to be of this very run.
-    gin_runner.write_operative_config(directory, 'train_classifier.gin')
-    return datasets.train_batches(seqio_task, data, seed=seed, skip=skip)
-
-  trained = training.train(
-    training.classifier_stage(
-      loaded.config, loaded.params, optimizer, loss=loss
+  trained = part_training.train_for_run(
+    lambda run: training.classifier_stage(
+      run.config, run.params, optimizer, loss=loss
     ),
-    batches,
+    model_dir=model_dir,
+    directory=directory,
+    config_name='train_classifier.gin',
+    task=task,
     plan=plan,
-    model_dir=directory,
-    seen_rows=lambda: records.TrainingRows(
-      datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
-    ),
-    context={'task': seqio_task.name, 'seed': seed, **data.context()},
+    data=data,
+    seed=seed,
   )
-  validation = datasets.eval_batches(
-    seqio_task,
-    data.batch_size,
-    feature_lengths=loaded.feature_lengths,
-    split='validation',
-    max_examples=data.eval_examples,
-    inputs_cut=data.inputs_cut,
-  )
+  config = trained.run.config
   counts = training.evaluate_classifier(
-    loaded.config,
-    loaded.params,
-    training.classifier_of(trained.params),
-    validation,
+    config,
+    trained.run.params,
+    training.classifier_of(trained.result.params),
+    trained.validation,
   )
   evaluation = records.ClassifierEvaluation(
-    task=seqio_task.name,
+    task=trained.task_name,
     split='validation',
     num_tokens=int(counts.num_tokens),
-    num_layers=loaded.config.num_decoder_layers,
+    num_layers=config.num_decoder_layers,
     loss=loss,
-    steps=trained.step,
+    steps=trained.result.step,
     layers=counts.layers(),
-    context=jobs.run_context(loaded.config, checkpoint_step=loaded.step),
+    context=jobs.run_context(config, checkpoint_step=trained.run.step),
   )
   records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
   speaking.say(reporting.render_classifier_text(evaluation))

@@ -46,6 +46,8 @@ class Cost:
     checks: further reads of the output matrix, by an exit rule that wants
       logits after more layers than the one a row leaves at; with a pruned
       vocabulary, of the rows of each request's candidates.
+    extra: parts that the model does not have, such as a draft head, once for
+      each time that some row went through them.
 
   Attributes:
     flops: term -> floating-point operations.
@@ -120,6 +122,7 @@ def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
   chosen = np.minimum(work.outputs, config.vocab_size)
   checked = int((work.outputs - chosen).sum())
 
+  extra = work.extra_products
   terms = {
     'encoder': sizes.encoder(batch_size, source_length),
     'cross_fill': sizes.cross_fill(batch_size, source_length),
@@ -141,6 +144,10 @@ def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
     'checks': (
       2 * config.embed_dim * checked,
       sizes.head * deepest(np.maximum(whole - 1, 0)) + config.embed_dim * some,
+    ),
+    'extra': (
+      2 * config.embed_dim * int(extra.sum()),
+      config.embed_dim * deepest(extra),
     ),
   }
   return Cost(

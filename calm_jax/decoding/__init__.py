@@ -19,6 +19,7 @@ from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
+from calm_jax.decoding.draft_ahead import DraftAhead
 from calm_jax.decoding.exit_traces import Trace, trace
 from calm_jax.decoding.extending import extend
 from calm_jax.decoding.failures import describe_failure
@@ -93,6 +94,7 @@ __all__ = [
   'DecodeResult',
   'DecodeState',
   'DeferredExitState',
+  'DraftAhead',
   'EveryLayer',
   'FirstTokens',
   'FullVocabulary',

@@ -65,7 +65,7 @@ def draft_and_verify(
   layers, rows, memory = run_layers(carry, bound, policy, asked=~drafts.due)
   full = alive & (rows.exit_layers == bound.num_layers)
   drafted = alive & ~full
-  choose = functools.partial(_choose, sampler, carry)
+  choose = functools.partial(choose_tokens, sampler, carry)
 
   def draft(rows):
     rows = layers.read(rows)
@@ -83,35 +83,67 @@ def draft_and_verify(
     ),
     rows,
   )
+  rows = dataclasses.replace(
+    rows, work=work, policy=dataclasses.replace(rows.policy, readout=readout)
+  )
+  return check_drafts(
+    carry, layers, rows, memory, full, draft_tokens, choose, eos_id=eos_id
+  )
+
+
+def check_drafts(
+  carry: Carry,
+  layers: Layers,
+  rows: Rows,
+  memory: Memory,
+  full: Array,
+  draft_tokens: Array | None,
+  choose,
+  *,
+  eos_id: int,
+) -> Carry:
+  """Ends a token step: checks the drafts of rows that ran all layers.
+
+  Args:
+    carry: the decode before the present positions.
+    layers: of the present positions.
+    rows: what became of them.
+    memory: likewise.
+    full: bool [B], rows that ran all layers.
+    draft_tokens: int32 [B], what the others append; None if there are none.
+    choose: chooses the tokens of readings.
+    eos_id: the token that ends a row.
+  """
+  drafts = carry.drafts
+  assert drafts is not None, 'start made them'
+  if draft_tokens is None:
+    draft_tokens = jnp.zeros_like(carry.positions)
   checked, outputs = _check(
     carry, drafts, layers, rows, memory, full, choose, eos_id=eos_id
   )
   pending = carry.positions - drafts.verified
-  work = work.plus(
+  work = rows.work.plus(
     checks=full,
     outputs=full * outputs,
     cycles=full & (pending > 0),
     verified=jnp.where(full, pending, 0),
     accepted=jnp.where(full, checked.accepted, 0),
   )
-  rows = dataclasses.replace(
-    rows, work=work, policy=dataclasses.replace(rows.policy, readout=readout)
-  )
-  carry = carry.record(rows, memory)
+  rows = dataclasses.replace(rows, work=work)
   return _go_on(
-    carry,
+    carry.record(rows, memory),
     drafts,
-    policy,
+    layers.policy,
     rows,
     full,
     draft_tokens,
     checked,
-    num_layers=bound.num_layers,
+    num_layers=layers.num_layers,
     eos_id=eos_id,
   )
 
 
-def _choose(sampler, carry, reading, positions, rows):
+def choose_tokens(sampler, carry, reading, positions, rows):
   """Chooses tokens of readings [N] at positions [N] of rows [N]."""
   keys = carry.keys
   if keys is not None:

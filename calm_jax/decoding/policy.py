@@ -102,12 +102,26 @@ class ComputePolicy:
     if not self.verifies:
       return
     verification = type(self.verification).__name__
+    if not hasattr(self.verification, 'drafts_ahead'):
+      raise ValueError(
+        f'the slot verification holds a {verification}, which does not say '
+        'when drafts are checked; give decoding.VerifyEvery(), or '
+        'decoding.DraftAhead(head) for a draft head'
+      )
     if not exact:
       raise ValueError(
         f'{verification} runs positions again from where they left, which '
         f'{type(self.cache_fill).__name__} does not keep; give '
         'cache_fill=decoding.CatchUp()'
       )
+    if self.verification.drafts_ahead:
+      if not isinstance(rule, NeverExit):
+        raise ValueError(
+          f'{verification} drafts with its head, and {type(rule).__name__} '
+          'would draft with early exits; leave exit_rule=exits.NeverExit(), or '
+          'give verification=decoding.VerifyEvery()'
+        )
+      return
     if isinstance(rule, NeverExit):
       raise ValueError(
         f'{verification} checks tokens that left early, and NeverExit lets '

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import drafting, token_steps
+from calm_jax.decoding import drafting, drafting_ahead, token_steps
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.starting import start
@@ -164,6 +164,8 @@ def _step_of(policy: ComputePolicy, sampler: Sampler) -> token_steps.TokenStep:
   """Returns what is repeated until all rows have ended."""
   if isinstance(sampler, Search):
     return token_steps.beam_step
+  if policy.verification.drafts_ahead:
+    return drafting_ahead.draft_ahead
   if policy.verifies:
     return drafting.draft_and_verify
   return token_steps.one_token

@@ -38,6 +38,8 @@ class _Unlearning(StatelessSlot):
 class NeverVerify(_Unlearning):
   """Takes early tokens for what they are: CALM. The null object."""
 
+  drafts_ahead = False
+
   @property
   def tokens(self) -> int:
     """Returns 0."""
@@ -65,6 +67,8 @@ class VerifyEvery(_Unlearning):
 
   tokens: int = dataclasses.field(default=8, metadata=dict(static=True))
   stop_below: Array | float = 0.0
+
+  drafts_ahead = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with a float32 leaf; raises ValueError on bad numbers."""
@@ -115,6 +119,8 @@ class VerifyAdaptively:
   stop_below: Array | float = 0.0
   memory: Array | float = 0.9
   first: Array | float = 0.7
+
+  drafts_ahead = False
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with float32 leaves; raises ValueError on bad numbers."""

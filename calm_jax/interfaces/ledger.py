@@ -31,6 +31,8 @@ class Work:
     checks: times that its states were read out into logits.
     outputs: logits computed by these, each the product with a row of the output
       matrix.
+    extra_products: further products of that kind, of a state with D weights, in
+      parts that the decoder does not have, such as a draft head.
     cycles: 1 where drafts were checked at this position, else 0.
     verified: how many were.
     accepted: how many of them agreed with the full model and stayed.
@@ -43,6 +45,7 @@ class Work:
   projections: Array
   checks: Array
   outputs: Array
+  extra_products: Array
   cycles: Array
   verified: Array
   accepted: Array

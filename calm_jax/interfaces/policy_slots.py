@@ -293,6 +293,11 @@ class Verification(PolicySlot, Protocol):
   """
 
   @property
+  def drafts_ahead(self) -> bool:
+    """Whether it drafts with a head of its own, and no token exits; static."""
+    ...
+
+  @property
   def tokens(self) -> int:
     """The most drafts between two checks; 0 if none are checked. Static."""
     ...

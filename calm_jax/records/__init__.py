@@ -18,6 +18,7 @@ from calm_jax.records.decoding_contexts import (
   Differences,
   setting_in_words,
 )
+from calm_jax.records.draft_heads import DraftHeadEvaluation
 from calm_jax.records.evaluations import (
   CertificateSummary,
   DecodedText,
@@ -103,6 +104,7 @@ __all__ = [
   'DecodedText',
   'DecodingContext',
   'Differences',
+  'DraftHeadEvaluation',
   'EvaluationResult',
   'ExportManifest',
   'LossTable',

@@ -19,6 +19,7 @@ from calm_jax.runs.loading import (
   load,
   load_checkpoint,
   load_classifier,
+  load_draft_head,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -39,6 +40,7 @@ __all__ = [
   'load',
   'load_checkpoint',
   'load_classifier',
+  'load_draft_head',
   'load_run',
   'policy_of',
   'sampler_of',

@@ -1,4 +1,4 @@
-"""Models from disk: parameters, configuration, tokenizer and classifier.
+"""Models from disk: parameters, configuration, tokenizer, trained parts.
 
 A run directory holds all of it; of other checkpoints the caller says what they
 leave open.
@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
-from calm_jax.checkpoints import classifiers
+from calm_jax.checkpoints import trained_parts
+from calm_jax.draft_heads import DraftHead
 from calm_jax.runs.text_features import (
   TextFeatures,
   check_own_vocabulary,
@@ -215,7 +216,7 @@ def load(
 
 
 def load_classifier(
-  model_dir: str | os.PathLike, *, name: str = classifiers.DEFAULT_NAME
+  model_dir: str | os.PathLike, *, name: str = trained_parts.CLASSIFIER.key
 ) -> exits.Classifier:
   """Loads the early-exit classifier that was trained for a run's parameters.
 
@@ -227,4 +228,22 @@ def load_classifier(
     FileNotFoundError: if there is none.
     ValueError: if it was trained for other parameters than the directory holds.
   """
-  return exits.Classifier(**classifiers.load_classifier(model_dir, name=name))
+  part = trained_parts.CLASSIFIER
+  return exits.Classifier(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_draft_head(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.DRAFT_HEAD.key
+) -> DraftHead:
+  """Loads the head that was trained to draft for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_draft_head` was run on.
+    name: of the head's folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it was trained for other parameters than the directory holds.
+  """
+  part = trained_parts.DRAFT_HEAD
+  return DraftHead(**trained_parts.load_part(part, model_dir, name))

@@ -1,7 +1,8 @@
 """Training in stages, from an iterator of batches.
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
-the early-exit classifier of a finished one. `Plan` and `Objective` say what a
+the early-exit classifier of a finished one, `draft_head_stage` a head that
+drafts for it. `Plan` and `Objective` say what a
 run does, optimizers and schedules are builders, and gin binds all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
@@ -18,6 +19,10 @@ from calm_jax.training.classifier_evaluation import (
   evaluate_classifier,
 )
 from calm_jax.training.classifier_losses import get_classifier_loss
+from calm_jax.training.draft_head_losses import (
+  DraftCounts,
+  evaluate_draft_head,
+)
 from calm_jax.training.evaluators import (
   Evaluator,
   teacher_forced_evaluator,
@@ -51,6 +56,11 @@ from calm_jax.training.stages.classifier import (
   classifier_of,
   classifier_stage,
 )
+from calm_jax.training.stages.draft_head import (
+  draft_head_directory,
+  draft_head_of,
+  draft_head_stage,
+)
 from calm_jax.training.stages.multi_exit import multi_exit_stage
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
@@ -61,6 +71,7 @@ from calm_jax.training.step import (
 
 __all__ = [
   'ClassifierCounts',
+  'DraftCounts',
   'Evaluator',
   'LossSettings',
   'Objective',
@@ -76,7 +87,11 @@ __all__ = [
   'classifier_of',
   'classifier_stage',
   'constant',
+  'draft_head_directory',
+  'draft_head_of',
+  'draft_head_stage',
   'evaluate_classifier',
+  'evaluate_draft_head',
   'freeze',
   'get_classifier_loss',
   'init_train_state',

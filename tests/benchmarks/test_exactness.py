@@ -1,5 +1,6 @@
 """The exactness benchmark decodes one model in all its ways."""
 
+import itertools
 import json
 
 import jax
@@ -9,9 +10,16 @@ from cases import text_cases
 
 from calm_jax import decoding, model, training
 from calm_jax.benchmarks import exactness
+from calm_jax.draft_heads import DraftHead
 
 
 def test_what_is_compared():
+  head = DraftHead(*np.zeros((3, 1)))
+  _, ahead = itertools.islice(
+    exactness.ways([], max_length=8, drafts=4, head=head, head_drafts=3), 2
+  )
+  assert ahead.policy.verification.head is head
+  assert ahead.policy.verification.tokens == 3
   compared = list(exactness.ways([0.9, 0.3], max_length=8, drafts=4))
   assert [(way.name, way.threshold) for way in compared[1:]] == [
     (name, threshold)

@@ -30,6 +30,7 @@ def test_there_are_the_mains_of_the_readme():
     'tokenize',
     'train',
     'train_classifier',
+    'train_draft_head',
     'validate',
   ]
 

@@ -278,6 +278,14 @@ def test_a_check_of_drafts_reads_the_matrix_once():
   assert cost.flops['head'] + cost.flops['checks'] == 2 * 5 * HEAD
 
 
+def test_a_head_beside_the_model_is_not_free():
+  """Two rows share its weights where both draft: 300 products of 128."""
+  work = ledger(checks=[[1, 1], [1, 1]], extra_products=[[0, 300], [300, 300]])
+  cost = costs.decode_cost(CONFIG, work, source_length=SOURCE)
+  assert cost.flops['extra'] == 2 * 900 * 128
+  assert cost.bytes['extra'] == 4 * 600 * 128
+
+
 def test_layer_plans_leave_weights_out():
   work = ledger(
     attention=[[3, 1], [2, 1]],

@@ -13,6 +13,7 @@ import pytest
 from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
+from calm_jax.draft_heads import DraftHead
 
 L, T, V = 4, 12, toy.VOCAB_SIZE
 SCHEDULE = exits.ScheduledExit(np.array([1, 1, 3, 1, 2, 1, 1, 1, 4, 1, 1, 2]))
@@ -26,6 +27,7 @@ def margin(threshold):
 
 MARGIN = margin(0.68)
 SPARSE = dataclasses.replace(MARGIN, minimum_exit_layer=2, interval=2)
+HEAD = DraftHead(np.ones((3, 2, 4)), np.zeros(4), np.ones((4, 2)))
 PRUNED = decoding.PrunedVocabulary(num_blocks=2, block_size=2)
 
 
@@ -57,6 +59,11 @@ POLICIES = {
   'drafts': lossless(exits.FixedExit(1)),
   'drafts of any depth': lossless(SCHEDULE),
   'checked drafts': lossless(MARGIN, tokens=2),
+  'drafts of a head': policy(
+    exits.NeverExit(),
+    cache_fill=decoding.CatchUp((2, 5)),
+    verification=decoding.DraftAhead(HEAD, decoding.VerifyEvery(3)),
+  ),
 }
 
 
@@ -117,7 +124,8 @@ class Calls:
     present, layer, filled, ran = 0, -1, set(), set()
     for name, call in self._made:
       if name == 'embed':
-        present, layer = int(call['positions'].item()), -1
+        # A head has the last tokens embedded, too.
+        present, layer = int(call['positions'].max()), -1
       elif name == 'fill':
         where = np.broadcast_to(call['where'], call['positions'].shape)
         filled = set(call['positions'][where].tolist())
@@ -146,6 +154,7 @@ _MORE = (
   'sparse checks',
   'candidates, then all',
   'drafts of any depth',
+  'drafts of a head',
 )
 
 

@@ -14,6 +14,7 @@ from fakes import toy_decoder as toy
 
 from calm_jax import decoding, deployment, exits, model, records
 from calm_jax.deployment import compatibility_window, programs
+from calm_jax.draft_heads import DraftHead
 
 MARGIN = decoding.ComputePolicy(
   exit_rule=exits.ConfidenceExit(
@@ -126,6 +127,26 @@ def test_exact_and_checked_outputs_are_exported_too(tmp_path, verification):
   full = exported(inputs, threshold=1.0)['tokens']
   same = (found['tokens'] == full).all()
   assert same == policy.verifies
+
+
+@pytest.mark.slow
+def test_drafts_of_a_head_are_exported_too(tmp_path):
+  """The weights of the head are in the artifact."""
+  rng = np.random.default_rng(0)
+  shapes = ((3, 2, 4), (4,), (4, 2))
+  head = DraftHead(*(rng.normal(size=shape) for shape in shapes))
+  policy = decoding.ComputePolicy(
+    cache_fill=decoding.CatchUp((1, 2)),
+    verification=decoding.DraftAhead(head, decoding.VerifyEvery(2)),
+  )
+  spec = dataclasses.replace(TOY_SPEC, policy=policy, max_length=8)
+  exported = deployment.load_artifact(export_toy(tmp_path / 'artifact', spec))
+  inputs = np.array([[1, 2], [2, 0], [3, 1]])
+  full = decoding.generate(
+    toy_bound(), np.pad(inputs, ((0, 0), (0, 1))), max_length=8, eos_id=-1
+  )
+  for name in ('tokens', 'exit_layers', 'lengths'):
+    np.testing.assert_array_equal(exported(inputs)[name], getattr(full, name))
 
 
 def test_answers_worked_out_by_hand(toy_exported):

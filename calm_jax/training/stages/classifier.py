@@ -17,7 +17,7 @@ import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
-from calm_jax.checkpoints import classifiers, directories
+from calm_jax.checkpoints import trained_parts
 from calm_jax.exits import Classifier
 from calm_jax.training import classifier_evaluation as evaluation
 from calm_jax.training import classifier_losses, losses
@@ -64,30 +64,24 @@ def classifier_stage(
     ),
     check_batch=functools.partial(step_lib.check_batch, config=config),
     constants=params,
-    context={'classifier_loss': loss, **classifiers.backbone_context(params)},
+    context={
+      'classifier_loss': loss,
+      **trained_parts.backbone_context(params),
+    },
     title=f'a classifier of {layers - 1} exits, {loss} loss',
     inside=True,
   )
 
 
 def classifier_directory(
-  model_dir: str | os.PathLike, name: str = classifiers.DEFAULT_NAME
+  model_dir: str | os.PathLike, name: str = trained_parts.CLASSIFIER.key
 ) -> str:
   """Returns the directory of a classifier in that of its model.
 
   Raises:
     ValueError: for a folder that is the model's or elsewhere.
   """
-  reserved = ('', '.', '..', directories.BEST)
-  if (
-    name in reserved
-    or os.path.basename(name) != name
-    or name.startswith('checkpoint_')
-  ):
-    raise ValueError(
-      f'name must be that of a folder of its own in model_dir, got {name!r}'
-    )
-  return os.path.join(os.fspath(model_dir), name)
+  return trained_parts.part_directory(model_dir, name)
 
 
 def classifier_of(tree: Params) -> Classifier:
