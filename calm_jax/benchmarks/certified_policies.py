@@ -1,4 +1,4 @@
-"""The policies of a run's certificates, each with a deferred fill as well."""
+"""The policies of a run's certificates, and those that say the same."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from calm_jax import decoding, runs
 from calm_jax.calibration.certificate import Certificate
 
+_FILLS = {
+  decoding.CatchUp: 'exact K/V',
+  decoding.DeferredExitState: 'deferred fill',
+}
+
 
 def read_policies(
   run_dir: str, paths: Sequence[str]
 ) -> dict[str, tuple[Certificate, decoding.ComputePolicy]]:
-  """Returns name -> certificate and its policy, with the deferred fill as well.
+  """Returns name -> certificate and its policy.
 
+  One that projects exit states stands with a deferred fill as well, which says
+  the same; with exact K/V nothing is projected.
   Certificates of one policy for several tolerances are told apart by their
   thresholds.
 
@@ -36,10 +43,16 @@ def read_policies(
       names.append(rule['type'])
     if described['readout']['type'] != 'FullVocabulary':
       names.append(described['readout']['type'])
+    projects = isinstance(policy.cache_fill, decoding.ProjectExitState)
+    if not projects:
+      fill = type(policy.cache_fill)
+      names.append(_FILLS.get(fill, fill.__name__))
     name = ', '.join(names)
     if name in made:  # the same policy, certified for something else
       name = f'{name} at {certificate.threshold:g}'
     made[name] = certificate, policy
+    if not projects:
+      continue
     deferred = dataclasses.replace(
       policy, cache_fill=decoding.DeferredExitState()
     )

@@ -47,7 +47,7 @@ def table(*measured: Measured) -> tables.Table:
       f'{row.mean_exit_layer:.2f}',
       f'{row.layers_run:.2f}',
       f'{row.distance:.4f}',
-      f'{100 * row.same_outputs:.0f}',
+      f'{100 * row.same_outputs:.1f}',
       '-' if math.isnan(row.accepted) else f'{row.accepted:.1f}',
       f'{row.milliseconds_per_token:.2f}',
       f'{row.speed_up:.2f}x',

@@ -137,7 +137,14 @@ TABLES = {
     ('exactness_demo_cpu.json',),
     _of_rows(exactness_table.ExactnessRow, exactness_table.table),
   ),
+  'exactness_deep': RegisteredTable(
+    ('exactness_deep_cpu.json',),
+    _of_rows(exactness_table.ExactnessRow, exactness_table.table),
+  ),
   'certified_deep': RegisteredTable((_DEEP,), _certified),
+  'certified_deep_exact': RegisteredTable(
+    ('deep_exact_certified_batch_1_cpu.json',), _certified
+  ),
   'certified_e2e_nlg': RegisteredTable(
     (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified
   ),

@@ -16,6 +16,7 @@ companions ride along for little.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -69,6 +70,8 @@ class CatchUp:
   block_sizes: tuple[int, ...] = dataclasses.field(
     default=(4, 16), metadata=dict(static=True)
   )
+
+  fills_left_over: ClassVar[bool] = False
 
   def __post_init__(self):
     """Makes a tuple of a list, as which JSON writes it down."""

@@ -47,6 +47,8 @@ class WhileDepthLoop:
       run_layer,
       (jnp.int32(0), rows, memory),
     )
+    if not layers.policy.cache_fill.fills_left_over:
+      return rows, memory
     _, rows, memory = lax.while_loop(
       lambda carry: carry[0] < layers.num_layers,
       fill_layer,
@@ -61,8 +63,9 @@ class UnrolledDepthLoop:
 
   Weights are static, so no layer is copied out of a stack. The K/V of every
   layer are filled outside the branch, which is also the propagation; the rest
-  of the layer runs only if some row needs it. Layers before the first check
-  have no branch at all.
+  of the layer runs only if some row needs it. Where the cache fill leaves alone
+  what no row runs, all of the layer does. Layers before the first check have no
+  branch at all.
   """
 
   traced_layers: ClassVar[bool] = False
@@ -72,7 +75,11 @@ class UnrolledDepthLoop:
   ) -> tuple[Rows, Memory]:
     """Runs the layers until every row has stopped; returns rows and memory."""
     may_have_stopped = False
+    fills_left_over = layers.policy.cache_fill.fills_left_over
     for layer in range(layers.num_layers):
+      if may_have_stopped and not fills_left_over:
+        rows, memory = _run_if_needed(layers, layer, rows, memory)
+        continue
       rows, memory = layers.fill(layer, rows, memory)
       needed = rows.active.any() if may_have_stopped else True
 
@@ -83,3 +90,21 @@ class UnrolledDepthLoop:
       if layers.policy.exit_rule.looks(layer) is not False:
         may_have_stopped = True
     return rows, memory
+
+
+def _run_if_needed(
+  layers: Layers, layer: int, rows: Rows, memory: Memory
+) -> tuple[Rows, Memory]:
+  """Fills and runs a layer if a row is active."""
+
+  def fill_and_run(carry):
+    _, rows, memory = carry
+    rows, memory = layers.fill(layer, rows, memory)
+    rows = layers.run(layer, rows, memory.cache)
+    return jnp.zeros((), bool), rows, memory
+
+  # A loop of one turn or none: a branch would copy the cache.
+  _, rows, memory = lax.while_loop(
+    lambda carry: carry[0], fill_and_run, (rows.active.any(), rows, memory)
+  )
+  return rows, memory

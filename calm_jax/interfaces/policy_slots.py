@@ -67,6 +67,11 @@ class LayerPlan(PolicySlot, Protocol):
 class NoCompanions:
   """What a cache fill inherits by which positions run layers once, or never."""
 
+  @property
+  def fills_left_over(self) -> bool:
+    """Returns True: K/V of layers that no row runs are made, too."""
+    return True
+
   def lacking(self, state: PyTree, positions: Array) -> Array | None:
     """Returns None: no position ever runs a layer later."""
     del state, positions
@@ -103,6 +108,15 @@ class CacheFill(PolicySlot, Protocol):
   over its weights, and `take_back` is given them afterwards. `finish` ends a
   token. Others inherit `NoCompanions`.
   """
+
+  @property
+  def fills_left_over(self) -> bool:
+    """Whether layers left over are filled at all; static.
+
+    Where not, `step` is called for layers that some row runs, and it may be
+    for others, too, where it must change nothing.
+    """
+    ...
 
   def lacking(self, state: PyTree, positions: Array) -> Array | None:
     """Returns how many positions before `positions` [B] lack each layer.
