@@ -36,6 +36,7 @@ def test_weak_layers_are_those_behind_the_drafts():
     )
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_accepted():
   rows = list(
     drafting_speed.measure(
