@@ -1,7 +1,7 @@
 """The seam: what a decoder must offer and what a policy may decide.
 
 `LayeredDecoder` is the model side, pure functions over P positions and one
-layer at a time. The five protocols of `policy_slots` are the policy side: a
+layer at a time. The protocols of the five slots are the policy side: a
 policy decides, the loops in `calm_jax.decoding` obey, the model knows nothing
 of exits. Anyone with another JAX model supplies a `LayeredDecoder`, which
 `check_decoder` tries function by function; anyone with another adaptive-compute
@@ -15,20 +15,18 @@ loops can gather, shard and reorder rows without knowing what is inside.
 """
 
 from calm_jax.interfaces.bound_decoder import BoundDecoder, DepthLoop
+from calm_jax.interfaces.cache_fill_slot import CacheFill, NoCompanions
 from calm_jax.interfaces.conformance import check_decoder
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.interfaces.ledger import FillWork, Work
 from calm_jax.interfaces.policy_slots import (
-  CacheFill,
   ExitRule,
   LayerPlan,
-  NoCompanions,
   PolicySlot,
-  Readout,
-  ReadsAll,
   StatelessSlot,
   Verification,
 )
+from calm_jax.interfaces.readout_slot import Readout, ReadsAll
 from calm_jax.interfaces.slot_views import (
   Companions,
   LayerView,
