@@ -36,6 +36,7 @@ _SUBPACKAGES = (
   'pipeline',
   'processes',
   'pytrees',
+  'quantisation',
   'records',
   'reporting',
   'runs',

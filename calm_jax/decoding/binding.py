@@ -5,6 +5,7 @@ parameters lie as the depth loop wants them, and on the mesh if there is one.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 
@@ -12,6 +13,7 @@ from calm_jax import checks, sharding
 from calm_jax.array_types import PyTree
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.interfaces import BoundDecoder, DepthLoop, LayeredDecoder
+from calm_jax.quantisation import Int8Weights, as_weights, is_quantised
 
 
 def bind(
@@ -20,6 +22,7 @@ def bind(
   *,
   depth_loop: DepthLoop | None = None,
   mesh: jax.sharding.Mesh | None = None,
+  weights: Int8Weights | str | None = None,
 ) -> BoundDecoder:
   """Returns a decoder with its parameters, laid out for decoding.
 
@@ -32,11 +35,14 @@ def bind(
       axis 'data', whose parts decode without talking to each other and stop by
       themselves, and parameters over 'model'. With several processes, each
       gives the whole batch.
+    weights: 'int8', or which matrices are brought to 8 bits
+      (`quantisation.Int8Weights`); None for all in float. Outputs are then
+      those of another model, near to this one, and so is the full model.
 
   Raises:
     TypeError: for a decoder that is bound already.
-    ValueError: for another kind of mesh, or parameters that are not the
-      decoder's.
+    ValueError: for another kind of mesh, parameters that are not the decoder's,
+      or weights that it cannot have.
   """
   if isinstance(decoder, BoundDecoder):
     raise TypeError(
@@ -50,17 +56,50 @@ def bind(
     )
   if depth_loop is None:
     depth_loop = default_depth_loop(params)
-  prepare = functools.partial(
-    decoder.prepare, traced_layers=depth_loop.traced_layers
-  )
+  weights = as_weights(weights)
   leaves = jax.tree.leaves(params)
+  prepare = _layout_of(decoder, params, depth_loop, weights)
   if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
     params = jax.eval_shape(prepare, params)
   else:
     params = prepare(params)
     if mesh is not None and all(map(checks.is_concrete, leaves)):
       params = sharding.place_params(params, mesh)
-  return BoundDecoder(params, decoder, depth_loop, mesh)
+  return BoundDecoder(params, decoder, depth_loop, mesh, weights)
+
+
+def _layout_of(
+  decoder: LayeredDecoder,
+  params: PyTree,
+  depth_loop: DepthLoop,
+  weights: Int8Weights | None,
+) -> Callable[[PyTree], PyTree]:
+  """Returns what lays parameters out.
+
+  Raises:
+    ValueError: for weights that the decoder cannot have, or others than the
+      parameters have.
+  """
+  prepare = functools.partial(
+    decoder.prepare, traced_layers=depth_loop.traced_layers
+  )
+  nodes = jax.tree.leaves(params, is_leaf=is_quantised)
+  if any(map(is_quantised, nodes)):
+    if weights is None:
+      raise ValueError(
+        'these parameters hold matrices in 8 bits: bind them with the weights '
+        "that they were made with, weights='int8'"
+      )
+    return prepare
+  if weights is None:
+    return prepare
+  quantise = decoder.quantise
+  if quantise is None:
+    raise ValueError(
+      "this decoder has no function `quantise`, which weights='int8' takes; "
+      'bind it without weights'
+    )
+  return lambda params: prepare(quantise(params, weights))
 
 
 def check_bound(bound: BoundDecoder) -> None:

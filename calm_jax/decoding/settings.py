@@ -20,6 +20,7 @@ from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.verification import NeverVerify
 from calm_jax.exits import LayerBudget, NeverExit
 from calm_jax.interfaces import BoundDecoder
+from calm_jax.quantisation import describe_weights
 
 # What a setting that is a number stands for, as a path.
 THRESHOLD = 'threshold'
@@ -170,12 +171,12 @@ def full_within_budget(policy: ComputePolicy) -> ComputePolicy:
   return dataclasses.replace(full_model(policy), exit_rule=rule)
 
 
-def describe_computation(bound: BoundDecoder | None = None) -> dict[str, str]:
+def describe_computation(bound: BoundDecoder | None = None) -> dict[str, Any]:
   """Returns what numbers depend on besides parameters and policy.
 
   Args:
-    bound: the decoder, whose dtype and depth loop are told; without it, what
-      is true of this process.
+    bound: the decoder, whose dtype, weights and depth loop are told; without
+      it, what is true of this process.
   """
   config: Any = jax.config
   described = {
@@ -185,6 +186,7 @@ def describe_computation(bound: BoundDecoder | None = None) -> dict[str, str]:
   }
   if bound is not None:
     described['dtype'] = np.dtype(bound.decoder.dtype).name
+    described['weights'] = describe_weights(bound.weights)
     described['depth_loop'] = type(bound.depth_loop).__name__
   return described
 

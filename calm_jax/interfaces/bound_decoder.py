@@ -39,6 +39,8 @@ class BoundDecoder:
     decoder: the decoder.
     depth_loop: how layers are looped over.
     mesh: the mesh that rows are shared out over, if any.
+    weights: which matrices are in 8 bits (`quantisation.Int8Weights`); None if
+      all are in float.
   """
 
   params: PyTree
@@ -47,6 +49,7 @@ class BoundDecoder:
   mesh: jax.sharding.Mesh | None = dataclasses.field(
     default=None, metadata=dict(static=True)
   )
+  weights: Any = dataclasses.field(default=None, metadata=dict(static=True))
 
   @property
   def num_layers(self) -> int:

@@ -144,6 +144,17 @@ class TakeRowsFunction(Protocol):
     ...
 
 
+class QuantiseFunction(Protocol):
+  """Brings matrices to fewer bits, before `prepare` lays them out.
+
+  All other functions take what comes of it as they take float parameters.
+  """
+
+  def __call__(self, params: PyTree, weights: Any, /) -> PyTree:
+    """Returns the parameters, as `quantisation.Int8Weights` says."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class LayeredDecoder:
   """A decoder taken apart into pure functions, hashable and comparable.
@@ -167,6 +178,8 @@ class LayeredDecoder:
     take_rows: rows of a cache.
     output_block: neighbouring rows of the output matrix. None if the decoder
       has no such thing; readouts that need it then refuse it.
+    quantise: brings matrices to 8 bits. None if the decoder cannot;
+      `decoding.bind(..., weights='int8')` then refuses it.
   """
 
   num_layers: int
@@ -184,3 +197,4 @@ class LayeredDecoder:
   output_rows: OutputRowsFunction
   take_rows: TakeRowsFunction
   output_block: OutputBlockFunction | None = None
+  quantise: QuantiseFunction | None = None

@@ -14,6 +14,7 @@ from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.model import layers
 from calm_jax.model.config import T5Config
 from calm_jax.pytrees import register_pytree
+from calm_jax.quantisation import Int8Matrix, is_quantised
 
 
 @register_pytree
@@ -29,7 +30,8 @@ class DecodeParams:
       a tuple of L trees.
     relpos_bias: the decoder's relative-position table, T5X's subtree.
     decoder_norm: the final norm, T5X's subtree.
-    output: [V, D], the output matrix; for a tied model the input table.
+    output: [V, D], the output matrix, in float or in 8 bits; for a tied model
+      the input table.
   """
 
   token_embedder: Params
@@ -37,7 +39,7 @@ class DecodeParams:
   layers: PyTree
   relpos_bias: Params
   decoder_norm: Params
-  output: Array
+  output: Array | Int8Matrix
 
   @property
   def traced_layers(self) -> bool:
@@ -69,7 +71,9 @@ def prepare(
       {**decoder[name], 'mlp': layers.join_gates(config, decoder[name]['mlp'])}
       for name in names
     ]
-    if config.tied_embeddings:
+    if 'int8' in decoder.get('logits_dense', {}):
+      output = decoder['logits_dense']['int8']
+    elif config.tied_embeddings:
       output = params['token_embedder']['embedding']
     else:
       output = jnp.swapaxes(decoder['logits_dense']['kernel'], 0, 1)
@@ -93,10 +97,18 @@ def prepare(
     )
   _check_sizes(config, params)
   prepared = jax.tree_util.tree_map_with_path(
-    functools.partial(_cast, config.activation_dtype), prepared
+    functools.partial(_cast, config.activation_dtype),
+    prepared,
+    is_leaf=is_quantised,
   )
   if not traced_layers:
     return prepared
+  if len({jax.tree.structure(tree) for tree in prepared.layers}) > 1:
+    raise ValueError(
+      'this depth loop stacks all layers, but matrices are in 8 bits in some '
+      'of them and in float in others: keep the same ones in every layer, or '
+      'bind with depth_loop=decoding.UnrolledDepthLoop()'
+    )
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *prepared.layers)
   return dataclasses.replace(prepared, layers=stacked)
 
@@ -122,7 +134,12 @@ def _check_sizes(config: T5Config, params: Params) -> None:
 
 
 def _cast(dtype, path, leaf):
-  """Casts matrices to the activation dtype; norms and biases stay float32."""
+  """Casts matrices to the activation dtype; norms and biases stay float32.
+
+  Matrices in 8 bits stay as they are.
+  """
+  if is_quantised(leaf):
+    return leaf
   names = {getattr(entry, 'key', None) for entry in path}
   keep = names & {'scale', 'rel_embedding'}
   return jnp.asarray(leaf, jnp.float32 if keep else dtype)

@@ -6,12 +6,15 @@ attend over keys and values from elsewhere, feed forward. Both go through the
 same code. Sources: T5 (arXiv 1910.10683), GLU variants (arXiv 2002.05202).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, Params
 from calm_jax.model.config import T5Config
+from calm_jax.quantisation import join_matrices
 
 _ACTIVATIONS = {
   'gelu': nn.gelu,
@@ -59,14 +62,31 @@ def flat_dot(
   return product.reshape(*lhs.shape[:-1], rhs.shape[-1])
 
 
+class Dense(nn.Dense):
+  """`nn.Dense` whose matrix may lie in 8 bits instead, as 'int8'.
+
+  Attributes:
+    product_dtype: of what it returns then; that of activations if None.
+  """
+
+  product_dtype: Any = None
+
+  def __call__(self, inputs: Array) -> Array:
+    """Returns the states [..., D], multiplied: [..., F]."""
+    if not self.has_variable('params', 'int8'):
+      return super().__call__(inputs)
+    product = self.get_variable('params', 'int8').multiply(inputs)
+    return product.astype(self.product_dtype or self.dtype)
+
+
 def _dense(
   config: T5Config,
   features: int,
   scale: float = 1.0,
   name: str | None = None,
-) -> nn.Dense:
+) -> Dense:
   initializer = nn.initializers.variance_scaling(scale, 'fan_in', 'normal')
-  return nn.Dense(
+  return Dense(
     features,
     use_bias=False,
     dtype=config.activation_dtype,
@@ -174,9 +194,13 @@ class FeedForward(nn.Module):
   def _project(self, hidden: Array) -> list[Array]:
     """Returns the input of every activation, [..., F] each."""
     if self.has_variable('params', 'gates'):
-      kernel = self.get_variable('params', 'gates')['kernel']
-      joint = jnp.einsum('...d,dgf->...gf', hidden, kernel)
-      return [joint[..., gate, :] for gate in range(kernel.shape[1])]
+      gates = self.get_variable('params', 'gates')
+      if 'int8' in gates:
+        joint = gates['int8'].multiply(hidden)
+        joint = joint.astype(self.config.activation_dtype)
+        return [joint[..., gate] for gate in range(joint.shape[-1])]
+      joint = jnp.einsum('...d,dgf->...gf', hidden, gates['kernel'])
+      return [joint[..., gate, :] for gate in range(joint.shape[-2])]
     return [
       _dense(self.config, self.config.mlp_dim, name=name)(hidden)
       for name in _gate_names(self.config)
@@ -188,7 +212,8 @@ def join_gates(config: T5Config, params: Params) -> Params:
 
   Two matrices of T5-small's size are below what XLA on CPU reads with more than
   one core; as one they are above it, and elsewhere one kernel is launched
-  instead of two. A block without gates comes back as it is.
+  instead of two. A block without gates comes back as it is, as one does whose
+  gates are not both in 8 bits, or both not.
 
   Raises:
     KeyError: if a gate is missing.
@@ -196,8 +221,14 @@ def join_gates(config: T5Config, params: Params) -> Params:
   names = _gate_names(config)
   if len(names) == 1:
     return params
-  kernels = [params[name]['kernel'] for name in names]
+  gates = [params[name] for name in names]
   rest = {name: leaf for name, leaf in params.items() if name not in names}
+  if all('int8' in gate for gate in gates):
+    joint = join_matrices([gate['int8'] for gate in gates])
+    return {**rest, 'gates': {'int8': joint}}
+  if any('int8' in gate for gate in gates):
+    return params
+  kernels = [gate['kernel'] for gate in gates]
   return {**rest, 'gates': {'kernel': jnp.stack(kernels, axis=1)}}
 
 

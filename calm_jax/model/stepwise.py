@@ -22,6 +22,8 @@ from calm_jax.model import (
 )
 from calm_jax.model.config import T5Config
 from calm_jax.model.decode_params import DecodeParams, layer_params, prepare
+from calm_jax.model.int8_params import quantise_params
+from calm_jax.quantisation import Int8Matrix, is_quantised, rounded
 
 
 def _apply(config: T5Config, layer_params: Params, method: str, *args):
@@ -156,13 +158,18 @@ def logits(
   config: T5Config,
   params: DecodeParams,
   hidden: Array,
-  weights: Array | None = None,
+  weights: Array | Int8Matrix | None = None,
 ) -> Array:
   """Final norm and output projection, over V or over gathered rows: float32."""
   normed = layers.RMSNorm(config).apply({'params': params.decoder_norm}, hidden)
   if config.tied_embeddings:
     normed = normed / jnp.sqrt(config.embed_dim).astype(normed.dtype)
   weights = params.output if weights is None else weights
+  if is_quantised(weights):
+    return weights.multiply(normed)
+  if is_quantised(params.output):
+    # Rows of it, in float.
+    normed = rounded(normed)
   return jnp.einsum(
     '...d,vd->...v' if weights.ndim == 2 else '...d,...vd->...v',
     normed,
@@ -173,11 +180,19 @@ def logits(
 
 def output_rows(params: DecodeParams, token_ids: Array) -> Array:
   """Gathers rows of the output matrix: [B, C] -> [B, C, D]."""
+  if is_quantised(params.output):
+    return params.output.take(token_ids).astype(
+      params.token_embedder['embedding'].dtype
+    )
   return jnp.take(params.output, token_ids, axis=0)
 
 
-def output_block(params: DecodeParams, first: Array | int, count: int) -> Array:
+def output_block(
+  params: DecodeParams, first: Array | int, count: int
+) -> Array | Int8Matrix:
   """Returns `count` rows of the output matrix from `first` on: [count, D]."""
+  if is_quantised(params.output):
+    return params.output.cut(first, count)
   return jax.lax.dynamic_slice_in_dim(params.output, first, count)
 
 
@@ -210,4 +225,5 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     output_rows=output_rows,
     take_rows=take_rows,
     output_block=output_block,
+    quantise=bind(quantise_params, config),
   )

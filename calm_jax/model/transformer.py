@@ -79,10 +79,11 @@ class Decoder(nn.Module):
     self.decoder_norm = layers.RMSNorm(config)
     self.dropout = layers.dropout(config)
     if not config.tied_embeddings:
-      self.logits_dense = nn.Dense(
+      self.logits_dense = layers.Dense(
         config.vocab_size,
         use_bias=False,
         dtype=config.activation_dtype,
+        product_dtype=jnp.float32,
         param_dtype=jnp.float32,
         dot_general=functools.partial(
           layers.flat_dot, preferred_element_type=jnp.float32
@@ -215,6 +216,9 @@ class Transformer(nn.Module):
     if not self.config.tied_embeddings:
       return self.decoder.project(normed)
     normed = normed / jnp.sqrt(self.config.embed_dim).astype(normed.dtype)
+    if self.decoder.has_variable('params', 'logits_dense'):
+      output = self.decoder.get_variable('params', 'logits_dense')['int8']
+      return output.multiply(normed)
     table = self.token_embedder.embedding.astype(normed.dtype)
     return layers.flat_dot(normed, table.T, preferred_element_type=jnp.float32)
 

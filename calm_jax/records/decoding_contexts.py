@@ -39,6 +39,7 @@ class DecodingContext:
     input_length: S, the longest input in tokens, EOS included.
     max_length: T, the most tokens of an output, EOS included.
     suppressed_tokens: ids that are never said.
+    weights: 'float', or which matrices are in 8 bits.
     dtype: of activations.
     backend: what computed: 'cpu', 'gpu', 'tpu'.
     matmul_precision: JAX's default matmul precision, '' for the backend's own.
@@ -57,6 +58,7 @@ class DecodingContext:
   input_length: int | None = None
   max_length: int | None = None
   suppressed_tokens: tuple[int, ...] | None = ()
+  weights: str | Mapping[str, Any] | None = None
   dtype: str | None = None
   backend: str | None = None
   matmul_precision: str | None = None
@@ -75,6 +77,9 @@ class DecodingContext:
     """
     names = {field.name for field in dataclasses.fields(cls)}
     found = {name: content[name] for name in names & content.keys()}
+    # Before there were others.
+    if 'dtype' in found:
+      found.setdefault('weights', 'float')
     for name in ('suppressed_tokens', 'batch_shape'):
       if found.get(name) is not None:
         found[name] = tuple(found[name])

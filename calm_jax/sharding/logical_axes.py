@@ -15,9 +15,9 @@ from calm_jax.sharding.mesh import DATA, MODEL
 
 # The whole path of a parameter -> the names of its dimensions. Paths are those
 # of T5X, and what `model.DecodeParams` makes of them: 'output' is [V, D],
-# 'gates' [D, 2, F].
+# 'gates' [D, 2, F]. Matrices in 8 bits lie the other way round, [F, D].
 LOGICAL_AXES = (
-  (r'token_embedder/embedding|output', ('vocab', 'embed')),
+  (r'token_embedder/embedding|output(/values)?', ('vocab', 'embed')),
   (r'(.*/)?relpos_bias/rel_embedding', ('heads', 'relpos_buckets')),
   (r'.*attention/(query|key|value)/kernel', ('embed', 'joined_kv')),
   (r'.*attention/out/kernel', ('joined_kv', 'embed')),
@@ -26,6 +26,12 @@ LOGICAL_AXES = (
   (r'.*/mlp/wo/kernel', ('mlp', 'embed')),
   (r'.*/scale', ('embed',)),
   (r'decoder/logits_dense/kernel', ('embed', 'vocab')),
+  (r'.*attention/(query|key|value)/int8/values', ('joined_kv', 'embed')),
+  (r'.*attention/out/int8/values', ('embed', 'joined_kv')),
+  (r'.*/mlp/wi(_\d+)?/int8/values', ('mlp', 'embed')),
+  (r'.*/mlp/gates/int8/values', ('mlp', None, 'embed')),
+  (r'.*/mlp/wo/int8/values', ('embed', 'mlp')),
+  (r'decoder/logits_dense/int8/values', ('vocab', 'embed')),
 )
 
 _TENSOR_PARALLEL = (

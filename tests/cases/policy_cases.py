@@ -35,6 +35,8 @@ L = CONFIG.num_decoder_layers
 GAP = 1e-3
 KEY = jax.random.key(11)
 WHILE = decoding.WhileDepthLoop()
+# Of the model that decodes; `twin` makes a copy of this module for others.
+WEIGHTS = None
 
 
 @register_pytree
@@ -289,7 +291,11 @@ def params():
 
   tree = jax.tree.map(fill, shapes)
   tree['decoder']['logits_dense']['kernel'] *= 2.5
-  return tree
+  if WEIGHTS is None:
+    return tree
+  # Kept, so it must not be of a program that happens to be traced now.
+  with jax.ensure_compile_time_eval():
+    return decoder().quantise(tree, WEIGHTS)
 
 
 @functools.cache
@@ -305,6 +311,7 @@ def bound(depth_loop=WHILE, mesh=None):
     prepared(depth_loop.traced_layers),
     depth_loop=depth_loop,
     mesh=mesh,
+    weights=WEIGHTS,
   )
 
 

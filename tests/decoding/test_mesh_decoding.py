@@ -53,6 +53,14 @@ def test_every_policy_decodes_on_meshes(name):
   check(run_script('while,unrolled,compacting', name))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name', ['softmax_margin', 'state_similarity_per_row_exact']
+)
+def test_a_model_in_8_bits_decodes_on_meshes(name):
+  check(run_script('int8', 'while,unrolled', name))
+
+
 def mesh_of(data):
   return sharding.make_mesh(data=data, devices=jax.devices()[:data])
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from cases import policy_cases as cases
 
-from calm_jax import decoding, sharding
+from calm_jax import decoding, quantisation, sharding
 from calm_jax.decoding import token_loop
 
 # Four devices on few cores: programs in flight would wait for each other's
@@ -114,7 +114,10 @@ def describe(name, loop, sizes):
 
 
 def main(loops, *names):
-  """Prints what test_mesh_decoding.py checks."""
+  """Prints what test_mesh_decoding.py checks; 'int8' first for 8 bits."""
+  if loops == 'int8':
+    cases.WEIGHTS = quantisation.Int8Weights(encoder=True)
+    loops, *names = names
   found = {}
   with jax.default_matmul_precision('highest'):
     for name in names:

@@ -1,0 +1,30 @@
+"""Weights in fewer bits: what they are and how states are multiplied by them.
+
+See README.md of this folder.
+"""
+
+from calm_jax.quantisation.int8_matrices import (
+  Int8Matrix,
+  has_int8_products,
+  join_matrices,
+  quantise,
+  rounded,
+)
+from calm_jax.quantisation.plans import (
+  Int8Weights,
+  as_weights,
+  describe_weights,
+  is_quantised,
+)
+
+__all__ = [
+  'Int8Matrix',
+  'Int8Weights',
+  'as_weights',
+  'describe_weights',
+  'has_int8_products',
+  'is_quantised',
+  'join_matrices',
+  'quantise',
+  'rounded',
+]

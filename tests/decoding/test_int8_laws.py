@@ -1,0 +1,75 @@
+"""The laws over a model in 8 bits: the table of policies once more.
+
+What is exact, lossless or full depth is so relative to that model, whose own
+teacher-forced reference (`model.decode_with_layer_mask` on parameters in 8
+bits) every decode is held against.
+"""
+
+import importlib.util
+import sys
+import types
+
+import jax
+import pytest
+from cases import policy_cases
+from decoding import test_policy_laws as float_laws
+
+from calm_jax import quantisation
+
+
+def _copy(module: types.ModuleType, name: str) -> types.ModuleType:
+  """Returns a module run once more, with state of its own."""
+  spec = importlib.util.spec_from_file_location(name, module.__file__)
+  copy = importlib.util.module_from_spec(spec)
+  sys.modules[name] = copy
+  spec.loader.exec_module(copy)
+  return copy
+
+
+cases = _copy(policy_cases, 'policy_cases_int8')
+cases.WEIGHTS = quantisation.Int8Weights(encoder=True)
+laws = _copy(float_laws, 'policy_laws_int8')
+laws.cases = cases
+
+NAMES = ('softmax_margin', 'margin_pruned')
+LONG = (
+  'full',
+  'state_similarity_per_row',
+  'classifier',
+  'maximum_deferred_fill',
+  'margin_nucleus_exact',
+  'margin_streamed',
+  'margin_first_tokens',
+  'beams_margin_per_row_exact',
+  'margin_prefix_suppressed',
+  'budget_margin_per_row',
+  'skip_feed_forward',
+)
+
+
+@pytest.fixture(autouse=True)
+def _highest_precision():
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+@pytest.mark.parametrize(
+  ('name', 'law'),
+  [
+    pytest.param(name, law, marks=[pytest.mark.slow] * (name in LONG))
+    for name in (*NAMES, *LONG)
+    for law in float_laws.LAWS
+  ],
+)
+def test_law(name, law):
+  _, check = laws._check_of(law, name)
+  check(name)
+
+
+def test_it_is_another_model():
+  """The twin does not decode in float unnoticed."""
+  bound = cases.bound()
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(bound.params)}
+  assert 'int8' in dtypes
+  scores = cases.decode('full').scores
+  assert abs(scores - policy_cases.decode('full').scores).max() > 1e-3
