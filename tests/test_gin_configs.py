@@ -6,12 +6,14 @@ import pathlib
 import re
 import shlex
 
+import jax
 import numpy as np
 import pytest
 
 gin = pytest.importorskip('gin')
 pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 
+from cases import text_cases
 from fakes.toy_decoder import toy_decoder
 
 from calm_jax import checkpoints, decoding, exits, model, runs
@@ -106,6 +108,10 @@ def test_models_build(file):
   assert config.num_decoder_layers >= 4
 
 
+# Policies that read the run.
+TRAINED = ('classifier.gin', 'draft_head.gin', 'lossless_int8.gin')
+
+
 @pytest.mark.parametrize('file', BY_KIND['policies'])
 def test_policies_build(file, tmp_path):
   text = (CONFIGS / 'policies' / file).read_text(encoding='utf-8')
@@ -135,7 +141,7 @@ def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
   for task in BY_KIND['tasks']:
     parse(
       [f'tasks/{task}', f'policies/{policy}'],
-      trained if policy in ('classifier.gin', 'draft_head.gin') else (),
+      trained if policy in TRAINED else (),
     )
     query = gin.config.query_parameter
     length = query('%FEATURE_LENGTHS')['targets']
@@ -155,9 +161,9 @@ def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
 
 def save_run_with_parts(directory):
   """Saves what a policy that is trained reads of a run directory."""
-  config = model.T5Config.named('t5_v1_1_small')
-  params = {'decoder': {'scale': np.ones(3, np.float32)}}
-  checkpoints.save(directory, 1, params=params, config=config)
+  config = text_cases.CONFIG
+  params = model.init_params(config, jax.random.key(0))
+  text_cases.save_run(directory, params=params)
   shapes = {
     'classifier': {'kernel': (3,), 'bias': ()},
     'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},

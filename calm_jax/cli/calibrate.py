@@ -24,6 +24,7 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
+  quantisation,
   records,
   runs,
 )
@@ -121,7 +122,13 @@ def run(
     _save(output_dir, found)
     if timed_inputs and collectives.is_main_process():
       _time_settings(
-        output_dir, loaded, done['batches'], policy, found.table, timed_inputs
+        output_dir,
+        loaded,
+        done['batches'],
+        policy,
+        found.table,
+        timed_inputs,
+        decode.bound.weights,
       )
     collectives.wait_for_all('the end of the calibration')
     return found.certificate
@@ -162,6 +169,7 @@ def _time_settings(
   policy: decoding.ComputePolicy,
   table: records.LossTable,
   num_inputs: int,
+  weights: quantisation.Int8Weights | None,
 ) -> None:
   """Measures how fast every threshold decodes, and writes it down."""
   fingerprint = {
@@ -170,7 +178,7 @@ def _time_settings(
     if name != 'loss_range'
   }
   speeds = evaluation.time_settings(
-    jobs.bind_to_loops(loaded),
+    jobs.bind_to_loops(loaded, weights),
     batches,
     policy=policy,
     settings=table.settings,
@@ -180,6 +188,7 @@ def _time_settings(
     suppressed_tokens=loaded.suppressed_tokens,
     fingerprint=fingerprint,
     context=jobs.run_context(loaded.config),
+    full_bound=None if weights is None else jobs.bind_to_loops(loaded),
     bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     progress=speaking.say,
   )

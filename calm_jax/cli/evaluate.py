@@ -21,6 +21,7 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
+  quantisation,
   records,
   reporting,
   runs,
@@ -80,6 +81,8 @@ def run(
     policy = decoding.at_output_length(
       policy, loaded.feature_lengths['targets']
     )
+    weights = runs.weights_of(certified)
+    layout = _with_weights(layout, weights)
     decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
     early_policy, _, differences = runs.use_certificate(
       certified,
@@ -104,7 +107,10 @@ def run(
     timed = None
     if collectives.is_main_process():
       timed = evaluation.Timed(
-        bind=functools.partial(jobs.bind_to_loops, loaded),
+        bind=functools.partial(jobs.bind_to_loops, loaded, weights),
+        bind_float=functools.partial(jobs.bind_to_loops, loaded)
+        if weights is not None
+        else None,
         bytes_of=costs.bytes_of(
           loaded.config, loaded.feature_lengths['inputs']
         ),
@@ -137,6 +143,24 @@ def run(
       _write(output_dir, found.result)
     collectives.wait_for_all('the end of the evaluation')
     return found.result
+
+
+def _with_weights(
+  layout: evaluation.BatchLayout, weights: quantisation.Int8Weights | None
+) -> evaluation.BatchLayout:
+  """Returns the layout with the weights that a certificate was made with.
+
+  Raises:
+    ValueError: if it has others.
+  """
+  given = quantisation.as_weights(layout.weights)
+  if given not in (None, weights):
+    raise ValueError(
+      f'BatchLayout.weights is {quantisation.describe_weights(given)}, but the '
+      f'certificate asks for {quantisation.describe_weights(weights)}: leave '
+      'it out, or calibrate with these weights'
+    )
+  return dataclasses.replace(layout, weights=weights)
 
 
 def _load_certificate(path: str, split: str, task: str) -> Certificate:

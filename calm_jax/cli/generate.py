@@ -40,6 +40,7 @@ from calm_jax import (
   decoding,
   exits,
   pipeline,
+  quantisation,
   runs,
 )
 from calm_jax.cli import gin_runner
@@ -63,6 +64,7 @@ def run(
   suppressed_tokens: Sequence[int | str] | int | None = None,
   max_length: int | None = None,
   allow_nonfinite: bool = False,
+  weights: quantisation.Int8Weights | str = 'certified',
 ) -> list[pipeline.GeneratedText]:
   """Decodes texts and shows them, or writes them to a file.
 
@@ -88,6 +90,8 @@ def run(
     max_length: the most tokens of an output, EOS included; that of training if
       None, and the one that certificates hold for.
     allow_nonfinite: decode with parameters that are not numbers too.
+    weights: 'float', 'int8' or a `quantisation.Int8Weights`; 'certified' for
+      those that the certificate was made with, which without one are float.
 
   Returns:
     The outputs that were shown, one after the other; none where they went to a
@@ -107,7 +111,13 @@ def run(
     max_length=max_length,
     allow_nonfinite=allow_nonfinite,
     vocabulary=vocabulary,
+    weights=weights,
   )
+  if generator.bound.weights is not None and generator.certificate is None:
+    speaking.tell(
+      "weights in 8 bits: outputs are near the float model's, and nothing says "
+      'how near; calm_jax.cli.calibrate --gin.WEIGHTS=int8 certifies it'
+    )
   uncertified = certificate is not None and generator.certificate is None
   if uncertified:
     speaking.tell(terminal_decoding.UNCERTIFIED)

@@ -16,6 +16,7 @@ from calm_jax import (
   evaluation,
   interfaces,
   model,
+  quantisation,
   records,
   runs,
 )
@@ -86,8 +87,13 @@ def dataset_decoder(
       '(forced_prefix) when they are served; here they are decoded without, '
       'and no certificate covers those that begin so'
     )
+  decoder, reference = model.as_layered_decoder(run.config), None
+  if quantisation.as_weights(layout.weights) is not None:
+    in_float = dataclasses.replace(layout, weights=None)
+    reference = in_float.bind(decoder, run.params)
   return evaluation.DatasetDecoder(
-    bound=layout.bind(model.as_layered_decoder(run.config), run.params),
+    bound=layout.bind(decoder, run.params),
+    reference=reference,
     detokenize=run.tokenizer.decode,
     max_length=run.feature_lengths['targets'],
     eos_id=run.tokenizer.eos_id,
@@ -100,13 +106,21 @@ def dataset_decoder(
 
 
 def bind_to_loops(
-  run: runs.LoadedRun,
+  run: runs.LoadedRun, weights: Any = None
 ) -> dict[str, interfaces.BoundDecoder]:
-  """Returns a run's decoder bound to each depth loop that timings try."""
+  """Returns a run's decoder bound to each depth loop that timings try.
+
+  Args:
+    run: the run.
+    weights: as `decoding.bind` takes it.
+  """
   decoder = model.as_layered_decoder(run.config)
   return {
     name: decoding.bind(
-      decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
+      decoder,
+      run.params,
+      depth_loop=decoding.DEPTH_LOOPS[name],
+      weights=weights,
     )
     for name in ('while', 'unrolled')
   }

@@ -20,6 +20,7 @@ from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.draft_ahead import DraftAhead
+from calm_jax.decoding.drafters import FirstLayers
 from calm_jax.decoding.exit_traces import Trace, trace
 from calm_jax.decoding.extending import extend
 from calm_jax.decoding.failures import describe_failure
@@ -96,6 +97,7 @@ __all__ = [
   'DeferredExitState',
   'DraftAhead',
   'EveryLayer',
+  'FirstLayers',
   'FirstTokens',
   'FullVocabulary',
   'Greedy',

@@ -1,16 +1,18 @@
-"""Drafts by a trained head, which run no layer: in the slot `verification`.
+"""Drafts by a head or by first layers in 8 bits: in the slot `verification`.
 
-An early exit drafts with the decoder's first layers. A head needs none: it
+An early exit drafts with the decoder's own first layers. A head needs none: it
 guesses the last layer's state at one token after the other, from that of the
-last checked token and the tokens since. When a check is due, the present
-position runs all layers with the drafts before it as companions, and the full
-model's tokens are chosen as for any other drafts.
+last checked token and the tokens since. First layers in 8 bits read a quarter
+of the bytes. When a check is due, the present position runs all layers with the
+drafts before it as companions, and the full model's tokens are chosen as for
+any other drafts.
 """
 
 import dataclasses
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
+from calm_jax.decoding.drafters import FirstLayers
 from calm_jax.decoding.verification import NeverVerify, VerifyEvery
 from calm_jax.draft_heads import DraftHead
 from calm_jax.interfaces import LayeredDecoder, Verification
@@ -22,16 +24,16 @@ from calm_jax.pytrees import register_pytree
 class DraftAhead:
   """Drafts with a head, and checks them when another verification says so.
 
-  Outputs are the full model's, whatever the head. The first token of an output
-  runs all layers: before it there is no state to draft from. A draft's
-  confidence is its own probability.
+  Outputs are the full model's, whatever the head. With a trained one the first
+  token of an output runs all layers: before it there is no state to draft from.
+  A draft's confidence is its own probability.
 
   Attributes:
-    head: the head, trained with this model.
+    head: a head trained with this model, or its `FirstLayers`.
     when: says when drafts are checked.
   """
 
-  head: DraftHead
+  head: DraftHead | FirstLayers
   when: Verification = VerifyEvery(4)
 
   drafts_ahead = True
@@ -45,10 +47,11 @@ class DraftAhead:
     """
     checks.check_no_class(self.head, 'head of DraftAhead')
     checks.check_no_class(self.when, 'when of DraftAhead')
-    if not hasattr(self.head, 'products'):
+    is_head = hasattr(self.head, 'products')
+    if not is_head and not isinstance(self.head, FirstLayers):
       raise ValueError(
         f'head of DraftAhead is {self.head!r}; give a DraftHead, such as '
-        'runs.load_draft_head(model_dir)'
+        'runs.load_draft_head(model_dir), or decoding.FirstLayers'
       )
     if isinstance(self.when, NeverVerify) or self.when.drafts_ahead:
       raise ValueError(

@@ -1,6 +1,6 @@
-"""The token step of `DraftAhead`: drafts by a head, then a check of them.
+"""The token step of `DraftAhead`: drafts, then a check of them.
 
-One step is a whole round: rows draft, none of them running a layer, until all
+One step is a whole round: rows draft, by a head or by first layers, until all
 have as many as they may; then every row runs all layers once, and what agrees
 stays. So rows of a batch share each pass over the weights, which they would not
 if each were checked when its own drafts are due, and the passes between, in
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from calm_jax.array_types import Array
-from calm_jax.decoding import companions as company
 from calm_jax.decoding.draft_ahead import DraftAhead
+from calm_jax.decoding.drafters import Guess, drafter_of
 from calm_jax.decoding.drafting import check_drafts, choose_tokens
 from calm_jax.decoding.layer_steps import Layers, Memory
 from calm_jax.decoding.policy import ComputePolicy
@@ -34,7 +34,7 @@ def draft_ahead(
   eos_id: int,
   num_samples: int,
 ) -> Carry:
-  """Appends drafts of the head to every row, and checks them."""
+  """Appends drafts to every row, and checks them."""
   del num_samples
   carry = _draft(carry, bound, policy, sampler, eos_id=eos_id)
   layers, rows, memory = run_layers(carry, bound, policy)
@@ -52,22 +52,21 @@ def _draft(
   *,
   eos_id: int,
 ) -> Carry:
-  """Returns the carry with drafts appended, to rows with a checked token."""
+  """Returns the carry with drafts appended, to rows that can have some."""
+  assert isinstance(policy.verification, DraftAhead), 'the loop looked'
   assert carry.drafts is not None, 'start made them'
+  drafter = drafter_of(policy.verification.head)
   verified, state = carry.drafts.verified, carry.drafts.state
   # The last position can be nobody's companion: nothing is drafted there.
   last = carry.tokens.shape[1] - 1
-  states = company.cut(
-    carry.policy.cache_fill.hidden, jnp.maximum(verified - 1, 0), 1
-  )[:, 0]
-  going = carry.alive & (verified > 0) & (carry.positions < last)
+  states, ready = drafter.first_states(carry)
+  going = carry.alive & ready & (carry.positions < last)
 
   def draft(loop):
     states, carry = loop
     positions = carry.positions
-    states, carry, tokens, probabilities = _draft_one(
-      states, carry, bound, policy, sampler
-    )
+    guess = drafter.guess(bound, states, carry)
+    carry, tokens, probabilities = _read(carry, guess, policy, sampler)
     made = carry.alive & ~jnp.isnan(probabilities)
     here = made[:, None] & (jnp.arange(last + 1) == positions[:, None])
     positions = positions + made
@@ -79,45 +78,40 @@ def _draft(
       positions=positions,
       alive=made & ~due & (tokens != eos_id) & (positions < last),
     )
-    return states, carry
+    return guess.hidden, carry
 
-  # In here, a row is alive for as long as it drafts. The cache stays outside.
-  loop = states, dataclasses.replace(carry, cache=None, alive=going)
+  # In here, a row is alive for as long as it drafts. A cache that nobody needs
+  # stays outside.
+  cache = carry.cache if drafter.uses_cache else None
+  loop = states, dataclasses.replace(carry, cache=cache, alive=going)
   _, drafted = lax.while_loop(lambda loop: loop[1].alive.any(), draft, loop)
-  return dataclasses.replace(drafted, cache=carry.cache, alive=carry.alive)
+  if not drafter.uses_cache:
+    drafted = dataclasses.replace(drafted, cache=carry.cache)
+  return dataclasses.replace(drafted, alive=carry.alive)
 
 
-def _draft_one(
-  states: Array,
-  carry: Carry,
-  bound: BoundDecoder,
-  policy: ComputePolicy,
-  sampler: Sampler,
-) -> tuple[Array, Carry, Array, Array]:
-  """Drafts one token of every row that is alive.
+def _read(
+  carry: Carry, guess: Guess, policy: ComputePolicy, sampler: Sampler
+) -> tuple[Carry, Array, Array]:
+  """Reads one draft of every row that is alive out of the states guessed.
 
   Returns:
-    The states [R, D] at the present positions, the carry with how the tokens
-    were computed, the tokens [R] and their probabilities [R].
+    The carry with how the tokens were computed, the tokens [R] and their
+    probabilities [R].
   """
-  assert isinstance(policy.verification, DraftAhead), 'the loop looked'
-  head, fill = policy.verification.head, policy.cache_fill
   layers = Layers(
-    bound=bound, policy=policy, positions=carry.positions, alive=carry.alive
+    bound=guess.bound,
+    policy=policy,
+    positions=carry.positions,
+    alive=carry.alive,
   )
-  # Positions of the last tokens as the decoder reads them, latest first.
-  recent = carry.positions[:, None] - jnp.arange(head.num_tokens)
-  tokens = jnp.take_along_axis(carry.tokens, jnp.maximum(recent - 1, 0), axis=1)
-  tokens = jnp.where(recent > 0, tokens, 0)
-  embeddings = bound.embed(tokens, jnp.maximum(recent, 0))
-  states = head(states, embeddings).astype(states.dtype)
-  rows = layers.start(states[:, None], carry.policy)
+  rows = layers.start(guess.hidden[:, None], carry.policy)
   rows = layers.read(
     dataclasses.replace(
       rows,
       # It will have run them all, if it stays.
-      exit_layers=jnp.where(carry.alive, bound.num_layers, -1),
-      work=rows.work.plus(extra_products=carry.alive * head.products),
+      exit_layers=jnp.where(carry.alive, layers.num_layers, -1),
+      work=rows.work.plus(**guess.work),
     )
   )
   chosen, log_probabilities = choose_tokens(
@@ -130,8 +124,8 @@ def _draft_one(
   probabilities = jnp.exp(log_probabilities)
   rows = dataclasses.replace(rows, confidences=probabilities)
   # What enters the first layer, kept for when the position runs it.
-  kept = fill.finish(
-    carry.policy.cache_fill, embeddings[:, :1], carry.positions, carry.alive
+  kept = policy.cache_fill.finish(
+    carry.policy.cache_fill, guess.entering, carry.positions, carry.alive
   )
-  carry = carry.record(rows, Memory(cache=None, cache_fill=kept))
-  return states, carry, chosen, probabilities
+  memory = Memory(cache=guess.cache, cache_fill=kept)
+  return carry.record(rows, memory), chosen, probabilities

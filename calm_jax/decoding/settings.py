@@ -229,6 +229,9 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
       return array.item()
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return f'{array.dtype}{list(array.shape)} sha256 {digest[:16]}'
+  describe_itself = getattr(value, 'describe', None)
+  if describe_itself is not None:
+    return describe_itself()
   described: dict[str, Any] = {'type': type(value).__name__}
   for field in dataclasses.fields(value):
     if isinstance(getattr(value, field.name), NeverVerify):

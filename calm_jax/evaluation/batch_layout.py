@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from calm_jax import checks, decoding, interfaces, sharding
+from calm_jax import checks, decoding, interfaces, quantisation, sharding
 from calm_jax.array_types import PyTree
 
 
@@ -22,16 +22,19 @@ class BatchLayout:
       parameters, 1 or more.
     depth_loop: how the program walks the layers; `default_depth_loop()` if
       None.
+    weights: which matrices are in 8 bits, as `decoding.bind` takes it.
   """
 
   batch_size: int = 32
   model_parallel: int = 1
   depth_loop: interfaces.DepthLoop | None = None
+  weights: quantisation.Int8Weights | str | None = None
 
   def __post_init__(self):
     """Raises ValueError for numbers that are none."""
     checks.check_whole(self.batch_size, 'batch_size', low=1)
     checks.check_whole(self.model_parallel, 'model_parallel', low=1)
+    quantisation.as_weights(self.weights)
 
   def mesh(self) -> jax.sharding.Mesh | None:
     """Returns a mesh of this process's devices; None for a single one."""
@@ -45,5 +48,9 @@ class BatchLayout:
   ) -> interfaces.BoundDecoder:
     """Returns the decoder bound to its parameters, laid out like this."""
     return decoding.bind(
-      decoder, params, depth_loop=self.depth_loop, mesh=self.mesh()
+      decoder,
+      params,
+      depth_loop=self.depth_loop,
+      mesh=self.mesh(),
+      weights=self.weights,
     )

@@ -62,6 +62,7 @@ def calibrate(
   max_length: int,
   eos_id: int = 1,
   suppressed_tokens: Sequence[int] = (),
+  reference: interfaces.BoundDecoder | None = None,
   loss: str | ConsistencyLoss = 'textual',
   tolerance: float = 0.1,
   error_rate: float = 0.05,
@@ -85,6 +86,9 @@ def calibrate(
     eos_id: the id that ends a sequence.
     suppressed_tokens: ids that are never said, as `runs.LoadedRun` has them; a
       certificate holds for these alone.
+    reference: where `bound` has weights in 8 bits, the same model in float,
+      whose outputs losses are measured against: what the weights change is
+      certified together with what the exits change.
     loss: see `CalibrationPlan`.
     tolerance: what the expected loss may be at most, in its units.
     error_rate: how often the certificate may be wrong, in (0, 1).
@@ -106,6 +110,7 @@ def calibrate(
     max_length=max_length,
     eos_id=eos_id,
     suppressed_tokens=tuple(suppressed_tokens),
+    reference=reference,
     progress=progress,
   )
   plan = CalibrationPlan(

@@ -30,6 +30,9 @@ class DatasetDecoder:
     max_length: T, the most tokens to decode, EOS included.
     eos_id: the id that ends a sequence.
     suppressed_tokens: ids that are never said.
+    reference: where `bound` has weights in 8 bits, the same model in float:
+      what the full model says, which losses are measured against, is decoded
+      with it.
     about: fields of `records.DecodingContext` that the decoder cannot know:
       parameters, tokenizer, prefix, how inputs are cut.
     keep_in: a folder; decoded rows are kept there and looked up, so that an
@@ -43,10 +46,25 @@ class DatasetDecoder:
   max_length: int
   eos_id: int = 1
   suppressed_tokens: tuple[int, ...] = ()
+  reference: interfaces.BoundDecoder | None = None
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   keep_in: str | None = None
   share: collectives.Share = collectives.Share()
   progress: Callable[[str], None] | None = None
+
+  def __post_init__(self):
+    """Raises ValueError if a model in 8 bits has no other to be held against.
+
+    A reference in 8 bits is none.
+    """
+    if self.bound.weights is not None and self.reference is None:
+      raise ValueError(
+        'this decoder has weights in 8 bits, and losses are measured against '
+        "the float model's outputs: give it as reference="
+        'decoding.bind(decoder, params)'
+      )
+    if self.reference is not None and self.reference.weights is not None:
+      raise ValueError('the reference has weights in 8 bits; bind it in float')
 
   def __call__(
     self,
@@ -94,6 +112,26 @@ class DatasetDecoder:
       progress=self.progress,
     )
 
+  def full(
+    self,
+    batches: Sequence[Batch],
+    policy: decoding.ComputePolicy,
+    *,
+    full_of: FullTraces | None = None,
+  ) -> DecodedDataset:
+    """Decodes what losses are measured against: the full model, in float.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: the policy, which says how the full model is decoded.
+      full_of: as for a decode.
+    """
+    decode = self
+    if self.reference is not None:
+      decode = dataclasses.replace(self, bound=self.reference, reference=None)
+    full_policy = decoding.full_model(policy)
+    return decode(batches, policy=full_policy, full_of=full_of)
+
   def trace(
     self,
     batches: Sequence[Batch],
@@ -120,7 +158,7 @@ class DatasetDecoder:
     policy: decoding.ComputePolicy,
     coming: Sequence[decoding.ComputePolicy] = (),
   ) -> tuple[DecodedDataset, FullTraces | None]:
-    """Decodes the full model, and returns what `trace` does with it.
+    """Decodes the full model, in float, and returns what `trace` does with it.
 
     Exits are looked at on the way, which is cheaper than looking afterwards.
 
@@ -129,9 +167,8 @@ class DatasetDecoder:
       policy: the policy, at any threshold.
       coming: as for `trace`.
     """
-    full_policy = decoding.full_model(policy)
     traces = self._traces(batches, policy, coming)
-    full = self(batches, policy=full_policy, full_of=traces)
+    full = self.full(batches, policy, full_of=traces)
     if traces is not None:
       traces.know(full)
     return full, traces

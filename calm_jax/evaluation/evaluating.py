@@ -21,7 +21,7 @@ from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.samples import sample_outputs
-from calm_jax.evaluation.timing import take_batches, time_decode
+from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
 
 Say = Callable[[str], None]
 
@@ -48,11 +48,14 @@ class Timed:
   Attributes:
     bind: returns `bound` of `time_decode`, once everything else is decoded; on
       one device, as batches of this size are what a request is.
+    bind_float: the same of the float model, where `bind` has it in 8 bits: it
+      is what speed-ups are held against.
     bytes_of: as for `time_decode`.
   """
 
   bind: Callable[[], Mapping[str, interfaces.BoundDecoder]]
   bytes_of: BytesOf | None = None
+  bind_float: Callable[[], Mapping[str, interfaces.BoundDecoder]] | None = None
 
 
 def run_evaluation(
@@ -94,14 +97,20 @@ def run_evaluation(
   ]
   decode_batches = functools.partial(decode, batches)
   scoring = _scoring(plan, certificate)
+  if progress is not None:
+    progress('decoding with the full model')
+  full = decode.full(batches, certified_policy)
   compared = comparison.decode_for_comparison(
     decode_batches,
     certified_policy,
     setting=certificate.threshold,
     certified=certificate.certified,
+    full=full,
     progress=progress,
   )
-  full, early = compared[0].decoded, compared[1].decoded
+  early = compared[1].decoded
+  if decode.reference is not None:
+    compared += (_whole(decode_batches, certified_policy),)
   samples, selection = sample_outputs(
     early, full, losses=scoring.textual(early, full), pieces=pieces
   )
@@ -151,6 +160,16 @@ def run_evaluation(
     **about,
   )
   return Evaluation(result, full, early)
+
+
+def _whole(
+  decode: Callable[..., DecodedDataset], policy: decoding.ComputePolicy
+) -> comparison.ComparedDecode:
+  """Returns the decode of all layers in 8 bits: what weights alone change."""
+  decoded = decode(policy=decoding.full_model(policy))
+  return comparison.ComparedDecode(
+    'all layers, weights in 8 bits', 'static', decoded.num_layers, decoded
+  )
 
 
 def _say_blind(
@@ -218,6 +237,10 @@ def _timings(
   if not timed_batches:
     return rows
   bound = timed.bind()
+  if timed.bind_float is not None:
+    full, *_ = policies
+    in_float = OfModel(policies[full], timed.bind_float())
+    policies = {**policies, full: in_float}
   for batches in timed_batches:
     rows += time_decode(
       bound,

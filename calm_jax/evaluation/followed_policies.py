@@ -15,7 +15,8 @@ def follows_from_full(
   measure of the present state with a threshold, the same for all rows, and
   logits are over the whole vocabulary; no draft is checked. Numbers must be
   those of float32, too: otherwise a block of positions and one position after
-  the other say different tokens too often.
+  the other say different tokens too often. (In 8 bits a last digit may move a
+  state to the next step.)
 
   Args:
     bound: the decoder with its parameters.
@@ -29,6 +30,7 @@ def follows_from_full(
     and not policy.verifies
     and isinstance(rule, exits.ConfidenceExit)
     and not any(map(jnp.ndim, jax.tree.leaves(rule.threshold)))
+    and bound.weights is None
     and _is_float32(bound)
   )
 

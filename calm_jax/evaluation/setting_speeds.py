@@ -6,7 +6,7 @@ from typing import Any
 from calm_jax import decoding, interfaces, records
 from calm_jax.costs import BytesOf
 from calm_jax.evaluation.decode_dataset import Batch
-from calm_jax.evaluation.timing import take_batches, time_decode
+from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
 
 _REPEATS = 3
 
@@ -24,6 +24,7 @@ def time_settings(
   fingerprint: dict[str, Any],
   context: records.RunContext,
   bytes_of: BytesOf | None = None,
+  full_bound: Mapping[str, interfaces.BoundDecoder] | None = None,
   progress: Callable[[str], None] | None = None,
 ) -> records.SettingSpeeds:
   """Times the full model and a policy at J settings, interleaved.
@@ -40,6 +41,8 @@ def time_settings(
     fingerprint: that of the loss table.
     context: how this came about.
     bytes_of: as for `time_decode`.
+    full_bound: what the full model is decoded with, where that is another one
+      than the policy's.
     progress: gets a line now and then.
 
   Raises:
@@ -49,7 +52,7 @@ def time_settings(
     bound,
     take_batches(batches, batch_size=1, num_batches=num_inputs),
     {
-      'full model': decoding.full_model(policy),
+      'full model': OfModel(decoding.full_model(policy), full_bound),
       **{
         records.setting_in_words(setting): decoding.with_setting(
           policy, setting

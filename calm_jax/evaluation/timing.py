@@ -26,6 +26,21 @@ _START = 'start'
 _empty = functools.partial(dataclasses.field, default_factory=list)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfModel:
+  """A policy, and the model that it is timed on.
+
+  Attributes:
+    policy: the policy.
+    bound: the decoder bound to each depth loop, by the names of the others;
+      None for that of all policies. Where policies have weights in 8 bits, the
+      full model that they are held against has not.
+  """
+
+  policy: decoding.ComputePolicy
+  bound: Mapping[str, interfaces.BoundDecoder] | None = None
+
+
 @dataclasses.dataclass
 class _Measured:
   """One policy under one depth loop.
@@ -75,7 +90,7 @@ class _Measured:
 def time_decode(
   bound: Mapping[str, interfaces.BoundDecoder],
   batches: Sequence[Batch],
-  policies: Mapping[str, decoding.ComputePolicy],
+  policies: Mapping[str, decoding.ComputePolicy | OfModel],
   *,
   max_length: int,
   baseline: str = 'full',
@@ -98,7 +113,8 @@ def time_decode(
       try; rows say by these names which one was the fastest.
     batches: batches of one shape without rows that only fill up; see
       `take_batches`.
-    policies: name -> policy, the baseline among them.
+    policies: name -> policy, the baseline among them; `OfModel` for one that
+      another model decodes.
     max_length: T.
     baseline: the policy that speed-ups are held against; it should run all
       layers without looking at confidences.
@@ -120,9 +136,12 @@ def time_decode(
   inputs = _checked_inputs(batches, policies, baseline)
   say = progress if progress is not None else lambda line: None
   measured = {
-    (name, loop_name): _Measured(policy=decoding.as_policy(policy), bound=one)
+    (name, loop_name): _Measured(
+      policy=decoding.as_policy(entry.policy), bound=one
+    )
     for name, policy in policies.items()
-    for loop_name, one in bound.items()
+    for entry in [policy if isinstance(policy, OfModel) else OfModel(policy)]
+    for loop_name, one in (entry.bound or bound).items()
   }
 
   def call(function, entry: _Measured, index: int):
@@ -147,20 +166,21 @@ def time_decode(
     for index in range(len(inputs))
     for name, entry in measured.items()
   }
-  # What is done once per batch is the same for all policies of a loop.
+  # What is done once per batch is the same for all policies of a loop and its
+  # weights.
   starts = {
-    (_START, loop_name, index): functools.partial(
+    (_START, loop_name, entry.bound.weights, index): functools.partial(
       call, decoding.start, entry, index
     )
-    for (name, loop_name), entry in measured.items()
+    for (_, loop_name), entry in reversed(measured.items())
     for index in range(len(inputs))
-    if name == baseline
   }
   seconds = stopwatch.interleaved_seconds({**starts, **runs}, num_repeats)
   for (name, loop_name), entry in measured.items():
     for index in range(len(inputs)):
       entry.seconds.append(seconds[(name, loop_name), index])
-      entry.start_seconds.append(seconds[_START, loop_name, index])
+      start = _START, loop_name, entry.bound.weights, index
+      entry.start_seconds.append(seconds[start])
   return _rows(measured, policies, baseline, len(inputs[0]), bytes_of)
 
 

@@ -34,10 +34,11 @@ def load(
       outputs are marked as not certified.
     certificate: 'own' for the one in the run directory, if there is one; a
       certificate or its path; None for none.
-    **options: `sampler` (with the policy of a certificate, its own unless
-      given), `allow_uncertified`, `suppressed_tokens`, `forced_prefix`,
-      `allow_nonfinite` and `max_length` of `TextGenerator.from_run`, and with
-      `vocabulary` those of `runs.TextFeatures`.
+    **options: what else `TextGenerator.from_run` and `from_loaded` take:
+      `sampler` (with the policy of a certificate, its own unless given),
+      `allow_uncertified`, `suppressed_tokens`, `forced_prefix`, `weights`,
+      `allow_nonfinite` and `max_length`; with `vocabulary` what
+      `runs.TextFeatures` takes.
 
   Raises:
     FileNotFoundError: if a part is missing.

@@ -6,6 +6,7 @@ never on the texts it shares a batch with.
 """
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -94,54 +95,34 @@ class TextGenerator:
     cls,
     path: str | os.PathLike,
     *,
-    policy: decoding.ComputePolicy | interfaces.ExitRule | None = None,
-    certificate: Certificate | str | os.PathLike | None = None,
-    sampler: Any = None,
-    allow_uncertified: bool = False,
-    suppressed_tokens: Sequence[int | str] | int | str | None = None,
-    forced_prefix: str | Sequence[int] | None = None,
-    allow_nonfinite: bool = False,
     vocabulary: str | os.PathLike | runs.TextFeatures | None = None,
+    allow_nonfinite: bool = False,
     max_length: int | None = None,
-    **about_the_checkpoint: Any,
+    **options: Any,
   ) -> Self:
     """Loads a run directory, or any checkpoint and its vocabulary.
 
     Args:
       path: a run directory that `calm_jax.cli.train` wrote or one of its
         checkpoints; with `vocabulary`, whatever `checkpoints.load` reads.
-      policy: what is computed for each token, or an exit rule alone; the full
-        model if None.
-      certificate: its setting is put into `policy`, see `apply_certificate`.
-      sampler: Greedy if None.
-      allow_uncertified: see `apply_certificate`; outputs are then marked as
-        not certified.
-      suppressed_tokens: ids or pieces that are never said, see
-        `token_choices.token_ids`; what the checkpoint says if None. No
-        certificate covers that.
-      forced_prefix: what every output begins with, a text or ids; what the
-        checkpoint says if None. No certificate covers that.
-      allow_nonfinite: load parameters that are not numbers all the same.
       vocabulary: a SentencePiece model, or 'bytes', or `runs.TextFeatures`;
         None for a run directory, which has its own.
+      allow_nonfinite: load parameters that are not numbers all the same.
       max_length: T, the most tokens of an output; what the run or vocabulary
         says if None.
-      **about_the_checkpoint: with a vocabulary that is a file or 'bytes', what
-        else `runs.TextFeatures` takes.
+      **options: what `from_loaded` takes; and with a vocabulary that is a file
+        or 'bytes', what else `runs.TextFeatures` takes.
     """
+    of_generator = {
+      name: options.pop(name)
+      for name in inspect.signature(cls.from_loaded).parameters
+      if name in options
+    }
+    loaded = runs.load(
+      path, vocabulary, allow_nonfinite=allow_nonfinite, **options
+    )
     return cls.from_loaded(
-      runs.load(
-        path,
-        vocabulary,
-        allow_nonfinite=allow_nonfinite,
-        **about_the_checkpoint,
-      ).with_output_length(max_length),
-      policy=policy,
-      certificate=certificate,
-      sampler=sampler,
-      allow_uncertified=allow_uncertified,
-      suppressed_tokens=suppressed_tokens,
-      forced_prefix=forced_prefix,
+      loaded.with_output_length(max_length), **of_generator
     )
 
   @classmethod
@@ -155,8 +136,30 @@ class TextGenerator:
     allow_uncertified: bool = False,
     suppressed_tokens: Sequence[int | str] | int | str | None = None,
     forced_prefix: str | Sequence[int] | None = None,
+    weights: Any = 'certified',
   ) -> Self:
-    """Makes a generator of what was loaded; see `from_run`."""
+    """Makes a generator of what was loaded.
+
+    Args:
+      loaded: the model and its tokenizer.
+      policy: what is computed for each token, or an exit rule alone; the full
+        model if None.
+      certificate: its setting is put into `policy`, see `apply_certificate`.
+      sampler: Greedy if None.
+      allow_uncertified: see `apply_certificate`; outputs are then marked as
+        not certified.
+      suppressed_tokens: ids or pieces that are never said, see
+        `token_choices.token_ids`; what the checkpoint says if None. No
+        certificate covers that.
+      forced_prefix: what every output begins with, a text or ids; what the
+        checkpoint says if None. No certificate covers that.
+      weights: as `decoding.bind` takes them; 'certified' for those that the
+        certificate was made with, which without one are float.
+    """
+    if certificate is not None and not isinstance(certificate, Certificate):
+      certificate = Certificate.load(certificate)
+    if weights == 'certified':
+      weights = None if certificate is None else runs.weights_of(certificate)
     policy = decoding.at_output_length(
       decoding.as_policy(policy), loaded.feature_lengths['targets']
     )
@@ -175,7 +178,7 @@ class TextGenerator:
     )
     made = cls(
       bound=decoding.bind(
-        model.as_layered_decoder(loaded.config), loaded.params
+        model.as_layered_decoder(loaded.config), loaded.params, weights=weights
       ),
       tokenizer=loaded.tokenizer,
       policy=policy,

@@ -11,6 +11,7 @@ from calm_jax.runs.certificates import (
   certificate_path,
   check_covered,
   use_certificate,
+  weights_of,
 )
 from calm_jax.runs.certified_policies import policy_of, sampler_of
 from calm_jax.runs.contexts import decoding_context
@@ -20,6 +21,7 @@ from calm_jax.runs.loading import (
   load_checkpoint,
   load_classifier,
   load_draft_head,
+  load_first_layers,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -41,9 +43,11 @@ __all__ = [
   'load_checkpoint',
   'load_classifier',
   'load_draft_head',
+  'load_first_layers',
   'load_run',
   'policy_of',
   'sampler_of',
   'use_certificate',
   'vocabulary_doubts',
+  'weights_of',
 ]

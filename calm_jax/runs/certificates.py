@@ -8,7 +8,7 @@ Here its setting is put into a policy, and refused otherwise.
 import dataclasses
 import os
 
-from calm_jax import decoding, records
+from calm_jax import decoding, quantisation, records
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.exits import LayerBudget
 
@@ -16,6 +16,17 @@ from calm_jax.exits import LayerBudget
 def certificate_path(run_dir: str | os.PathLike) -> str:
   """Returns where the certificate of a run lies, if it has one."""
   return os.path.join(run_dir, 'calibration', 'certificate.json')
+
+
+def weights_of(certificate: Certificate) -> quantisation.Int8Weights | None:
+  """Returns the weights to decode with under a certificate, for `bind`.
+
+  Those that it was made with; where nothing was certified those of the full
+  model, None for float.
+  """
+  if not certificate.certified:
+    return None
+  return quantisation.as_weights(certificate.decoding.weights)
 
 
 def certificate_differences(
@@ -40,6 +51,7 @@ def certificate_differences(
     # The policy has no such setting.
     return records.Differences((str(error),))
   context = dataclasses.replace(context, policy=described)
+  made_in = _for_weights(certificate, made_in)
   found = made_in.at_output_length(length).differences(context)
   if isinstance(policy.exit_rule, LayerBudget) and not certificate.certified:
     found = found.and_breaking(
@@ -150,7 +162,7 @@ def check_covered(
   Raises:
     ValueError: naming what differs and breaks it.
   """
-  made_in = certificate.decoding
+  made_in = _for_weights(certificate, certificate.decoding)
   made_in = made_in.at_output_length(context.max_length or made_in.max_length)
   found = made_in.differences(
     dataclasses.replace(context, policy=made_in.policy)
@@ -169,17 +181,33 @@ def check_covered(
   return found.told
 
 
+def _for_weights(
+  certificate: Certificate,
+  made_in: records.DecodingContext,
+) -> records.DecodingContext:
+  """Returns a context as it is to be compared, with the weights expected.
+
+  Where nothing was certified, what is decoded with is the full model, which is
+  in float whatever the weights were that calibration tried.
+  """
+  if certificate.certified or made_in.weights is None:
+    return made_in
+  return dataclasses.replace(made_in, weights='float')
+
+
 def _is_covered(
   certificate: Certificate,
   made_in: records.DecodingContext,
   policy: decoding.ComputePolicy,
 ) -> bool:
   """Whether a policy is the certified one, or the full model in its place."""
-  if policy.verifies:
+  in_float = made_in.weights in (None, 'float')
+  if policy.verifies and in_float:
     # Its output is the full model's, which every certificate covers.
     return True
   as_it_is = decoding.describe(policy, {})
-  if as_it_is == decoding.describe(decoding.full_model(policy), {}):
+  full = decoding.describe(decoding.full_model(policy), {})
+  if as_it_is == full and in_float:
     return True
   if not certificate.certified:
     return False

@@ -9,7 +9,7 @@ import logging
 import os
 from typing import Any, Self
 
-from calm_jax import checkpoints, exits, model
+from calm_jax import checkpoints, decoding, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.draft_heads import DraftHead
@@ -247,3 +247,22 @@ def load_draft_head(
   """
   part = trained_parts.DRAFT_HEAD
   return DraftHead(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_first_layers(
+  model_dir: str | os.PathLike, *, layers: int = 2, weights: Any = 'int8'
+) -> decoding.FirstLayers:
+  """Loads a run's first layers in 8 bits, which draft for the run itself.
+
+  Args:
+    model_dir: a run directory.
+    layers: how many of them a draft runs.
+    weights: as `decoding.bind` takes it.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load_run`.
+  """
+  loaded = load_run(model_dir)
+  decoder = model.as_layered_decoder(loaded.config)
+  bound = decoding.bind(decoder, loaded.params, weights=weights)
+  return decoding.FirstLayers(bound, layers)

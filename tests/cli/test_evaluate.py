@@ -109,3 +109,44 @@ def test_evaluation_without_a_certificate_says_what_to_run(trained, tmp_path):
       **bindings_of(trained),
       **{'evaluate.run.certificate': str(tmp_path / 'none.json')},
     )
+
+
+@pytest.mark.slow
+def test_weights_in_8_bits_are_certified_evaluated_and_decoded_with(
+  calibrated, tmp_path, capsys
+):
+  """The certificate says which weights; the other jobs take them from it."""
+  certificate = calibrate_again(
+    calibrated, tmp_path, WEIGHTS='int8', TOLERANCE=0.9, TIMED_INPUTS=1
+  )
+  assert certificate.certified
+  assert certificate.context['weights'] == {'type': 'int8'}
+  path = str(tmp_path / 'certificate.json')
+  policy = 'policies/softmax_margin.gin'
+  result = call(
+    'evaluate',
+    ['runs/evaluate.gin', policy, calibrated['task']],
+    **bindings_of(calibrated),
+    CERTIFICATE=path,
+    OUTPUT_DIR=str(tmp_path / 'evaluation'),
+    **{
+      'evaluation.BatchLayout.batch_size': 26,
+      'evaluation.ComparisonPlan.sweep_thresholds': (0.5,),
+      'evaluation.ComparisonPlan.timing_batch_sizes': (2,),
+      'evaluation.ComparisonPlan.timing_batches': 1,
+      'evaluation.ComparisonPlan.timing_repeats': 1,
+    },
+  )
+  names = [row.name for row in result.rows]
+  assert names[0] == 'full model'
+  assert 'all layers, weights in 8 bits' in names
+  assert result.context.details['decoding']['weights'] == {'type': 'int8'}
+  assert 'weights in 8 bits' in capsys.readouterr().out
+  (output,) = call(
+    'generate',
+    ['runs/generate.gin', policy],
+    MODEL_DIR=calibrated['MODEL_DIR'],
+    CERTIFICATE=path,
+    INPUTS='one two',
+  )
+  assert output.certified

@@ -94,6 +94,33 @@ def test_what_a_certificate_does_not_cover_is_marked(calibrated, capsys):
   assert 'UNCERTIFIED' not in texts[True]
 
 
+@pytest.mark.slow
+def test_drafts_in_8_bits_change_nothing(calibrated):
+  given = dict(MODEL_DIR=calibrated['MODEL_DIR'], INPUTS='one two three')
+
+  def decode(policy, **bindings):
+    files = ['runs/generate.gin', f'policies/{policy}.gin']
+    (output,) = call('generate', files, **given, **bindings)
+    return output
+
+  full = decode('softmax_margin', THRESHOLD=1.0)
+  drafted = decode('lossless_int8', DRAFT_LAYERS=3)
+  assert drafted.tokens == full.tokens
+
+
+def test_weights_in_8_bits_are_told_without_a_certificate(trained, capsys):
+  (output,) = call(
+    'generate',
+    ['runs/generate.gin', 'policies/softmax_margin.gin'],
+    MODEL_DIR=trained['MODEL_DIR'],
+    INPUTS='one two three',
+    WEIGHTS='int8',
+    THRESHOLD=0.5,
+  )
+  assert output.text and not output.certified
+  assert 'certifies it' in ''.join(capsys.readouterr())
+
+
 def test_thresholds_outside_the_range_are_refused(trained):
   with pytest.raises(ValueError, match=r'threshold 1.5, not in \[0, 1\]'):
     call(

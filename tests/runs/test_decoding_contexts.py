@@ -89,6 +89,7 @@ CHANGES = {
   'input_length': 16,
   'max_length': 3,
   'suppressed_tokens': (4,),
+  'weights': {'type': 'int8'},
   'dtype': 'bfloat16',
 }
 TOLD = {
@@ -107,6 +108,7 @@ def test_every_field_is_compared():
   known = dataclasses.replace(
     CONTEXT,
     prefix='',
+    weights='float',
     inputs_cut='so',
     input_length=8,
     depth_loop='UnrolledDepthLoop',
