@@ -7,8 +7,9 @@ Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
 and by the softmax margin at each threshold (Eq. 5 of CALM, temperature 4) in
 three ways: with keys and values of layers not run projected from exit states
 (CALM), with exact ones (`CatchUp`), and as drafts that are checked
-(`VerifyEvery`); with `--draft_head` also as drafts of a trained head
-(`DraftAhead`), for which there is no threshold. Says how far outputs are from
+(`VerifyEvery`); with `--draft_head` also as drafts of a trained head, with
+`--first_layers` as those of the model's first layers in 8 bits (`DraftAhead`),
+for which there is no threshold. Says how far outputs are from
 the full model's, how many layers run, and what that takes at batch 1. Needs no
 gin, seqio or TensorFlow, but rouge-score (the extra `metrics`).
 """
@@ -17,8 +18,10 @@ import argparse
 import dataclasses
 import functools
 import math
+import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +32,7 @@ from calm_jax import decoding, evaluation, exits, interfaces, model, runs
 from calm_jax.benchmarks import exactness_table, measured_rows, token_inputs
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.benchmarks.exactness_table import ExactnessRow
-from calm_jax.draft_heads import DraftHead
+from calm_jax.benchmarks.peers import Decode, installed_peers
 from calm_jax.evaluation import stopwatch
 
 _FULL = 'full model'
@@ -58,8 +61,7 @@ def ways(
   *,
   max_length: int,
   drafts: int,
-  head: DraftHead | None = None,
-  head_drafts: int = 4,
+  ahead: Mapping[str, decoding.DraftAhead] | None = None,
 ) -> Iterator[Way]:
   """Yields what is compared, the full model first.
 
@@ -67,18 +69,14 @@ def ways(
     thresholds: of the margin.
     max_length: T.
     drafts: the most between two checks, of drafts by early exits.
-    head: drafts as well, if there is one.
-    head_drafts: the most of its drafts between two checks.
+    ahead: what else drafts, by names of ways.
   """
   full = decoding.ComputePolicy()
   yield Way(_FULL, math.nan, full, (full,))
   exact = decoding.CatchUp()
-  if head is not None:
-    ahead = decoding.ComputePolicy(
-      cache_fill=exact,
-      verification=decoding.DraftAhead(head, decoding.VerifyEvery(head_drafts)),
-    )
-    yield Way('draft head', math.nan, ahead, (ahead,))
+  for name, verification in (ahead or {}).items():
+    policy = decoding.ComputePolicy(cache_fill=exact, verification=verification)
+    yield Way(name, math.nan, policy, (policy,))
   for threshold in thresholds:
     decaying = exits.DecayingThreshold(
       threshold, temperature=4.0, max_length=max_length
@@ -105,6 +103,7 @@ def measure(
   max_length: int,
   timed_inputs: int,
   num_repeats: int,
+  peers: Mapping[str, Decode] | None = None,
 ) -> list[ExactnessRow]:
   """Decodes and times everything.
 
@@ -116,13 +115,19 @@ def measure(
     max_length: T.
     timed_inputs: how many of the inputs are timed, one by one.
     num_repeats: turns; medians are reported.
+    peers: other programs, see `peers.installed_peers`.
   """
   results = {}
   for way in compared:
     print(f'{way.name} at {way.threshold:g}', file=sys.stderr, flush=True)
     results[way] = _decode(bound, sources, way.policy, max_length)
   seconds = _seconds(
-    bound, sources[:timed_inputs], compared, max_length, num_repeats
+    bound,
+    sources[:timed_inputs],
+    compared,
+    max_length,
+    num_repeats,
+    peers or {},
   )
   loss = evaluation.get_loss('textual', 'rouge_l')
   texts = {
@@ -158,7 +163,39 @@ def measure(
         speed_up=float(per_token[full] / per_token[way]),
       )
     )
-  return rows
+  others = _peer_rows(
+    peers or {}, sources[:timed_inputs], results[full], seconds, full
+  )
+  return [*rows, *others]
+
+
+def _peer_rows(peers, sources, result, seconds, full) -> Iterator[ExactnessRow]:
+  """Yields what other programs took for the sources that were timed."""
+  timed = len(sources)
+  lengths, layers = result.lengths[:timed], result.exit_layers.max()
+  for name, decode in peers.items():
+    same = [
+      np.array_equal(_ids(decode(batch)[0]), _ids(tokens))
+      for batch, tokens in zip(
+        _one_by_one(sources), result.tokens[:timed], strict=True
+      )
+    ]
+    yield ExactnessRow(
+      way=name,
+      threshold=math.nan,
+      mean_exit_layer=float(layers),
+      layers_run=float(layers),
+      distance=math.nan,
+      same_outputs=float(np.mean(same)),
+      accepted=math.nan,
+      milliseconds_per_token=float(1e3 * seconds[name] / lengths.sum()),
+      speed_up=float(seconds[full] / seconds[name]),
+    )
+
+
+def _one_by_one(sources: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """Returns sources as batches of one."""
+  return [token_inputs.whole_batches([source], 1)[0] for source in sources]
 
 
 def _decode(bound, sources, policy, max_length) -> decoding.DecodeResult:
@@ -178,10 +215,10 @@ def _decode(bound, sources, policy, max_length) -> decoding.DecodeResult:
 
 
 def _seconds(
-  bound, sources, compared, max_length, num_repeats
-) -> Mapping[Way, float]:
+  bound, sources, compared, max_length, num_repeats, peers
+) -> Mapping[Any, float]:
   """Returns what all timed sources take one by one, by the fastest fill."""
-  batches = [token_inputs.whole_batches([source], 1)[0] for source in sources]
+  batches = _one_by_one(sources)
 
   def run(policy):
     for batch in batches:
@@ -189,20 +226,28 @@ def _seconds(
         decoding.generate(bound, batch, policy=policy, max_length=max_length)
       )
 
+  def run_peer(decode):
+    for batch in batches:
+      decode(batch)
+
   timed = {
     (way, number): functools.partial(run, policy)
     for way in compared
     for number, policy in enumerate(way.fills)
+  }
+  timed |= {
+    (name, 0): functools.partial(run_peer, decode)
+    for name, decode in peers.items()
   }
   for number, warm_up in enumerate(timed.values()):
     print(f'compiling {number + 1} of {len(timed)}', file=sys.stderr)
     warm_up()
   seconds = stopwatch.interleaved_seconds(timed, num_repeats)
   medians = {key: statistics.median(turns) for key, turns in seconds.items()}
-  return {
-    way: min(medians[way, number] for number in range(len(way.fills)))
-    for way in compared
-  }
+  fastest: dict[Any, float] = {}
+  for (way, _), median in medians.items():
+    fastest[way] = min(median, fastest.get(way, math.inf))
+  return fastest
 
 
 def _ids(tokens: np.ndarray) -> list[int]:
@@ -220,11 +265,49 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('timed_inputs', 8, 'inputs of them that are timed', type=int)
   add('drafts', 8, 'most drafts between two checks', type=int)
   add('draft_head', None, 'the folder of a draft head in run_dir')
-  add('head_drafts', 4, 'most of its drafts between two checks', type=int)
+  add('first_layers', None, 'so many in 8 bits draft', type=int)
+  add('head_drafts', 4, 'most drafts of these between two checks', type=int)
+  add('stop_below', 0.0, 'a draft of lower probability is checked', type=float)
+  parser.add_argument(
+    '--peers',
+    action='store_true',
+    help='time other programs as well, where they are installed',
+  )
   add('max_length', 64, 'most tokens of an output', type=int)
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('output', None, 'a JSON file to write')
   return parser.parse_args(arguments)
+
+
+def _ahead(flags: argparse.Namespace) -> dict[str, decoding.DraftAhead]:
+  """Returns what drafts ahead, by names of ways."""
+  drafters = {}
+  if flags.draft_head is not None:
+    drafters['draft head'] = runs.load_draft_head(
+      flags.run_dir, name=flags.draft_head
+    )
+  if flags.first_layers is not None:
+    name = f'first {flags.first_layers} layers in 8 bits'
+    drafters[name] = runs.load_first_layers(
+      flags.run_dir, layers=flags.first_layers
+    )
+  when = decoding.VerifyEvery(flags.head_drafts, flags.stop_below)
+  return {
+    name: decoding.DraftAhead(drafter, when)
+    for name, drafter in drafters.items()
+  }
+
+
+def _peers(
+  flags: argparse.Namespace, loaded: runs.LoadedRun
+) -> Mapping[str, Decode]:
+  """Returns other programs with the run's weights, if they are wanted."""
+  if not flags.peers:
+    return {}
+  folder = os.path.join(tempfile.mkdtemp(), 'checkpoint')
+  return installed_peers(
+    loaded.params, loaded.config, folder, max_length=flags.max_length
+  )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,16 +316,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
   try:
     loaded = runs.load_run(flags.run_dir)
     thresholds = [float(number) for number in flags.thresholds.split(',')]
-    head = None
-    if flags.draft_head is not None:
-      head = runs.load_draft_head(flags.run_dir, name=flags.draft_head)
     compared = list(
       ways(
         thresholds,
         max_length=flags.max_length,
         drafts=flags.drafts,
-        head=head,
-        head_drafts=flags.head_drafts,
+        ahead=_ahead(flags),
       )
     )
     rows = measure(
@@ -257,6 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       max_length=flags.max_length,
       timed_inputs=flags.timed_inputs,
       num_repeats=flags.num_repeats,
+      peers=_peers(flags, loaded),
     )
   except (OSError, ValueError) as error:
     sys.exit(f'exactness: {error}')

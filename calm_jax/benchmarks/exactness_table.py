@@ -14,9 +14,10 @@ class ExactnessRow:
 
   Attributes:
     way: 'full model', or where K/V of layers not run come from: 'projected',
-      'exact', or 'verified' where drafts are checked on top of that; or 'draft
-      head' where these come from a trained head.
-    threshold: of the softmax margin; NaN for the full model and the head.
+      'exact', or 'verified' where drafts are checked on top of that; or where
+      these come from: 'draft head', 'first 2 layers in 8 bits'; or another
+      program, whose outputs are compared where they were timed.
+    threshold: of the softmax margin; NaN where there is none.
     mean_exit_layer: layers after which tokens left, 1..L.
     layers_run: per token, with those run later beside other tokens.
     distance: mean textual loss (1 - ROUGE-L) to the full model's outputs.
@@ -46,7 +47,7 @@ def table(*measured: Measured) -> tables.Table:
       row.way,
       f'{row.mean_exit_layer:.2f}',
       f'{row.layers_run:.2f}',
-      f'{row.distance:.4f}',
+      '-' if math.isnan(row.distance) else f'{row.distance:.4f}',
       f'{100 * row.same_outputs:.1f}',
       '-' if math.isnan(row.accepted) else f'{row.accepted:.1f}',
       f'{row.milliseconds_per_token:.2f}',

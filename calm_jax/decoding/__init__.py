@@ -26,6 +26,7 @@ from calm_jax.decoding.extending import extend
 from calm_jax.decoding.failures import describe_failure
 from calm_jax.decoding.first_tokens import FirstTokens
 from calm_jax.decoding.input_checks import check_inputs
+from calm_jax.decoding.int8_vocabulary import Int8Vocabulary
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import (
   ComputePolicy,
@@ -101,6 +102,7 @@ __all__ = [
   'FirstTokens',
   'FullVocabulary',
   'Greedy',
+  'Int8Vocabulary',
   'NeverVerify',
   'Nucleus',
   'ProjectExitState',

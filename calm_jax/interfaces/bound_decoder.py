@@ -126,7 +126,7 @@ class BoundDecoder:
     """Returns the states [B, P, D] after a layer's FFN."""
     return self.decoder.feed_forward(self.params, layer, hidden)
 
-  def logits(self, hidden: Array, weights: Array | None = None) -> Array:
+  def logits(self, hidden: Array, weights: PyTree = None) -> Array:
     """Returns logits of states, over all tokens or those of `weights`."""
     return self.decoder.logits(self.params, hidden, weights)
 

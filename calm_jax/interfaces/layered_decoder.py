@@ -108,11 +108,12 @@ class LogitsFunction(Protocol):
   """Final norm and shared output projection, of states [..., D].
 
   With `weights` [B, C, D] from `output_rows` and hidden [B, D], over those rows
-  only: [B, C]; likewise with `weights` [C, D] from `output_block`.
+  only: [B, C]; likewise with `weights` [C, D] from `output_block`. Where the
+  decoder has `quantise`, these may be an `Int8Matrix` [C, D].
   """
 
   def __call__(
-    self, params: PyTree, hidden: Array, weights: Array | None = None, /
+    self, params: PyTree, hidden: Array, weights: PyTree = None, /
   ) -> Array:
     """Returns logits float32, [..., V] without weights."""
     ...

@@ -15,11 +15,11 @@ from calm_jax.draft_heads import DraftHead
 
 def test_what_is_compared():
   head = DraftHead(*np.zeros((3, 1)))
+  drafter = decoding.DraftAhead(head, decoding.VerifyEvery(3))
   _, ahead = itertools.islice(
-    exactness.ways([], max_length=8, drafts=4, head=head, head_drafts=3), 2
+    exactness.ways([], max_length=8, drafts=4, ahead={'head': drafter}), 2
   )
-  assert ahead.policy.verification.head is head
-  assert ahead.policy.verification.tokens == 3
+  assert (ahead.name, ahead.policy.verification) == ('head', drafter)
   compared = list(exactness.ways([0.9, 0.3], max_length=8, drafts=4))
   assert [(way.name, way.threshold) for way in compared[1:]] == [
     (name, threshold)
@@ -34,7 +34,7 @@ def test_what_is_compared():
 
 
 @pytest.mark.slow
-def test_it_reads_a_run_and_a_token_file(tmp_path, capsys):
+def test_it_reads_a_run_and_a_token_file(tmp_path, capsys, monkeypatch):
   config = text_cases.CONFIG
   params = model.init_params(config, jax.random.key(3))
   run = text_cases.save_run(tmp_path / 'run', params=params)
@@ -51,9 +51,20 @@ def test_it_reads_a_run_and_a_token_file(tmp_path, capsys):
   output = tmp_path / 'rows.json'
   arguments = [f'--run_dir={run}', f'--tokens={tokens}', '--num_inputs=6']
   arguments += ['--timed_inputs=2', '--max_length=6', '--num_repeats=1']
-  exactness.main([*arguments, '--thresholds=0.05', f'--output={output}'])
+
+  def installed_peers(params, config, folder, *, max_length):
+    del params, config, folder
+    return {'peer': lambda inputs: np.full((len(inputs), max_length), 3)}
+
+  monkeypatch.setattr(exactness, 'installed_peers', installed_peers)
+  more = ['--thresholds=0.05', '--first_layers=2', '--peers']
+  exactness.main([*arguments, *more, f'--output={output}'])
   table = capsys.readouterr().out
-  full, projected, exact, verified = json.loads(output.read_text())['rows']
+  rows = json.loads(output.read_text())['rows']
+  full, ahead, projected, exact, verified, peer = rows
+  assert ahead['way'] == 'first 2 layers in 8 bits'
+  assert ahead['same_outputs'] == 1.0 and ahead['distance'] == 0.0
+  assert peer['way'] == 'peer' and peer['same_outputs'] == 0.0
   assert full['speed_up'] == 1.0 and full['distance'] == 0.0
   assert full['layers_run'] == config.num_decoder_layers
   assert verified['same_outputs'] == 1.0 and verified['distance'] == 0.0

@@ -184,6 +184,11 @@ _PROJECTED = (
     0.5,
   ),
   Case('margin_first_tokens', _exits(_confident(_MARGIN), readout=FIRST), 0.3),
+  Case(
+    'margin_int8_checks',
+    _exits(_confident(_MARGIN), readout=decoding.Int8Vocabulary()),
+    0.3,
+  ),
   Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
   Case(
     'beams_margin_per_row',
@@ -539,21 +544,25 @@ def parallel_reference(name, first_exit=False):
 
 
 @functools.cache
-def masked_reference(name, exit_layer=None):
+def masked_reference(name, exit_layer=None, weights=None):
   """Returns the model's own masked logits [B, T, V] for a decode.
 
   After the layers that it used, or after `exit_layer` layers everywhere; with
-  suppressed tokens at -inf and forced ones certain.
+  suppressed tokens at -inf and forced ones certain; of parameters in 8 bits, if
+  told which.
   """
+  tree = params()
+  if weights is not None:
+    tree = decoder().quantise(tree, weights)
   mask, ffn_mask = layer_masks(name)
   if exit_layer is not None:
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
   tokens = decoder_input_tokens(name)
   if is_exact(name):
-    logits = np.array(_exit_logits()(params(), inputs(), tokens, mask))
+    logits = np.array(_exit_logits()(tree, inputs(), tokens, mask))
   else:
     run_masked = _masked_decode()
-    logits = np.array(run_masked(params(), inputs(), tokens, mask, ffn_mask))
+    logits = np.array(run_masked(tree, inputs(), tokens, mask, ffn_mask))
   options = case(name).options(np.arange(B))
   logits[..., list(options.get('suppressed_tokens', ()))] = -np.inf
   forced = options.get('forced_prefix', np.zeros((B, 0), int))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from cases import policy_cases as cases
 
-from calm_jax import decoding, exits, model
+from calm_jax import decoding, exits, model, quantisation
 from calm_jax.decoding import token_loop
 
 EXCEPTIONS = {
@@ -33,6 +33,7 @@ EXCEPTIONS = {
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
   (3, 'margin_first_tokens'): 'all is over the first tokens',
+  (3, 'margin_int8_checks'): 'its confidences are in 8 bits, not its tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (4, 'beams_margin_per_row'): 'its cache is that of the live hypotheses',
   (4, 'maximum_deferred_fill'): 'K/V that nobody reads are not made',
@@ -269,6 +270,17 @@ def law_3__margin_first_tokens(name):
   logits = cases.masked_reference(name)
   first = np.arange(cases.V) < cases.FIRST.count
   agrees_with_logits(name, np.where(first, logits, -np.inf))
+  with pytest.raises(AssertionError):
+    agrees_with_logits(name, logits)
+
+
+def law_3__margin_int8_checks(name):
+  result, _ = cases.decode_poisoned(name)
+  same(result, cases.decode(name))
+  logits = cases.masked_reference(name)
+  only_output = quantisation.Int8Weights(keep=(r'.*/layers_\d+/.*',))
+  seen = cases.masked_reference(name, weights=only_output)
+  agrees_with_logits(name, logits, seen=seen)
   with pytest.raises(AssertionError):
     agrees_with_logits(name, logits)
 
