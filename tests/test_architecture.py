@@ -36,7 +36,14 @@ ALLOWED = {
     'quantisation',
     'sharding',
   },
-  'costs': {'array_types', 'decoding', 'interfaces', 'model', 'sharding'},
+  'costs': {
+    'array_types',
+    'decoding',
+    'interfaces',
+    'model',
+    'quantisation',
+    'sharding',
+  },
   'calibration': {'checks', 'records'},
   'reporting': {'records'},
   'checkpoints': {
