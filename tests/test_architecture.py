@@ -131,6 +131,7 @@ ALLOWED = {
     'evaluation',
     'exits',
     'model',
+    'quantisation',
     'records',
     'reporting',
     'runs',
