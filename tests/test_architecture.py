@@ -36,7 +36,14 @@ ALLOWED = {
     'quantisation',
     'sharding',
   },
-  'costs': {'array_types', 'decoding', 'interfaces', 'model', 'sharding'},
+  'costs': {
+    'array_types',
+    'decoding',
+    'interfaces',
+    'model',
+    'quantisation',
+    'sharding',
+  },
   'calibration': {'checks', 'records'},
   'reporting': {'records'},
   'checkpoints': {
@@ -127,6 +134,7 @@ ALLOWED = {
     'evaluation',
     'exits',
     'model',
+    'quantisation',
     'records',
     'reporting',
     'runs',

@@ -9,8 +9,9 @@ Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
 and at the certified threshold of each certificate, with the fill it was made
 with and with the deferred one, in turns, each by its fastest depth loop. Beside
 each speed-up stand its ceiling by memory traffic and where the time goes. With
---peers, Hugging Face's T5 on PyTorch and CTranslate2 decode the same inputs
-with the same weights, where installed. Needs no gin, seqio or TensorFlow.
+--peers, Hugging Face's T5 on PyTorch and CTranslate2 (float32 and int8) decode
+the same inputs with the same weights, where installed. Needs no gin, seqio or
+TensorFlow.
 """
 
 import argparse

@@ -1,10 +1,12 @@
 """Other programs that decode the same T5, side by side where installed.
 
-Hugging Face's T5 on PyTorch and CTranslate2 (float32) get this model's own
-weights, converted by `calm_jax.checkpoints`, and the same token ids. Neither is
-ever required: what is not installed is left out.
+Hugging Face's T5 on PyTorch and CTranslate2 (in float32, and with its own
+8-bit weights) get this model's own weights, converted by
+`calm_jax.checkpoints`, and the same token ids. Neither is ever required: what
+is not installed is left out.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -14,6 +16,9 @@ import numpy as np
 
 from calm_jax import checkpoints, model
 from calm_jax.array_types import Params
+
+# How the name begins of what decodes with 8-bit weights.
+CTRANSLATE2_INT8 = 'CTranslate2 int8'
 
 Decode = Callable[[np.ndarray], np.ndarray]
 
@@ -37,9 +42,11 @@ def installed_peers(
     max_length: T.
     min_length: tokens before which no sequence may end.
   """
+  needed = ('ctranslate2', 'torch', 'transformers')
   makers = {
-    'Hugging Face T5 on PyTorch': (('torch', 'transformers'), _huggingface),
-    'CTranslate2': (('ctranslate2', 'torch', 'transformers'), _ctranslate2),
+    'Hugging Face T5 on PyTorch': (needed[1:], _huggingface),
+    'CTranslate2': (needed, functools.partial(_ctranslate2, 'float32')),
+    CTRANSLATE2_INT8: (needed, functools.partial(_ctranslate2, 'int8')),
   }
   made = {}
   for name, (packages, make) in makers.items():
@@ -88,17 +95,23 @@ def _huggingface(folder, config, max_length, min_length) -> Decode:
   return decode
 
 
-def _ctranslate2(folder, config, max_length, min_length) -> Decode:
-  """Returns a decode by CTranslate2's Translator, in float32."""
+def _ctranslate2(
+  compute_type, folder, config, max_length, min_length
+) -> Decode:
+  """Returns a decode by CTranslate2's Translator, in float32 or int8.
+
+  It converts to float32 once, and rounds to 8 bits where it loads.
+  """
   ctranslate2 = importlib.import_module('ctranslate2')
   pieces = [f'<{token}>' for token in range(config.vocab_size)]
   pieces[:3] = ['<pad>', '</s>', '<unk>']
   converted = folder / 'ctranslate2'
-  _converter(pieces)(os.fspath(folder)).convert(os.fspath(converted))
+  if not converted.exists():
+    _converter(pieces)(os.fspath(folder)).convert(os.fspath(converted))
   translator = ctranslate2.Translator(
     os.fspath(converted),
     device='cpu',
-    compute_type='float32',
+    compute_type=compute_type,
     intra_threads=len(os.sched_getaffinity(0)),
   )
   numbers = {piece: token for token, piece in enumerate(pieces)}

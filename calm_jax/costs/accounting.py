@@ -13,8 +13,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from calm_jax.costs.weight_bytes import WeightBytes
 from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
+from calm_jax.quantisation import Int8Weights, as_weights
 
 # The ledger of a batch, [B, T] each -> bytes moved once per batch, and by all
 # steps of the token loop together.
@@ -76,7 +78,13 @@ class Cost:
     return self.total_bytes - once
 
 
-def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
+def decode_cost(
+  config: T5Config,
+  work: Work,
+  *,
+  source_length: int,
+  weights: Int8Weights | str | None = None,
+) -> Cost:
   """Adds up what a decode with this ledger costs.
 
   Weights that several rows use at a position are read once for all of them, as
@@ -98,12 +106,19 @@ def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
     work: `DecodeResult.work`, int [B, T] each. A position of a row with no
       checks was not decoded.
     source_length: S, padding included.
+    weights: what the model was bound with (`BoundDecoder.weights`). A number of
+      a matrix in 8 bits is one byte, with 4 for the scale of each output
+      channel; where only some layers are in 8 bits, a layer has the bytes of
+      the mean layer. Arithmetic is counted alike, in whichever units it is
+      done.
 
   Raises:
-    ValueError: for a ledger of another shape, or of nothing.
+    ValueError: for a ledger of another shape, or of nothing; for weights that
+      `decoding.bind` would not take.
   """
   work = _checked(work)
-  sizes = _Sizes(config)
+  sizes = _Sizes(config, as_weights(weights))
+  held = sizes.held
   batch_size, length = work.checks.shape
 
   def deepest(amounts):
@@ -128,39 +143,40 @@ def decode_cost(config: T5Config, work: Work, *, source_length: int) -> Cost:
     'cross_fill': sizes.cross_fill(batch_size, source_length),
     'layers': (
       2 * (sizes.projections * attention + sizes.mlp * feed_forward),
-      sizes.projections * deepest(work.attention)
-      + sizes.mlp * deepest(work.feed_forward),
+      held.projections * deepest(work.attention)
+      + held.mlp * deepest(work.feed_forward),
     ),
     'fill': (
       2 * sizes.kv * projected,
-      sizes.kv * deepest(work.fills) + sizes.kv_of_position * projected,
+      held.self_kv * deepest(work.fills) + sizes.kv_bytes * projected,
     ),
     'self_attention': sizes.attention(attention, attended, length),
     'cross_attention': sizes.attention(attention, attended, source_length),
     'head': (
       2 * config.embed_dim * int(chosen.sum()),
-      sizes.head * deepest(np.minimum(whole, 1)),
+      held.head * deepest(np.minimum(whole, 1)),
     ),
     'checks': (
       2 * config.embed_dim * checked,
-      sizes.head * deepest(np.maximum(whole - 1, 0)) + config.embed_dim * some,
+      held.head * deepest(np.maximum(whole - 1, 0)) + held.head_row * some,
     ),
     'extra': (
       2 * config.embed_dim * int(extra.sum()),
-      config.embed_dim * deepest(extra),
+      sizes.itemsize * config.embed_dim * deepest(extra),
     ),
   }
   return Cost(
     flops={name: float(flops) for name, (flops, _) in terms.items()},
-    bytes={
-      name: float(values) * config.activation_dtype.itemsize
-      for name, (_, values) in terms.items()
-    },
+    bytes={name: float(moved) for name, (_, moved) in terms.items()},
     num_steps=deepest(work.checks > 0),
   )
 
 
-def bytes_of(config: T5Config, source_length: int) -> BytesOf:
+def bytes_of(
+  config: T5Config,
+  source_length: int,
+  weights: Int8Weights | str | None = None,
+) -> BytesOf:
   """Returns a function from a ledger to bytes moved, for `time_decode`.
 
   Once per batch, and in all steps together; see `decode_cost`.
@@ -168,10 +184,13 @@ def bytes_of(config: T5Config, source_length: int) -> BytesOf:
   Args:
     config: the model.
     source_length: S, padding included.
+    weights: what the model was bound with.
   """
 
   def moved(work: Work) -> tuple[float, float]:
-    cost = decode_cost(config, work, source_length=source_length)
+    cost = decode_cost(
+      config, work, source_length=source_length, weights=weights
+    )
     return cost.total_bytes - cost.stepping_bytes, cost.stepping_bytes
 
   return moved
@@ -193,11 +212,13 @@ def speed_up_ceiling(full: Cost, early: Cost) -> float:
 
 
 class _Sizes:
-  """Numbers of weights in the parts of a model."""
+  """Numbers of weights in the parts of a model, for arithmetic, and bytes."""
 
-  def __init__(self, config: T5Config):
+  def __init__(self, config: T5Config, weights: Int8Weights | None):
     inner = config.num_heads * config.head_dim
     self.config = config
+    self.held = WeightBytes(config, weights)
+    self.itemsize = config.activation_dtype.itemsize
     # One projection between the residual stream and the heads.
     self.projection = config.embed_dim * inner
     self.mlp = (1 + len(config.mlp_activations)) * (
@@ -206,26 +227,30 @@ class _Sizes:
     self.kv = 2 * self.projection
     # Query and output of both attentions; K/V are counted where they are made.
     self.projections = 4 * self.projection
-    self.head = config.vocab_size * config.embed_dim
     self.kv_of_position = 2 * inner
+    self.kv_bytes = self.kv_of_position * self.itemsize
 
   def encoder(self, batch_size: int, length: int) -> tuple[float, float]:
     weights = self.projections + self.mlp
     attention = 2 * self.kv_of_position * length
     number = self.config.num_encoder_layers
     flops = (2 * weights + attention) * batch_size * length
-    return number * flops, number * weights
+    return number * flops, self.held.encoder
 
   def cross_fill(self, batch_size: int, length: int) -> tuple[float, float]:
     number, tokens = self.config.num_decoder_layers, batch_size * length
-    written = self.kv_of_position * tokens
-    return number * 2 * self.kv * tokens, number * (self.kv + written)
+    written = self.kv_bytes * tokens
+    return number * 2 * self.kv * tokens, number * (
+      self.held.cross_kv + written
+    )
 
   def attention(
     self, positions: int, passes: int, length: int
   ) -> tuple[float, float]:
-    values = self.kv_of_position * length
-    return 2 * values * positions, values * passes
+    return (
+      2 * self.kv_of_position * length * positions,
+      self.kv_bytes * length * passes,
+    )
 
 
 def _checked(work: Work) -> Work:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax import costs, decoding, exits, model
+from calm_jax import costs, decoding, exits, model, quantisation
 from calm_jax.benchmarks import forced_depths
 from calm_jax.interfaces import Work
 
@@ -316,6 +316,98 @@ def test_bytes_are_split_into_once_and_per_step():
   once, stepping = costs.bytes_of(CONFIG, SOURCE)(work)
   assert once == cost.bytes['encoder'] + cost.bytes['cross_fill']
   assert stepping == cost.stepping_bytes
+
+
+def _everything():
+  """Returns a ledger of one step, in which every weight is read once."""
+  layers = CONFIG.num_decoder_layers
+  return ledger(
+    attention=[[layers]],
+    feed_forward=[[layers]],
+    fills=[[layers]],
+    checks=[[1]],
+    outputs=[[1536]],
+  )
+
+
+@pytest.mark.parametrize(
+  'weights',
+  [
+    quantisation.Int8Weights(),
+    quantisation.Int8Weights(encoder=True),
+    quantisation.Int8Weights(
+      keep=(r'.*/mlp/wo', r'decoder/layers_0/.*', 'decoder/logits_dense')
+    ),
+    quantisation.Int8Weights(encoder=True, keep=(r'.*attention/value',)),
+    None,
+  ],
+)
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'dtype': 'bfloat16'}, {'mlp_activations': ('relu',)}],
+  ids=['float32', 'bfloat16', 'no gates'],
+)
+def test_weights_have_the_bytes_of_their_leaves(weights, changes):
+  """All of a model's matrices are read once: what `bind` holds of them."""
+  config = dataclasses.replace(CONFIG, **changes)
+  bound = decoding.bind(
+    model.as_layered_decoder(config),
+    jax.eval_shape(
+      lambda: model.init_params(config, jax.random.key(0)),
+    ),
+    depth_loop=decoding.UnrolledDepthLoop(),
+    weights=weights,
+  )
+  cost = costs.decode_cost(
+    config, _everything(), source_length=SOURCE, weights=weights
+  )
+
+  def held(*trees):
+    # Norms and position biases are no matrices.
+    return sum(
+      leaf.size * leaf.dtype.itemsize
+      for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+      if not {'scale', 'rel_embedding'}
+      & {getattr(entry, 'key', None) for entry in path}
+    )
+
+  width = config.activation_dtype.itemsize
+  # K/V of all source positions, in the dtype of activations.
+  written = 3 * SOURCE * POSITION * width
+  assert cost.bytes['head'] == held(bound.params.output)
+  assert cost.bytes['encoder'] == held(bound.params.encoder)
+  assert cost.bytes['layers'] + cost.bytes['fill'] + cost.bytes[
+    'cross_fill'
+  ] - written == held(bound.params.layers)
+  assert (
+    cost.flops
+    == costs.decode_cost(config, _everything(), source_length=SOURCE).flops
+  )
+
+
+def test_int8_weights_are_counted_by_hand():
+  work = dataclasses.replace(
+    _everything(), projections=np.array([[3]]), outputs=np.array([[1536 + 40]])
+  )
+  work = dataclasses.replace(work, checks=np.array([[2]]))
+  cost = costs.decode_cost(CONFIG, work, source_length=SOURCE, weights='int8')
+  scales = 4 * 128
+  assert cost.bytes['layers'] == 3 * (
+    ATTENTION + 4 * scales + FFN + 4 * (2 * 384 + 128)
+  )
+  # What is written of K/V stays float32, and so do caches.
+  assert cost.bytes['fill'] == 3 * (KV + 2 * scales) + 4 * 3 * POSITION
+  assert cost.bytes['cross_fill'] == 3 * (
+    KV + 2 * scales + 4 * SOURCE * POSITION
+  )
+  assert cost.bytes['self_attention'] == 4 * 3 * POSITION
+  assert cost.bytes['head'] == HEAD + 4 * 1536
+  assert cost.bytes['checks'] == 40 * (128 + 4)
+  assert cost.bytes['encoder'] == 4 * 2 * (4 * 128**2 + FFN)
+  moved = costs.bytes_of(CONFIG, SOURCE, quantisation.Int8Weights())(work)
+  assert sum(moved) == cost.total_bytes
+  with pytest.raises(ValueError, match="give 'float', 'int8'"):
+    costs.decode_cost(CONFIG, work, source_length=SOURCE, weights='int4')
 
 
 @pytest.mark.parametrize(
