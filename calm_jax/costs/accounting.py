@@ -18,9 +18,9 @@ from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
 from calm_jax.quantisation import Int8Weights, as_weights
 
-# The ledger of a batch, [B, T] each -> bytes moved once per batch, and by all
-# steps of the token loop together.
-BytesOf = Callable[[Work], tuple[float, float]]
+# The ledger of a batch, [B, T] each, and the weights it was decoded with -> bytes
+# moved once per batch, and by all steps of the token loop together.
+BytesOf = Callable[[Work, Int8Weights | None], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,22 +172,19 @@ def decode_cost(
   )
 
 
-def bytes_of(
-  config: T5Config,
-  source_length: int,
-  weights: Int8Weights | str | None = None,
-) -> BytesOf:
-  """Returns a function from a ledger to bytes moved, for `time_decode`.
+def bytes_of(config: T5Config, source_length: int) -> BytesOf:
+  """Returns a function from ledger and weights to bytes moved.
 
   Once per batch, and in all steps together; see `decode_cost`.
 
   Args:
     config: the model.
     source_length: S, padding included.
-    weights: what the model was bound with.
   """
 
-  def moved(work: Work) -> tuple[float, float]:
+  def moved(
+    work: Work, weights: Int8Weights | None = None
+  ) -> tuple[float, float]:
     cost = decode_cost(
       config, work, source_length=source_length, weights=weights
     )

@@ -121,9 +121,9 @@ def time_decode(
     eos_id: the id that ends a sequence.
     suppressed_tokens: ids that are never said.
     num_repeats: how often each batch is timed, after one warm-up.
-    bytes_of: what a decode with this ledger, [B, T], has to move once per batch
-      and in all of its steps, for the largest speed-up that memory traffic
-      allows; NaN without it.
+    bytes_of: what a decode with this ledger and weights has to move once per
+      batch and in all of its steps, for the largest speed-up that memory
+      traffic allows; NaN without it.
     progress: gets a line per policy while it compiles, and when done.
 
   Returns:
@@ -265,7 +265,7 @@ def _ceiling(
     return math.nan
 
   def per_step(one: _Measured) -> float:
-    moved = map(bytes_of, one.work)
+    moved = (bytes_of(work, one.bound.weights) for work in one.work)
     once, stepping = (sum(part) for part in zip(*moved, strict=True))
     return stepping / sum(one.num_steps) + once / usual_steps
 

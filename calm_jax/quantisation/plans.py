@@ -22,7 +22,7 @@ class Int8Weights:
     keep: regular expressions; matrices whose whole path one of them matches
       stay in float: r'.*/mlp/wo', or r'decoder/layers_0/.*'. Paths are those of
       `parameters.txt` of a run, without the last part; the output matrix is
-      'output'.
+      'decoder/logits_dense', of a tied model as well.
   """
 
   encoder: bool = False

@@ -404,7 +404,7 @@ def test_int8_weights_are_counted_by_hand():
   assert cost.bytes['head'] == HEAD + 4 * 1536
   assert cost.bytes['checks'] == 40 * (128 + 4)
   assert cost.bytes['encoder'] == 4 * 2 * (4 * 128**2 + FFN)
-  moved = costs.bytes_of(CONFIG, SOURCE, quantisation.Int8Weights())(work)
+  moved = costs.bytes_of(CONFIG, SOURCE)(work, quantisation.Int8Weights())
   assert sum(moved) == cost.total_bytes
   with pytest.raises(ValueError, match="give 'float', 'int8'"):
     costs.decode_cost(CONFIG, work, source_length=SOURCE, weights='int4')
