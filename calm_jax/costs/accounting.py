@@ -18,7 +18,7 @@ from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
 from calm_jax.quantisation import Int8Weights, as_weights
 
-# The ledger of a batch, [B, T] each, and the weights it was decoded with -> bytes
+# The ledger of a batch, [B, T] each, and weights it was decoded with -> bytes
 # moved once per batch, and by all steps of the token loop together.
 BytesOf = Callable[[Work, Int8Weights | None], tuple[float, float]]
 
