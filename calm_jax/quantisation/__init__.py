@@ -16,11 +16,15 @@ from calm_jax.quantisation.plans import (
   describe_weights,
   is_quantised,
 )
+from calm_jax.quantisation.stored_matrices import SCALES, VALUES, check_stored
 
 __all__ = [
+  'SCALES',
+  'VALUES',
   'Int8Matrix',
   'Int8Weights',
   'as_weights',
+  'check_stored',
   'describe_weights',
   'has_int8_products',
   'is_quantised',
