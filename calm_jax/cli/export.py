@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax import (
-  checkpoints,
   decoding,
   deployment,
   interfaces,
@@ -99,12 +98,12 @@ def run(
     print(deployment.describe_program(shapes, spec))
     print(f'dry run: {output_dir} would be written; nothing was')
     return None
-  bound = bind(loaded.params)
+  bound = bind(runs.int8_params(loaded, weights))
   manifest = deployment.export_artifact(
     bound,
     output_dir,
     spec,
-    parameter_fingerprint=checkpoints.parameter_fingerprint(loaded.params),
+    parameter_fingerprint=loaded.fingerprint,
     tokenizer_fingerprint=loaded.tokenizer.fingerprint,
     certificate=None if certified is None else _stated(certified),
     context={

@@ -4,6 +4,7 @@ See README.md of this folder.
 """
 
 from calm_jax.quantisation.int8_matrices import (
+  RULE_VERSION,
   Int8Matrix,
   has_int8_products,
   join_matrices,
@@ -19,6 +20,7 @@ from calm_jax.quantisation.plans import (
 from calm_jax.quantisation.stored_matrices import SCALES, VALUES, check_stored
 
 __all__ = [
+  'RULE_VERSION',
   'SCALES',
   'VALUES',
   'Int8Matrix',
