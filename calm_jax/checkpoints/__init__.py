@@ -24,6 +24,7 @@ from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.checkpoints.formats import open_checkpoint
 from calm_jax.checkpoints.huggingface_generation import GenerationRules
 from calm_jax.checkpoints.huggingface_texts import TextFacts
+from calm_jax.checkpoints.int8_files import int8_path, load_int8, save_int8
 from calm_jax.checkpoints.loading import check_all_finite, load
 from calm_jax.checkpoints.native import (
   Checkpoint,
@@ -56,12 +57,15 @@ __all__ = [
   'convert',
   'find_checkpoint',
   'from_params',
+  'int8_path',
   'latest_step',
   'load',
+  'load_int8',
   'load_params',
   'open_checkpoint',
   'parameter_fingerprint',
   'read_metadata',
   'restore_train_state',
   'save',
+  'save_int8',
 ]

@@ -17,6 +17,8 @@ _DIRECTORY = re.compile(r'checkpoint_(\d+)$')
 # Endings of directories that are being written, removed or replaced.
 _WRITING, _REMOVED, _REPLACED = '.orbax-checkpoint-tmp', '.removed', '.replaced'
 BEST = 'best'
+# Where parameters in 8 bits lie in a run directory.
+INT8 = 'int8'
 
 
 def checkpoint_path(directory: str | os.PathLike, step: int) -> str:
@@ -126,6 +128,12 @@ def _what_is_there(path: str) -> str:
   return f'no such directory; {parent} holds {sorted(os.listdir(parent))[:20]}'
 
 
+def run_of(path: str | os.PathLike) -> str:
+  """Returns the run directory of a checkpoint, its best one or another."""
+  run = os.path.dirname(os.fspath(path))
+  return os.path.dirname(run) if os.path.basename(run) == BEST else run
+
+
 def complete_beside(path: str | os.PathLike) -> list[str]:
   """Returns the complete checkpoints of the same run, the latest first.
 
@@ -133,9 +141,7 @@ def complete_beside(path: str | os.PathLike) -> list[str]:
     path: a checkpoint, of the run or its best one; not among those returned.
   """
   path = os.fspath(path)
-  run = os.path.dirname(path)
-  if os.path.basename(run) == BEST:
-    run = os.path.dirname(run)
+  run = run_of(path)
   return [
     checkpoint_path(directory, step)
     for directory in (run, os.path.join(run, BEST))

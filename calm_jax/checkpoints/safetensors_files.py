@@ -16,9 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calm_jax.checkpoints.storage import Folder
-from calm_jax.checkpoints.stored_tensors import DTYPES, Index, StoredTensor
+from calm_jax.checkpoints.stored_tensors import (
+  DTYPES,
+  WITH_INT8,
+  Index,
+  StoredTensor,
+)
 
-_CODES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16'}
+_CODES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16', 'int8': 'I8'}
 # The library's own bound.
 _MAX_HEADER_BYTES = 100_000_000
 # Rows are read in pieces of at most about this size.
@@ -33,12 +38,27 @@ class _Entry(NamedTuple):
   start: int
 
 
-def read_file(folder: Folder, file: str) -> dict[str, StoredTensor]:
+def read_file(
+  folder: Folder, file: str, dtypes: Mapping[str, np.dtype] = DTYPES
+) -> dict[str, StoredTensor]:
   """Returns the tensors of a file; only its header is read.
+
+  Args:
+    folder: where it lies.
+    file: its name.
+    dtypes: what tensors may be, `DTYPES` or `WITH_INT8`.
 
   Raises:
     ValueError: if the file is cut, or its header is not one.
   """
+  tensors, _ = read_with_metadata(folder, file, dtypes)
+  return tensors
+
+
+def read_with_metadata(
+  folder: Folder, file: str, dtypes: Mapping[str, np.dtype] = WITH_INT8
+) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+  """Returns the tensors of a file, and what its header says besides."""
   where = f'{folder.path}/{file}'
   length = int.from_bytes(folder.read(file, 0, 8), 'little')
   if not 2 <= length <= _MAX_HEADER_BYTES:
@@ -48,9 +68,9 @@ def read_file(folder: Folder, file: str) -> dict[str, StoredTensor]:
     )
   try:
     header = json.loads(folder.read(file, 8, 8 + length))
-    header.pop('__metadata__', None)
+    metadata = dict(header.pop('__metadata__', {}))
     tensors = {
-      name: _tensor(_Entry(folder, file, 8 + length), name, entry)
+      name: _tensor(_Entry(folder, file, 8 + length), name, entry, dtypes)
       for name, entry in header.items()
     }
     size = max((e['data_offsets'][1] for e in header.values()), default=0)
@@ -68,18 +88,23 @@ def read_file(folder: Folder, file: str) -> dict[str, StoredTensor]:
   if size:
     # Fails if the file ends before its last tensor does.
     folder.read(file, 7 + length + size, 8 + length + size)
-  return tensors
+  return tensors, metadata
 
 
-def _tensor(at: _Entry, name: str, entry: Mapping[str, Any]) -> StoredTensor:
-  names = {code: dtype for dtype, code in _CODES.items()}
+def _tensor(
+  at: _Entry,
+  name: str,
+  entry: Mapping[str, Any],
+  dtypes: Mapping[str, np.dtype],
+) -> StoredTensor:
+  names = {_CODES[dtype]: dtype for dtype in dtypes}
   where = f'{name} in {at.folder.path}/{at.file}'
   if entry['dtype'] not in names:
     raise ValueError(
       f'{where} has dtype {entry["dtype"]}; parameters must be one of '
       f'{sorted(names)}. Save the model in one of these, for example float32'
     )
-  dtype = DTYPES[names[entry['dtype']]]
+  dtype = dtypes[names[entry['dtype']]]
   shape = tuple(int(size) for size in entry['shape'])
   if len(entry['data_offsets']) != 2:
     raise TypeError(f'{name} does not say from where to where it lies')
@@ -126,14 +151,20 @@ def _read_block(
   return result
 
 
-def write_file(path: str | os.PathLike, tensors: Mapping[str, StoredTensor]):
+def write_file(
+  path: str | os.PathLike,
+  tensors: Mapping[str, StoredTensor],
+  metadata: Mapping[str, str] | None = None,
+) -> None:
   """Writes tensors to a local file, holding one of them in memory at a time.
 
   Args:
     path: the file; replaced if it exists.
     tensors: by name, written in this order.
+    metadata: what its header says besides.
   """
-  header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+  about = {'format': 'pt', **(metadata or {})}
+  header: dict[str, Any] = {'__metadata__': about}
   position = 0
   for name, tensor in tensors.items():
     header[name] = {

@@ -8,7 +8,7 @@ that is asked for ever lies in memory.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,8 @@ DTYPES = {
   'bfloat16': BFLOAT16,
   'float16': np.dtype(np.float16),
 }
+# And what matrices in 8 bits are stored as: integers, with scales beside them.
+WITH_INT8 = {**DTYPES, 'int8': np.dtype(np.int8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,14 @@ def in_memory(name: str, array, *, origin: str = 'memory') -> StoredTensor:
     np.dtype(array.dtype),
     lambda index: np.asarray(array[index]),
   )
+
+
+def aligned(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+  """Returns tensors with wide elements first, else in the order given.
+
+  Written so, each lies where readers that map a file can take it as it is.
+  """
+  return dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
 
 
 def transposed(tensor: StoredTensor) -> StoredTensor:

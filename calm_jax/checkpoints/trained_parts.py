@@ -51,7 +51,7 @@ def part_directory(model_dir: str | os.PathLike, name: str) -> str:
   Raises:
     ValueError: for a folder that is the model's or elsewhere.
   """
-  reserved = ('', '.', '..', directories.BEST)
+  reserved = ('', '.', '..', directories.BEST, directories.INT8)
   if (
     name in reserved
     or os.path.basename(name) != name

@@ -8,9 +8,11 @@ OUTPUT_DIR becomes a directory of three files: the program (StableHLO by
 jax.export, any batch size, the threshold an input), its parameters
 (safetensors) and manifest.json, which says what they are, by hashes, and which
 certificate holds. What was written is read back and decodes some inputs as the
-run itself does. --dry_run prints what would be exported and writes nothing.
-calm_jax.deployment.load_artifact reads it; python -m
-calm_jax.examples.numpy_client shows a client that needs no calm_jax.
+run itself does. With --gin.WEIGHTS=int8 the decoder's matrices are in 8 bits,
+and the certificate must be one that was made with these. --dry_run prints what
+would be exported and writes nothing. calm_jax.deployment.load_artifact reads
+it; python -m calm_jax.examples.numpy_client shows a client that needs no
+calm_jax.
 """
 
 import dataclasses
@@ -22,11 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax import (
-  checkpoints,
   decoding,
   deployment,
   interfaces,
   model,
+  quantisation,
   records,
   runs,
 )
@@ -44,6 +46,7 @@ def run(
   allow_uncertified: bool = False,
   program: deployment.ProgramPlan | None = None,
   depth_loop: interfaces.DepthLoop | None = None,
+  weights: quantisation.Int8Weights | str | None = None,
   dry_run: bool = False,
 ) -> records.ExportManifest | None:
   """Exports a run, reads the artifact back and compares.
@@ -58,12 +61,14 @@ def run(
     program: its sizes and platforms; those of training, and the defaults, if
       None.
     depth_loop: how the program walks the layers; `WhileDepthLoop` if None.
+    weights: 'float', 'int8', or which matrices are in 8 bits.
     dry_run: print what would be exported and stop.
 
   Raises:
     FileNotFoundError, FileExistsError, ValueError: naming what is in the way.
   """
   deployment.check_free(output_dir)
+  weights = quantisation.as_weights(weights)
   loaded = runs.load_run(model_dir)
   if loaded.notes:
     print(f'{" ".join(loaded.notes)} The program has no such rules.')
@@ -76,7 +81,7 @@ def run(
     feature_lengths=loaded.feature_lengths,
   )
   certified = _find_certificate(
-    certificate, model_dir, loaded, spec, allow_uncertified
+    certificate, model_dir, loaded, spec, weights, allow_uncertified
   )
   if certified is not None and certified.certified:
     # The threshold is an input; what else the setting sets is the program's.
@@ -86,18 +91,19 @@ def run(
     decoding.bind,
     model.as_layered_decoder(loaded.config),
     depth_loop=decoding.WhileDepthLoop() if depth_loop is None else depth_loop,
+    weights=weights,
   )
   if dry_run:
     shapes = jax.eval_shape(bind, loaded.params)
     print(deployment.describe_program(shapes, spec))
     print(f'dry run: {output_dir} would be written; nothing was')
     return None
-  bound = bind(loaded.params)
+  bound = bind(runs.int8_params(loaded, weights))
   manifest = deployment.export_artifact(
     bound,
     output_dir,
     spec,
-    parameter_fingerprint=checkpoints.parameter_fingerprint(loaded.params),
+    parameter_fingerprint=loaded.fingerprint,
     tokenizer_fingerprint=loaded.tokenizer.fingerprint,
     certificate=None if certified is None else _stated(certified),
     context={
@@ -122,6 +128,7 @@ def _find_certificate(
   model_dir: str,
   loaded: runs.LoadedRun,
   spec: deployment.ProgramSpec,
+  weights: quantisation.Int8Weights | None,
   allow_uncertified: bool,
 ) -> Certificate | None:
   """Returns the certificate that holds, if one does."""
@@ -140,6 +147,7 @@ def _find_certificate(
         **loaded.context(),
         'input_length': spec.source_length,
         'max_length': spec.max_length,
+        'weights': quantisation.describe_weights(weights),
       },
     ),
   )
@@ -151,6 +159,11 @@ def _find_certificate(
       'policy: nothing was certified of it, and at threshold 1 it is not the '
       'full model (its readout chooses among a part of the vocabulary, its '
       'plan skips layers, or a budget stops it)'
+    )
+  elif not certificate.certified and weights is not None:
+    differing.append(
+      'weights: nothing was certified of them, and at threshold 1 they are not '
+      "the full model in float; export that instead, with WEIGHTS = 'float'"
     )
   if not differing:
     print('\n'.join([f'{path} holds: {certificate.describe()}', *found.told]))

@@ -92,7 +92,7 @@ def dataset_decoder(
     in_float = dataclasses.replace(layout, weights=None)
     reference = in_float.bind(decoder, run.params)
   return evaluation.DatasetDecoder(
-    bound=layout.bind(decoder, run.params),
+    bound=layout.bind(decoder, runs.int8_params(run, layout.weights)),
     reference=reference,
     detokenize=run.tokenizer.decode,
     max_length=run.feature_lengths['targets'],
@@ -115,10 +115,11 @@ def bind_to_loops(
     weights: as `decoding.bind` takes it.
   """
   decoder = model.as_layered_decoder(run.config)
+  params = runs.int8_params(run, weights)
   return {
     name: decoding.bind(
       decoder,
-      run.params,
+      params,
       depth_loop=decoding.DEPTH_LOOPS[name],
       weights=weights,
     )

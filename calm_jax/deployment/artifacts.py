@@ -17,12 +17,13 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import checkpoints, decoding, records
+from calm_jax import checkpoints, decoding, quantisation, records
 from calm_jax.array_types import Array
 from calm_jax.checkpoints import safetensors_files, stored_tensors
 from calm_jax.checkpoints.storage import Folder
 from calm_jax.deployment import compatibility_window
 from calm_jax.deployment.exported_decoder import ExportedDecoder
+from calm_jax.deployment.fitting import check_parameters
 from calm_jax.deployment.programs import ProgramSpec, lower_decoder
 from calm_jax.interfaces import BoundDecoder
 from calm_jax.records import provenance
@@ -69,7 +70,13 @@ def export_artifact(
     os.makedirs(unfinished)
     with open(os.path.join(unfinished, PROGRAM_NAME), 'wb') as file:
       file.write(exported.serialize())
-    _write_parameters(os.path.join(unfinished, PARAMETERS_NAME), parameters)
+    _write_parameters(
+      os.path.join(unfinished, PARAMETERS_NAME),
+      parameters,
+      stored_tensors.DTYPES
+      if bound.weights is None
+      else stored_tensors.WITH_INT8,
+    )
     manifest = records.ExportManifest(
       program=records.describe_file(os.path.join(unfinished, PROGRAM_NAME)),
       parameters=records.describe_file(
@@ -94,7 +101,8 @@ def load_artifact(directory: str | os.PathLike) -> ExportedDecoder:
   Raises:
     FileNotFoundError: if there is none, or a file of it is missing.
     ValueError: if a file is cut, altered or of another artifact, the program
-      is for other platforms than this process's, or this jax cannot run it.
+      is for other platforms than this process's, this jax cannot run it, or
+      the parameters are not what it takes.
   """
   directory = os.path.abspath(os.path.expanduser(directory))
   manifest = records.read_export_manifest(directory)
@@ -109,7 +117,11 @@ def load_artifact(directory: str | os.PathLike) -> ExportedDecoder:
       f'process runs on {platform}; export it with this platform, or set '
       f'JAX_PLATFORMS={manifest.platforms[0]}'
     )
-  tensors = safetensors_files.read_file(Folder.open(directory), PARAMETERS_NAME)
+  tensors = safetensors_files.read_file(
+    Folder.open(directory), PARAMETERS_NAME, stored_tensors.WITH_INT8
+  )
+  path = os.path.join(directory, PARAMETERS_NAME)
+  check_parameters(path, tensors, exported, manifest.weights)
   parameters = {
     name: jnp.asarray(tensor.read()) for name, tensor in tensors.items()
   }
@@ -124,22 +136,22 @@ def check_free(directory: str | os.PathLike) -> None:
     )
 
 
-def _write_parameters(path: str, parameters: Mapping[str, Array]) -> None:
+def _write_parameters(
+  path: str, parameters: Mapping[str, Array], dtypes: Mapping[str, np.dtype]
+) -> None:
   """Writes arrays by name, one of them in host memory at a time."""
   for name, array in parameters.items():
-    if array.dtype.name not in stored_tensors.DTYPES:
+    if array.dtype.name not in dtypes:
       raise ValueError(
         f'parameter {name} has dtype {array.dtype.name}; an artifact holds '
-        f'{", ".join(stored_tensors.DTYPES)}. Cast it, or make it a constant '
+        f'{", ".join(dtypes)}. Cast it, or make it a constant '
         'of the decoder'
       )
-  safetensors_files.write_file(
-    path,
-    {
-      name: stored_tensors.in_memory(name, array)
-      for name, array in parameters.items()
-    },
-  )
+  tensors = {
+    name: stored_tensors.in_memory(name, array)
+    for name, array in parameters.items()
+  }
+  safetensors_files.write_file(path, stored_tensors.aligned(tensors))
 
 
 def _facts(
@@ -164,6 +176,7 @@ def _facts(
     source_length=spec.source_length,
     max_length=spec.max_length,
     dtype=np.dtype(bound.decoder.dtype).name,
+    weights=quantisation.describe_weights(bound.weights),
     depth_loop=type(bound.depth_loop).__name__,
     policy=decoding.describe(spec.policy),
     sampler=decoding.describe(spec.sampler),

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from calm_jax import decoding
+from calm_jax import decoding, quantisation
 from calm_jax.deployment.programs import ProgramSpec, named_leaves
 from calm_jax.interfaces import BoundDecoder
 
@@ -66,7 +66,10 @@ def describe_program(bound: BoundDecoder, spec: ProgramSpec) -> str:
   size = sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
   )
-  lines = [f'parameters: {len(leaves)} arrays, {size:,} bytes']
+  weights = quantisation.describe_weights(bound.weights)
+  lines = [
+    f'parameters: {len(leaves)} arrays, {size:,} bytes; weights: {weights}'
+  ]
   for name, array in spec.input_shapes('b').items():
     shape = ', '.join(map(str, array.shape))
     lines.append(f'input {name}: {array.dtype.name}[{shape}]')

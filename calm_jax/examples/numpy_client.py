@@ -22,6 +22,7 @@ DTYPES = {
   'F32': np.float32,
   'F16': np.float16,
   'BF16': ml_dtypes.bfloat16,  # jax brings it
+  'I8': np.int8,
 }
 
 

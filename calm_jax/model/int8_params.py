@@ -58,7 +58,9 @@ def _matrices(path: str, node: Params) -> Iterator[tuple[str, Params]]:
 
 
 def _quantise(path: str, kernel: Array) -> Int8Matrix:
-  if checks.is_concrete(kernel) and not jnp.isfinite(kernel).all():
+  # Not known while a program is traced, of parameters that it holds either.
+  finite = jnp.isfinite(kernel).all()
+  if checks.is_concrete(finite) and not finite:
     raise ValueError(
       f'{path} holds numbers that are not finite, which 8 bits cannot stand '
       'for; repair the checkpoint, or keep it in float: '

@@ -14,7 +14,6 @@ from typing import Any, Self
 import jax
 
 from calm_jax import (
-  checkpoints,
   checks,
   decoding,
   interfaces,
@@ -159,7 +158,9 @@ class TextGenerator:
     if certificate is not None and not isinstance(certificate, Certificate):
       certificate = Certificate.load(certificate)
     if weights == 'certified':
-      weights = None if certificate is None else runs.weights_of(certificate)
+      weights = loaded.weights
+      if certificate is not None:
+        weights = runs.weights_of(certificate)
     policy = decoding.at_output_length(
       decoding.as_policy(policy), loaded.feature_lengths['targets']
     )
@@ -178,7 +179,9 @@ class TextGenerator:
     )
     made = cls(
       bound=decoding.bind(
-        model.as_layered_decoder(loaded.config), loaded.params, weights=weights
+        model.as_layered_decoder(loaded.config),
+        runs.int8_params(loaded, weights),
+        weights=weights,
       ),
       tokenizer=loaded.tokenizer,
       policy=policy,
@@ -187,7 +190,7 @@ class TextGenerator:
       max_length=loaded.feature_lengths['targets'],
       prefix=loaded.prefix,
       source={
-        'parameters': checkpoints.parameter_fingerprint(loaded.params),
+        'parameters': loaded.fingerprint,
         'step': loaded.step,
         'dtype': loaded.config.dtype,
       },

@@ -4,6 +4,7 @@ See README.md of this folder.
 """
 
 from calm_jax.quantisation.int8_matrices import (
+  RULE_VERSION,
   Int8Matrix,
   has_int8_products,
   join_matrices,
@@ -16,11 +17,16 @@ from calm_jax.quantisation.plans import (
   describe_weights,
   is_quantised,
 )
+from calm_jax.quantisation.stored_matrices import SCALES, VALUES, check_stored
 
 __all__ = [
+  'RULE_VERSION',
+  'SCALES',
+  'VALUES',
   'Int8Matrix',
   'Int8Weights',
   'as_weights',
+  'check_stored',
   'describe_weights',
   'has_int8_products',
   'is_quantised',

@@ -20,6 +20,8 @@ from calm_jax.pytrees import register_pytree
 
 _LOGGER = logging.getLogger(__name__)
 _MOST = 127.0
+# Of how numbers are rounded: what was written under another is made again.
+RULE_VERSION = 1
 
 
 @register_pytree

@@ -86,6 +86,7 @@ class ExportManifest:
     full_at_one: whether threshold 1 is the full model; None where not said.
     window_ends: the last day, YYYY-MM-DD, whose jax is promised to read the
       program; None where an earlier calm_jax exported it.
+    weights: 'float', or which matrices are in 8 bits.
     format_version: of this schema.
   """
 
@@ -112,6 +113,7 @@ class ExportManifest:
   context: dict[str, Any] = dataclasses.field(default_factory=dict)
   full_at_one: bool | None = None
   window_ends: str | None = None
+  weights: Any = 'float'
   format_version: int = FORMAT_VERSION
 
   @property
@@ -125,6 +127,7 @@ class ExportManifest:
       prefix=self.context.get('prefix'),
       input_length=self.source_length,
       max_length=self.max_length,
+      weights=self.weights,
       dtype=self.dtype,
       depth_loop=self.depth_loop,
     )
@@ -132,7 +135,10 @@ class ExportManifest:
   @property
   def at_one(self) -> str:
     """What a threshold of 1 is, in words."""
-    return 'the full model' if self.full_at_one else 'never to exit'
+    if not self.full_at_one:
+      return 'never to exit'
+    in_8_bits = '' if self.weights == 'float' else ' with weights in 8 bits'
+    return f'the full model{in_8_bits}'
 
 
 def describe_file(path: str | os.PathLike) -> ArtifactFile:

@@ -15,13 +15,17 @@ from calm_jax.runs.certificates import (
 )
 from calm_jax.runs.certified_policies import policy_of, sampler_of
 from calm_jax.runs.contexts import decoding_context
+from calm_jax.runs.int8_parameters import (
+  int8_params,
+  load_first_layers,
+  load_int8,
+)
 from calm_jax.runs.loading import (
   LoadedRun,
   load,
   load_checkpoint,
   load_classifier,
   load_draft_head,
-  load_first_layers,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -39,11 +43,13 @@ __all__ = [
   'check_covered',
   'check_own_vocabulary',
   'decoding_context',
+  'int8_params',
   'load',
   'load_checkpoint',
   'load_classifier',
   'load_draft_head',
   'load_first_layers',
+  'load_int8',
   'load_run',
   'policy_of',
   'sampler_of',

@@ -9,10 +9,11 @@ import logging
 import os
 from typing import Any, Self
 
-from calm_jax import checkpoints, decoding, exits, model
+from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.draft_heads import DraftHead
+from calm_jax.quantisation import Int8Weights
 from calm_jax.runs.text_features import (
   TextFeatures,
   check_own_vocabulary,
@@ -28,7 +29,8 @@ class LoadedRun:
   """What a run directory holds.
 
   Attributes:
-    params: the parameter tree, float32, T5X's names.
+    params: the parameter tree, T5X's names, in float32 unless `weights` says
+      otherwise.
     config: the model's shape.
     tokenizer: the tokenizer it was trained with.
     step: training steps taken.
@@ -39,6 +41,10 @@ class LoadedRun:
       (suppress_tokens of a generation_config.json, or of what was converted).
     forced_prefix: ids that outputs begin with, where it says so.
     notes: what was assumed, honoured or left aside, in sentences.
+    checkpoint: where they lie, if in a run directory.
+    weights: which matrices of `params` are in 8 bits, to bind them with; None
+      if none is.
+    float_fingerprint: of the float parameters, where `params` are not they.
   """
 
   params: Params
@@ -51,6 +57,16 @@ class LoadedRun:
   suppressed_tokens: tuple[int, ...] = ()
   forced_prefix: tuple[int, ...] = ()
   notes: tuple[str, ...] = ()
+  checkpoint: str | None = None
+  weights: Int8Weights | None = None
+  float_fingerprint: str | None = None
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the float parameters, as certificates name them."""
+    if self.float_fingerprint is not None:
+      return self.float_fingerprint
+    return checkpoints.parameter_fingerprint(self.params)
 
   def context(self) -> dict[str, Any]:
     """Returns fields of `records.DecodingContext` that are this run's.
@@ -59,7 +75,7 @@ class LoadedRun:
     every job understands.
     """
     return {
-      'parameters': checkpoints.parameter_fingerprint(self.params),
+      'parameters': self.fingerprint,
       'tokenizer': self.tokenizer.fingerprint,
       'prefix': self.prefix,
       'inputs_cut': KEEPS_EOS,
@@ -99,7 +115,32 @@ def load_run(
       model was trained with, or a parameter is not finite.
   """
   path = os.path.expanduser(path)
-  params, config, metadata = checkpoints.load_params(path)
+  # Once: training may be writing others.
+  checkpoint = checkpoints.find_checkpoint(path)
+  run = run_of_checkpoint(
+    path, checkpoints.load_params(checkpoint), allow_nonfinite=allow_nonfinite
+  )
+  return dataclasses.replace(run, checkpoint=checkpoint)
+
+
+def run_of_checkpoint(
+  path: str | os.PathLike,
+  checkpoint: checkpoints.Checkpoint,
+  *,
+  allow_nonfinite: bool = False,
+) -> LoadedRun:
+  """Returns a loaded checkpoint with the tokenizer beside it.
+
+  Args:
+    path: of the run directory, or of the checkpoint.
+    checkpoint: what was loaded from it.
+    allow_nonfinite: let parameters be that are not numbers.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load_run`.
+  """
+  path = os.path.expanduser(path)
+  params, config, metadata = checkpoint
   if not allow_nonfinite:
     checkpoints.check_all_finite(path, params)
   context = metadata['context']
@@ -247,22 +288,3 @@ def load_draft_head(
   """
   part = trained_parts.DRAFT_HEAD
   return DraftHead(**trained_parts.load_part(part, model_dir, name))
-
-
-def load_first_layers(
-  model_dir: str | os.PathLike, *, layers: int = 2, weights: Any = 'int8'
-) -> decoding.FirstLayers:
-  """Loads a run's first layers in 8 bits, which draft for the run itself.
-
-  Args:
-    model_dir: a run directory.
-    layers: how many of them a draft runs.
-    weights: as `decoding.bind` takes it.
-
-  Raises:
-    FileNotFoundError, ValueError: as `load_run`.
-  """
-  loaded = load_run(model_dir)
-  decoder = model.as_layered_decoder(loaded.config)
-  bound = decoding.bind(decoder, loaded.params, weights=weights)
-  return decoding.FirstLayers(bound, layers)

@@ -19,6 +19,7 @@ from flax import serialization
 from calm_jax import checkpoints, model
 from calm_jax.checkpoints import (
   parameter_names,
+  safetensors_files,
   storage,
   stored_tensors,
   zarr_arrays,
@@ -207,6 +208,30 @@ def test_safetensors_files_are_those_of_the_library(tmp_path):
   library.save_file(found, file)
   found = checkpoints.open_checkpoint(tmp_path / 'hf')
   cases.assert_same_bits(found.tensors, drawn)
+
+
+def test_the_library_reads_matrices_in_8_bits_too(tmp_path):
+  library = pytest.importorskip('safetensors.numpy')
+  arrays = {
+    # Of an odd number of bytes; wide tensors are written first.
+    'wo/values': np.arange(-15, 0, dtype=np.int8).reshape(5, 3),
+    'wo/scales': np.linspace(0.1, 0.5, 5, dtype=np.float32),
+  }
+  tensors = {n: stored_tensors.in_memory(n, a) for n, a in arrays.items()}
+  file = tmp_path / 'int8.safetensors'
+  about = {'note': 'of tests'}
+  safetensors_files.write_file(file, stored_tensors.aligned(tensors), about)
+  read, found = safetensors_files.read_with_metadata(
+    Folder.open(tmp_path), file.name
+  )
+  assert list(read) == ['wo/scales', 'wo/values']
+  assert found == {'format': 'pt', **about}
+  for name, values in library.load_file(file).items():
+    np.testing.assert_array_equal(values, arrays[name])
+    cases.assert_same_bits({name: read[name]}, {name: values})
+  # Where parameters are looked for, integers without scales are none.
+  with pytest.raises(ValueError, match='has dtype I8; parameters must be one'):
+    safetensors_files.read_file(Folder.open(tmp_path), file.name)
 
 
 def test_copies_in_older_folders_are_left_aside(tmp_path):

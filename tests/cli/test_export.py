@@ -53,7 +53,7 @@ def run_dir(tmp_path_factory):
   return folder
 
 
-def save_certificate(run, policy, *, losses=0.0):
+def save_certificate(run, policy, *, losses=0.0, weights='float'):
   """Saves a certificate of the lowest threshold, or of none."""
   certificate = calibration.calibrate(
     np.full((100, 2), losses),
@@ -65,6 +65,7 @@ def save_certificate(run, policy, *, losses=0.0):
       'policy': decoding.describe(policy),
       'sampler': decoding.describe(decoding.Greedy()),
       'max_length': 5,
+      'weights': weights,
     },
   )
   certificate.save(run / 'calibration' / 'certificate.json')
@@ -187,3 +188,75 @@ def test_the_full_model_is_called_so_only_where_it_is(
 def test_what_is_there_is_not_overwritten(run_dir, tmp_path):
   with pytest.raises(FileExistsError, match='is there already'):
     export(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path))
+
+
+@pytest.fixture
+def int8_run(run_dir, tmp_path):
+  """The run with a certificate for weights in 8 bits."""
+  run = shutil.copytree(run_dir, tmp_path / 'run')
+  gin_runner.parse(FILES[1:])
+  policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+
+  def certify(losses=0.0):
+    save_certificate(run, policy, losses=losses, weights={'type': 'int8'})
+    return run
+
+  certify()
+  return run, certify
+
+
+def test_weights_in_8_bits_are_exported_under_their_own_certificate(
+  int8_run, exported, tmp_path, capsys
+):
+  path = tmp_path / 'artifact'
+  arguments = dict(MODEL_DIR=str(int8_run[0]), OUTPUT_DIR=str(path))
+  export(WEIGHTS='int8', **arguments)
+  printed = capsys.readouterr().out
+  assert 'certificate.json holds: ' in printed
+  assert 'tokens on cpu 0 differ from the run' in printed
+  found = deployment.load_artifact(path)
+  assert found.manifest.weights == {'type': 'int8'}
+  assert found.manifest.certificate['threshold'] == 0.7
+  # Of the float parameters, as certificates name them.
+  fingerprint = exported.manifest.parameter_fingerprint
+  assert found.manifest.parameter_fingerprint == fingerprint
+
+
+def test_a_certificate_of_other_weights_does_not_hold(
+  run_dir, int8_run, tmp_path
+):
+  out = str(tmp_path / 'artifact')
+  words = 'weights: certified for {}, got {}.*ALLOW_UNCERTIFIED'
+  of_float, of_int8 = "'float'", "{'type': 'int8'}"
+  with pytest.raises(ValueError, match=words.format(of_float, of_int8)):
+    export(dry_run=True, MODEL_DIR=str(run_dir), OUTPUT_DIR=out, WEIGHTS='int8')
+  of_run = dict(MODEL_DIR=str(int8_run[0]), OUTPUT_DIR=out)
+  with pytest.raises(ValueError, match=words.format(of_int8, of_float)):
+    export(dry_run=True, **of_run)
+  # A reference, which `export` would write as a string.
+  of_run['quantisation.Int8Weights.encoder'] = True
+  bindings = [f'{name} = {value!r}' for name, value in of_run.items()]
+  gin_runner.parse(FILES, [*bindings, 'WEIGHTS = @quantisation.Int8Weights()'])
+  run = gin.get_configurable('calm_jax.cli.export.run')
+  with pytest.raises(ValueError, match=r'weights\.encoder: certified for None'):
+    run(dry_run=True)
+
+
+def test_where_nothing_was_certified_of_them_float_ones_are_asked_for(
+  int8_run, tmp_path
+):
+  run, certify = int8_run
+  certify(losses=0.9)
+  with pytest.raises(ValueError, match="weights: nothing .* WEIGHTS = 'float'"):
+    export(
+      dry_run=True,
+      MODEL_DIR=str(run),
+      OUTPUT_DIR=str(tmp_path / 'artifact'),
+      WEIGHTS='int8',
+    )
+
+
+def test_other_weights_are_refused(run_dir, tmp_path):
+  arguments = dict(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path / 'a'))
+  with pytest.raises(ValueError, match="weights is 'int4'; give 'float', 'int"):
+    export(WEIGHTS='int4', **arguments)

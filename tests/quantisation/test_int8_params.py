@@ -154,6 +154,13 @@ def test_shapes_are_enough():
   )
 
 
+def test_parameters_that_a_program_holds_are_quantised_too():
+  shapes = jax.eval_shape(
+    lambda: decoding.bind(cases.decoder(), cases.params(), weights='int8')
+  )
+  assert shapes.params.output.values.dtype == np.int8
+
+
 def test_weights_are_read_as_they_were_described():
   for weights in (None, Int8Weights(), Int8Weights(encoder=True, keep=('a',))):
     described = quantisation.describe_weights(weights)
