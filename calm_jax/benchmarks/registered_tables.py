@@ -137,6 +137,10 @@ TABLES = {
     ('exactness_demo_cpu.json',),
     _of_rows(exactness_table.ExactnessRow, exactness_table.table),
   ),
+  'exactness_e2e_nlg': RegisteredTable(
+    ('exactness_e2e_nlg_cpu.json',),
+    _of_rows(exactness_table.ExactnessRow, exactness_table.table),
+  ),
   'exactness_deep': RegisteredTable(
     ('exactness_deep_cpu.json',),
     _of_rows(exactness_table.ExactnessRow, exactness_table.table),
@@ -144,6 +148,9 @@ TABLES = {
   'certified_deep': RegisteredTable((_DEEP,), _certified),
   'certified_deep_exact': RegisteredTable(
     ('deep_exact_certified_batch_1_cpu.json',), _certified
+  ),
+  'certified_e2e_nlg_exact': RegisteredTable(
+    ('e2e_nlg_exact_certified_batch_1_cpu.json',), _certified
   ),
   'certified_e2e_nlg': RegisteredTable(
     (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified
