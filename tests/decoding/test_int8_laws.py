@@ -31,8 +31,10 @@ cases.WEIGHTS = quantisation.Int8Weights(encoder=True)
 laws = _copy(float_laws, 'policy_laws_int8')
 laws.cases = cases
 
-NAMES = ('softmax_margin', 'margin_pruned')
+NAME = 'softmax_margin'
+LAWS = ('1b', '2', '3', '7')
 LONG = (
+  'margin_pruned',
   'full',
   'state_similarity_per_row',
   'classifier',
@@ -47,6 +49,11 @@ LONG = (
 )
 
 
+def _marks(name, law):
+  fast = name == NAME and law in LAWS
+  return [] if fast else [pytest.mark.slow]
+
+
 @pytest.fixture(autouse=True)
 def _highest_precision():
   with jax.default_matmul_precision('highest'):
@@ -56,8 +63,8 @@ def _highest_precision():
 @pytest.mark.parametrize(
   ('name', 'law'),
   [
-    pytest.param(name, law, marks=[pytest.mark.slow] * (name in LONG))
-    for name in (*NAMES, *LONG)
+    pytest.param(name, law, marks=_marks(name, law))
+    for name in (NAME, *LONG)
     for law in float_laws.LAWS
   ],
 )

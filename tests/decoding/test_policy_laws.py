@@ -639,6 +639,7 @@ def _check_of(law, name):
 # Twins of rules that others stand for.
 _LONG = (
   'budget_similarity_exact',
+  'margin_int8_checks',
   'margin_nucleus_exact',
   'maximum_release_decay',
   'state_similarity_per_row_exact',
