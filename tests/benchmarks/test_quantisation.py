@@ -185,6 +185,7 @@ def test_whole_models_are_compared_at_real_positions(params, batches):
   assert other == ('turned', pytest.approx(2.0), 1.0)
 
 
+@pytest.mark.slow
 def test_smoothing_changes_nothing_in_float_and_helps_norms(params, batches):
   """A norm with a giant channel, and matrices that make up for it."""
   layer = 'decoder/layers_0'
@@ -231,6 +232,7 @@ def test_channels_of_nothing_survive_smoothing(params, batches):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_it_reads_a_run_and_a_token_file(tmp_path, capsys):
   config = text_cases.CONFIG
   run = text_cases.save_run(
@@ -270,6 +272,7 @@ def test_it_reads_a_run_and_a_token_file(tmp_path, capsys):
   assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_random_weights_take_no_run(monkeypatch, capsys):
   monkeypatch.setattr(
     model.T5Config, 'named', classmethod(lambda cls, name: CONFIG)

@@ -62,6 +62,7 @@ def fake_peers(monkeypatch, *, last):
   return seen
 
 
+@pytest.mark.slow
 def test_it_measures_float_and_int8_and_writes_them(
   small, monkeypatch, tmp_path, capsys
 ):

@@ -31,6 +31,7 @@ def checks(final='float', **slots):
   return decoding.ComputePolicy(exit_rule=MARGIN, readout=readout, **slots)
 
 
+@pytest.mark.slow
 def test_a_matrix_made_beforehand_changes_nothing():
   made = decoding.Int8Vocabulary.of(cases.bound(UNROLLED))
   policy = dataclasses.replace(checks(), readout=made)
