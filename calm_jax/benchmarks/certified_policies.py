@@ -47,6 +47,8 @@ def read_policies(
     if not projects:
       fill = type(policy.cache_fill)
       names.append(_FILLS.get(fill, fill.__name__))
+    if runs.weights_of(certificate) is not None:
+      names.append('in 8 bits')
     name = ', '.join(names)
     if name in made:  # the same policy, certified for something else
       name = f'{name} at {certificate.threshold:g}'

@@ -7,7 +7,8 @@ textual/certificate.json
 
 Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
 and at the certified threshold of each certificate, with the fill it was made
-with and with the deferred one, in turns, each by its fastest depth loop. Beside
+with and with the deferred one, in the weights it was made with, in turns, each
+by its fastest depth loop. Beside
 each speed-up stand its ceiling by memory traffic and where the time goes. With
 --peers, Hugging Face's T5 on PyTorch and CTranslate2 (float32 and int8) decode
 the same inputs with the same weights, where installed. Needs no gin, seqio or
@@ -35,6 +36,7 @@ from calm_jax import (
   evaluation,
   interfaces,
   model,
+  runs,
 )
 from calm_jax.benchmarks import (
   ablations,
@@ -50,6 +52,7 @@ from calm_jax.benchmarks.certified_table import CertifiedRow
 from calm_jax.benchmarks.shares import Shares
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import stopwatch
+from calm_jax.quantisation import Int8Weights
 
 FULL = 'full model'
 
@@ -91,18 +94,22 @@ def measure(
     name: [decode(batch) for batch in batches]
     for name, decode in (decode_peers or {}).items()
   }
+  # One row has nothing to be compacted with.
+  loops = [
+    name for name in depth_loops if batch_size > 1 or name != 'compacting'
+  ]
+  weights = {FULL: None}
+  weights |= {name: runs.weights_of(made) for name, (made, _) in chosen.items()}
   bound = {
-    name: decoding.bind(
-      run.decoder, run.params, depth_loop=decoding.DEPTH_LOOPS[name]
-    )
-    for name in depth_loops
-    # One row has nothing to be compacted with.
-    if batch_size > 1 or name != 'compacting'
+    kept: _bind(run, loops, kept) for kept in dict.fromkeys(weights.values())
   }
   timings = evaluation.time_decode(
-    bound,
+    bound[None],
     [{'encoder_input_tokens': batch} for batch in batches],
-    named,
+    {
+      name: evaluation.OfModel(policy, bound[weights[name]])
+      for name, policy in named.items()
+    },
     max_length=run.max_length,
     baseline=FULL,
     num_repeats=num_repeats,
@@ -113,7 +120,8 @@ def measure(
   rows, references = [], []
   for timing in timings:
     policy = named[timing.name]
-    details = _Details(run, bound[timing.depth_loop], policy, num_repeats)
+    mine = bound[weights[timing.name]][timing.depth_loop]
+    details = _Details(run, mine, policy, num_repeats)
     tokens = [details.tokens(batch) for batch in batches]
     references = references or tokens
     rows.append(
@@ -138,6 +146,21 @@ def measure(
       _peer_row(name, decode, batches, tokens, references, full, num_repeats)
     )
   return rows
+
+
+def _bind(
+  run: _Model, depth_loops: Sequence[str], weights: Int8Weights | None
+) -> dict[str, interfaces.BoundDecoder]:
+  """Returns the decoder with such weights, bound to each depth loop."""
+  return {
+    name: decoding.bind(
+      run.decoder,
+      run.params,
+      depth_loop=decoding.DEPTH_LOOPS[name],
+      weights=weights,
+    )
+    for name in depth_loops
+  }
 
 
 def _promised(certificate: Certificate | None) -> dict[str, Any]:
@@ -184,7 +207,8 @@ class _Details:
       self.num_repeats,
     )
     whole, start = (statistics.median(turns) for turns in seconds.values())
-    _, moved = costs.bytes_of(self.run.config, batch.shape[1])(result.work)
+    bytes_of = costs.bytes_of(self.run.config, batch.shape[1])
+    _, moved = bytes_of(result.work, self.bound.weights)
     return (whole - start) / (moved / rate)
 
   def shares(self, batch: np.ndarray) -> Shares:

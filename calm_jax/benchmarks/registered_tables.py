@@ -141,6 +141,10 @@ TABLES = {
     ('exactness_e2e_nlg_cpu.json',),
     _of_rows(exactness_table.ExactnessRow, exactness_table.table),
   ),
+  'exactness_tatoeba': RegisteredTable(
+    ('exactness_tatoeba_en_fr_cpu.json',),
+    _of_rows(exactness_table.ExactnessRow, exactness_table.table),
+  ),
   'exactness_deep': RegisteredTable(
     ('exactness_deep_cpu.json',),
     _of_rows(exactness_table.ExactnessRow, exactness_table.table),
@@ -151,6 +155,9 @@ TABLES = {
   ),
   'certified_e2e_nlg_exact': RegisteredTable(
     ('e2e_nlg_exact_certified_batch_1_cpu.json',), _certified
+  ),
+  'certified_tatoeba_exact': RegisteredTable(
+    ('tatoeba_en_fr_exact_certified_batch_1_cpu.json',), _certified
   ),
   'certified_e2e_nlg': RegisteredTable(
     (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified

@@ -58,7 +58,7 @@ from calm_jax.evaluation.shortlist_misses import (
   count_shortlist_misses,
 )
 from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
-from calm_jax.evaluation.timing import take_batches, time_decode
+from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
 
 __all__ = [
   'BatchLayout',
@@ -72,6 +72,7 @@ __all__ = [
   'DecodedDataset',
   'Evaluation',
   'FullTraces',
+  'OfModel',
   'Scoring',
   'ShallowAgreement',
   'ShortlistMisses',
