@@ -93,8 +93,8 @@ def matrix_table(measured: Measured) -> tables.Table:
   return tables.Table(tuple(header), tuple(rows), tuple(notes))
 
 
-def model_table(measured: Measured) -> tables.Table:
-  """Returns the table of whole models."""
+def model_table(*measured: Measured) -> tables.Table:
+  """Returns the table of whole models, of one or several runs."""
   return tables.Table(
     header=('in 8 bits', 'kept in float', 'logits %', 'other argmax %'),
     rows=tuple(
@@ -104,7 +104,8 @@ def model_table(measured: Measured) -> tables.Table:
         f'{100 * one.logits:.2f}',
         f'{100 * one.other_argmax:.2f}',
       )
-      for report in measured.rows
+      for run in measured
+      for report in run.rows
       for one in report.models
     ),
     notes=(

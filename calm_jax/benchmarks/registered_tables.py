@@ -19,10 +19,12 @@ from calm_jax.benchmarks import (
   layouts_table,
   measured_rows,
   mesh_memory_table,
+  quantisation_table,
   results_table,
   scaling_model,
   throughput_table,
   weak_scaling_table,
+  weights_table,
 )
 from calm_jax.reporting import columns, tables
 
@@ -161,6 +163,14 @@ TABLES = {
   ),
   'certified_e2e_nlg': RegisteredTable(
     (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified
+  ),
+  'quantisation': RegisteredTable(
+    ('quantisation_e2e_nlg.json', 'quantisation_tatoeba_en_fr.json'),
+    _of_rows(quantisation_table.Report, quantisation_table.model_table),
+  ),
+  'weights': RegisteredTable(
+    ('weights_t5_v1_1_small_cpu.json',),
+    _of_rows(weights_table.WeightsRow, weights_table.table),
   ),
   'throughput': RegisteredTable(
     ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),

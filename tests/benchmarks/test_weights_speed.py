@@ -116,6 +116,7 @@ def test_it_measures_float_and_int8_and_writes_them(
   assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_it_needs_no_peers(small, monkeypatch, capsys):
   monkeypatch.setattr(peers, 'installed_peers', lambda *_, **__: {})
   weights_speed.main(

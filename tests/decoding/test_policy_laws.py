@@ -640,6 +640,7 @@ def _check_of(law, name):
 _LONG = (
   'budget_similarity_exact',
   'margin_int8_checks',
+  'margin_prefix_suppressed_exact',
   'margin_nucleus_exact',
   'maximum_release_decay',
   'state_similarity_per_row_exact',
