@@ -33,14 +33,18 @@ MARGIN = exits.ConfidenceExit(
 )
 
 
-def certify(path, policy, *, losses=0.0, threshold=0.5):
+def certify(path, policy, *, losses=0.0, threshold=0.5, **context):
   """Writes a certificate of a threshold for a policy."""
   certificate = calibrate(
     np.full((200, 1), losses),
     [threshold],
     tolerance=0.1,
     error_rate=0.05,
-    context={'policy': decoding.describe(policy), 'loss': 'textual'},
+    context={
+      'policy': decoding.describe(policy),
+      'loss': 'textual',
+      **context,
+    },
   )
   certificate.save(path)
   return str(path)
@@ -93,6 +97,21 @@ def test_certificates_of_one_policy_are_told_apart(tmp_path):
     ('SoftmaxMargin, deferred fill', 0.7),
     ('SoftmaxMargin at 0.2', 0.2),
     ('SoftmaxMargin at 0.2, deferred fill', 0.2),
+  ]
+
+
+def test_weights_are_part_of_the_name(tmp_path):
+  exact = decoding.ComputePolicy(
+    exit_rule=MARGIN, cache_fill=decoding.CatchUp()
+  )
+  int8 = {'type': 'int8'}
+  paths = [
+    certify(tmp_path / f'{name}.json', exact, weights=weights)
+    for name, weights in (('float', 'float'), ('int8', int8))
+  ]
+  assert list(certified_policies.read_policies('nowhere', paths)) == [
+    'SoftmaxMargin, exact K/V',
+    'SoftmaxMargin, exact K/V, in 8 bits',
   ]
 
 
@@ -175,8 +194,16 @@ def test_inputs_are_cut_as_the_run_cuts_them(tmp_path):
 def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
   params = model.init_params(CONFIG, jax.random.key(3))
   checkpoints.save(tmp_path / 'run', 1, params=params, config=CONFIG)
-  path = certify(
-    tmp_path / 'certificate.json', decoding.ComputePolicy(exit_rule=MARGIN)
+  path, in_8_bits = (
+    certify(tmp_path / f'{name}.json', policy, weights=weights)
+    for name, policy, weights in (
+      ('float', decoding.ComputePolicy(exit_rule=MARGIN), 'float'),
+      (
+        'int8',
+        decoding.ComputePolicy(exit_rule=MARGIN, cache_fill=decoding.CatchUp()),
+        {'type': 'int8'},
+      ),
+    )
   )
   rng = np.random.default_rng(0)
   tokens = str(tmp_path / 'test.npz')
@@ -189,12 +216,13 @@ def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
   )
   output = tmp_path / 'rows.json'
   arguments = [f'--run_dir={tmp_path / "run"}', f'--tokens={tokens}']
-  arguments += [f'--certificates={path}', f'--output={output}']
+  arguments += [f'--certificates={path},{in_8_bits}', f'--output={output}']
   arguments += ['--num_inputs=3', '--max_length=6', '--num_repeats=1']
   certified_speed.main([*arguments, '--batch_sizes=1,2'])
   table = capsys.readouterr().out
   rows = json.loads(output.read_text())['rows']
   names = ['full model', 'SoftmaxMargin', 'SoftmaxMargin, deferred fill']
+  names.append('SoftmaxMargin, exact K/V, in 8 bits')
   assert [row['name'] for row in rows] == names * 2
   for row in rows:
     assert f'| {row["milliseconds_per_step"]:.2f} |' in table
@@ -202,7 +230,7 @@ def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
     assert row['ceiling'] > 0.0
   assert rows[0]['same_tokens'] == rows[0]['speed_up'] == 1.0
   promised = [(row['loss'], row['tolerance']) for row in rows]
-  assert promised == [('', None), ('textual', 0.1), ('textual', 0.1)] * 2
+  assert promised == [('', None), *[('textual', 0.1)] * 3] * 2
   # Deferring changes no token.
   assert rows[1]['same_tokens'] == rows[2]['same_tokens']
   with pytest.raises(SystemExit, match='do not fill a batch of 4'):
