@@ -2,7 +2,10 @@
 
 What is exact, lossless or full depth is so relative to that model, whose own
 teacher-forced reference (`model.decode_with_layer_mask` on parameters in 8
-bits) every decode is held against.
+bits) every decode is held against. Tokens, exits and all that is computed in
+the same shapes agree as in float. What is computed in other shapes differs in a
+float's last digits, which now and then move a state to the next of its 255
+steps: numbers then differ by such a step, and are compared to within one.
 """
 
 import importlib.util
@@ -30,6 +33,7 @@ cases = _copy(policy_cases, 'policy_cases_int8')
 cases.WEIGHTS = quantisation.Int8Weights(encoder=True)
 laws = _copy(float_laws, 'policy_laws_int8')
 laws.cases = cases
+laws.ROUNDING = 0.05
 
 NAME = 'softmax_margin'
 LAWS = ('1b', '2', '3', '7')

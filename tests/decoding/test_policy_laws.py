@@ -20,6 +20,9 @@ from cases import policy_cases as cases
 from calm_jax import decoding, exits, model, quantisation
 from calm_jax.decoding import token_loop
 
+# How far numbers may lie apart that were computed in other shapes, beyond a
+# float's last digits: `test_int8_laws` says why there is such a thing in 8 bits.
+ROUNDING = 0.0
 EXCEPTIONS = {
   (2, 'fixed_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
@@ -106,12 +109,12 @@ def law_1b(name):
     np.testing.assert_allclose(
       alone.confidences[0, :length],
       together.confidences[row, :length],
-      atol=1e-5,
+      atol=1e-5 + ROUNDING,
     )
     if together.tokens[row, length - 1] == cases.EOS_ID:
       assert alone.lengths[0] == length
       np.testing.assert_allclose(
-        alone.scores[0], together.scores[row], atol=1e-4
+        alone.scores[0], together.scores[row], atol=1e-4 + ROUNDING
       )
 
 
@@ -220,7 +223,7 @@ def over_all_is_unpruned(name, readout):
     )
   for field in ('confidences', 'rejected_confidences', 'scores'):
     np.testing.assert_allclose(
-      getattr(result, field), getattr(expected, field), atol=1e-5
+      getattr(result, field), getattr(expected, field), atol=1e-5 + ROUNDING
     )
   never = cases.run(dataclasses.replace(cases.case(name), threshold=1.0))
   assert set(np.unique(never.exit_layers)) <= {-1, cases.L}
@@ -312,7 +315,7 @@ def agrees_with_logits(name, logits, *, seen=None):
     np.asarray(jax.nn.log_softmax(sampled)), result.tokens[..., None], axis=-1
   )[..., 0]
   scores = np.where(decoded, log_probabilities, 0.0).sum(axis=-1)
-  np.testing.assert_allclose(result.scores, scores, atol=1e-4)
+  np.testing.assert_allclose(result.scores, scores, atol=1e-4 + ROUNDING)
   rule = case.policy(np.arange(cases.B), case.threshold).exit_rule
   measure = getattr(rule, 'measure', None)
   seen = logits if seen is None else seen
@@ -326,7 +329,7 @@ def agrees_with_logits(name, logits, *, seen=None):
   looks = np.array([bool(rule.looks(layer)) for layer in range(cases.L)])
   looked = result.is_chosen & looks[result.exit_layers - 1]
   np.testing.assert_allclose(
-    result.confidences[looked], confidences[looked], atol=1e-5
+    result.confidences[looked], confidences[looked], atol=1e-5 + ROUNDING
   )
   assert np.isnan(result.confidences[result.is_chosen & ~looked]).all()
 
@@ -346,7 +349,9 @@ def law_4__beams_margin_per_row(name):
   kv, expected, decoded = cases.live_reference(name)
   where = np.broadcast_to(decoded[:, None, None, :, None], kv[0].shape)
   for array, reference in zip(kv, expected, strict=True):
-    np.testing.assert_allclose(array[where], reference[where], atol=1e-4)
+    np.testing.assert_allclose(
+      array[where], reference[where], atol=1e-4 + ROUNDING
+    )
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
 
 
@@ -379,7 +384,9 @@ def has_kv_of(name, expected, written=None):
     written = (cases.decode(name).exit_layers > 0)[:, None]
   where = np.broadcast_to(written[:, :, None, :, None], kv[0].shape)
   for array, reference in zip(kv, expected, strict=True):
-    np.testing.assert_allclose(array[where], reference[where], atol=1e-4)
+    np.testing.assert_allclose(
+      array[where], reference[where], atol=1e-4 + ROUNDING
+    )
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
 
 
@@ -554,7 +561,9 @@ def law_10(name):
     (cache.self_key, cache.self_value), expected, strict=True
   ):
     array = np.asarray(array)
-    np.testing.assert_allclose(array[where], reference[where], atol=1e-4)
+    np.testing.assert_allclose(
+      array[where], reference[where], atol=1e-4 + ROUNDING
+    )
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
   np.testing.assert_array_equal(ran, run_up_to(exit_layers))
   # What ran all layers says what the full model says after the same tokens.
