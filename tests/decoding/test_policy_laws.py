@@ -21,7 +21,7 @@ from calm_jax import decoding, exits, model, quantisation
 from calm_jax.decoding import token_loop
 
 # How far numbers may lie apart that were computed in other shapes, beyond a
-# float's last digits: `test_int8_laws` says why there is such a thing in 8 bits.
+# float's last digits: `test_int8_laws` says why there is that in 8 bits.
 ROUNDING = 0.0
 EXCEPTIONS = {
   (2, 'fixed_exit'): 'no threshold; the same rule at L is the full model',
