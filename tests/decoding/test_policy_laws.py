@@ -78,6 +78,17 @@ def same(one, other, *, rows=slice(None), atol=0.0):
     )
 
 
+def same_kv(array, reference):
+  """Asserts that keys or values agree.
+
+  In 8 bits nearly all of them to a float's last digits, and the rest to within
+  a step.
+  """
+  np.testing.assert_allclose(array, reference, atol=1e-4 + ROUNDING)
+  apart = ~np.isclose(array, reference, rtol=1e-7, atol=1e-4)
+  assert apart.mean() <= (0.1 if ROUNDING else 0.0)
+
+
 def law_1a(name):
   """Same shapes, other batch mates: the same bits.
 
@@ -349,9 +360,7 @@ def law_4__beams_margin_per_row(name):
   kv, expected, decoded = cases.live_reference(name)
   where = np.broadcast_to(decoded[:, None, None, :, None], kv[0].shape)
   for array, reference in zip(kv, expected, strict=True):
-    np.testing.assert_allclose(
-      array[where], reference[where], atol=1e-4 + ROUNDING
-    )
+    same_kv(array[where], reference[where])
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
 
 
@@ -384,9 +393,7 @@ def has_kv_of(name, expected, written=None):
     written = (cases.decode(name).exit_layers > 0)[:, None]
   where = np.broadcast_to(written[:, :, None, :, None], kv[0].shape)
   for array, reference in zip(kv, expected, strict=True):
-    np.testing.assert_allclose(
-      array[where], reference[where], atol=1e-4 + ROUNDING
-    )
+    same_kv(array[where], reference[where])
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
 
 
@@ -561,9 +568,7 @@ def law_10(name):
     (cache.self_key, cache.self_value), expected, strict=True
   ):
     array = np.asarray(array)
-    np.testing.assert_allclose(
-      array[where], reference[where], atol=1e-4 + ROUNDING
-    )
+    same_kv(array[where], reference[where])
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
   np.testing.assert_array_equal(ran, run_up_to(exit_layers))
   # What ran all layers says what the full model says after the same tokens.
