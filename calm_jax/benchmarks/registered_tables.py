@@ -125,7 +125,12 @@ TABLES = {
     _speed,
   ),
   'speed_exact': RegisteredTable(
-    ('exact_batch_1_cpu.json', 'exact_batch_8_cpu.json'), _speed
+    (
+      'exact_batch_1_cpu.json',
+      'exact_batch_8_cpu.json',
+      'exact_batch_16_cpu.json',
+    ),
+    _speed,
   ),
   'drafting': RegisteredTable(
     ('drafting_cpu.json',),
