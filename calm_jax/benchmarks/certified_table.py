@@ -10,8 +10,8 @@ from calm_jax.reporting import tables
 
 _LOSSES = {
   'textual': 'mean distance to the full model',
-  'risk': 'mean quality lost to the full model, gains not counted',
-  'signed': 'mean quality lost to the full model, gains offsetting losses',
+  'risk': 'mean quality lost to the full model (gains not counted)',
+  'signed': 'mean quality lost to the full model (gains offset losses)',
 }
 
 
