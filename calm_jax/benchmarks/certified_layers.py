@@ -8,9 +8,10 @@ Calibrates on draws of a table of scores that others have published: of a CALM
 T5-large on CNN/DM, 2,000 inputs at 100 thresholds, by Jazbec et al., "Fast yet
 Safe" (arXiv 2405.20915). The quality that an input loses to the full model is
 bounded clipped at 0 per input (`risk`, the paper's) or as it is (`signed`).
-Shown is the mean over draws of the certified layers; beside it what somebody
-would choose who knew the risks. NumPy and SciPy only; of the file nothing but
-arrays of numbers is unpickled.
+Both are measured against the table's threshold of 1; where nothing is
+certified, all layers count. Shown is the mean over draws of the certified
+layers; beside it what somebody would choose who knew the risks. NumPy and SciPy
+only; of the file nothing but arrays of numbers is unpickled.
 """
 
 import argparse
@@ -107,14 +108,19 @@ def read_scores(
 
 
 def populations(
-  thresholds: np.ndarray, layers: np.ndarray, scores: np.ndarray
+  thresholds: np.ndarray,
+  layers: np.ndarray,
+  scores: np.ndarray,
+  *,
+  num_layers: int,
 ) -> dict[str, Population]:
-  """Returns the losses of every setting but the full model, the first one.
+  """Returns the losses of every setting, against the outputs of the first.
 
   Args:
     thresholds: [J], descending from 1.
     layers: [J], layers per token.
     scores: [J, N], in [0, 1], higher is better.
+    num_layers: L, what counts where nothing is certified.
 
   Raises:
     ValueError: for thresholds or scores that are none.
@@ -123,7 +129,7 @@ def populations(
   about = dict(
     settings=[float(threshold) for threshold in thresholds[1:]],
     mean_exit_layers=layers[1:],
-    num_layers=float(layers[0]),
+    num_layers=num_layers,
   )
   return {
     'risk': Population(np.maximum(signed, 0.0), **about),
@@ -215,7 +221,8 @@ def table(measured: Measured) -> tables.Table:
     notes=(
       'layers per token that are certified, mean of '
       f'{measured.flags["draws"]} draws with replacement; if known: at the '
-      'most aggressive threshold whose risk is within the tolerance.',
+      'most aggressive threshold whose risk is within the tolerance. Where '
+      f'nothing was, all {measured.flags["num_layers"]}.',
     ),
   )
 
@@ -224,15 +231,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Calibrates, writes and prints."""
   parser = Arguments('certified_layers', __doc__)
   parser.add('scores', None, 'the pickle of scores', required=True)
+  parser.add('num_layers', 24, 'decoder layers of the model', type=int)
   parser.add('tolerances', '0.02,0.05', 'of the quality lost, by commas')
   parser.add('sizes', '300,1000', 'examples of a calibration, by commas')
   parser.add('error_rate', 0.05, 'how often it may be wrong', type=float)
-  parser.add('draws', 100, 'calibrations per row', type=int)
+  parser.add('draws', 400, 'calibrations per row', type=int)
   parser.add('output', None, 'a JSON file to write')
   flags: argparse.Namespace = parser.parse_args(arguments)
   try:
     rows = measure(
-      populations(*read_scores(flags.scores)),
+      populations(*read_scores(flags.scores), num_layers=flags.num_layers),
       tolerances=[float(text) for text in flags.tolerances.split(',')],
       sizes=[int(text) for text in flags.sizes.split(',')],
       error_rate=flags.error_rate,

@@ -32,6 +32,7 @@ def test_signed_and_betting_certify_more(tmp_path, capsys):
       '--tolerances=0.03',
       '--sizes=200',
       '--draws=12',
+      '--num_layers=12',
       f'--output={output}',
     ]
   )
@@ -48,7 +49,9 @@ def test_signed_and_betting_certify_more(tmp_path, capsys):
 
 def test_losses_are_those_of_the_scores():
   thresholds, layers, values = scores()
-  found = certified_layers.populations(thresholds, layers, values)
+  found = certified_layers.populations(
+    thresholds, layers, values, num_layers=12
+  )
   np.testing.assert_allclose(
     found['signed'].losses[:, 2], values[0] - values[3]
   )
