@@ -36,6 +36,7 @@ from calm_jax import (
   evaluation,
   interfaces,
   model,
+  records,
   runs,
 )
 from calm_jax.benchmarks import (
@@ -172,6 +173,12 @@ def _promised(certificate: Certificate | None) -> dict[str, Any]:
     'loss': certificate.context.get('loss', ''),
     'tolerance': certificate.tolerance,
     'error_rate': certificate.error_rate,
+    'promises': tuple(
+      records.PromisedLoss(
+        loss=bound.loss, metric=bound.metric, tolerance=bound.tolerance
+      )
+      for bound in certificate.promises
+    ),
   }
 
 

@@ -3,14 +3,15 @@
 import dataclasses
 import math
 
+from calm_jax import records
 from calm_jax.benchmarks.measured_rows import Measured
 from calm_jax.benchmarks.shares import Shares
 from calm_jax.reporting import tables
 
 _LOSSES = {
   'textual': 'mean distance to the full model',
-  'risk': 'mean quality lost to the full model',
-  'signed': 'mean quality lost to the full model',
+  'risk': 'mean quality lost to the full model (gains not counted)',
+  'signed': 'mean quality lost to the full model (gains offset losses)',
 }
 
 
@@ -36,6 +37,8 @@ class CertifiedRow:
       there is no certificate.
     tolerance: what the expected loss is at most; NaN without a certificate.
     error_rate: how likely the certificate may be wrong; NaN without one.
+    promises: where it bounds several losses together; loss and tolerance are
+      those of the first.
   """
 
   name: str
@@ -52,16 +55,21 @@ class CertifiedRow:
   loss: str = ''
   tolerance: float = math.nan
   error_rate: float = math.nan
+  promises: tuple[records.PromisedLoss, ...] = ()
 
 
 def promise(row: CertifiedRow) -> str:
   """Returns what the row's certificate promises, '-' without one."""
   if math.isnan(row.tolerance):
     return '-'
-  return (
-    f'{_LOSSES.get(row.loss, "mean loss")} at most {row.tolerance:g} with '
-    f'probability {1 - row.error_rate:g}'
+  first = records.PromisedLoss(
+    loss=row.loss, metric='', tolerance=row.tolerance
   )
+  bounds = [
+    f'{_LOSSES.get(one.loss, "mean loss")} at most {one.tolerance:g}'
+    for one in row.promises or (first,)
+  ]
+  return f'{" and ".join(bounds)} with probability {1 - row.error_rate:g}'
 
 
 def table(*measured: Measured) -> tables.Table:

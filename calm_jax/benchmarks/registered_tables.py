@@ -13,6 +13,7 @@ from calm_jax import records, reporting
 from calm_jax.benchmarks import (
   abuse_table,
   calibration_power,
+  certified_layers,
   certified_table,
   drafting_table,
   exactness_table,
@@ -193,6 +194,10 @@ TABLES = {
   'calibration_power': RegisteredTable(
     ('calibration_power.json',),
     _of_rows(calibration_power.PowerRow, calibration_power.table),
+  ),
+  'certified_layers': RegisteredTable(
+    ('certified_layers.json',),
+    _of_rows(certified_layers.LayersRow, certified_layers.table),
   ),
   'certified_table_2': RegisteredTable(('certified_table_2.json',), _plain),
   'classifier_rates': RegisteredTable(

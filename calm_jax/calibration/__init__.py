@@ -11,9 +11,14 @@ from calm_jax.calibration.beta_mixture import (
   fit_beta_mixture,
 )
 from calm_jax.calibration.bets import Betting, betting
+from calm_jax.calibration.bounds import Bound, TestedBound
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.calibration.corrections import Bonferroni, Holm
 from calm_jax.calibration.inputs import check_settings
+from calm_jax.calibration.joint import (
+  calibrate_jointly,
+  next_column_jointly,
+)
 from calm_jax.calibration.loaded_tables import load_loss_tables
 from calm_jax.calibration.multiple_testing import (
   FixedSequence,
@@ -43,16 +48,19 @@ __all__ = [
   'BetaMixture',
   'Betting',
   'Bonferroni',
+  'Bound',
   'Certificate',
   'FixedSequence',
   'Holm',
   'PValue',
   'Procedure',
+  'TestedBound',
   'TooManyExamples',
   'ValidationPlan',
   'bentkus',
   'betting',
   'calibrate',
+  'calibrate_jointly',
   'check_settings',
   'default_p_value',
   'exact_binomial',
@@ -62,6 +70,7 @@ __all__ = [
   'hoeffding_bentkus',
   'load_loss_tables',
   'next_column',
+  'next_column_jointly',
   'required_examples',
   'staircase_path',
   'validate',

@@ -9,18 +9,20 @@ stored p-values and refuses a file in which they disagree.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from typing import Any
 
 import numpy as np
 
 from calm_jax import records
-from calm_jax.calibration import multiple_testing
+from calm_jax.calibration import bounds, certificate_words, multiple_testing
+from calm_jax.calibration.bounds import TestedBound
 from calm_jax.calibration.inputs import threshold_of
 
 FORMAT = 'calm_jax.certificate'
 VERSION = 1
+# Of certificates with several promises, which versions before cannot read.
+JOINT_VERSION = 2
 
 # What a file states besides the fields, for its human readers. All of it
 # follows from the fields and is compared with them on reading.
@@ -48,6 +50,10 @@ class Certificate:
     loss_range: the smallest and the largest value a loss can have.
     context: what else it depends on, JSON: the fields of a
       `records.DecodingContext`, the loss, its metric, the task.
+    promises: K of them, in one order, where several losses are bounded
+      together; () for one. `p_values` are then the largest of theirs, and
+      tolerance, risks, loss_range and the loss of the context those of the
+      first, which holds by itself as each of them does.
   """
 
   index: int | None
@@ -62,6 +68,7 @@ class Certificate:
   p_values: tuple[float, ...]
   loss_range: tuple[float, float] = (0.0, 1.0)
   context: dict[str, Any] = dataclasses.field(default_factory=dict)
+  promises: tuple[TestedBound, ...] = ()
 
   def __post_init__(self):
     """Brings the fields to one form, so that reading equals what was saved."""
@@ -71,8 +78,8 @@ class Certificate:
 
     if self.index is not None:
       put('index', int(self.index))
-    put('risks', _numbers(self.risks))
-    put('p_values', _numbers(self.p_values))
+    put('risks', bounds.numbers(self.risks))
+    put('p_values', bounds.numbers(self.p_values))
     put('settings', tuple(_plain('settings', list(self.settings))))
     put('loss_range', tuple(float(bound) for bound in self.loss_range))
     put('context', _plain('context', dict(self.context)))
@@ -81,6 +88,8 @@ class Certificate:
         f'{len(self.settings)} settings, {len(self.risks)} risks and '
         f'{len(self.p_values)} p-values should be equally many'
       )
+    put('promises', tuple(map(_tested, self.promises)))
+    _check_promises(self)
     if self.index is not None and not 0 <= self.index < len(self.settings):
       raise ValueError(
         f'index {self.index} is none of the {len(self.settings)} settings'
@@ -90,6 +99,22 @@ class Certificate:
   def certified(self) -> bool:
     """Whether any setting was certified."""
     return self.index is not None
+
+  @property
+  def bounds(self) -> tuple[TestedBound, ...]:
+    """What is promised of one loss or of several, in one form."""
+    if self.promises:
+      return self.promises
+    return (
+      TestedBound(
+        loss=self.context.get('loss', ''),
+        metric=self.context.get('metric', ''),
+        tolerance=self.tolerance,
+        loss_range=self.loss_range,
+        risks=self.risks,
+        p_values=self.p_values,
+      ),
+    )
 
   @property
   def decoding(self) -> records.DecodingContext:
@@ -115,31 +140,16 @@ class Certificate:
     """Says in one paragraph what is guaranteed and what for."""
     history = records.read_row_history(self.context)
     used = '' if history is None else f' {history.describe()}'
-    if self.index is None:
-      return (
-        f'Nothing was certified at tolerance {self.tolerance:g} and error rate '
-        f'{self.error_rate:g}, so the full model is used (threshold 1). '
-        f'{self.reason}{used}'
-      )
-    low, high = self.loss_range
-    name = f'{self.context["loss"]}, ' if 'loss' in self.context else ''
-    return (
-      f'Certified: setting {self.index + 1} of {len(self.settings)}, '
-      f'{records.setting_in_words(self.settings[self.index])}. '
-      f'With probability at least {1 - self.error_rate:g} over the draw of the '
-      f'{self.num_examples} calibration examples, its expected loss '
-      f'({name}between {low:g} and {high:g}) on inputs like them is at most '
-      f'{self.tolerance:g}: '
-      f'P(E[loss] <= {self.tolerance:g}) >= {1 - self.error_rate:g}. Its mean '
-      f'over the calibration examples was {self.risks[self.index]:.4g}, '
-      f'p = {self.p_values[self.index]:.3g} by {self.p_value}, tested by '
-      f'{self.procedure}. {self.reason}{used}'
-    )
+    return f'{certificate_words.describe(self)} {self.reason}{used}'
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the certificate as JSON, whole or not at all."""
-    content = {'format': FORMAT, 'version': VERSION}
+    version = JOINT_VERSION if self.promises else VERSION
+    content = {'format': FORMAT, 'version': version}
     content.update(records.to_jsonable(self))
+    if not self.promises:
+      # As earlier versions write and read it.
+      del content['promises']
     content.update({name: getattr(self, name) for name in _DERIVED})
     records.write_json(path, {**content, 'checksum': _checksum(content)})
 
@@ -174,12 +184,16 @@ def _parse(cls, content) -> Certificate:
   """Builds a certificate from the content of a file."""
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise ValueError('not a certificate written by calm_jax')
-  if content.get('version') != VERSION:
+  version = content.get('version')
+  if version not in (VERSION, JOINT_VERSION):
     raise ValueError(
-      f'certificate version {content.get("version")!r}; this calm_jax reads '
-      f'version {VERSION}, so calibrate again or install the matching calm_jax'
+      f'certificate version {version!r}; this calm_jax reads versions '
+      f'{VERSION} and {JOINT_VERSION}, so calibrate again or install the '
+      'matching calm_jax'
     )
   names = [field.name for field in dataclasses.fields(cls)]
+  if version == VERSION:
+    names.remove('promises')
   expected = {'format', 'version', 'checksum', *names, *_DERIVED}
   if content.keys() != expected:
     raise ValueError(
@@ -219,14 +233,40 @@ def _check_choice(certificate, content, procedure) -> None:
       )
 
 
-def _numbers(values) -> tuple[float, ...]:
-  """Returns floats, None (JSON's NaN) as NaN.
+def _tested(found: TestedBound | dict) -> TestedBound:
+  """Returns a promise, as it is or as JSON has it."""
+  if isinstance(found, TestedBound):
+    return found
+  return records.from_jsonable(TestedBound, found, where='promises')
 
-  Every NaN becomes the one object math.nan: tuples compare their items by
-  identity first, so certificates with untested settings still compare equal.
-  """
-  values = [math.nan if value is None else float(value) for value in values]
-  return tuple(math.nan if math.isnan(value) else value for value in values)
+
+def _check_promises(certificate: Certificate) -> None:
+  """Raises ValueError unless several promises make up the certificate."""
+  promises = certificate.promises
+  if not promises:
+    return
+  if bounds.in_order(promises) != [*range(len(promises))] or len(promises) < 2:
+    raise ValueError(
+      f'promises {[bound.name for bound in promises]} must be several '
+      'different ones in the order of calibration.calibrate_jointly'
+    )
+  tests = [bound.p_values for bound in promises]
+  shapes = {len(values) for b in promises for values in (b.risks, b.p_values)}
+  if shapes != {len(certificate.settings)} or not np.array_equal(
+    np.max(tests, axis=0), certificate.p_values, equal_nan=True
+  ):
+    raise ValueError(
+      'p_values must be the largest of those of the promises, setting by '
+      'setting'
+    )
+  first = promises[0]
+  if (first.tolerance, first.loss_range) != (
+    certificate.tolerance,
+    certificate.loss_range,
+  ) or not np.array_equal(first.risks, certificate.risks, equal_nan=True):
+    raise ValueError(
+      'tolerance, loss_range and risks must be those of the first promise'
+    )
 
 
 def _plain(name: str, value):

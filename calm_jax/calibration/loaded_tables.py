@@ -6,12 +6,12 @@ one per confidence measure, can stand side by side.
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from calm_jax import records
-from calm_jax.calibration import population as populations
+from calm_jax.calibration.population import Population
 
 Say = Callable[[str], None]
 
@@ -26,13 +26,18 @@ class LoadedTable:
     table: as it was read.
     population: the same, taken for the population.
     speeds: wall clock of its settings, None if they were not timed.
+    populations: (loss, metric) -> the population of each of its losses; there
+      are several where a calibration promised several.
   """
 
   name: str
   path: str
   table: records.LossTable
-  population: populations.Population
+  population: Population
   speeds: records.SettingSpeeds | None = None
+  populations: Mapping[tuple[str, str], Population] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def about(self) -> dict:
@@ -86,6 +91,7 @@ def _check_comparable(first: LoadedTable, other: LoadedTable, say: Say) -> None:
     ('loss', first.table.loss, other.table.loss),
     ('metric', first.about.get('metric'), other.about.get('metric')),
     ('loss_range', first.population.loss_range, other.population.loss_range),
+    ('losses', list(first.populations), list(other.populations)),
   ):
     if here != there:
       raise ValueError(
@@ -103,26 +109,37 @@ def _load_table(path: str, say: Say) -> LoadedTable:
       '--gin.FULL_GRID=True writes MODEL_DIR/calibration/loss_table.npz'
     )
   table = records.read_loss_table(path)
-  low, high = table.fingerprint.get('loss_range', (0.0, 1.0))
   speeds = records.find_setting_speeds(path, table.settings, table.fingerprint)
   try:
-    population = populations.Population(
-      losses=table.losses,
-      settings=table.settings,
-      mean_exit_layers=table.mean_exit_layers,
-      num_layers=table.fingerprint.get('num_layers'),
-      speed_ups=None if speeds is None else np.asarray(speeds.speed_ups),
-      loss_range=(float(low), float(high)),
-    )
+    of_losses = {
+      (one.loss, one.fingerprint.get('metric', '')): _population(one, speeds)
+      for one in table.alone()
+    }
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
+  population = next(iter(of_losses.values()))
   if population.num_layers is None:
     say(
       f'{path} does not say how many layers the model has: mean layers are '
       'left out where the full model was chosen. Calibrate again to know.'
     )
   name = measure_of(table) or os.path.splitext(os.path.basename(path))[0]
-  return LoadedTable(name, path, table, population, speeds)
+  return LoadedTable(name, path, table, population, speeds, of_losses)
+
+
+def _population(
+  table: records.LossTable, speeds: records.SettingSpeeds | None
+) -> Population:
+  """Takes one loss of a table for a population."""
+  low, high = table.fingerprint.get('loss_range', (0.0, 1.0))
+  return Population(
+    losses=table.losses,
+    settings=table.settings,
+    mean_exit_layers=table.mean_exit_layers,
+    num_layers=table.fingerprint.get('num_layers'),
+    speed_ups=None if speeds is None else np.asarray(speeds.speed_ups),
+    loss_range=(float(low), float(high)),
+  )
 
 
 def measure_of(table: records.LossTable) -> str:

@@ -14,14 +14,21 @@ P_VALUES: dict[str, p_values.PValue] = {
 def default_p_value(loss_range: tuple[float, float]) -> str:
   """Returns the name of the p-value for losses of a range.
 
-  That of CALM (arXiv 2207.07061) in general, and betting for losses that may
-  be negative: mapped to [0, 1] they sit near 1/2, where the mean alone says
-  little.
+  Betting, for it looks at the spread of losses where others look at their mean
+  alone: of losses that vary little it certifies more, and of signed ones, which
+  mapped to [0, 1] sit near 1/2, most of all. That of CALM (arXiv 2207.07061) is
+  hoeffding_bentkus.
 
   Args:
     loss_range: the smallest and the largest value a loss can have.
 
   >>> default_p_value((0.0, 1.0)), default_p_value((-1.0, 1.0))
-  ('hoeffding_bentkus', 'betting')
+  ('betting', 'betting')
   """
-  return 'betting' if loss_range[0] < 0 else 'hoeffding_bentkus'
+  del loss_range
+  return 'betting'
+
+
+def default(loss_range: tuple[float, float]) -> p_values.PValue:
+  """Returns the p-value that `default_p_value` names."""
+  return P_VALUES[default_p_value(loss_range)]

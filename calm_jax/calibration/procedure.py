@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax.calibration import inputs, multiple_testing, p_values, reasons
+from calm_jax.calibration import (
+  inputs,
+  multiple_testing,
+  named_p_values,
+  p_values,
+  reasons,
+)
 from calm_jax.calibration.certificate import Certificate
 
 
@@ -24,7 +30,7 @@ def calibrate(
   *,
   tolerance: float = 0.1,
   error_rate: float = 0.05,
-  p_value: p_values.PValue = p_values.hoeffding_bentkus,
+  p_value: p_values.PValue | None = None,
   procedure: multiple_testing.Procedure | None = None,
   loss_range: tuple[float, float] = (0, 1),
   context: dict[str, Any] | None = None,
@@ -46,8 +52,8 @@ def calibrate(
     error_rate: the bound on the probability of certifying a setting whose
       expected loss is above the tolerance; in (0, 1).
     p_value: `f(losses [N] in [0, 1], *, tolerance) -> p`, super-uniform when
-      E[loss] > tolerance: hoeffding_bentkus; betting where losses vary little
-      or are signed; exact_binomial where they are 0 or 1; hoeffding, bentkus.
+      E[loss] > tolerance. betting if None; hoeffding_bentkus is the paper's;
+      exact_binomial where losses are 0 or 1; hoeffding, bentkus.
     procedure: a multiple testing procedure: fixed_sequence(...), Bonferroni()
       or Holm(); None is fixed_sequence().
     loss_range: the smallest and the largest value a loss can have. Losses and
@@ -64,6 +70,7 @@ def calibrate(
       shape, settings out of order, or numbers outside their range.
   """
   procedure = procedure or multiple_testing.fixed_sequence()
+  p_value = p_value or named_p_values.default(loss_range)
   settings = inputs.check_settings(settings)
   inputs.check_error_rate(error_rate)
   losses = np.asarray(losses)
@@ -71,8 +78,8 @@ def calibrate(
     raise ValueError(
       f'losses have {losses.shape[1]} columns for {len(settings)} settings'
     )
-  tests = _test_columns(losses, tolerance, p_value, loss_range)
-  _check_tested(losses, tests, procedure, error_rate)
+  tests = tests_of_columns(losses, tolerance, p_value, loss_range)
+  check_tested(losses, tests, procedure, error_rate)
   rejected = procedure(tests, error_rate)
   certificate = Certificate(
     index=max(rejected, default=None),
@@ -97,7 +104,7 @@ def next_column(
   *,
   tolerance: float = 0.1,
   error_rate: float = 0.05,
-  p_value: p_values.PValue = p_values.hoeffding_bentkus,
+  p_value: p_values.PValue | None = None,
   procedure: multiple_testing.Procedure | None = None,
   loss_range: tuple[float, float] = (0, 1),
 ) -> int | None:
@@ -116,13 +123,30 @@ def next_column(
     ValueError: as `calibrate`.
   """
   procedure = procedure or multiple_testing.fixed_sequence()
+  p_value = p_value or named_p_values.default(loss_range)
   inputs.check_error_rate(error_rate)
-  tests = _test_columns(np.asarray(losses), tolerance, p_value, loss_range)
+  tests = tests_of_columns(np.asarray(losses), tolerance, p_value, loss_range)
   return procedure.next_test(tests, error_rate)
 
 
-def _test_columns(losses, tolerance, p_value, loss_range) -> np.ndarray:
-  """Returns the p-value of every column [J], NaN for columns of NaN only."""
+def tests_of_columns(
+  losses: np.ndarray,
+  tolerance: float,
+  p_value: p_values.PValue,
+  loss_range: tuple[float, float],
+) -> np.ndarray:
+  """Returns the p-value of every column [J], NaN for columns of NaN only.
+
+  Args:
+    losses: [N, J], in their units.
+    tolerance: as for `calibrate`, and so are the others.
+    p_value: see `calibrate`.
+    loss_range: see `calibrate`.
+
+  Raises:
+    ValueError: for losses that are no numbers, outside their range or of the
+      wrong shape.
+  """
   low, high = inputs.check_range(loss_range, tolerance)
   if losses.ndim != 2 or not losses.size or losses.dtype.kind not in 'biuf':
     raise ValueError(
@@ -150,12 +174,26 @@ def _test_columns(losses, tolerance, p_value, loss_range) -> np.ndarray:
   return tests
 
 
-def _check_tested(losses, tests, procedure, error_rate) -> None:
-  """Raises ValueError if a column is missing that should not be.
+def check_tested(
+  losses: np.ndarray,
+  tests: np.ndarray,
+  procedure: multiple_testing.Procedure,
+  error_rate: float,
+) -> None:
+  """Checks that no column is missing that should not be.
 
   That is one that the procedure needs, or a hole: a column that it does not
   need and that is missing although a later one of that kind is there. Whoever
   fills such columns fills them in order, so something failed.
+
+  Args:
+    losses: [N, J].
+    tests: their p-values [J], NaN where missing.
+    procedure: see `calibrate`.
+    error_rate: see `calibrate`.
+
+  Raises:
+    ValueError: naming the column and the rows.
   """
   needed = multiple_testing.needed_tests(procedure, tests, error_rate)
   untested = np.isnan(tests)

@@ -64,7 +64,8 @@ def required_examples(
       starts needs the number for error_rate / k.
     expected_risk: in the units of the losses, below the tolerance.
     power: how likely a certificate shall be, in (0, 1); None: see above.
-    p_value: see `calibrate`.
+    p_value: the one that will be calibrated with; the paper's if not given,
+      for which nothing has to be simulated.
     loss_range: see `calibrate`.
     pilot_losses: [M], in the units of the losses; their mean takes the place of
       expected_risk, which must then be left out.

@@ -26,6 +26,10 @@ class ValidationPlan:
       p-value; 0 for no curves.
     curve_draws: calibrations per tolerance of the curves.
     seed: of draws and splits.
+    promises: sets of losses that are promised together, counted instead of
+      `tolerances`, without splits and curves: each a sequence of (loss,
+      tolerance) or (loss, tolerance, metric). They are of the losses that the
+      tables hold.
   """
 
   tolerances: Sequence[float] = (0.1,)
@@ -38,9 +42,15 @@ class ValidationPlan:
   curve_points: int = 25
   curve_draws: int = 200
   seed: int = 0
+  promises: Sequence[Sequence[tuple]] = ()
 
   def __post_init__(self):
     """Raises ValueError for no tolerances and names that are none."""
+    if any(not promised for promised in self.promises):
+      raise ValueError(
+        'there are no promises in one of the sets; give at least one of each, '
+        'such as textual=0.05'
+      )
     object.__setattr__(
       self, 'tolerances', tuple(dict.fromkeys(self.tolerances))
     )

@@ -13,6 +13,7 @@ from typing import Any
 from calm_jax import records
 from calm_jax.calibration import (
   choices,
+  joint_validation,
   procedure,
   split_studies,
   tolerance_curves,
@@ -62,8 +63,10 @@ def validate(
   plan = ValidationPlan() if plan is None else plan
   if plan.num_draws < _FEWEST_TO_REPORT:
     say(f'{plan.num_draws} draws are for a trial; report {_FEWEST_TO_REPORT}.')
+  if not plan.promises:
+    joint_validation.refuse_several(tables)
   curve_tolerances = ()
-  if plan.curve_points:
+  if plan.curve_points and not plan.promises:
     curve_tolerances = tolerance_curves.sweep_tolerances(
       [entry.population for entry in tables],
       number=plan.curve_points,
@@ -71,7 +74,7 @@ def validate(
     )
   study = _Study(
     plan=plan,
-    statistics=plan.statistics(tables[0].population.loss_range),
+    statistics=plan.statistics(joint_validation.range_of_all(tables[0])),
     curve_tolerances=tuple(curve_tolerances),
     say=say,
   )
@@ -89,11 +92,47 @@ def validate(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Counted:
+  """What was counted and certified of one table, in the record's fields."""
+
+  loss: str
+  metric: str
+  counts: tuple[records.ViolationCount, ...]
+  near_counts: tuple[records.ViolationCount, ...]
+  certificates: tuple[records.CertificateSummary, ...]
+  splits: tuple[records.SplitStudy, ...] = ()
+
+
 def _validate_table(
   entry: LoadedTable, study: _Study
 ) -> records.ValidatedTable:
   """Counts, splits, certifies and sweeps one table."""
-  table, population, plan = entry.table, entry.population, study.plan
+  table, population = entry.table, entry.population
+  counted = _count_jointly if study.plan.promises else _count_alone
+  return records.ValidatedTable(
+    name=entry.name,
+    path=entry.path,
+    checksum=_checksum(table),
+    task=entry.about.get('task', ''),
+    split=entry.about.get('split', ''),
+    measure=measure_of(table),
+    loss_range=population.loss_range,
+    num_examples=population.num_examples,
+    num_layers=population.num_layers,
+    settings=tuple(population.settings),
+    risks=tuple(population.risks.tolist()),
+    mean_exit_layers=tuple(population.mean_exit_layers.tolist()),
+    curve=_curve(entry, study),
+    speeds=entry.speeds,
+    fingerprint=entry.about,
+    **vars(counted(entry, study)),
+  )
+
+
+def _count_alone(entry: LoadedTable, study: _Study) -> _Counted:
+  """Counts and certifies the one loss of a table at the tolerances asked."""
+  population, plan = entry.population, study.plan
   asked = [(s, t) for s in study.statistics for t in plan.tolerances]
   near = [
     (s, *pair)
@@ -112,29 +151,56 @@ def _validate_table(
     )
     for s, t in asked
   )
-  near_counts = tuple(_count(entry, study, s, t, near=k) for s, k, t in near)
-  return records.ValidatedTable(
-    name=entry.name,
-    path=entry.path,
-    checksum=_checksum(table),
-    task=entry.about.get('task', ''),
-    split=entry.about.get('split', ''),
-    measure=measure_of(table),
-    loss=table.loss,
+  return _Counted(
+    loss=entry.table.loss,
     metric=entry.about.get('metric', ''),
-    loss_range=population.loss_range,
-    num_examples=population.num_examples,
-    num_layers=population.num_layers,
-    settings=tuple(population.settings),
-    risks=tuple(population.risks.tolist()),
-    mean_exit_layers=tuple(population.mean_exit_layers.tolist()),
     counts=counts,
-    near_counts=near_counts,
-    splits=splits,
+    near_counts=tuple(_count(entry, study, s, t, near=k) for s, k, t in near),
     certificates=certificates,
-    curve=_curve(entry, study),
-    speeds=entry.speeds,
-    fingerprint=entry.about,
+    splits=splits,
+  )
+
+
+def _count_jointly(entry: LoadedTable, study: _Study) -> _Counted:
+  """Counts and certifies the sets of promises that were asked for."""
+  sets = [
+    joint_validation.bounds_of(entry, promised)
+    for promised in study.plan.promises
+  ]
+  certificates, counts, near_counts = [], [], []
+  for statistics in study.statistics:
+    for promises in sets:
+      summary, words = joint_validation.certify(entry, statistics, promises)
+      study.say(f'{entry.name}, the whole table: {words}')
+      certificates.append(summary)
+      for setting, bounds in (
+        (None, promises),
+        *joint_validation.near_promises(entry, promises),
+      ):
+        count = joint_validation.count(
+          entry, study.plan, statistics, bounds, setting
+        )
+        _say_joint(study.say, entry, count)
+        (counts if setting is None else near_counts).append(count)
+  named = {
+    (bound.loss, bound.metric) for promises in sets for bound in promises
+  }
+  kept = [key for key in entry.populations if key in named]
+  return _Counted(
+    loss=' and '.join(loss for loss, _ in kept),
+    metric=', '.join(dict.fromkeys(metric for _, metric in kept)),
+    counts=tuple(counts),
+    near_counts=tuple(near_counts),
+    certificates=tuple(certificates),
+  )
+
+
+def _say_joint(say: Say, entry: LoadedTable, count) -> None:
+  promised = ', '.join(one.describe() for one in count.promises)
+  near = '' if count.near_setting is None else ' (one just below a risk)'
+  say(
+    f'{entry.name}, {count.p_value}, {promised}{near}: '
+    f'{count.num_violations} of {count.num_draws} draws break any of it'
   )
 
 

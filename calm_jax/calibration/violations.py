@@ -5,13 +5,15 @@ often calibrations on such draws choose a setting whose risk is above the
 tolerance is then counted, with no noise but the binomial one.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from calm_jax import records
 from calm_jax.calibration import choices
+from calm_jax.calibration.bounds import Bound
 from calm_jax.calibration.population import Population
 
 # Losses of draws that are held in memory at once.
@@ -42,17 +44,32 @@ def choose_on_draws(
   Raises:
     ValueError: if there is nothing to draw, or as `choices.choose`.
   """
-  size = population.num_examples if draw_size is None else draw_size
+  return _choose_on_draws(
+    [population],
+    [tolerance],
+    statistics,
+    num_draws=num_draws,
+    draw_size=draw_size,
+    seed=seed,
+  )
+
+
+def _choose_on_draws(
+  populations, tolerances, statistics, *, num_draws, draw_size, seed
+) -> np.ndarray:
+  """Does what `choose_on_draws` does, for K losses of the same rows."""
+  number = populations[0].num_examples
+  size = number if draw_size is None else draw_size
   if num_draws < 1 or size < 1:
     raise ValueError(
       f'num_draws {num_draws} and draw_size {size} must be at least 1'
     )
   return np.concatenate(
     [
-      choices.choose(
-        population, rows, tolerance=tolerance, statistics=statistics
+      choices.choose_jointly(
+        populations, rows, tolerances=tolerances, statistics=statistics
       )
-      for rows in _draws(population.num_examples, num_draws, size, seed)
+      for rows in _draws(number, num_draws, size, seed)
     ]
   )
 
@@ -81,30 +98,98 @@ def count_violations(
   Raises:
     ValueError: as `choose_on_draws`.
   """
-  chosen = choose_on_draws(
-    population,
-    tolerance=tolerance,
-    statistics=statistics,
+  return _count(
+    [population],
+    [tolerance],
+    statistics,
+    num_draws=num_draws,
+    draw_size=draw_size,
+    seed=seed,
+    near_setting=near_setting,
+  )
+
+
+def count_joint_violations(
+  populations: Mapping[tuple[str, str], Population],
+  *,
+  promises: Sequence[Bound],
+  statistics: choices.Statistics,
+  num_draws: int = 1000,
+  draw_size: int | None = None,
+  seed: int = 0,
+  near_setting: Any = None,
+) -> records.ViolationCount:
+  """Counts the choices that break any of several promises.
+
+  Args:
+    populations: (loss, metric) -> its table, all of the same rows and settings.
+    promises: what is promised, in the order of certificates.
+    statistics: how each draw is calibrated.
+    num_draws: as for `count_violations`, and so are the others.
+    draw_size: see `count_violations`.
+    seed: see `count_violations`.
+    near_setting: see `count_violations`.
+
+  Raises:
+    ValueError: as `choose_on_draws`.
+  """
+  count = _count(
+    [populations[bound.loss, bound.metric] for bound in promises],
+    [bound.tolerance for bound in promises],
+    statistics,
+    num_draws=num_draws,
+    draw_size=draw_size,
+    seed=seed,
+    near_setting=near_setting,
+  )
+  promised = tuple(
+    records.PromisedLoss(
+      loss=bound.loss, metric=bound.metric, tolerance=bound.tolerance
+    )
+    for bound in promises
+  )
+  return dataclasses.replace(count, promises=promised)
+
+
+def _count(
+  populations,
+  tolerances,
+  statistics,
+  *,
+  num_draws,
+  draw_size,
+  seed,
+  near_setting,
+) -> records.ViolationCount:
+  """Counts draws whose choice has any risk above its tolerance."""
+  chosen = _choose_on_draws(
+    populations,
+    tolerances,
+    statistics,
     num_draws=num_draws,
     draw_size=draw_size,
     seed=seed,
   )
-  risks, layers = population.of_choices(chosen)
-  violations = int(population.above(risks, tolerance).sum())
+  first = populations[0]
+  above = [
+    population.above(population.of_choices(chosen)[0], tolerance)
+    for population, tolerance in zip(populations, tolerances, strict=True)
+  ]
+  risks, layers = first.of_choices(chosen)
+  violations = int(np.any(above, axis=0).sum())
   rate_low, rate_high = rate_interval(violations, num_draws)
   return records.ViolationCount(
-    tolerance=float(tolerance),
+    tolerance=float(tolerances[0]),
     p_value=statistics.p_value_name,
     near_setting=near_setting,
     num_draws=num_draws,
-    draw_size=population.num_examples if draw_size is None else draw_size,
+    draw_size=first.num_examples if draw_size is None else draw_size,
     num_violations=violations,
     rate_low=rate_low,
     rate_high=rate_high,
     num_certified=int((chosen >= 0).sum()),
     chosen=tuple(
-      int((chosen == column).sum())
-      for column in range(len(population.settings))
+      int((chosen == column).sum()) for column in range(len(first.settings))
     ),
     mean_risk=float(risks.mean()),
     mean_exit_layer=float(layers.mean()),

@@ -185,8 +185,25 @@ def _stated(certificate: Certificate) -> dict[str, Any]:
     'certified': certificate.certified,
     'tolerance': certificate.tolerance,
     'error_rate': certificate.error_rate,
+    **_promises(certificate),
     'statement': certificate.describe(),
     'context': certificate.context,
+  }
+
+
+def _promises(certificate: Certificate) -> dict[str, Any]:
+  """Returns what a manifest says of several losses; nothing of a single one."""
+  if not certificate.promises:
+    return {}
+  return {
+    'promises': [
+      {
+        'loss': bound.loss,
+        'metric': bound.metric,
+        'tolerance': bound.tolerance,
+      }
+      for bound in certificate.promises
+    ]
   }
 
 

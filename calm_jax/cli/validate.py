@@ -14,6 +14,10 @@ The tables must be full: calibrate with --gin.FULL_GRID=True. Several tables of
 one loss, such as one per confidence measure, make one comparison. Nothing is
 decoded; neither JAX nor TensorFlow is needed. Writes validation.json,
 validation.md and pictures beside the first table.
+
+A table of a calibration with several promises (--gin.PROMISES) holds several
+losses; --promises=textual=0.05,signed=0.02 counts the draws that break any of
+them, without splits and pictures.
 """
 
 import os
@@ -36,15 +40,23 @@ _NAME = flags.DEFINE_list(
 _TOLERANCE = flags.DEFINE_list(
   'tolerance', ['0.1'], 'Comma-separated tolerances, in units of the losses.'
 )
+_PROMISES = flags.DEFINE_multi_string(
+  'promises',
+  None,
+  'Losses of the tables and their tolerances that are promised together, '
+  'textual=0.05,signed=0.02 (textual:rouge_l=0.05 where a loss is there by '
+  'several metrics), instead of --tolerance; may be repeated. Any that is '
+  'broken is a violation.',
+)
 _ERROR_RATE = flags.DEFINE_float(
   'error_rate', 0.05, 'How often a certificate may be wrong, in (0, 1).'
 )
 _P_VALUE = flags.DEFINE_list(
   'p_value',
   None,
-  'Comma-separated p-values: hoeffding_bentkus (the default), betting (the '
-  'default of signed losses), exact_binomial (losses of 0 and 1), hoeffding, '
-  'bentkus. Curves are drawn of the first.',
+  'Comma-separated p-values: betting (the default), hoeffding_bentkus (that of '
+  'the paper), exact_binomial (losses of 0 and 1), hoeffding, bentkus. Curves '
+  'are drawn of the first.',
 )
 _PROCEDURE = flags.DEFINE_string(
   'procedure',
@@ -106,7 +118,9 @@ def _write(folder: str, validation: records.Validation) -> None:
   records.write_text(
     place('validation.md'), reporting.render_validation_markdown(validation)
   )
-  figures = {'violations.png': reporting.violation_figure}
+  figures = {}
+  if not reporting.is_joint(validation):
+    figures['violations.png'] = reporting.violation_figure
   if validation.tables[0].curve is not None:
     figures['risk_by_tolerance.png'] = reporting.risk_figure
     figures['layers_by_tolerance.png'] = reporting.depth_figure
@@ -132,6 +146,46 @@ def _numbers(texts: Sequence[str]) -> list[float]:
     ) from None
 
 
+def _promises(texts: Sequence[str]) -> list[list[tuple]]:
+  """Returns the sets of promises that flags list.
+
+  >>> _promises(['textual=0.05,signed:chrf=0.02'])
+  [[('textual', 0.05), ('signed', 0.02, 'chrf')]]
+  """
+  return [[_promise(one, text) for one in text.split(',')] for text in texts]
+
+
+def _promise(text: str, whole: str) -> tuple:
+  name, _, number = text.strip().rpartition('=')
+  # The metric may be a function of one's own, module:name.
+  loss, _, metric = name.partition(':')
+  try:
+    if not loss:
+      raise ValueError(f'{text!r} names no loss')
+    return (loss, float(number), *([metric] if metric else []))
+  except ValueError as error:
+    raise ValueError(
+      f'--promises={whole} is no list of losses with their tolerances '
+      f'({error}); write for example --promises=textual=0.05,signed=0.02'
+    ) from None
+
+
+def _tolerances() -> dict[str, list]:
+  """Returns the tolerances or the promises of the flags.
+
+  Raises:
+    ValueError: for both.
+  """
+  if not _PROMISES.value:
+    return {'tolerances': _numbers(_TOLERANCE.value)}
+  if _TOLERANCE.present:
+    raise ValueError(
+      '--promises and --tolerance are both given; promises have tolerances of '
+      'their own'
+    )
+  return {'promises': _promises(_PROMISES.value)}
+
+
 def _say(line: str) -> None:
   print(line, flush=True)
 
@@ -144,7 +198,7 @@ def main(argv):
     run(
       app_runner.path(_TABLE),
       calibration.ValidationPlan(
-        tolerances=_numbers(_TOLERANCE.value),
+        **_tolerances(),
         error_rate=_ERROR_RATE.value,
         p_values=_P_VALUE.value,
         procedure=_PROCEDURE.value,

@@ -46,6 +46,7 @@ from calm_jax.evaluation.losses import (
   textual_loss,
 )
 from calm_jax.evaluation.predictions import write_predictions
+from calm_jax.evaluation.promises import Promise
 from calm_jax.evaluation.samples import decoded_text, sample_outputs
 from calm_jax.evaluation.setting_speeds import time_settings
 from calm_jax.evaluation.shallow_agreement import (
@@ -73,6 +74,7 @@ __all__ = [
   'Evaluation',
   'FullTraces',
   'OfModel',
+  'Promise',
   'Scoring',
   'ShallowAgreement',
   'ShortlistMisses',

@@ -28,6 +28,7 @@ from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.distinct_inputs import say_distinct
 from calm_jax.evaluation.loss_table import build_loss_table
 from calm_jax.evaluation.losses import ConsistencyLoss
+from calm_jax.evaluation.promises import Promise
 from calm_jax.evaluation.setting_grid import SettingGrid
 from calm_jax.records import decoding_contexts
 
@@ -65,6 +66,7 @@ def calibrate(
   reference: interfaces.BoundDecoder | None = None,
   loss: str | ConsistencyLoss = 'textual',
   tolerance: float = 0.1,
+  promises: Sequence[Promise | tuple] | None = None,
   error_rate: float = 0.05,
   context: Mapping[str, Any] | None = None,
   uses_in: str | os.PathLike | None = None,
@@ -91,6 +93,8 @@ def calibrate(
       certified together with what the exits change.
     loss: see `CalibrationPlan`.
     tolerance: what the expected loss may be at most, in its units.
+    promises: several losses to bound together instead of these two; see
+      `CalibrationPlan`.
     error_rate: how often the certificate may be wrong, in (0, 1).
     context: kept in the certificate. What `bound` cannot know, jobs ask for:
       `parameters` and `tokenizer` (their fingerprints), `prefix`,
@@ -117,6 +121,7 @@ def calibrate(
     settings=settings,
     loss=loss,
     tolerance=tolerance,
+    promises=promises,
     error_rate=error_rate,
     **plan,
   )
@@ -171,7 +176,7 @@ def run_calibration(
       'with it as it is, or calibrate the policy without verification'
     )
   _check_paths(policy, plan.settings)
-  meter, left_open = CostMeter(), isinstance(plan.loss, str)
+  meter, left_open = CostMeter(), plan.left_open
   plan = _checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   batches = inputs.batches
@@ -179,9 +184,11 @@ def run_calibration(
   say(f'full model on {len(inputs.example_ids)} inputs')
   full = grid.full()
   plan = plan.for_texts(full.texts, what="the full model's outputs")
-  loss, statistics = plan.loss, plan.statistics()
+  losses, statistics = plan.losses(), plan.statistics()
+  loss, *others = losses
   if left_open:
-    say(f'metric {loss.metric_name}, by the alphabet of the texts')
+    metrics = dict.fromkeys(loss.metric_name for loss in losses)
+    say(f'metric {", ".join(metrics)}, by the alphabet of the texts')
   context = {
     'loss': loss.name,
     'metric': loss.metric_name,
@@ -207,21 +214,38 @@ def run_calibration(
     loss=meter.timed('scoring', loss),
     loss_name=loss.name,
     full=full,
+    others=[
+      (_described(other), meter.timed('scoring', other)) for other in others
+    ],
     next_column=meter.timed(
-      'statistics', functools.partial(calibration.next_column, **statistics)
+      'statistics', functools.partial(_next_column, statistics)
     ),
     full_grid=full_grid,
     path=table_path,
     fingerprint={**context, 'loss_range': loss.loss_range},
     progress=progress,
   )
-  certificate = meter.timed('statistics', calibration.calibrate)(
-    table.losses,
+  certificate = meter.timed('statistics', calibration.calibrate_jointly)(
+    [one.losses for one in table.alone()],
     plan.settings,
     context={**context, 'versions': versions, **_stated(history, uses_in)},
     **statistics,
   )
   return Calibration(certificate, full, table, grid.cost(), inputs.places)
+
+
+def _described(loss: ConsistencyLoss) -> records.OtherLoss:
+  return records.OtherLoss(
+    loss=loss.name, metric=loss.metric_name, loss_range=loss.loss_range
+  )
+
+
+def _next_column(
+  statistics: Mapping[str, Any], losses: np.ndarray
+) -> int | None:
+  """Returns the column of [N, J] or [K, N, J] that is needed next."""
+  tables = losses if losses.ndim == 3 else losses[None]
+  return calibration.next_column_jointly(list(tables), **statistics)
 
 
 def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
@@ -247,7 +271,8 @@ def _checked_before(
   references = [texts for batch in batches for texts in references_of(batch)]
   texts = [text for row in references for text in row]
   for_texts = plan.for_texts(texts, what='the references')
-  for_texts.loss.check_references(references)
+  for loss in for_texts.losses():
+    loss.check_references(references)
   # Without any, a metric that is left open is for the outputs to choose.
   return for_texts if texts else plan
 
@@ -259,13 +284,14 @@ def _use(
   context: Mapping[str, Any],
 ) -> records.RowUse:
   """Returns this calibration as a use of its rows."""
+  promises = statistics['promises']
   return records.RowUse(
     rows=context['examples'],
     example_ids=tuple(sorted(example_ids)),
     settings=tuple(plan.settings),
     loss=context['loss'],
     metric=context['metric'],
-    tolerance=float(plan.tolerance),
+    tolerance=promises[0].tolerance,
     error_rate=float(plan.error_rate),
     p_value=p_values.name_of(statistics['p_value']),
     procedure=statistics['procedure'].name,
@@ -274,6 +300,12 @@ def _use(
       for name, value in records.DecodingContext.read(context).write().items()
       if name not in decoding_contexts.TOLD
     },
+    promises=tuple(
+      records.PromisedLoss(
+        loss=bound.loss, metric=bound.metric, tolerance=bound.tolerance
+      )
+      for bound in (promises if len(promises) > 1 else ())
+    ),
   )
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 from calm_jax import calibration
 from calm_jax.evaluation import seen_text, used_rows
-from calm_jax.evaluation.losses import ConsistencyLoss, get_loss
+from calm_jax.evaluation.losses import ConsistencyLoss
+from calm_jax.evaluation.promises import Promise, as_promises
 
 DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
+_LOSS = 'textual'
+_TOLERANCE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,24 +32,28 @@ class CalibrationPlan:
       text_metrics.METRICS, a function (prediction, references) -> [0, 1], or
       its 'module:name'; None for the first of seen_text.DEFAULTS that sees the
       texts, rouge_l for those in Latin script.
-    p_value: one of `calibration`'s p-values; hoeffding_bentkus if None, betting
-      for 'signed', whose range the others make little of.
+    p_value: one of `calibration`'s p-values; betting if None. That of the paper
+      is `calibration.hoeffding_bentkus`.
     procedure: `calibration.fixed_sequence()` if None.
     spent: what becomes of it that other calibrations have looked at the same
       rows: it is 'told', or 'counted', their error rates taken off this one's;
       a number is taken off instead, where they are noted elsewhere. Counting
       bounds all of them together only if none was chosen by what came out of
       another; rows not used so far always do.
+    promises: several losses to bound together, instead of `loss` and
+      `tolerance`: `Promise`s, or (loss, tolerance) or (loss, tolerance,
+      metric), in any order. One is the same as `loss` and `tolerance`.
   """
 
   settings: Sequence[float | dict[str, Any]] = DEFAULT_THRESHOLDS
-  tolerance: float = 0.1
+  tolerance: float = _TOLERANCE
   error_rate: float = 0.05
-  loss: str | ConsistencyLoss = 'textual'
+  loss: str | ConsistencyLoss = _LOSS
   metric: str | Callable | None = None
   p_value: Any = None
   procedure: Any = None
   spent: str | float = used_rows.TOLD
+  promises: Sequence[Promise | tuple] | None = None
 
   def __post_init__(self):
     """Raises ValueError for settings out of order and losses that are none."""
@@ -61,16 +68,58 @@ class CalibrationPlan:
           'as calibration.betting or calibration.fixed_sequence() (in gin '
           '@calibration.betting, @calibration.fixed_sequence())'
         )
-    if isinstance(self.loss, ConsistencyLoss):
+    if self.promises is None:
+      self._put_alone(Promise(self.loss, self.tolerance, self.metric))
       return
-    # Looked up even where the metric is left open: an unknown loss shows here.
-    metric = seen_text.DEFAULTS[0] if self.metric is None else self.metric
-    loss = get_loss(self.loss, metric)
-    if self.metric is not None:
-      object.__setattr__(self, 'loss', loss)
+    if self.loss != _LOSS or self.tolerance != _TOLERANCE:
+      raise ValueError(
+        f'promises are given, and besides them loss {self.loss!r} and '
+        f'tolerance {self.tolerance}: leave these two (LOSS, TOLERANCE) out, '
+        'promises say it'
+      )
+    promises = as_promises(self.promises, self.metric)
+    object.__setattr__(self, 'promises', promises)
+    if len(promises) == 1:
+      object.__setattr__(self, 'promises', None)
+      self._put_alone(promises[0])
+
+  def _put_alone(self, promise: Promise) -> None:
+    """Takes a promise for the only one."""
+    named = promise.metric is not None
+    for name, value in (
+      # Looked up only where the metric is not left open.
+      ('loss', promise.measured() if named else promise.loss),
+      ('tolerance', promise.tolerance),
+      ('metric', promise.metric),
+    ):
+      object.__setattr__(self, name, value)
+
+  def promised(self) -> tuple[Promise, ...]:
+    """Returns what is promised, of one loss or of several."""
+    if self.promises is None:
+      return (Promise(self.loss, self.tolerance, self.metric),)
+    return as_promises(self.promises, self.metric)
+
+  def losses(self) -> tuple[ConsistencyLoss, ...]:
+    """Returns the loss of each promise.
+
+    Raises:
+      ValueError: if a metric is still left open.
+    """
+    if self.left_open:
+      raise ValueError('the metric is left open: ask for_texts first')
+    return tuple(promise.measured() for promise in self.promised())
+
+  @property
+  def left_open(self) -> bool:
+    """Whether a metric is for the texts to choose."""
+    return any(
+      promise.metric is None and not isinstance(promise.loss, ConsistencyLoss)
+      for promise in self.promised()
+    )
 
   def for_texts(self, texts: Sequence[str], *, what: str) -> 'CalibrationPlan':
-    """Returns the plan with a loss whose metric sees the texts.
+    """Returns the plan with losses whose metrics see the texts.
 
     A metric that was left open is chosen by the alphabet of the texts, and by
     nothing else, so that it may be theirs: where texts are mixed, name it.
@@ -80,27 +129,30 @@ class CalibrationPlan:
       what: how errors call them.
 
     Raises:
-      ValueError: if the metric ignores much of them, naming one that does not.
+      ValueError: if a metric ignores much of them, naming one that does not; or
+        if two promises of one loss turn out to have the same metric.
     """
-    loss = self.loss
-    if not isinstance(loss, ConsistencyLoss):
-      loss = get_loss(loss, seen_text.default_metric(texts))
-    loss.check_sees(texts, what=what)
-    return dataclasses.replace(self, loss=loss)
+    plan = self
+    if self.left_open:
+      plan = dataclasses.replace(self, metric=seen_text.default_metric(texts))
+    for loss in plan.losses():
+      loss.check_sees(texts, what=what)
+    return plan
 
   def statistics(self) -> dict[str, Any]:
-    """Returns the keywords of `calibration.calibrate` and `next_column`."""
-    loss = self.loss
-    if not isinstance(loss, ConsistencyLoss):
-      raise ValueError('the metric is left open: ask for_texts first')
-    loss_range = loss.loss_range
+    """Returns the keywords of `calibration.calibrate_jointly`.
+
+    And of `next_column_jointly`; with one promise they are what `calibrate` and
+    `next_column` are.
+    """
+    ranges = [loss.loss_range for loss in self.losses()]
     p_value = self.p_value
     if p_value is None:
-      p_value = calibration.P_VALUES[calibration.default_p_value(loss_range)]
+      low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+      p_value = calibration.P_VALUES[calibration.default_p_value((low, high))]
     return {
-      'tolerance': self.tolerance,
+      'promises': tuple(promise.bound() for promise in self.promised()),
       'error_rate': self.error_rate,
       'p_value': p_value,
       'procedure': self.procedure or calibration.fixed_sequence(),
-      'loss_range': loss_range,
     }

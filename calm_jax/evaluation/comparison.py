@@ -17,6 +17,7 @@ from calm_jax import decoding, exits, records
 from calm_jax.evaluation.decode_dataset import oracle_policy
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.loss_table import Loss
+from calm_jax.evaluation.promise_outcomes import mean_and_error
 
 Quality = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 
@@ -184,10 +185,10 @@ def score(
       'the full model; decode the same batches.'
     )
   has_references = all(full.references)
-  textual = _mean_and_error(scoring.textual(decoded, full))
+  textual = mean_and_error(scoring.textual(decoded, full))
   risk = (math.nan, math.nan)
   if scoring.risk is not None and has_references:
-    risk = _mean_and_error(scoring.risk(decoded, full))
+    risk = mean_and_error(scoring.risk(decoded, full))
   return records.PolicyRow(
     name=entry.name,
     kind=entry.kind,
@@ -226,11 +227,3 @@ def baseline_row(
   )
   entry = ComparedDecode(name, 'baseline', None, decoded)
   return score(entry, full=full, scoring=scoring)
-
-
-def _mean_and_error(losses: np.ndarray) -> tuple[float, float]:
-  """Returns the mean over inputs and its standard error (NaN for one)."""
-  losses = np.asarray(losses, dtype=np.float64)
-  if losses.size < 2:
-    return float(losses.mean()), math.nan
-  return float(losses.mean()), float(losses.std(ddof=1) / losses.size**0.5)

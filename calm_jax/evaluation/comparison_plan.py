@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from calm_jax import calibration, checks
 from calm_jax.evaluation import corpus_metrics
@@ -19,7 +20,8 @@ class ComparisonPlan:
     timing_batches: different batches timed at each size.
     timing_repeats: how often each is timed.
     loss_metric: the metric that was calibrated with, where that is a function
-      of one's own: a certificate names it, and no file makes us import code.
+      of one's own: a certificate names it, and no file makes us import code;
+      or several, where a certificate promises losses by several.
   """
 
   metrics: Sequence[str] = ('bleu', 'rouge_l')
@@ -27,7 +29,7 @@ class ComparisonPlan:
   timing_batch_sizes: Sequence[int] = (1, 8)
   timing_batches: int = 8
   timing_repeats: int = 3
-  loss_metric: str | Callable[..., float] | None = None
+  loss_metric: str | Callable[..., float] | Sequence[Any] | None = None
 
   def __post_init__(self):
     """Raises ValueError for unknown metrics and numbers that are none."""

@@ -13,13 +13,16 @@ from calm_jax.evaluation import (
   corpus_metrics,
   losses,
   seen_text,
-  text_metrics,
 )
 from calm_jax.evaluation.budget_use import budget_use
 from calm_jax.evaluation.comparison_plan import ComparisonPlan
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.promise_outcomes import (
+  metric_named,
+  promise_outcomes,
+)
 from calm_jax.evaluation.samples import sample_outputs
 from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
 
@@ -157,6 +160,12 @@ def run_evaluation(
     sample_selection=selection,
     consistency_metric=certificate.context['metric'],
     budget=_budget_use(certified_policy, early),
+    promises=promise_outcomes(
+      certificate,
+      early,
+      full,
+      metric_of=functools.partial(metric_named, plan),
+    ),
     **about,
   )
   return Evaluation(result, full, early)
@@ -180,7 +189,8 @@ def _say_blind(
 ) -> None:
   """Says which of the metrics cannot see the texts."""
   texts = [text for row in full.references for text in row]
-  names = [certificate.context['metric'], *plan.metrics]
+  certified = [bound.metric for bound in certificate.bounds]
+  names = [*dict.fromkeys(certified), *plan.metrics]
   blind = seen_text.blind_metrics(names, [*texts, *full.texts])
   if blind and say is not None:
     say(
@@ -193,39 +203,17 @@ def _scoring(
   plan: ComparisonPlan, certificate: Certificate
 ) -> comparison.Scoring:
   """Returns the metrics that are asked for and the losses of a certificate."""
-  metric = _metric_of(plan, certificate)
+  metric = metric_named(plan, certificate.context['metric'])
+  for bound in certificate.promises:
+    metric_named(plan, bound.metric)  # before anything is decoded
   # Unclipped where that is what was certified.
-  signed = certificate.context['loss'] == 'signed'
+  signed = any(bound.loss == 'signed' for bound in certificate.bounds)
   return comparison.Scoring(
     quality={
       name: corpus_metrics.CORPUS_METRICS[name] for name in plan.metrics
     },
     textual=losses.textual_loss(metric),
     risk=losses.get_loss('signed' if signed else 'risk', metric),
-  )
-
-
-def _metric_of(
-  plan: ComparisonPlan, certificate: Certificate
-) -> text_metrics.Metric:
-  """Returns the metric of a certificate.
-
-  Only the user names modules: what a file names is not imported.
-
-  Raises:
-    ValueError: if it is a function that the plan does not name.
-  """
-  name = certificate.context['metric']
-  if name in text_metrics.METRICS:
-    return text_metrics.METRICS[name]
-  if plan.loss_metric is not None:
-    own = text_metrics.get_metric(plan.loss_metric)
-    if text_metrics.metric_name(own) == name:
-      return own
-  raise ValueError(
-    f'the certificate was made with the metric {name!r}, which is code, and no '
-    "file's word has code imported. If it is yours, name it: "
-    f'--gin.LOSS_METRIC={name}'
   )
 
 

@@ -27,6 +27,7 @@ def build_loss_table(
   loss: Loss,
   loss_name: str,
   full: DecodedDataset,
+  others: Sequence[tuple[records.OtherLoss, Loss]] = (),
   next_column: Callable[[np.ndarray], int | None] | None = None,
   full_grid: bool = False,
   path: str | os.PathLike | None = None,
@@ -42,10 +43,11 @@ def build_loss_table(
     loss: (early, full) -> float [N], such as a `ConsistencyLoss`.
     loss_name: what to call it in the table.
     full: the full model's decode.
-    next_column: losses [N, J] so far (NaN where not decoded) -> the column
-      needed next, None when testing has stopped; what a procedure's
-      `next_test` says once p-values are made of the losses. Without it every
-      column is decoded.
+    others: further losses of the same decodes, with what to call them.
+    next_column: losses [N, J], or [K, N, J] with others, so far (NaN where not
+      decoded) -> the column needed next, None when testing has stopped; what a
+      procedure's `next_test` says once p-values are made of the losses. Without
+      it every column is decoded.
     full_grid: decode what `next_column` did not ask for as well. The
       certificate is the same; the table shows what lies beyond it.
     path: an .npz that the table is written to after each column.
@@ -60,11 +62,14 @@ def build_loss_table(
     ValueError: if there are no settings, two are equal, an input occurs twice,
       a decode is of other inputs, or a loss is not finite.
   """
-  table = _empty_table(settings, full, loss_name, fingerprint)
+  table = _empty_table(
+    settings, full, loss_name, fingerprint, [other for other, _ in others]
+  )
+  losses = [loss, *(measure for _, measure in others)]
   say = progress if progress is not None else lambda line: None
   for column in _columns(table, next_column, full_grid):
     say(f'setting {table.settings[column]} ({column + 1} of {len(settings)})')
-    _fill_column(table, column, decode, loss, full)
+    _fill_column(table, column, decode, losses, full)
     if path is not None:
       records.write_loss_table(path, table)
     say(_result_line(table, column))
@@ -78,7 +83,7 @@ def _columns(
 ):
   """Yields columns to decode; the caller fills the table as it goes."""
   while next_column is not None:
-    column = next_column(table.losses.copy())
+    column = next_column(_all_losses(table))
     if column is None:
       break
     if table.computed[column]:
@@ -89,7 +94,16 @@ def _columns(
       yield int(column)
 
 
-def _empty_table(settings, full, loss_name, fingerprint) -> records.LossTable:
+def _all_losses(table: records.LossTable) -> np.ndarray:
+  """Returns losses [N, J], or [K, N, J] where there are others."""
+  if not table.others:
+    return table.losses.copy()
+  return np.concatenate([table.losses[None], table.other_losses])
+
+
+def _empty_table(
+  settings, full, loss_name, fingerprint, others
+) -> records.LossTable:
   """Checks settings and inputs and returns a table without losses."""
   if not len(settings):
     raise ValueError('settings is empty; give at least one setting.')
@@ -110,11 +124,12 @@ def _empty_table(settings, full, loss_name, fingerprint) -> records.LossTable:
     example_ids=full.example_ids,
     loss=loss_name,
     fingerprint={**(fingerprint or {}), 'full': _digest(full)},
+    others=tuple(others),
   )
 
 
 def _fill_column(
-  table: records.LossTable, column: int, decode, loss: Loss, full
+  table: records.LossTable, column: int, decode, losses: Sequence[Loss], full
 ) -> None:
   """Decodes one column and puts its losses into the table."""
   setting = table.settings[column]
@@ -124,14 +139,18 @@ def _fill_column(
       f'the decode at setting {setting} is of other inputs, or in another '
       'order, than the full decode; decode the same batches.'
     )
-  values = np.asarray(loss(early, full), dtype=np.float64)
-  if values.shape != (table.num_examples,) or not np.isfinite(values).all():
-    raise ValueError(
-      f'the loss at setting {setting} has shape {values.shape} and '
-      f'{int((~np.isfinite(values)).sum())} values that are not finite; '
-      f'expected {table.num_examples} finite numbers, one per input.'
-    )
-  table.losses[:, column] = values
+  found = [np.asarray(loss(early, full), dtype=np.float64) for loss in losses]
+  for values in found:
+    if values.shape != (table.num_examples,) or not np.isfinite(values).all():
+      raise ValueError(
+        f'the loss at setting {setting} has shape {values.shape} and '
+        f'{int((~np.isfinite(values)).sum())} values that are not finite; '
+        f'expected {table.num_examples} finite numbers, one per input.'
+      )
+  # All of them or none: testing asks for the losses of a decode together.
+  table.losses[:, column], *others = found
+  for number, values in enumerate(others):
+    table.other_losses[number, :, column] = values
   table.mean_exit_layers[column] = early.mean_exit_layer
   table.mean_layers_run[column] = early.mean_layers_run
 
@@ -140,9 +159,13 @@ def _result_line(table: records.LossTable, column: int) -> str:
   """Returns what came out at a setting."""
   exit_layer = table.mean_exit_layers[column]
   layers_run = table.mean_layers_run[column]
+  means = ', '.join(
+    f'mean {one.loss} loss {one.losses[:, column].mean():.4f}'
+    for one in table.alone()
+  )
   line = (
-    f'setting {table.settings[column]}: mean {table.loss} loss '
-    f'{table.losses[:, column].mean():.4f}, mean exit layer {exit_layer:.2f}'
+    f'setting {table.settings[column]}: {means}, mean exit layer '
+    f'{exit_layer:.2f}'
   )
   if layers_run > exit_layer + 0.005:
     line += f', {layers_run:.2f} layers run with those caught up later'

@@ -53,7 +53,8 @@ def history_of(
     raise ValueError(
       f'nothing is left of the error rate {history.error_rate:g} for these '
       f'rows. {history.describe()} Take rows not used so far, or a higher '
-      'error rate (ERROR_RATE)'
+      'error rate (ERROR_RATE). What was begun goes on as the same use only '
+      'with all that it was begun with, its p-value (P_VALUE) included'
     )
   return history
 

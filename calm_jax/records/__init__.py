@@ -51,8 +51,14 @@ from calm_jax.records.json_files import (
 )
 from calm_jax.records.loss_tables import (
   LossTable,
+  OtherLoss,
   read_loss_table,
   write_loss_table,
+)
+from calm_jax.records.promises import (
+  SIGNED_LOSS_NOTE,
+  PromisedLoss,
+  PromiseOutcome,
 )
 from calm_jax.records.row_uses import (
   ROW_USES_NAME,
@@ -93,6 +99,7 @@ __all__ = [
   'MANIFEST_NAME',
   'ROW_USES_NAME',
   'SETTING_SPEEDS_NAME',
+  'SIGNED_LOSS_NOTE',
   'TRAINING_ROWS_NAME',
   'ArraySpec',
   'ArtifactFile',
@@ -108,7 +115,10 @@ __all__ = [
   'EvaluationResult',
   'ExportManifest',
   'LossTable',
+  'OtherLoss',
   'PolicyRow',
+  'PromiseOutcome',
+  'PromisedLoss',
   'RowHistory',
   'RowUse',
   'RunContext',

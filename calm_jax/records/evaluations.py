@@ -6,6 +6,7 @@ from typing import Any
 
 from calm_jax.records.budgets import BudgetUse
 from calm_jax.records.json_files import FORMAT_VERSION
+from calm_jax.records.promises import PromisedLoss, PromiseOutcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +46,16 @@ class CertificateSummary:
     setting: the certified setting (a number or a dict), or None.
     tolerance: what the expected loss must not exceed (CALM's delta).
     error_rate: the probability with which the guarantee may fail (epsilon).
-    loss: what was bounded: 'textual' (distance to the full model's output) or
-      'risk' (quality lost against the references).
+    loss: what was bounded: 'textual' (distance to the full model's output),
+      'risk' (quality lost against the references, clipped at 0 per input) or
+      'signed' (the same unclipped).
     metric: the text metric m of the loss, for example 'rouge_l'.
     measure: the confidence measure, for example 'SoftmaxMargin'.
     num_examples: N, the calibration inputs.
     calibration_loss: mean loss of the setting on them, NaN if none.
     description: the guarantee in words.
+    promises: of several losses that are bounded together; loss, metric,
+      tolerance and calibration_loss are then those of the first. () for one.
   """
 
   certified: bool
@@ -65,6 +69,16 @@ class CertificateSummary:
   num_examples: int
   calibration_loss: float
   description: str
+  promises: tuple[PromisedLoss, ...] = ()
+
+  @property
+  def losses(self) -> tuple[PromisedLoss, ...]:
+    """What is promised of one loss or of several, in one form."""
+    return self.promises or (
+      PromisedLoss(
+        loss=self.loss, metric=self.metric, tolerance=self.tolerance
+      ),
+    )
 
   @classmethod
   def of(
@@ -84,6 +98,12 @@ class CertificateSummary:
       num_examples=certificate.num_examples,
       calibration_loss=math.nan if index is None else certificate.risks[index],
       description=certificate.describe(),
+      promises=tuple(
+        PromisedLoss(
+          loss=bound.loss, metric=bound.metric, tolerance=bound.tolerance
+        )
+        for bound in certificate.promises
+      ),
     )
 
 
@@ -242,6 +262,8 @@ class EvaluationResult:
       policy has none.
     context: how all this was obtained.
     format_version: of this schema.
+    promises: where several losses were certified together, what each came out
+      as at the certified setting.
   """
 
   task: str
@@ -259,3 +281,4 @@ class EvaluationResult:
   consistency_metric: str = 'rouge_l'
   budget: BudgetUse | None = None
   format_version: int = FORMAT_VERSION
+  promises: tuple[PromiseOutcome, ...] = ()

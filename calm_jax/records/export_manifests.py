@@ -81,7 +81,8 @@ class ExportManifest:
     parameter_fingerprint: of the parameter tree, as certificates name it.
     tokenizer_fingerprint: of the tokenizer, None if it has none.
     certificate: threshold, tolerance, error_rate, statement and context of the
-      certificate that holds for all this; None if none does.
+      certificate that holds for all this, and its promises where there are
+      several; None if none does.
     context: whatever else the exporting job knows, such as the prefix of texts.
     full_at_one: whether threshold 1 is the full model; None where not said.
     window_ends: the last day, YYYY-MM-DD, whose jax is promised to read the

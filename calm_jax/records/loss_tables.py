@@ -8,7 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax.records.json_files import FORMAT_VERSION, to_jsonable
+from calm_jax.records.json_files import (
+  FORMAT_VERSION,
+  from_jsonable,
+  to_jsonable,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherLoss:
+  """A further loss of a table whose losses are bounded together.
+
+  Attributes:
+    loss: its name.
+    metric: the metric that it is measured by.
+    loss_range: the smallest and the largest value it can have.
+  """
+
+  loss: str
+  metric: str
+  loss_range: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +47,9 @@ class LossTable:
     mean_layers_run: float64 [J], layers run per decoded token by the ledger,
       those run later beside other tokens included; NaN where not known, which
       in tables of earlier versions is everywhere.
+    others: K - 1 further losses of the same decodes, where K are bounded
+      together.
+    other_losses: float64 [K - 1, N, J], NaN where `losses` are.
   """
 
   losses: np.ndarray
@@ -38,6 +60,8 @@ class LossTable:
   fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
   format_version: int = FORMAT_VERSION
   mean_layers_run: np.ndarray | None = None
+  others: tuple[OtherLoss, ...] = ()
+  other_losses: np.ndarray | None = None
 
   def __post_init__(self):
     if self.mean_layers_run is None:
@@ -48,6 +72,14 @@ class LossTable:
       raise ValueError(
         f'losses have shape {self.losses.shape}, expected {expected}: one row '
         'per example id and one column per setting.'
+      )
+    if self.other_losses is None:
+      unknown = np.full((len(self.others), *expected), np.nan)
+      object.__setattr__(self, 'other_losses', unknown)
+    if (shape := self.other_losses.shape) != (len(self.others), *expected):
+      raise ValueError(
+        f'other_losses have shape {shape}, expected '
+        f'{(len(self.others), *expected)}.'
       )
     for name in ('mean_exit_layers', 'mean_layers_run'):
       if (shape := getattr(self, name).shape) != expected[1:]:
@@ -63,6 +95,23 @@ class LossTable:
     """The columns that hold losses, bool [J]."""
     return ~np.isnan(self.losses).any(axis=0)
 
+  def alone(self) -> tuple['LossTable', ...]:
+    """Returns the tables of its K losses, each as if there were no other."""
+    first = dataclasses.replace(self, others=(), other_losses=None)
+    return first, *(
+      dataclasses.replace(
+        first,
+        losses=losses,
+        loss=other.loss,
+        fingerprint={
+          **self.fingerprint,
+          **dataclasses.asdict(other),
+          'loss_range': list(other.loss_range),
+        },
+      )
+      for other, losses in zip(self.others, self.other_losses, strict=True)
+    )
+
 
 def write_loss_table(path: str | os.PathLike, table: LossTable) -> None:
   """Writes a loss table as one .npz with a JSON header inside."""
@@ -75,6 +124,10 @@ def write_loss_table(path: str | os.PathLike, table: LossTable) -> None:
     'fingerprint': table.fingerprint,
     'format_version': table.format_version,
   }
+  more = {}
+  if table.others:
+    header['others'] = table.others
+    more['other_losses'] = table.other_losses
   temporary = f'{path}.tmp{os.getpid()}'
   with open(temporary, 'wb') as file:
     np.savez(
@@ -83,6 +136,7 @@ def write_loss_table(path: str | os.PathLike, table: LossTable) -> None:
       losses=table.losses,
       mean_exit_layers=table.mean_exit_layers,
       mean_layers_run=table.mean_layers_run,
+      **more,
     )
   os.replace(temporary, path)
 
@@ -106,6 +160,10 @@ def read_loss_table(path: str | os.PathLike) -> LossTable:
         loss=header['loss'],
         fingerprint=header['fingerprint'],
         format_version=header['format_version'],
+        others=from_jsonable(
+          tuple[OtherLoss, ...], header.get('others', []), where='others'
+        ),
+        other_losses=arrays.get('other_losses'),
       )
   except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(

@@ -23,6 +23,7 @@ from calm_jax.records.json_files import (
   to_jsonable,
   write_json,
 )
+from calm_jax.records.promises import PromisedLoss
 
 # Beside a run's checkpoints.
 ROW_USES_NAME = 'calibration_uses'
@@ -47,6 +48,8 @@ class RowUse:
     level: the error rate that the tests were made at; None while it is not
       settled, when all of `error_rate` counts as spent.
     format_version: of this schema.
+    promises: of several losses that are bounded together; loss, metric and
+      tolerance are then those of the first. () for one.
   """
 
   rows: str
@@ -61,11 +64,15 @@ class RowUse:
   about: dict[str, Any] = dataclasses.field(default_factory=dict)
   level: float | None = None
   format_version: int = FORMAT_VERSION
+  promises: tuple[PromisedLoss, ...] = ()
 
   @property
   def key(self) -> str:
     """The same for the same calibration, whatever its level became."""
     content = to_jsonable(dataclasses.replace(self, level=None))
+    if not self.promises:
+      # As earlier versions named their files.
+      del content['promises']
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -76,10 +83,15 @@ class RowUse:
 
   def describe(self) -> str:
     """Says in one line what was tested."""
-    first, last = (setting_in_words(self.settings[place]) for place in (0, -1))
-    grid = first if first == last else f'{first} to {last}'
+    ends = (self.settings[place] for place in (0, -1))
+    mildest, last = map(setting_in_words, ends)
+    grid = mildest if mildest == last else f'{mildest} to {last}'
+    first = PromisedLoss(
+      loss=self.loss, metric=self.metric, tolerance=self.tolerance
+    )
+    promised = [one.describe() for one in self.promises or (first,)]
     return (
-      f'{self.loss} loss by {self.metric} at most {self.tolerance:g}, '
+      f'{" and ".join(promised)}, '
       f'{len(self.settings)} settings ({grid}), {self.p_value}, '
       f'{self.procedure}, error rate {self.spent:g}'
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from calm_jax.records.evaluations import CertificateSummary, RunContext
 from calm_jax.records.json_files import FORMAT_VERSION
+from calm_jax.records.promises import PromisedLoss
 from calm_jax.records.setting_speeds import SettingSpeeds
 
 
@@ -29,6 +30,8 @@ class ViolationCount:
       nothing was certified.
     mean_exit_layer: mean layers per token of the choices, L where nothing was
       certified; NaN if L is not known and needed.
+    promises: where several losses were bounded together; a violation breaks any
+      of them, tolerance and mean_risk are those of the first. () for one.
   """
 
   tolerance: float
@@ -43,6 +46,7 @@ class ViolationCount:
   chosen: tuple[int, ...]
   mean_risk: float
   mean_exit_layer: float
+  promises: tuple[PromisedLoss, ...] = ()
 
   @property
   def rate(self) -> float:
@@ -131,7 +135,8 @@ class ValidatedTable:
   """The guarantee, counted on one loss table.
 
   `counts`, `splits` and `certificates` are parallel: one entry per p-value and
-  tolerance that was asked for.
+  tolerance that was asked for. Where several losses are bounded together there
+  are no splits and no curve.
 
   Attributes:
     name: what tells it from other tables of the comparison, by default its
@@ -141,7 +146,7 @@ class ValidatedTable:
     task: the task, or ''.
     split: the split of the task, or ''.
     measure: the confidence measure, or ''.
-    loss: the name of the loss.
+    loss: the name of the loss; of several those of all of them.
     metric: the text metric of the loss, or ''.
     loss_range: the smallest and the largest value a loss can have.
     num_examples: N, the rows.

@@ -47,6 +47,7 @@ from calm_jax.reporting.validation_figures import (
   violation_figure,
 )
 from calm_jax.reporting.validation_tables import (
+  is_joint,
   render_validation_markdown,
   render_validation_text,
 )
@@ -61,6 +62,7 @@ __all__ = [
   'depth_figure',
   'exit_layer_figure',
   'fastest_rows',
+  'is_joint',
   'is_timed',
   'legend',
   'loss_figure',

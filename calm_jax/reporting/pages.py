@@ -132,13 +132,14 @@ def _validation(
         'Measured speed-up of what is certified against the tolerance.',
       )
     )
-  drawn.append(
-    (
-      validation_figures.violation_figure(validation),
-      'Violation rates with their 95 % intervals, also just below the risk of '
-      'each setting.',
+  if not validation_tables.is_joint(validation):
+    drawn.append(
+      (
+        validation_figures.violation_figure(validation),
+        'Violation rates with their 95 % intervals, also just below the risk '
+        'of each setting.',
+      )
     )
-  )
   return {
     'about': validation_tables.about(validation),
     'verdict': validation_tables.verdict(validation),
@@ -160,7 +161,10 @@ def _facts(result) -> list[dict[str, str]]:
         if value is None
         else f'{value:g}',
         'words': f'certified threshold ({certificate.measure}), '
-        f'{certificate.loss} tolerance {certificate.tolerance:g}',
+        + ', '.join(
+          f'{one.loss} tolerance {one.tolerance:g}'
+          for one in certificate.losses
+        ),
       }
     )
   early = tables.early_exit_row(result)

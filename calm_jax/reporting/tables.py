@@ -114,7 +114,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
       f'quality lost: mean {consistency} lost to the full model against the '
       'references, '
       + (
-        'below 0 where outputs are better.'
+        f'below 0 where outputs are better. {records.SIGNED_LOSS_NOTE}'
         if _is_signed(result)
         else 'counted per input and never below 0.'
       )
@@ -268,6 +268,8 @@ def realised_consistency(result: records.EvaluationResult) -> str | None:
   row = next((row for row in result.rows if row.kind == 'certified'), None)
   if certificate is None or row is None:
     return None
+  if result.promises:
+    return _realised_together(result)
   value, error = row.textual_consistency, row.textual_standard_error
   if certificate.loss != 'textual':
     value, error = row.risk_consistency, row.risk_standard_error
@@ -279,6 +281,33 @@ def realised_consistency(result: records.EvaluationResult) -> str | None:
     f'{certificate.loss} loss is {_with_error(value, error)}, {relation} the '
     f'tolerance of {certificate.tolerance:g}.'
   )
+
+
+def _realised_together(result: records.EvaluationResult) -> str:
+  """Says of each of several promised losses how it came out."""
+  where = (
+    f'On {result.num_examples} inputs of the {result.split} split '
+    f'{len(result.promises)} losses that were promised together came out: '
+  )
+  found = [
+    f'{promise.loss} by {metric_name(promise.metric)} '
+    + (
+      'not measured, for lack of references'
+      if promise.kept is None
+      else f'{_with_error(promise.mean, promise.standard_error)}, '
+      f'{"within" if promise.kept else "ABOVE"} its tolerance of '
+      f'{promise.tolerance:g}'
+    )
+    for promise in result.promises
+  ]
+  kept = [promise.kept for promise in result.promises]
+  broken = kept.count(False)
+  verdict = f'{broken} of them {"IS" if broken == 1 else "ARE"} BROKEN here.'
+  if not broken:
+    verdict = 'All of them hold here.'
+    if None in kept:
+      verdict = 'Those that were measured hold here.'
+  return f'{where}{"; ".join(found)}. {verdict}'
 
 
 def certified_sentences(result: records.EvaluationResult) -> list[str]:
@@ -304,7 +333,9 @@ def _render(result, write, note_form: str) -> str:
 
 def _is_signed(result) -> bool:
   """Whether quality lost may be negative: the signed loss was certified."""
-  return result.certificate is not None and result.certificate.loss == 'signed'
+  if result.certificate is None:
+    return False
+  return any(one.loss == 'signed' for one in result.certificate.losses)
 
 
 def _metrics(result) -> list[str]:

@@ -27,7 +27,7 @@ def verdict(validation: records.Validation) -> str:
     f'Of {len(counts)} violation rates counted {outcome} the error rate of '
     f'{_percent(validation.error_rate, 0)} by more than chance (with the whole '
     f'95 % interval). The largest is {_rate(worst)}: {table.name} with '
-    f'{worst.p_value} at tolerance {worst.tolerance:.4g}.'
+    f'{worst.p_value} at tolerance {_tolerance(worst, ".4g")}.'
   )
 
 
@@ -37,7 +37,7 @@ def violation_table(validation: records.Validation) -> tables.Table:
   rows = [
     (
       _name(table, count.p_value),
-      f'{count.tolerance:g}',
+      _tolerance(count),
       _rate(count),
       _percent(count.share_certified, 0),
       f'{count.mean_risk:.4f}',
@@ -64,6 +64,7 @@ def violation_table(validation: records.Validation) -> tables.Table:
     rows=tuple(rows),
     notes=(
       _drawn(validation),
+      *_together(validation),
       'violation rate: draws whose chosen setting has a risk above the '
       'tolerance; the guarantee is that they are at most '
       f'{_percent(validation.error_rate, 0)}. Clopper-Pearson interval.',
@@ -84,7 +85,7 @@ def near_table(validation: records.Validation) -> tables.Table | None:
       _name(table, p_value),
       str(len(counts)),
       _rate(worst := max(counts, key=lambda count: count.rate)),
-      f'{worst.tolerance:.4f}',
+      _tolerance(worst, '.4f'),
       records.setting_in_words(worst.near_setting),
       _percent(sum(count.rate for count in counts) / len(counts)),
     )
@@ -110,11 +111,13 @@ def near_table(validation: records.Validation) -> tables.Table | None:
   )
 
 
-def split_table(validation: records.Validation) -> tables.Table:
-  """Returns what the paper's splits showed."""
+def split_table(validation: records.Validation) -> tables.Table | None:
+  """Returns what the paper's splits showed, None if there were none."""
   studies = [
     (table, study) for table in validation.tables for study in table.splits
   ]
+  if not studies:
+    return None
   rows = [
     (
       _name(table, study.p_value),
@@ -152,15 +155,23 @@ def sections(
   validation: records.Validation,
 ) -> list[tuple[str, tables.Table]]:
   """Returns the tables with their titles, in the order of a report."""
-  near = near_table(validation)
-  return [
-    ('Violations, counted', violation_table(validation)),
-    *([] if near is None else [('Where violations are likeliest', near)]),
-    (
-      'Random 80/20 splits: a noisy estimate, not a violation rate',
-      split_table(validation),
+  titled = {
+    'Violations, counted': violation_table(validation),
+    'Where violations are likeliest': near_table(validation),
+    'Random 80/20 splits: a noisy estimate, not a violation rate': split_table(
+      validation
     ),
+  }
+  return [
+    (title, table) for title, table in titled.items() if table is not None
   ]
+
+
+def is_joint(validation: records.Validation) -> bool:
+  """Whether losses were promised together, of which no picture is drawn."""
+  return any(
+    count.promises for table in validation.tables for count in table.counts
+  )
 
 
 def render_validation_text(validation: records.Validation) -> str:
@@ -238,6 +249,28 @@ def _timed(validation: records.Validation) -> list[str]:
         f'{speeds.full.num_repeats} interleaved repeats.'
       ]
   return []
+
+
+def _tolerance(count: records.ViolationCount, form: str = 'g') -> str:
+  """Writes a tolerance, or those of losses that are promised together."""
+  if not count.promises:
+    return f'{count.tolerance:{form}}'
+  return ', '.join(
+    f'{promise.loss} {promise.tolerance:{form}}' for promise in count.promises
+  )
+
+
+def _together(validation: records.Validation) -> list[str]:
+  """Says what several tolerances and a signed loss mean, if there are any."""
+  notes = []
+  if is_joint(validation):
+    notes.append(
+      'tolerance: of losses that are promised together; a violation breaks any '
+      'of them, and mean risk and mean loss are those of the first.'
+    )
+  if any('signed' in table.loss.split(' and ') for table in validation.tables):
+    notes.append(records.SIGNED_LOSS_NOTE)
+  return notes
 
 
 def _drawn(validation: records.Validation) -> str:

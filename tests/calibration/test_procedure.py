@@ -28,7 +28,11 @@ def test_certifies_the_last_setting_before_the_first_failure():
   assert certificate.risks == (0.01, 0.05, 0.2, 0.0)
   assert certificate.p_values[1] <= 0.05 < certificate.p_values[2]
   assert certificate.num_examples == 500
-  assert certificate.p_value == 'hoeffding_bentkus'
+  assert certificate.p_value == 'betting(seed=0)'
+  papers = calibration.calibrate(
+    losses, SETTINGS, tolerance=0.1, p_value=calibration.hoeffding_bentkus
+  )
+  assert (papers.index, papers.p_value) == (1, 'hoeffding_bentkus')
   assert certificate.procedure == 'fixed_sequence'
   assert 'threshold 0.5 has mean loss 0.2' in certificate.reason
 
@@ -125,7 +129,11 @@ def test_a_risky_first_setting_is_told_from_too_few_examples():
   assert needed > 500
   more = np.full((needed, 4), 0.09)
   assert calibration.calibrate(more, SETTINGS).certified
-  hopeless = calibration.calibrate(np.full((500, 1), 0.09999), [0.9])
+  hopeless = calibration.calibrate(
+    np.full((500, 1), 0.09999),
+    [0.9],
+    p_value=calibration.hoeffding_bentkus,
+  )
   assert 'more than a million' in hopeless.reason
 
 

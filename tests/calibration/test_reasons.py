@@ -82,7 +82,10 @@ def test_too_few_counts_with_the_share_of_one_test():
   """(1 - 0.1)^N <= 0.05 at 29, <= 0.05 / 2 at 36 examples."""
   for number, certified in ((35, False), (36, True)):
     certificate = calibration.calibrate(
-      np.zeros((number, 2)), [0.9, 0.8], procedure=calibration.Bonferroni()
+      np.zeros((number, 2)),
+      [0.9, 0.8],
+      procedure=calibration.Bonferroni(),
+      p_value=calibration.hoeffding_bentkus,
     )
     assert certificate.certified is certified
     if not certified:

@@ -1,11 +1,11 @@
 """A file's word has no code imported: only the user names modules."""
 
 import sys
-import types
 
+import numpy as np
 import pytest
 
-from calm_jax import evaluation
+from calm_jax import calibration, evaluation
 from calm_jax.evaluation import evaluating, text_metrics
 
 CODE = """
@@ -25,8 +25,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def scoring(metric, **plan):
-  certificate = types.SimpleNamespace(
-    context={'metric': metric, 'loss': 'textual'}
+  certificate = calibration.calibrate(
+    np.zeros((100, 1)), [0.5], context={'metric': metric, 'loss': 'textual'}
   )
   return evaluating._scoring(evaluation.ComparisonPlan(**plan), certificate)
 
@@ -44,3 +44,15 @@ def test_what_the_user_names_is(folder):
   found = scoring(name, loss_metric=name).textual.metric
   assert text_metrics.metric_name(found) == name
   assert scoring('chrf', loss_metric=name).textual.metric is text_metrics.chrf
+
+
+def test_of_several_promises_every_metric_has_to_be_named(folder):
+  tables = [np.zeros((100, 1))] * 2
+  bounds = [
+    calibration.Bound(loss='textual', metric=metric, tolerance=0.1)
+    for metric in ('of_the_run:metric', 'rouge_l')
+  ]
+  certificate = calibration.calibrate_jointly(tables, [0.5], bounds)
+  with pytest.raises(ValueError, match='LOSS_METRIC=of_the_run:metric'):
+    evaluating._scoring(evaluation.ComparisonPlan(), certificate)
+  assert not (folder / 'it_ran').exists()

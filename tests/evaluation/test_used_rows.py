@@ -159,3 +159,15 @@ def test_counting_keeps_the_error_rate_that_testing_again_breaks():
 
   assert wrong(0.05, 0) <= 0.05 and wrong(0.03, counted) <= 0.05
   assert wrong(0.05, told) > 0.06
+
+
+def test_several_promises_are_another_use_and_one_is_what_it_was():
+  """Files of earlier versions are named by what they hold."""
+  assert USE.key == '040189824bffd76c'
+  both = tuple(
+    records.PromisedLoss(loss=loss, metric='rouge_l', tolerance=0.1)
+    for loss in ('textual', 'signed')
+  )
+  joint = variant(promises=both)
+  assert joint.key != USE.key
+  assert 'textual loss by rouge_l at most 0.1 and signed' in joint.describe()

@@ -178,6 +178,7 @@ def test_a_certificate_is_summarised(index):
     num_examples=100,
     risks=(0.01, 0.04),
     describe=lambda: 'in words',
+    promises=(),
   )
   summary = records.CertificateSummary.of(
     certificate, loss='textual', metric='rouge_l', measure='SoftmaxMargin'

@@ -128,6 +128,48 @@ def test_a_loss_above_the_tolerance_is_not_hidden():
   assert '0.027 ±0.002, within' in reporting.render_text(result)
 
 
+def test_several_promises_come_out_one_by_one():
+  result = example_result.evaluation_result()
+  outcomes = [
+    records.PromiseOutcome(
+      loss=loss,
+      metric='rouge_l',
+      tolerance=tolerance,
+      mean=mean,
+      standard_error=0.002,
+    )
+    for loss, tolerance, mean in (
+      ('textual', 0.1, 0.05),
+      ('signed', 0.02, 0.01),
+    )
+  ]
+
+  def said(*promises):
+    return tables.realised_consistency(
+      dataclasses.replace(result, promises=promises)
+    )
+
+  assert '0.050 ±0.002, within its tolerance of 0.1; signed by' in said(
+    *outcomes
+  )
+  assert said(*outcomes).endswith('All of them hold here.')
+  broken = dataclasses.replace(outcomes[1], mean=0.03)
+  assert 'ABOVE its tolerance of 0.02' in said(outcomes[0], broken)
+  assert said(outcomes[0], broken).endswith('1 of them IS BROKEN here.')
+  unknown = dataclasses.replace(outcomes[1], mean=math.nan)
+  assert 'not measured' in said(outcomes[0], unknown)
+  assert said(outcomes[0], unknown).endswith('that were measured hold here.')
+
+
+def test_of_a_signed_loss_it_is_said_what_it_bounds():
+  result = example_result.evaluation_result()
+  signed = dataclasses.replace(
+    result, certificate=dataclasses.replace(result.certificate, loss='signed')
+  )
+  assert 'gains on some inputs offset losses' in tables.render_text(signed)
+  assert 'offset' not in tables.render_text(result)
+
+
 def test_nothing_certified_is_said():
   result = example_result.evaluation_result()
   certificate = dataclasses.replace(
