@@ -1,0 +1,194 @@
+"""Trains adapters for the exits of a model that stays as it is, from gin files.
+
+  python -m calm_jax.cli.train_exits --gin_file=runs/train_exits.gin \
+    --gin_file=tasks/input_lines.gin --gin.MODEL_DIR=runs/flan \
+    --gin.INPUT_FILE=inputs.txt
+
+The model in MODEL_DIR (its best checkpoint if there is one) is teacher and
+frozen: it says something to each input, and its early layers learn, each
+through a small adapter, to say what its last layer says. No references are
+read, so a file of inputs is enough (tasks/input_lines.gin); any other Task will
+do. The adapters go to MODEL_DIR/exit_adapters, with the model's outputs, their
+log, their configuration and what they change on the validation split.
+Restarting the same command goes on from the last checkpoint and decodes nothing
+twice. Decode and certify with policies/adapted_exits.gin.
+"""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from calm_jax import checks, evaluation, records, runs, training
+from calm_jax import data as datasets
+from calm_jax.cli import gin_runner, jobs, own_outputs
+from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.processes import speaking
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputPlan:
+  """Which inputs the model is asked, and how its outputs are learnt from.
+
+  Attributes:
+    batch_size: rows of a training step.
+    max_inputs: different inputs to learn from at most; None for all.
+    eval_inputs: those of the validation split to measure on at most.
+    length_buckets: (inputs, outputs) lengths that batches are padded to.
+  """
+
+  batch_size: int = 32
+  max_inputs: int | None = 2000
+  eval_inputs: int | None = 200
+  length_buckets: tuple[tuple[int, int], ...] = ()
+
+  def __post_init__(self):
+    """Raises ValueError for numbers below 1."""
+    for name in ('batch_size', 'max_inputs', 'eval_inputs'):
+      if (value := getattr(self, name)) is not None or name == 'batch_size':
+        checks.check_whole(value, name, low=1)
+
+
+def run(
+  *,
+  model_dir: str,
+  task: Any,
+  optimizer: training.Optimizer,
+  plan: training.Plan,
+  inputs: InputPlan | None = None,
+  layout: evaluation.BatchLayout | None = None,
+  rank: int | None = 16,
+  name: str = 'exit_adapters',
+  seed: int = 0,
+) -> records.ExitAdapterEvaluation | None:
+  """Trains on inputs of the split 'train' and measures on 'validation'.
+
+  Args:
+    model_dir: a run directory of `calm_jax.cli.train`, or of `convert`.
+    task: the Task; its targets are not read.
+    optimizer: from `training.adamw` or `training.adafactor`.
+    plan: how many steps, and when to log and save.
+    inputs: which inputs; the defaults if None.
+    layout: how they are decoded together; the defaults if None.
+    rank: of the adapters; None for a scale per channel alone.
+    name: of the folder in `model_dir` that the adapters go to.
+    seed: of first weights, of the inputs drawn and of their order.
+
+  Returns:
+    What they change; None for a Task without validation inputs.
+  """
+  inputs = InputPlan() if inputs is None else inputs
+  layout = evaluation.BatchLayout() if layout is None else layout
+  directory = training.exit_adapter_directory(model_dir, name)
+  loaded = jobs.load_run(model_dir, task)
+  stage = training.exit_adapter_stage(
+    loaded.config, loaded.params, optimizer, rank=rank, seed=seed
+  )
+  decode = functools.partial(
+    own_outputs.decode_own_outputs,
+    loaded,
+    task,
+    model_dir=model_dir,
+    layout=layout,
+    seed=seed,
+  )
+  batches_of = functools.partial(
+    training.npz_batches,
+    batch_size=inputs.batch_size,
+    feature_lengths=loaded.feature_lengths,
+    length_buckets=inputs.length_buckets,
+  )
+  outputs = os.path.join(directory, 'outputs_{}.npz')
+
+  def batches(skip):
+    # Asked for once the directory is known to be of this very run.
+    gin_runner.write_operative_config(directory, 'train_exits.gin')
+    _keep_seen_rows(directory, task)
+    path = outputs.format('train')
+    decode('train', path, max_inputs=inputs.max_inputs)
+    return batches_of(path, seed=seed, skip=skip)
+
+  result = training.train(
+    stage,
+    batches,
+    plan=plan,
+    model_dir=directory,
+    seen_rows=lambda: _seen_rows(task),
+    context={
+      'task': datasets.as_task(task).name,
+      'seed': seed,
+      **records.to_jsonable(dataclasses.asdict(inputs)),
+    },
+  )
+  if 'validation' not in datasets.as_task(task).splits:
+    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
+    return None
+  path = outputs.format('validation')
+  decode('validation', path, max_inputs=inputs.eval_inputs)
+  evaluation_of = _measure(
+    loaded,
+    training.exit_adapters_of(result.params),
+    list(batches_of(path, shuffle=False, num_epochs=1)),
+    task=datasets.as_task(task).name,
+    steps=result.step,
+  )
+  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation_of)
+  speaking.say(evaluation_of.describe())
+  return evaluation_of
+
+
+def _seen_rows(task: Any) -> records.TrainingRows:
+  """Returns the inputs that adapters are, or may be, trained on."""
+  return records.TrainingRows(
+    datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
+  )
+
+
+def _keep_seen_rows(directory: str, task: Any) -> None:
+  """Writes them beside the adapters, for calibration to refuse.
+
+  A run that was converted has no list of its own that they could go to.
+  """
+  rows = _seen_rows(task)
+  records.write_training_rows(
+    os.path.join(directory, records.TRAINING_ROWS_NAME),
+    trained=rows.trained,
+    selected=rows.selected,
+  )
+
+
+def _measure(
+  loaded: runs.LoadedRun,
+  adapters: ExitAdapters,
+  batches: list[Any],
+  *,
+  task: str,
+  steps: int,
+) -> records.ExitAdapterEvaluation:
+  """Returns what adapters change, layer by layer."""
+  config = loaded.config
+  without = ExitAdapters.identity(config.num_decoder_layers, config.embed_dim)
+  found = [
+    training.evaluate_exit_adapters(config, loaded.params, these, batches)
+    for these in (without, adapters)
+  ]
+  before, after = (
+    [tuple(map(float, column)) for column in counts.rates()] for counts in found
+  )
+  return records.ExitAdapterEvaluation(
+    task=task,
+    split='validation',
+    num_tokens=int(found[0].num_tokens),
+    steps=steps,
+    agreements_before=before[1],
+    agreements=after[1],
+    divergences_before=before[0],
+    divergences=after[0],
+    context=jobs.run_context(config, checkpoint_step=loaded.step),
+  )
+
+
+if __name__ == '__main__':
+  gin_runner.main('train_exits', one_process=True)
