@@ -5,6 +5,8 @@ beside the part that learns from them, as token ids, and decoded rows in the
 run's `decodes`, so that a restart, whenever it comes, decodes nothing twice.
 """
 
+import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,99 +20,105 @@ from calm_jax.data import batches as batching
 from calm_jax.processes import speaking
 
 
-def decode_own_outputs(
-  loaded: runs.LoadedRun,
-  task: Any,
-  split: str,
-  path: str,
-  *,
-  model_dir: str,
-  layout: evaluation.BatchLayout,
-  seed: int,
-  max_inputs: int | None,
-) -> None:
-  """Writes inputs of a split and what the full model says, unless it is there.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnOutputs:
+  """The full model's outputs for inputs of a Task.
 
-  Args:
+  Attributes:
     loaded: the run.
     task: the Task; its targets are not looked at.
-    split: the split.
-    path: the file of token ids to write, as `training.write_npz` does.
     model_dir: the run's directory.
+    directory: where outputs are kept, as `training.write_npz` writes them.
     layout: how rows are decoded together.
     seed: of the inputs that are drawn.
-    max_inputs: how many different ones at most; None for all.
   """
-  about = {
-    'parameters': loaded.fingerprint,
-    'task': datasets.as_task(task).name,
-    'split': split,
-    'seed': seed,
-    'max_inputs': max_inputs,
-    'feature_lengths': dict(loaded.feature_lengths),
-    'prefix': loaded.prefix,
-    'suppressed_tokens': list(loaded.suppressed_tokens),
-  }
-  if os.path.exists(path) and training.npz_metadata(path) == about:
-    speaking.say(f'{path}: what the model says is there already')
-    return
-  inputs = _different_inputs(loaded, task, split, seed, max_inputs)
-  length = max(map(len, inputs))
-  made = batching.batch_examples(
-    [{'inputs': ids, 'targets': ids[:1]} for ids in inputs],
-    layout.batch_size,
-    [(length, 1)],
-  )
-  decode = jobs.dataset_decoder(loaded, layout, model_dir=model_dir)
-  said = decode(
-    [
-      {name: batch[name] for name in ('encoder_input_tokens', 'num_valid')}
-      for batch, _ in made
-    ],
-    policy=decoding.ComputePolicy(),
-  )
-  examples = [
-    {'inputs': ids, 'targets': tokens[:count]}
-    for ids, tokens, count in zip(
-      inputs, said.tokens, said.lengths, strict=True
+
+  loaded: runs.LoadedRun
+  task: Any
+  model_dir: str
+  directory: str
+  layout: evaluation.BatchLayout
+  seed: int
+
+  def path(self, split: str) -> str:
+    """Returns the file of a split's."""
+    return os.path.join(self.directory, f'outputs_{split}.npz')
+
+  def decode(self, split: str, max_inputs: int | None) -> None:
+    """Writes the file of a split, unless it is there.
+
+    Args:
+      split: the split.
+      max_inputs: how many different inputs at most; None for all.
+
+    Raises:
+      ValueError: if the split has no inputs.
+    """
+    path, about = self.path(split), self._about(split, max_inputs)
+    if os.path.exists(path) and training.npz_metadata(path) == about:
+      speaking.say(f'{path}: what the model says is there already')
+      return
+    inputs = self._different_inputs(split, max_inputs)
+    said = self._say(inputs)
+    rows = zip(inputs, said.tokens, said.lengths, strict=True)
+    count = training.write_npz(
+      path,
+      # Nothing is said where logits are not finite from the start.
+      [{'inputs': ids, 'targets': out[:n]} for ids, out, n in rows if n],
+      metadata=about,
     )
-    # None where logits were not finite from the start.
-    if count
-  ]
-  training.write_npz(path, examples, metadata=about)
-  speaking.say(
-    f'{path}: {len(examples):,} inputs of {split}, {said.num_tokens:,} tokens '
-    'that the model says'
-  )
-
-
-def _different_inputs(
-  loaded: runs.LoadedRun,
-  task: Any,
-  split: str,
-  seed: int,
-  max_inputs: int | None,
-) -> list[np.ndarray]:
-  """Returns inputs as the model reads them, in an order drawn by the seed."""
-  plan = datasets.DataPlan(feature_lengths=loaded.feature_lengths)
-  found: dict[bytes, np.ndarray] = {}
-  for ids in _inputs(task, plan, split, seed):
-    found.setdefault(ids.tobytes(), ids)
-    if len(found) == max_inputs:
-      break
-  if not found:
-    raise ValueError(
-      f'{datasets.as_task(task).name} has no inputs in its split {split!r}'
+    speaking.say(
+      f'{path}: {count:,} inputs of {split}, {said.num_tokens:,} tokens that '
+      'the model says'
     )
-  return list(found.values())
 
+  def _about(self, split: str, max_inputs: int | None) -> dict[str, Any]:
+    """Returns what outputs depend on."""
+    hashes = datasets.input_hashes(self.task, split)
+    return {
+      'parameters': self.loaded.fingerprint,
+      'task': datasets.as_task(self.task).name,
+      'split': split,
+      'inputs': hashlib.sha256(hashes.tobytes()).hexdigest()[:16],
+      'seed': self.seed,
+      'max_inputs': max_inputs,
+      'feature_lengths': dict(self.loaded.feature_lengths),
+      'prefix': self.loaded.prefix,
+      'suppressed_tokens': list(self.loaded.suppressed_tokens),
+    }
 
-def _inputs(
-  task: Any, plan: datasets.DataPlan, split: str, seed: int
-) -> Iterator[np.ndarray]:
-  """Yields the ids of every input of a split, once through."""
-  for batch in datasets.train_batches(
-    task, plan, seed=seed, split=split, num_epochs=1
-  ):
-    for row in batch['encoder_input_tokens'][: batch['num_valid']]:
-      yield row[: np.count_nonzero(row)]
+  def _different_inputs(
+    self, split: str, max_inputs: int | None
+  ) -> list[np.ndarray]:
+    """Returns inputs as the model reads them, in an order that is drawn."""
+    found: dict[bytes, np.ndarray] = {}
+    for ids in self._inputs(split):
+      found.setdefault(ids.tobytes(), ids)
+      if len(found) == max_inputs:
+        break
+    return list(found.values())
+
+  def _inputs(self, split: str) -> Iterator[np.ndarray]:
+    """Yields the ids of every input of a split, once through."""
+    plan = datasets.DataPlan(feature_lengths=self.loaded.feature_lengths)
+    for batch in datasets.train_batches(
+      self.task, plan, seed=self.seed, split=split, num_epochs=1
+    ):
+      for row in batch['encoder_input_tokens'][: batch['num_valid']]:
+        yield row[: np.count_nonzero(row)]
+
+  def _say(self, inputs: list[np.ndarray]) -> evaluation.DecodedDataset:
+    """Decodes inputs with the full model."""
+    batches = batching.batch_examples(
+      [{'inputs': ids, 'targets': ids[:1]} for ids in inputs],
+      self.layout.batch_size,
+      [(max(map(len, inputs)), 1)],
+    )
+    names = ('encoder_input_tokens', 'num_valid')
+    decode = jobs.dataset_decoder(
+      self.loaded, self.layout, model_dir=self.model_dir
+    )
+    return decode(
+      [{name: batch[name] for name in names} for batch, _ in batches],
+      policy=decoding.ComputePolicy(),
+    )

@@ -15,8 +15,8 @@ twice. Decode and certify with policies/adapted_exits.gin.
 """
 
 import dataclasses
-import functools
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,18 @@ class InputPlan:
       if (value := getattr(self, name)) is not None or name == 'batch_size':
         checks.check_whole(value, name, low=1)
 
+  def batches(
+    self, outputs: own_outputs.OwnOutputs, split: str, **order: Any
+  ) -> Iterator[Mapping[str, Any]]:
+    """Returns batches of a split's outputs; `order` as for `npz_batches`."""
+    return training.npz_batches(
+      outputs.path(split),
+      self.batch_size,
+      feature_lengths=outputs.loaded.feature_lengths,
+      length_buckets=self.length_buckets,
+      **order,
+    )
+
 
 def run(
   *,
@@ -80,37 +92,49 @@ def run(
     What they change; None for a Task without validation inputs.
   """
   inputs = InputPlan() if inputs is None else inputs
-  layout = evaluation.BatchLayout() if layout is None else layout
   directory = training.exit_adapter_directory(model_dir, name)
   loaded = jobs.load_run(model_dir, task)
+  outputs = own_outputs.OwnOutputs(
+    loaded=loaded,
+    task=task,
+    model_dir=model_dir,
+    directory=directory,
+    layout=evaluation.BatchLayout() if layout is None else layout,
+    seed=seed,
+  )
   stage = training.exit_adapter_stage(
     loaded.config, loaded.params, optimizer, rank=rank, seed=seed
   )
-  decode = functools.partial(
-    own_outputs.decode_own_outputs,
-    loaded,
-    task,
-    model_dir=model_dir,
-    layout=layout,
-    seed=seed,
-  )
-  batches_of = functools.partial(
-    training.npz_batches,
-    batch_size=inputs.batch_size,
-    feature_lengths=loaded.feature_lengths,
-    length_buckets=inputs.length_buckets,
-  )
-  outputs = os.path.join(directory, 'outputs_{}.npz')
+  result = _train(stage, outputs, inputs, plan)
+  if 'validation' not in datasets.as_task(task).splits:
+    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
+    return None
+  outputs.decode('validation', inputs.eval_inputs)
+  batches = inputs.batches(outputs, 'validation', shuffle=False, num_epochs=1)
+  measured = _measure(loaded, result, list(batches), outputs)
+  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
+  speaking.say(measured.describe())
+  return measured
+
+
+def _train(
+  stage: training.Stage,
+  outputs: own_outputs.OwnOutputs,
+  inputs: InputPlan,
+  plan: training.Plan,
+) -> training.TrainResult:
+  """Trains on what the model says."""
+  task, directory = outputs.task, outputs.directory
+  # Before training, which lets signals wait for a step to end.
+  outputs.decode('train', inputs.max_inputs)
 
   def batches(skip):
     # Asked for once the directory is known to be of this very run.
     gin_runner.write_operative_config(directory, 'train_exits.gin')
     _keep_seen_rows(directory, task)
-    path = outputs.format('train')
-    decode('train', path, max_inputs=inputs.max_inputs)
-    return batches_of(path, seed=seed, skip=skip)
+    return inputs.batches(outputs, 'train', seed=outputs.seed, skip=skip)
 
-  result = training.train(
+  return training.train(
     stage,
     batches,
     plan=plan,
@@ -118,25 +142,10 @@ def run(
     seen_rows=lambda: _seen_rows(task),
     context={
       'task': datasets.as_task(task).name,
-      'seed': seed,
+      'seed': outputs.seed,
       **records.to_jsonable(dataclasses.asdict(inputs)),
     },
   )
-  if 'validation' not in datasets.as_task(task).splits:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  path = outputs.format('validation')
-  decode('validation', path, max_inputs=inputs.eval_inputs)
-  evaluation_of = _measure(
-    loaded,
-    training.exit_adapters_of(result.params),
-    list(batches_of(path, shuffle=False, num_epochs=1)),
-    task=datasets.as_task(task).name,
-    steps=result.step,
-  )
-  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation_of)
-  speaking.say(evaluation_of.describe())
-  return evaluation_of
 
 
 def _seen_rows(task: Any) -> records.TrainingRows:
@@ -161,33 +170,36 @@ def _keep_seen_rows(directory: str, task: Any) -> None:
 
 def _measure(
   loaded: runs.LoadedRun,
-  adapters: ExitAdapters,
+  result: training.TrainResult,
   batches: list[Any],
-  *,
-  task: str,
-  steps: int,
+  outputs: own_outputs.OwnOutputs,
 ) -> records.ExitAdapterEvaluation:
   """Returns what adapters change, layer by layer."""
   config = loaded.config
-  without = ExitAdapters.identity(config.num_decoder_layers, config.embed_dim)
-  found = [
-    training.evaluate_exit_adapters(config, loaded.params, these, batches)
-    for these in (without, adapters)
-  ]
   before, after = (
-    [tuple(map(float, column)) for column in counts.rates()] for counts in found
+    training.evaluate_exit_adapters(config, loaded.params, adapters, batches)
+    for adapters in (
+      ExitAdapters.identity(config.num_decoder_layers, config.embed_dim),
+      training.exit_adapters_of(result.params),
+    )
   )
+  apart_before, right_before = map(_numbers, before.rates())
+  apart, right = map(_numbers, after.rates())
   return records.ExitAdapterEvaluation(
-    task=task,
+    task=datasets.as_task(outputs.task).name,
     split='validation',
-    num_tokens=int(found[0].num_tokens),
-    steps=steps,
-    agreements_before=before[1],
-    agreements=after[1],
-    divergences_before=before[0],
-    divergences=after[0],
+    num_tokens=int(before.num_tokens),
+    steps=result.step,
+    agreements_before=right_before,
+    agreements=right,
+    divergences_before=apart_before,
+    divergences=apart,
     context=jobs.run_context(config, checkpoint_step=loaded.step),
   )
+
+
+def _numbers(column: Any) -> tuple[float, ...]:
+  return tuple(map(float, column))
 
 
 if __name__ == '__main__':
