@@ -84,22 +84,11 @@ class ExitAdapters:
         f'they are [{exits}, {size}], [{exits}, {size}, R] and [{exits}, R, '
         f'{size}], R at least 1: give those trained with it'
       )
-    checked = (
-      None
-      if given is None
-      else checks.checked_array(
-        given,
-        f'{name} of the exit adapters',
-        shapes=(shape,),
-        remedy='give those trained with this model',
-      )
-      for name, given, shape in (
-        ('scale', self.scale, scale),
-        ('down', self.down, down),
-        ('up', self.up, up),
-      )
+    return ExitAdapters(
+      _checked(self.scale, 'scale'),
+      None if self.down is None else _checked(self.down, 'down'),
+      None if self.up is None else _checked(self.up, 'up'),
     )
-    return ExitAdapters(*checked)
 
   def __call__(self, hidden: Array, layer: Array | int) -> Array:
     """Returns the adapted states [B, D], in their dtype.
@@ -155,3 +144,13 @@ def _product(states: Array, matrix: Array) -> Array:
   if matrix.ndim == 3:
     return jnp.einsum('bi,bio->bo', states, matrix)
   return states @ matrix
+
+
+def _checked(given: Array, name: str) -> Array:
+  """Returns an array as float32; raises ValueError if a number is none."""
+  return checks.checked_array(
+    given,
+    f'{name} of the exit adapters',
+    shapes=(np.shape(given),),
+    remedy='give those trained with this model',
+  )
