@@ -114,7 +114,7 @@ class ExitAdapters:
 
   def of_exit(self, hidden: Array, number: Array | int) -> Array:
     """Returns the states [..., D] adapted; `number` of the exit, 0..L-2."""
-    own = jax.tree.map(lambda leaf: leaf[number], self)
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[number], self)
     return adapt(hidden, own.scale, own.down, own.up)
 
 

@@ -60,11 +60,16 @@ class OwnOutputs:
       return
     inputs = self._different_inputs(split, max_inputs)
     said = self._say(inputs)
-    rows = zip(inputs, said.tokens, said.lengths, strict=True)
+    # Up to where a model says padding, which no target may hold, or its logits
+    # are not finite.
+    told = [_before_padding(out) for out in said.tokens]
     count = training.write_npz(
       path,
-      # Nothing is said where logits are not finite from the start.
-      [{'inputs': ids, 'targets': out[:n]} for ids, out, n in rows if n],
+      [
+        {'inputs': ids, 'targets': out}
+        for ids, out in zip(inputs, told, strict=True)
+        if len(out)
+      ],
       metadata=about,
     )
     speaking.say(
@@ -122,3 +127,8 @@ class OwnOutputs:
       [{name: batch[name] for name in names} for batch, _ in batches],
       policy=decoding.ComputePolicy(),
     )
+
+
+def _before_padding(tokens: np.ndarray) -> np.ndarray:
+  """Returns the tokens [T] before the first 0."""
+  return tokens[: np.argmin(np.append(tokens, 0) != 0)]

@@ -71,29 +71,13 @@ def test_adapters_are_what_they_say():
 
 
 def test_untrained_ones_change_nothing():
-  case = cases.case('margin_adapted_exact')
   zeros = dataclasses.replace(ADAPTERS, up=0.0 * ADAPTERS.up)
   for adapters in (
     ExitAdapters.identity(cases.L, SIZE),
     dataclasses.replace(zeros, scale=np.ones_like(ADAPTERS.scale)),
   ):
-    np.testing.assert_array_equal(adapters(STATES, 1), STATES)
-  policy = case.policy(np.arange(cases.B), 0.3)
-  plain, adapted = (
-    cases.run(
-      dataclasses.replace(
-        case,
-        policy=lambda *_, one=readout: dataclasses.replace(policy, readout=one),
-      )
-    )
-    for readout in (
-      decoding.FullVocabulary(),
-      decoding.AdaptedVocabulary(ExitAdapters.identity(cases.L, SIZE)),
-    )
-  )
-  for name in ('tokens', 'exit_layers', 'confidences', 'scores'):
-    np.testing.assert_array_equal(getattr(plain, name), getattr(adapted, name))
-  assert (adapted.work.extra_products > 0).any()
+    for layer in range(cases.L):
+      np.testing.assert_array_equal(adapters(STATES, layer), STATES)
 
 
 def test_checked_drafts_are_the_full_models():
@@ -109,6 +93,7 @@ def test_checked_drafts_are_the_full_models():
   assert result.work.cycles.sum() > 0
 
 
+@pytest.mark.slow
 def test_measures_of_the_state_see_it_as_it_is():
   """Exits are those without adapters; tokens are read through them."""
   results = []

@@ -31,7 +31,11 @@ def params():
 def own_outputs(params):
   """A batch whose targets are what the model itself says."""
   inputs = training_cases.batch(0)['encoder_input_tokens']
-  bound = decoding.bind(model.as_layered_decoder(CONFIG), params)
+  bound = decoding.bind(
+    model.as_layered_decoder(CONFIG),
+    params,
+    depth_loop=decoding.WhileDepthLoop(),
+  )
   full = decoding.generate(bound, inputs, max_length=T)
   tokens = np.asarray(full.tokens)
   return bound, {
@@ -74,7 +78,9 @@ def test_exits_agree_more_and_the_model_is_what_it_was(
   assert checkpoints.parameter_fingerprint(params) == fingerprint
   adapters = runs.load_exit_adapters(tmp_path)
   assert np.shape(adapters.up) == (2, 4, CONFIG.embed_dim)
-  without = ExitAdapters.identity(3, CONFIG.embed_dim)
+  without = dataclasses.replace(
+    adapters, scale=np.ones_like(adapters.scale), up=0.0 * adapters.up
+  )
   far, near = (
     training.evaluate_exit_adapters(CONFIG, params, these, [batch]).rates()
     for these in (without, adapters)
@@ -132,6 +138,7 @@ def test_gradients_are_those_of_the_definition(params, own_outputs):
   assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_a_scale_alone_is_trained_and_goes_on(tmp_path, params, own_outputs):
   _, batch = own_outputs
   checkpoints.save(tmp_path, 7, params=params, config=CONFIG)
