@@ -2,7 +2,7 @@
 
   python -m calm_jax.cli.train_exits --gin_file=runs/train_exits.gin \
     --gin_file=tasks/input_lines.gin --gin.MODEL_DIR=runs/flan \
-    --gin.INPUT_FILE=inputs.txt
+    --gin.INPUT_LINES=inputs.txt
 
 The model in MODEL_DIR (its best checkpoint if there is one) is teacher and
 frozen: it says something to each input, and its early layers learn, each

@@ -83,7 +83,9 @@ def run(folder):
 
 def bindings(folder, **more):
   return dict(
-    MODEL_DIR=str(folder / 'run'), INPUT_FILE=str(folder / 'inputs.txt'), **more
+    MODEL_DIR=str(folder / 'run'),
+    INPUT_LINES=str(folder / 'inputs.txt'),
+    **more,
   )
 
 
@@ -200,7 +202,7 @@ def test_inputs_that_adapters_learnt_from_are_refused(run, folder):
   task = run_inputs.inputs_of_run(str(run_dir), str(folder / 'inputs.txt'))
   learnt = [row.inputs for row in task.read_splits()['train']]
   (folder / 'learnt.txt').write_text('\n'.join(learnt), encoding='utf-8')
-  given = {**bindings(folder), 'INPUT_FILE': str(folder / 'learnt.txt')}
+  given = {**bindings(folder), 'INPUT_LINES': str(folder / 'learnt.txt')}
   with pytest.raises(ValueError, match='were used by the training run'):
     call(
       'calibrate',
