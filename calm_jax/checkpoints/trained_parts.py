@@ -38,6 +38,9 @@ CLASSIFIER = TrainedPart(
 DRAFT_HEAD = TrainedPart(
   'draft_head', 'draft head', 'calm_jax.cli.train_draft_head'
 )
+EXIT_ADAPTERS = TrainedPart(
+  'exit_adapters', 'set of exit adapters', 'calm_jax.cli.train_exits'
+)
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

@@ -16,6 +16,7 @@ Several losses are bounded together by
 model is at most 0.05, and the quality lost on the mean at most 0.02.
 """
 
+import glob
 import os
 from typing import Any
 
@@ -202,13 +203,14 @@ def _time_settings(
 
 
 def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
-  """Refuses inputs that the run was trained or selected on."""
+  """Refuses inputs that the run or a part was trained or selected on."""
   path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
   if not os.path.exists(path):
     speaking.say(f'no {path}: cannot check that these rows chose nothing')
-    return
-  rows = records.read_training_rows(path)
-  data.refuse_training_rows(batches, rows, prefix=prefix)
+  of_parts = os.path.join(glob.escape(model_dir), '*', os.path.basename(path))
+  for found in (*glob.glob(glob.escape(path)), *sorted(glob.glob(of_parts))):
+    rows = records.read_training_rows(found)
+    data.refuse_training_rows(batches, rows, prefix=prefix)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ _HOMES = {
   'SplitPlan': 'splits',
   'Summarisation': 'seqio.text_forms',
   'TextExample': 'jsonl_files',
+  'TextInputs': 'seqio.text_inputs',
   'TfdsTask': 'seqio.tfds_tasks',
   'Translation': 'seqio.text_forms',
   'add_cache_directories': 'seqio.caching',

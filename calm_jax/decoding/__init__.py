@@ -8,6 +8,7 @@ to stop, is `calm_jax.exits`.
 
 from collections.abc import Sequence
 
+from calm_jax.decoding.adapted_vocabulary import AdaptedVocabulary
 from calm_jax.decoding.beam_search import BeamSearch
 from calm_jax.decoding.binding import bind, default_depth_loop
 from calm_jax.decoding.cache_fills import (
@@ -88,6 +89,7 @@ def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
 
 __all__ = [
   'DEPTH_LOOPS',
+  'AdaptedVocabulary',
   'BeamSearch',
   'CatchUp',
   'CompactingDepthLoop',

@@ -15,6 +15,7 @@ from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.interfaces import (
+  AddsNothing,
   BoundDecoder,
   LayeredDecoder,
   Reading,
@@ -25,7 +26,7 @@ from calm_jax.pytrees import register_pytree
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class FirstTokens(StatelessSlot):
+class FirstTokens(AddsNothing, StatelessSlot):
   """Reads every state out over the first `count` ids alone.
 
   With a verification, tokens of the full model come from all of the vocabulary;

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.interfaces import (
+  AddsNothing,
   BoundDecoder,
   LayeredDecoder,
   Reading,
@@ -26,7 +27,7 @@ _FINALS = ('float', 'int8')
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class Int8Vocabulary(StatelessSlot):
+class Int8Vocabulary(AddsNothing, StatelessSlot):
   """Checks read an output matrix in 8 bits; what is said, the decoder's own.
 
   The matrix is brought to 8 bits before the token loop, once per call of

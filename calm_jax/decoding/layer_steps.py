@@ -243,10 +243,13 @@ class Layers:
     outputs = self.policy.readout.num_outputs(
       self.bound.vocab_size, layer=layer, first=first
     )
+    extra = self.policy.readout.extra_products(layer)
     return dataclasses.replace(
       rows,
       reading=reading,
-      work=rows.work.plus(checks=of, outputs=of * outputs),
+      work=rows.work.plus(
+        checks=of, outputs=of * outputs, extra_products=of * extra
+      ),
       policy=dataclasses.replace(rows.policy, readout=state),
     )
 

@@ -63,6 +63,10 @@ class SuppressedTokens:
     """Returns what the other readout says."""
     return self.readout.num_outputs(vocab_size, layer=layer, first=first)
 
+  def extra_products(self, layer: Array | int) -> Array | int:
+    """Returns what the other readout says."""
+    return self.readout.extra_products(layer)
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with the other readout checked."""
     readout = self.readout.check(decoder, batch_size, max_length)

@@ -15,7 +15,12 @@ from jax import lax
 from calm_jax import checks
 from calm_jax.array_types import Array
 from calm_jax.decoding.readouts import FullVocabulary
-from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading
+from calm_jax.interfaces import (
+  AddsNothing,
+  BoundDecoder,
+  LayeredDecoder,
+  Reading,
+)
 from calm_jax.pytrees import register_pytree
 
 _FINALS = ('pruned', 'full')
@@ -37,7 +42,7 @@ class Shortlist:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class PrunedVocabulary:
+class PrunedVocabulary(AddsNothing):
   """Reads out over C = num_blocks * block_size candidates, chosen per token.
 
   The vocabulary is cut into blocks of `block_size` neighbouring ids. At the

@@ -13,20 +13,22 @@ def follows_from_full(
 
   They do where K/V are exact, every layer runs, the exit rule compares a
   measure of the present state with a threshold, the same for all rows, and
-  logits are over the whole vocabulary; no draft is checked. Numbers must be
-  those of float32, too: otherwise a block of positions and one position after
-  the other say different tokens too often. (In 8 bits a last digit may move a
-  state to the next step.)
+  logits are over the whole vocabulary, of states or of adapted ones; no draft
+  is checked. Numbers must be those of float32, too: otherwise a block of
+  positions and one position after the other say different tokens too often. (In
+  8 bits a last digit may move a state to the next step.)
 
   Args:
     bound: the decoder with its parameters.
     policy: the policy, at any threshold.
   """
-  rule = policy.exit_rule
+  rule, readout = policy.exit_rule, policy.readout
+  if isinstance(readout, decoding.AdaptedVocabulary):
+    readout = readout.inner
   return (
     isinstance(policy.cache_fill, decoding.CatchUp)
     and isinstance(policy.layer_plan, decoding.EveryLayer)
-    and isinstance(policy.readout, decoding.FullVocabulary)
+    and isinstance(readout, decoding.FullVocabulary)
     and not policy.verifies
     and isinstance(rule, exits.ConfidenceExit)
     and not any(map(jnp.ndim, jax.tree.leaves(rule.threshold)))

@@ -129,7 +129,11 @@ def follow(
 
 
 def work_of(
-  exit_layers: np.ndarray, looks: np.ndarray, *, vocab_size: int
+  exit_layers: np.ndarray,
+  looks: np.ndarray,
+  *,
+  vocab_size: int,
+  extra_products: np.ndarray,
 ) -> np.ndarray:
   """Returns the ledger that a decode with `CatchUp` keeps of such exits.
 
@@ -138,6 +142,7 @@ def work_of(
     looks: bool [L], layers after which states are read out into logits; all
       False for a rule that needs none, which reads exit states.
     vocab_size: V.
+    extra_products: int [L], what a read after each layer takes besides.
 
   Returns:
     int64 [N, columns], sums over the positions of each row, in the order of
@@ -149,11 +154,11 @@ def work_of(
   # A row that runs a layer takes along all of its positions that lack it.
   ends = np.arange(1, exit_layers.shape[1] + 1)[:, None]
   ran = np.where(runs, ends, 0).max(axis=1).sum(axis=1)
-  checks = (runs & looks).sum(axis=(1, 2))
   if looks.any():
-    checks += (runs[..., -1] & ~looks[-1]).sum(axis=1)
+    reads = runs & (looks | (layers == len(looks) - 1))
   else:
-    checks = runs[..., 0].sum(axis=1)
+    reads = exit_layers[..., None] == layers + 1
+  checks = reads.sum(axis=(1, 2))
   columns = dict(
     attention=attention,
     feed_forward=attention,
@@ -162,6 +167,7 @@ def work_of(
     projections=ran,
     checks=checks,
     outputs=checks * vocab_size,
+    extra_products=(reads * extra_products).sum(axis=(1, 2)),
   )
   nothing = np.zeros(len(exit_layers), np.int64)
   return np.stack([columns.get(name, nothing) for name in WORK], axis=1)

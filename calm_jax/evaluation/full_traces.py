@@ -271,10 +271,12 @@ class FullTraces:
         ('rejected_confidences', -np.inf),
       ):
         kept[name] = np.full_like(kept[name], nothing)
+    extra = self._policy.readout.extra_products
     work = following.work_of(
       followed.exit_layers,
       looks & rule.needs_logits,
       vocab_size=self._bound.vocab_size,
+      extra_products=np.array([extra(layer) for layer in range(num_layers)]),
     )
     seconds = 0.0 if clock is None else clock.seconds() / len(rows)
     store.add(

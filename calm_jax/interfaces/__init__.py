@@ -26,7 +26,7 @@ from calm_jax.interfaces.policy_slots import (
   StatelessSlot,
   Verification,
 )
-from calm_jax.interfaces.readout_slot import Readout, ReadsAll
+from calm_jax.interfaces.readout_slot import AddsNothing, Readout, ReadsAll
 from calm_jax.interfaces.slot_views import (
   Companions,
   LayerView,
@@ -35,6 +35,7 @@ from calm_jax.interfaces.slot_views import (
 )
 
 __all__ = [
+  'AddsNothing',
   'BoundDecoder',
   'CacheFill',
   'Companions',

@@ -8,7 +8,16 @@ from calm_jax.interfaces.policy_slots import PolicySlot, StatelessSlot
 from calm_jax.interfaces.slot_views import Reading
 
 
-class ReadsAll(StatelessSlot):
+class AddsNothing:
+  """What a readout inherits that multiplies by the output matrix alone."""
+
+  def extra_products(self, layer: Array | int) -> int:
+    """Returns 0."""
+    del layer
+    return 0
+
+
+class ReadsAll(AddsNothing, StatelessSlot):
   """What a readout over the whole vocabulary inherits."""
 
   def keep_rows(self, bound: BoundDecoder) -> Self:
@@ -72,6 +81,17 @@ class Readout(PolicySlot, Protocol):
     self, vocab_size: int, *, layer: Array | int, first: Array | bool
   ) -> Array | int:
     """Returns how many logits `step` computes for a row, for the ledger."""
+    ...
+
+  def extra_products(self, layer: Array | int) -> Array | int:
+    """Returns what else it multiplies a row by, for the ledger.
+
+    In products of a state with D weights that the decoder does not have; 0 by
+    inheriting `AddsNothing`.
+
+    Args:
+      layer: as for `step`.
+    """
     ...
 
   def step(

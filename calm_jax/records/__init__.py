@@ -28,6 +28,7 @@ from calm_jax.records.evaluations import (
   SampleOutput,
   TimingRow,
 )
+from calm_jax.records.exit_adapters import ExitAdapterEvaluation
 from calm_jax.records.export_manifests import (
   MANIFEST_NAME,
   ArraySpec,
@@ -113,6 +114,7 @@ __all__ = [
   'Differences',
   'DraftHeadEvaluation',
   'EvaluationResult',
+  'ExitAdapterEvaluation',
   'ExportManifest',
   'LossTable',
   'OtherLoss',

@@ -26,6 +26,7 @@ from calm_jax.runs.loading import (
   load_checkpoint,
   load_classifier,
   load_draft_head,
+  load_exit_adapters,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -48,6 +49,7 @@ __all__ = [
   'load_checkpoint',
   'load_classifier',
   'load_draft_head',
+  'load_exit_adapters',
   'load_first_layers',
   'load_int8',
   'load_run',

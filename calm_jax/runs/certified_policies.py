@@ -1,8 +1,8 @@
 """The policy that a certificate was made for, made again.
 
 A certificate holds its policy as `decoding.describe` writes it down; here is
-the way back. What is no number in it, the weights of a classifier, comes from
-the run directory.
+the way back. What is no number in it, the weights of a classifier or of exit
+adapters, comes from the run directory.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.runs.loading import load_classifier
+from calm_jax.runs.loading import load_classifier, load_exit_adapters
 
 
 def policy_of(
@@ -120,6 +120,8 @@ class _Maker:
     name = described['type']
     if name == 'Classifier' and self._run_dir is not None:
       return load_classifier(self._run_dir)
+    if name == 'ExitAdapters' and self._run_dir is not None:
+      return load_exit_adapters(self._run_dir)
     kind = getattr(exits, name, None) or getattr(decoding, name)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
       raise TypeError(f'{name} is no part of a policy')

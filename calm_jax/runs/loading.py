@@ -13,6 +13,7 @@ from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.draft_heads import DraftHead
+from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.quantisation import Int8Weights
 from calm_jax.runs.text_features import (
   TextFeatures,
@@ -288,3 +289,21 @@ def load_draft_head(
   """
   part = trained_parts.DRAFT_HEAD
   return DraftHead(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_exit_adapters(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.EXIT_ADAPTERS.key
+) -> ExitAdapters:
+  """Loads the adapters that were trained for the exits of a run's model.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_exits` was run on.
+    name: of the adapters' folder in it.
+
+  Raises:
+    FileNotFoundError: if there are none.
+    ValueError: if they were trained for other parameters than the directory
+      holds.
+  """
+  part = trained_parts.EXIT_ADAPTERS
+  return ExitAdapters(**trained_parts.load_part(part, model_dir, name))

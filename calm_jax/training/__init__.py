@@ -2,8 +2,9 @@
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
 the early-exit classifier of a finished one, `draft_head_stage` a head that
-drafts for it. `Plan` and `Objective` say what a
-run does, optimizers and schedules are builders, and gin binds all of them;
+drafts for it, `exit_adapter_stage` what its early layers are read through.
+`Plan` and `Objective` say what a run does, optimizers and schedules are
+builders, and gin binds all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
 """
@@ -26,6 +27,10 @@ from calm_jax.training.draft_head_losses import (
 from calm_jax.training.evaluators import (
   Evaluator,
   teacher_forced_evaluator,
+)
+from calm_jax.training.exit_adapter_losses import (
+  ExitAgreement,
+  evaluate_exit_adapters,
 )
 from calm_jax.training.freezing import freeze
 from calm_jax.training.layer_weights import (
@@ -61,6 +66,11 @@ from calm_jax.training.stages.draft_head import (
   draft_head_of,
   draft_head_stage,
 )
+from calm_jax.training.stages.exit_adapters import (
+  exit_adapter_directory,
+  exit_adapter_stage,
+  exit_adapters_of,
+)
 from calm_jax.training.stages.multi_exit import multi_exit_stage
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
@@ -73,6 +83,7 @@ __all__ = [
   'ClassifierCounts',
   'DraftCounts',
   'Evaluator',
+  'ExitAgreement',
   'LossSettings',
   'Objective',
   'Optimizer',
@@ -92,6 +103,10 @@ __all__ = [
   'draft_head_stage',
   'evaluate_classifier',
   'evaluate_draft_head',
+  'evaluate_exit_adapters',
+  'exit_adapter_directory',
+  'exit_adapter_stage',
+  'exit_adapters_of',
   'freeze',
   'get_classifier_loss',
   'init_train_state',

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import decoding, exits, model
+from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.interfaces import LayerWork
+from calm_jax.model.transformer import Transformer
 from calm_jax.pytrees import register_pytree
 
 B, S, T, V = 4, 6, 8, 40
@@ -110,6 +112,21 @@ _CLASSIFIER = exits.Classifier(
 STREAMED = decoding.StreamedVocabulary(block_size=12)
 FIRST = decoding.FirstTokens(30)
 PRUNED = decoding.PrunedVocabulary(num_blocks=3, block_size=6)
+
+
+def _adapters(rank=3):
+  """Returns adapters that change much and say nothing in particular."""
+  rng = np.random.default_rng(4)
+  exits_before, size = CONFIG.num_decoder_layers - 1, CONFIG.embed_dim
+  shapes = ((exits_before, size, rank), (exits_before, rank, size))
+  down, up = (rng.normal(size=shape) / 4.0 for shape in shapes)
+  scale = rng.uniform(0.5, 1.5, (exits_before, size))
+  return ExitAdapters(
+    *(array.astype(np.float32) for array in (scale, down, up))
+  )
+
+
+ADAPTED = decoding.AdaptedVocabulary(_adapters())
 PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
@@ -190,6 +207,14 @@ _PROJECTED = (
     0.3,
   ),
   Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
+  Case('margin_adapted', _exits(_confident(_MARGIN), readout=ADAPTED), 0.3),
+  Case(
+    'margin_adapted_pruned',
+    _exits(
+      _confident(_MARGIN), readout=dataclasses.replace(ADAPTED, inner=PRUNED)
+    ),
+    0.5,
+  ),
   Case(
     'beams_margin_per_row',
     _exits(
@@ -258,6 +283,7 @@ _TWINS = (
   'margin_nucleus',
   'beams_margin_per_row',
   'margin_prefix_suppressed',
+  'margin_adapted',
   'budget_similarity',
 )
 # FREE (arXiv 2310.05424): exits after layer E and after the last one.
@@ -456,6 +482,24 @@ def is_exact(name):
   return name.endswith('_exact') or name == 'free_two_exits'
 
 
+def readout_of(name):
+  """Returns the readout of a case, without adapters around it, and these."""
+  found = case(name)
+  readout = found.policy(np.arange(B), found.threshold).readout
+  if isinstance(readout, decoding.AdaptedVocabulary):
+    return readout.inner, readout.adapters
+  return readout, None
+
+
+def _adapted(adapters, hidden, mask):
+  """Returns the states [B, T, D] as they are read after the layers run."""
+  if adapters is None:
+    return hidden
+  layer = jnp.maximum(mask.sum(axis=-1) - 1, 0).reshape(-1)
+  flat = hidden.reshape(-1, hidden.shape[-1])
+  return adapters(flat, layer).reshape(hidden.shape)
+
+
 def layer_masks(name):
   """Returns which layers and which FFNs a decode ran, each bool [B, T, L]."""
   exit_layers = decode(name).exit_layers
@@ -472,7 +516,9 @@ def decoder_input_tokens(name):
 
 
 @functools.partial(jax.jit, static_argnames='first_exit')
-def _fill_in_parallel(source, tokens, mask, ffn_mask, *, first_exit):
+def _fill_in_parallel(
+  source, tokens, mask, ffn_mask, adapters=None, *, first_exit
+):
   """Runs all positions at once through the seam, one layer after the other."""
   seam, weights = decoder(), prepared(True)
   cache = seam.start(weights, seam.encode(weights, source), T)
@@ -490,6 +536,7 @@ def _fill_in_parallel(source, tokens, mask, ffn_mask, *, first_exit):
     fed = seam.feed_forward(weights, layer, attended)
     fed = jnp.where(ffn_mask[..., layer, None], fed, attended)
     hidden = jnp.where(runs, fed, hidden)
+  hidden = _adapted(adapters, hidden, mask)
   return (cache.self_key, cache.self_value), seam.logits(weights, hidden)
 
 
@@ -538,6 +585,7 @@ def parallel_reference(name, first_exit=False):
       decoder_input_tokens(name),
       mask,
       ffn_mask,
+      readout_of(name)[1],
       first_exit=first_exit,
     )
   )
@@ -557,9 +605,11 @@ def masked_reference(name, exit_layer=None, weights=None):
   mask, ffn_mask = layer_masks(name)
   if exit_layer is not None:
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
-  tokens = decoder_input_tokens(name)
+  tokens, adapters = decoder_input_tokens(name), readout_of(name)[1]
   if is_exact(name):
-    logits = np.array(_exit_logits()(tree, inputs(), tokens, mask))
+    logits = np.array(_exit_logits()(tree, inputs(), tokens, mask, adapters))
+  elif adapters is not None:
+    logits = np.array(_adapted_logits()(tree, inputs(), tokens, mask, adapters))
   else:
     run_masked = _masked_decode()
     logits = np.array(run_masked(tree, inputs(), tokens, mask, ffn_mask))
@@ -576,10 +626,25 @@ def masked_reference(name, exit_layer=None, weights=None):
 def _exit_logits():
   """Returns a function to the logits of the full model's states at exits."""
 
-  def run(params, source, tokens, mask):
+  def run(params, source, tokens, mask, adapters):
     states = model.layer_states(CONFIG, params, source, tokens)
     last = jnp.maximum(mask.sum(axis=-1) - 1, 0)
     hidden = jnp.take_along_axis(states, last[None, ..., None], axis=0)[0]
+    hidden = _adapted(adapters, hidden, mask)
+    return model.output_logits(CONFIG, params, hidden)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def _adapted_logits():
+  """Returns `decode_with_layer_mask` with states that are read adapted."""
+
+  def run(params, source, tokens, mask, adapters):
+    states = Transformer(CONFIG).apply(
+      {'params': params}, source, tokens, mask, None, method='states'
+    )
+    hidden = _adapted(adapters, states[-1], mask)
     return model.output_logits(CONFIG, params, hidden)
 
   return jax.jit(run)

@@ -14,7 +14,7 @@ import pytest
 from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
-from calm_jax.interfaces import LayerWork, NoCompanions, Reading
+from calm_jax.interfaces import AddsNothing, LayerWork, NoCompanions, Reading
 from calm_jax.pytrees import register_pytree
 
 LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
@@ -61,7 +61,7 @@ class CountingPlan(_Slot):
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class CountingReadout(_Slot):
+class CountingReadout(AddsNothing, _Slot):
   """Reads out over the candidates 9, 3, 1, 0; counts the reads per row."""
 
   reads_exit_states: ClassVar[bool] = False

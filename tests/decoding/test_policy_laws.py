@@ -28,6 +28,7 @@ EXCEPTIONS = {
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'oracle'): 'no threshold; an early exit always says its target',
   (2, 'margin_pruned'): 'says candidates only; with all kept it is unpruned',
+  (2, 'margin_adapted_pruned'): 'says candidates only, as margin_pruned does',
   (2, 'margin_first_tokens'): 'says those alone; with all of them it is',
   (2, 'budget_margin_per_row'): 'capped; with a budget for all layers it is',
   (2, 'budget_similarity'): 'capped; with a budget for all layers it is',
@@ -35,6 +36,7 @@ EXCEPTIONS = {
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
+  (3, 'margin_adapted_pruned'): 'all is over the candidates of its first check',
   (3, 'margin_first_tokens'): 'all is over the first tokens',
   (3, 'margin_int8_checks'): 'its confidences are in 8 bits, not its tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
@@ -213,13 +215,23 @@ def law_2__margin_pruned(name):
   )
 
 
+def law_2__margin_adapted_pruned(name):
+  num_blocks = -(-cases.V // cases.PRUNED.block_size)
+  pruned = dataclasses.replace(cases.PRUNED, num_blocks=num_blocks)
+  over_all_is_unpruned(
+    name,
+    dataclasses.replace(cases.ADAPTED, inner=pruned),
+    unpruned='margin_adapted',
+  )
+
+
 def law_2__margin_first_tokens(name):
   over_all_is_unpruned(name, decoding.FirstTokens(cases.V))
 
 
-def over_all_is_unpruned(name, readout):
+def over_all_is_unpruned(name, readout, unpruned='softmax_margin'):
   """A readout of candidates that are all of V is none of candidates."""
-  unpruned = cases.case('softmax_margin')
+  expected, unpruned = cases.decode(unpruned), cases.case(unpruned)
 
   def policy(rows, threshold):
     policy = unpruned.policy(rows, threshold)
@@ -227,7 +239,7 @@ def over_all_is_unpruned(name, readout):
 
   all_kept = dataclasses.replace(unpruned, policy=policy)
   same_tokens_as_full(cases.run(dataclasses.replace(all_kept, threshold=1.0)))
-  result, expected = cases.run(all_kept), cases.decode('softmax_margin')
+  result = cases.run(all_kept)
   for field in ('tokens', 'exit_layers', 'lengths'):
     np.testing.assert_array_equal(
       getattr(result, field), getattr(expected, field)
@@ -266,6 +278,10 @@ def law_3__margin_pruned(name):
   agrees_with_logits(name, over_candidates(name, logits))
   with pytest.raises(AssertionError):
     agrees_with_logits(name, logits)
+
+
+def law_3__margin_adapted_pruned(name):
+  law_3__margin_pruned(name)
 
 
 def law_3__margin_pruned_full_final(name):
@@ -453,7 +469,7 @@ def law_6(name):
     # The end of the last layer is a check whatever the rule says.
     if rule.looks(layer) or layer == cases.L - 1
   ]
-  pruned = isinstance(readout, decoding.PrunedVocabulary)
+  pruned = isinstance(cases.readout_of(name)[0], decoding.PrunedVocabulary)
   expected = len(checks) if rule.needs_logits and not pruned else 1
   assert output_matmuls(state) == expected + again
 
@@ -607,10 +623,15 @@ def law_12(name):
   if rule.needs_logits and policy.readout.reads_exit_states:
     checks += decoded
   np.testing.assert_array_equal(work.checks, checks)
-  first = isinstance(policy.readout, decoding.FirstTokens)
+  readout, adapters = cases.readout_of(name)
+  first = isinstance(readout, decoding.FirstTokens)
   read_out = work.checks * (cases.FIRST.count if first else cases.V)
-  if not isinstance(policy.readout, decoding.PrunedVocabulary):
+  if not isinstance(readout, decoding.PrunedVocabulary):
     np.testing.assert_array_equal(work.outputs, read_out)
+  # States of early layers alone are adapted.
+  early = (mask & np.array(looks))[..., :-1].sum(axis=-1)
+  products = 0 if adapters is None else adapters.products
+  np.testing.assert_array_equal(work.extra_products, products * early)
   ran = run_up_to(result.exit_layers).sum()
   late = isinstance(
     policy.cache_fill, decoding.CatchUp | decoding.DeferredExitState
@@ -652,6 +673,8 @@ def _check_of(law, name):
 
 # Twins of rules that others stand for.
 _LONG = (
+  'margin_adapted',
+  'margin_adapted_pruned',
   'budget_similarity_exact',
   'margin_int8_checks',
   'margin_prefix_suppressed_exact',

@@ -127,6 +127,23 @@ def test_it_equals_decoding_everything(rule):
   assert continued.sum() > N and left.sum() < N // 4
 
 
+@jax.default_matmul_precision('highest')
+def test_adapted_exits_follow_from_the_full_model_too():
+  """It is read as it is, and its states as they are adapted."""
+  lines = []
+  decode = dataset_decoder(cases.bound(), progress=lines.append)
+  for found, expected in decode_both(
+    decode, batches(), RULES['margin'], (0.75, 0.25), readout=cases.ADAPTED
+  ):
+    assert_same(found, expected)
+    assert found.total_work()['extra_products'] > 0
+  assert told_counts(lines)[:, 1].sum() > 0
+  pruned = dataclasses.replace(cases.ADAPTED, inner=cases.PRUNED)
+  for readout, follows in ((cases.ADAPTED, True), (pruned, False)):
+    policy = policy_of(RULES['margin'](0.5), readout=readout)
+    assert evaluation.follows_from_full(cases.bound(), policy) == follows
+
+
 @pytest.mark.parametrize(
   'rule',
   [

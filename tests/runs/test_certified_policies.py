@@ -11,7 +11,8 @@ from cases import text_cases
 from calm_jax import checkpoints, decoding, exits, model, runs
 from calm_jax.calibration import calibrate
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.checkpoints import classifiers
+from calm_jax.checkpoints import classifiers, trained_parts
+from calm_jax.exit_adapters import ExitAdapters
 
 STORED = pathlib.Path(__file__).with_name('stored_certificate.json')
 DECAYING = exits.DecayingThreshold(1.0, temperature=4.0, max_length=6)
@@ -21,6 +22,11 @@ MARGIN = exits.ConfidenceExit(
 WEIGHTS = {
   'kernel': np.linspace(-1, 1, 16, dtype=np.float32),
   'bias': np.float32(0.25),
+}
+ADAPTERS = {
+  'scale': np.linspace(0.5, 1.5, 16, dtype=np.float32)[None],
+  'down': np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 16, 2),
+  'up': np.linspace(1, -1, 32, dtype=np.float32).reshape(1, 2, 16),
 }
 
 
@@ -51,6 +57,17 @@ POLICIES = {
   'first exit': with_rule(MARGIN, cache_fill=decoding.ProjectFirstExitState()),
   'deferred': with_rule(MARGIN, cache_fill=decoding.DeferredExitState()),
   'exact': with_rule(MARGIN, cache_fill=decoding.CatchUp((2, 8))),
+  'adapted': with_rule(
+    MARGIN,
+    readout=decoding.AdaptedVocabulary(ExitAdapters(**ADAPTERS)),
+    cache_fill=decoding.CatchUp(),
+  ),
+  'adapted and pruned': with_rule(
+    MARGIN,
+    readout=decoding.AdaptedVocabulary(
+      ExitAdapters(**ADAPTERS), decoding.PrunedVocabulary(num_blocks=3)
+    ),
+  ),
   'lossless': with_rule(
     MARGIN,
     cache_fill=decoding.CatchUp(),
@@ -77,7 +94,7 @@ POLICIES = {
 
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory):
-  """A run with a classifier."""
+  """A run with a classifier and exit adapters."""
   folder = text_cases.save_run(tmp_path_factory.mktemp('run'))
   config = text_cases.CONFIG
   params = model.init_params(config, jax.random.key(0))
@@ -86,6 +103,13 @@ def run_dir(tmp_path_factory):
     WEIGHTS,
     config,
     backbone=checkpoints.parameter_fingerprint(params),
+  )
+  checkpoints.save(
+    pathlib.Path(folder) / 'exit_adapters',
+    1,
+    params={'exit_adapters': ADAPTERS},
+    config=config,
+    context=trained_parts.backbone_context(params),
   )
   return folder
 
@@ -137,6 +161,35 @@ def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
     assert_equal_policies(applied, expected)
 
 
+def test_other_adapters_make_another_policy(run_dir):
+  """They are compared whole, as all of a policy, and refused by what differs.
+
+  Where they are in place of none, or the other way round, too.
+  """
+  loaded = runs.load_run(run_dir)
+  made_for = dict(params=loaded.params, tokenizer=loaded.tokenizer)
+  policy = POLICIES['adapted']
+  context = runs.decoding_context(policy, **made_for)
+  certificate = certify(policy, context=context.write())
+  found = runs.apply_certificate(certificate, policy, context)
+  assert_equal_policies(found, decoding.with_setting(policy, 0.5))
+  other = ExitAdapters(**{**ADAPTERS, 'up': ADAPTERS['up'] + 1e-6})
+  of_other = dataclasses.replace(
+    policy, readout=decoding.AdaptedVocabulary(other)
+  )
+  plain = dataclasses.replace(policy, readout=decoding.FullVocabulary())
+  for given, words in (
+    (of_other, r'policy\.readout\.adapters\.up: certified for .*sha256'),
+    (plain, r'policy\.readout: certified for .*AdaptedVocabulary'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      runs.apply_certificate(certificate, given, context)
+    with pytest.raises(ValueError, match='does not hold for this policy'):
+      runs.check_covered(
+        certificate, decoding.with_setting(given, 0.5), context
+      )
+
+
 def test_a_certificate_that_was_stored_gives_its_policy():
   certificate = Certificate.load(STORED)
   assert certificate.threshold == 0.8
@@ -164,10 +217,16 @@ def test_what_cannot_be_made_again_is_refused(run_dir, tmp_path):
   for policy in (
     with_measure(Unheard()),
     with_measure(others),
+    with_rule(
+      MARGIN,
+      readout=decoding.AdaptedVocabulary(ExitAdapters(ADAPTERS['scale'])),
+    ),
     with_rule(per_row),
   ):
     with pytest.raises(ValueError, match='cannot be made again from .*Give'):
       runs.policy_of(certify(policy), run_dir)
+  with pytest.raises(FileNotFoundError, match='no set of exit adapters in'):
+    runs.policy_of(certify(POLICIES['adapted']), tmp_path)
   with pytest.raises(FileNotFoundError, match='no classifier in'):
     runs.policy_of(certify(POLICIES['classifier']), tmp_path)
   nameless = dataclasses.replace(certify(POLICIES['margin']), context={})

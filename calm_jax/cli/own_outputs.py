@@ -1,0 +1,134 @@
+"""What a run's model says to inputs of a Task, kept to learn from.
+
+No reference is read: the targets are the model's own greedy outputs. They lie
+beside the part that learns from them, as token ids, and decoded rows in the
+run's `decodes`, so that a restart, whenever it comes, decodes nothing twice.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from calm_jax import data as datasets
+from calm_jax import decoding, evaluation, runs, training
+from calm_jax.cli import jobs
+from calm_jax.data import batches as batching
+from calm_jax.processes import speaking
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnOutputs:
+  """The full model's outputs for inputs of a Task.
+
+  Attributes:
+    loaded: the run.
+    task: the Task; its targets are not looked at.
+    model_dir: the run's directory.
+    directory: where outputs are kept, as `training.write_npz` writes them.
+    layout: how rows are decoded together.
+    seed: of the inputs that are drawn.
+  """
+
+  loaded: runs.LoadedRun
+  task: Any
+  model_dir: str
+  directory: str
+  layout: evaluation.BatchLayout
+  seed: int
+
+  def path(self, split: str) -> str:
+    """Returns the file of a split's."""
+    return os.path.join(self.directory, f'outputs_{split}.npz')
+
+  def decode(self, split: str, max_inputs: int | None) -> None:
+    """Writes the file of a split, unless it is there.
+
+    Args:
+      split: the split.
+      max_inputs: how many different inputs at most; None for all.
+
+    Raises:
+      ValueError: if the split has no inputs.
+    """
+    path, about = self.path(split), self._about(split, max_inputs)
+    if os.path.exists(path) and training.npz_metadata(path) == about:
+      speaking.say(f'{path}: what the model says is there already')
+      return
+    inputs = self._different_inputs(split, max_inputs)
+    said = self._say(inputs)
+    # Up to where a model says padding, which no target may hold, or its logits
+    # are not finite.
+    told = [_before_padding(out) for out in said.tokens]
+    count = training.write_npz(
+      path,
+      [
+        {'inputs': ids, 'targets': out}
+        for ids, out in zip(inputs, told, strict=True)
+        if len(out)
+      ],
+      metadata=about,
+    )
+    speaking.say(
+      f'{path}: {count:,} inputs of {split}, {said.num_tokens:,} tokens that '
+      'the model says'
+    )
+
+  def _about(self, split: str, max_inputs: int | None) -> dict[str, Any]:
+    """Returns what outputs depend on."""
+    hashes = datasets.input_hashes(self.task, split)
+    return {
+      'parameters': self.loaded.fingerprint,
+      'task': datasets.as_task(self.task).name,
+      'split': split,
+      'inputs': hashlib.sha256(hashes.tobytes()).hexdigest()[:16],
+      'seed': self.seed,
+      'max_inputs': max_inputs,
+      'feature_lengths': dict(self.loaded.feature_lengths),
+      'prefix': self.loaded.prefix,
+      'suppressed_tokens': list(self.loaded.suppressed_tokens),
+    }
+
+  def _different_inputs(
+    self, split: str, max_inputs: int | None
+  ) -> list[np.ndarray]:
+    """Returns inputs as the model reads them, in an order that is drawn."""
+    found: dict[bytes, np.ndarray] = {}
+    for ids in self._inputs(split):
+      found.setdefault(ids.tobytes(), ids)
+      if len(found) == max_inputs:
+        break
+    return list(found.values())
+
+  def _inputs(self, split: str) -> Iterator[np.ndarray]:
+    """Yields the ids of every input of a split, once through."""
+    plan = datasets.DataPlan(feature_lengths=self.loaded.feature_lengths)
+    for batch in datasets.train_batches(
+      self.task, plan, seed=self.seed, split=split, num_epochs=1
+    ):
+      for row in batch['encoder_input_tokens'][: batch['num_valid']]:
+        yield row[: np.count_nonzero(row)]
+
+  def _say(self, inputs: list[np.ndarray]) -> evaluation.DecodedDataset:
+    """Decodes inputs with the full model."""
+    batches = batching.batch_examples(
+      [{'inputs': ids, 'targets': ids[:1]} for ids in inputs],
+      self.layout.batch_size,
+      [(max(map(len, inputs)), 1)],
+    )
+    names = ('encoder_input_tokens', 'num_valid')
+    decode = jobs.dataset_decoder(
+      self.loaded, self.layout, model_dir=self.model_dir
+    )
+    return decode(
+      [{name: batch[name] for name in names} for batch, _ in batches],
+      policy=decoding.ComputePolicy(),
+    )
+
+
+def _before_padding(tokens: np.ndarray) -> np.ndarray:
+  """Returns the tokens [T] before the first 0."""
+  return tokens[: np.argmin(np.append(tokens, 0) != 0)]

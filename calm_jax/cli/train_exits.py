@@ -1,0 +1,206 @@
+"""Trains adapters for the exits of a model that stays as it is, from gin files.
+
+  python -m calm_jax.cli.train_exits --gin_file=runs/train_exits.gin \
+    --gin_file=tasks/input_lines.gin --gin.MODEL_DIR=runs/flan \
+    --gin.INPUT_LINES=inputs.txt
+
+The model in MODEL_DIR (its best checkpoint if there is one) is teacher and
+frozen: it says something to each input, and its early layers learn, each
+through a small adapter, to say what its last layer says. No references are
+read, so a file of inputs is enough (tasks/input_lines.gin); any other Task will
+do. The adapters go to MODEL_DIR/exit_adapters, with the model's outputs, their
+log, their configuration and what they change on the validation split.
+Restarting the same command goes on from the last checkpoint and decodes nothing
+twice. Decode and certify with policies/adapted_exits.gin.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from calm_jax import checks, evaluation, records, runs, training
+from calm_jax import data as datasets
+from calm_jax.cli import gin_runner, jobs, own_outputs
+from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.processes import speaking
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputPlan:
+  """Which inputs the model is asked, and how its outputs are learnt from.
+
+  Attributes:
+    batch_size: rows of a training step.
+    max_inputs: different inputs to learn from at most; None for all.
+    eval_inputs: those of the validation split to measure on at most.
+    length_buckets: (inputs, outputs) lengths that batches are padded to.
+  """
+
+  batch_size: int = 32
+  max_inputs: int | None = 2000
+  eval_inputs: int | None = 200
+  length_buckets: tuple[tuple[int, int], ...] = ()
+
+  def __post_init__(self):
+    """Raises ValueError for numbers below 1."""
+    for name in ('batch_size', 'max_inputs', 'eval_inputs'):
+      if (value := getattr(self, name)) is not None or name == 'batch_size':
+        checks.check_whole(value, name, low=1)
+
+  def batches(
+    self, outputs: own_outputs.OwnOutputs, split: str, **order: Any
+  ) -> Iterator[Mapping[str, Any]]:
+    """Returns batches of a split's outputs; `order` as for `npz_batches`."""
+    return training.npz_batches(
+      outputs.path(split),
+      self.batch_size,
+      feature_lengths=outputs.loaded.feature_lengths,
+      length_buckets=self.length_buckets,
+      **order,
+    )
+
+
+def run(
+  *,
+  model_dir: str,
+  task: Any,
+  optimizer: training.Optimizer,
+  plan: training.Plan,
+  inputs: InputPlan | None = None,
+  layout: evaluation.BatchLayout | None = None,
+  rank: int | None = 16,
+  name: str = 'exit_adapters',
+  seed: int = 0,
+) -> records.ExitAdapterEvaluation | None:
+  """Trains on inputs of the split 'train' and measures on 'validation'.
+
+  Args:
+    model_dir: a run directory of `calm_jax.cli.train`, or of `convert`.
+    task: the Task; its targets are not read.
+    optimizer: from `training.adamw` or `training.adafactor`.
+    plan: how many steps, and when to log and save.
+    inputs: which inputs; the defaults if None.
+    layout: how they are decoded together; the defaults if None.
+    rank: of the adapters; None for a scale per channel alone.
+    name: of the folder in `model_dir` that the adapters go to.
+    seed: of first weights, of the inputs drawn and of their order.
+
+  Returns:
+    What they change; None for a Task without validation inputs.
+  """
+  inputs = InputPlan() if inputs is None else inputs
+  directory = training.exit_adapter_directory(model_dir, name)
+  loaded = jobs.load_run(model_dir, task)
+  outputs = own_outputs.OwnOutputs(
+    loaded=loaded,
+    task=task,
+    model_dir=model_dir,
+    directory=directory,
+    layout=evaluation.BatchLayout() if layout is None else layout,
+    seed=seed,
+  )
+  stage = training.exit_adapter_stage(
+    loaded.config, loaded.params, optimizer, rank=rank, seed=seed
+  )
+  result = _train(stage, outputs, inputs, plan)
+  if 'validation' not in datasets.as_task(task).splits:
+    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
+    return None
+  outputs.decode('validation', inputs.eval_inputs)
+  batches = inputs.batches(outputs, 'validation', shuffle=False, num_epochs=1)
+  measured = _measure(loaded, result, list(batches), outputs)
+  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
+  speaking.say(measured.describe())
+  return measured
+
+
+def _train(
+  stage: training.Stage,
+  outputs: own_outputs.OwnOutputs,
+  inputs: InputPlan,
+  plan: training.Plan,
+) -> training.TrainResult:
+  """Trains on what the model says."""
+  task, directory = outputs.task, outputs.directory
+  # Before training, which lets signals wait for a step to end.
+  outputs.decode('train', inputs.max_inputs)
+
+  def batches(skip):
+    # Asked for once the directory is known to be of this very run.
+    gin_runner.write_operative_config(directory, 'train_exits.gin')
+    _keep_seen_rows(directory, task)
+    return inputs.batches(outputs, 'train', seed=outputs.seed, skip=skip)
+
+  return training.train(
+    stage,
+    batches,
+    plan=plan,
+    model_dir=directory,
+    seen_rows=lambda: _seen_rows(task),
+    context={
+      'task': datasets.as_task(task).name,
+      'seed': outputs.seed,
+      **records.to_jsonable(dataclasses.asdict(inputs)),
+    },
+  )
+
+
+def _seen_rows(task: Any) -> records.TrainingRows:
+  """Returns the inputs that adapters are, or may be, trained on."""
+  return records.TrainingRows(
+    datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
+  )
+
+
+def _keep_seen_rows(directory: str, task: Any) -> None:
+  """Writes them beside the adapters, for calibration to refuse.
+
+  A run that was converted has no list of its own that they could go to.
+  """
+  rows = _seen_rows(task)
+  records.write_training_rows(
+    os.path.join(directory, records.TRAINING_ROWS_NAME),
+    trained=rows.trained,
+    selected=rows.selected,
+  )
+
+
+def _measure(
+  loaded: runs.LoadedRun,
+  result: training.TrainResult,
+  batches: list[Any],
+  outputs: own_outputs.OwnOutputs,
+) -> records.ExitAdapterEvaluation:
+  """Returns what adapters change, layer by layer."""
+  config = loaded.config
+  before, after = (
+    training.evaluate_exit_adapters(config, loaded.params, adapters, batches)
+    for adapters in (
+      ExitAdapters.identity(config.num_decoder_layers, config.embed_dim),
+      training.exit_adapters_of(result.params),
+    )
+  )
+  apart_before, right_before = map(_numbers, before.rates())
+  apart, right = map(_numbers, after.rates())
+  return records.ExitAdapterEvaluation(
+    task=datasets.as_task(outputs.task).name,
+    split='validation',
+    num_tokens=int(before.num_tokens),
+    steps=result.step,
+    agreements_before=right_before,
+    agreements=right,
+    divergences_before=apart_before,
+    divergences=apart,
+    context=jobs.run_context(config, checkpoint_step=loaded.step),
+  )
+
+
+def _numbers(column: Any) -> tuple[float, ...]:
+  return tuple(map(float, column))
+
+
+if __name__ == '__main__':
+  gin_runner.main('train_exits', one_process=True)

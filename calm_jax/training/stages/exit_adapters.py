@@ -1,0 +1,168 @@
+"""A stage for a model that is not to be touched: adapters of its exits.
+
+The model's parameters go into the step as they are and never come out; the
+training state holds {'exit_adapters': {'scale', 'down', 'up'}}, see
+`exit_adapters.ExitAdapters`, and the optimizer's slots for these.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from calm_jax import checks, model
+from calm_jax.array_types import Params
+from calm_jax.checkpoints import trained_parts
+from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.training import exit_adapter_losses, losses
+from calm_jax.training import step as step_lib
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.stage import Stage
+from calm_jax.training.state import StepMetrics, TrainState
+
+_KEY = trained_parts.EXIT_ADAPTERS.key
+
+
+def exit_adapter_stage(
+  config: model.T5Config,
+  params: Params,
+  optimizer: Optimizer,
+  *,
+  rank: int | None = 16,
+  seed: int = 0,
+) -> Stage:
+  """Returns the training of a frozen model's exit adapters.
+
+  Self-distillation: every exit's distribution is pulled towards the last
+  layer's, by KL(last || exit) per target token, mean over exits. It starts from
+  the identity, the model as it is. Targets only say after which tokens: those
+  of the model itself (its greedy outputs) are what it decodes after, and need
+  no references. The directory is `exit_adapter_directory` of the model's;
+  `exit_adapters_of` finds the adapters in the parameters of the result.
+
+  Args:
+    config: the model.
+    params: its parameters, which stay as they are.
+    optimizer: from `training.adamw` or `training.adafactor`.
+    rank: R, of the low-rank part; None for a scale per channel alone.
+    seed: of its first weights.
+
+  Raises:
+    ValueError: for a rank below 1, or a model without an exit before the last
+      layer.
+  """
+  layers = config.num_decoder_layers
+  if layers < 2:
+    raise ValueError(
+      'exit adapters need a model of at least 2 decoder layers, got '
+      f'num_decoder_layers = {layers}: there is no exit before the last layer'
+    )
+  if rank is not None:
+    checks.check_whole(rank, 'rank of exit adapters', low=1)
+  part = 'a scale' if rank is None else f'a scale and rank {rank}'
+  return Stage(
+    config=config,
+    optimizer=optimizer,
+    init=lambda _: init_exit_adapter_state(
+      config, optimizer, rank=rank, seed=seed
+    ),
+    step=make_exit_adapter_step(config, optimizer),
+    check_batch=functools.partial(step_lib.check_batch, config=config),
+    constants=params,
+    context={
+      'exit_adapter_rank': rank,
+      **trained_parts.backbone_context(params),
+    },
+    title=f'adapters of {layers - 1} exits, {part} each',
+    inside=True,
+  )
+
+
+def exit_adapter_directory(
+  model_dir: str | os.PathLike, name: str = _KEY
+) -> str:
+  """Returns the directory of exit adapters in that of their model.
+
+  Raises:
+    ValueError: for a folder that is the model's or elsewhere.
+  """
+  return trained_parts.part_directory(model_dir, name)
+
+
+def exit_adapters_of(tree: Params) -> ExitAdapters:
+  """Returns the adapters of a parameter tree {'exit_adapters': {...}}."""
+  return ExitAdapters(**tree[_KEY])
+
+
+def init_exit_adapter_state(
+  config: model.T5Config,
+  optimizer: Optimizer,
+  *,
+  rank: int | None,
+  seed: int,
+) -> TrainState:
+  """Returns the state at step 0: the identity."""
+  exits, size = config.num_decoder_layers - 1, config.embed_dim
+  key = jax.random.key(seed)
+  arrays = {'scale': jnp.ones((exits, size), jnp.float32)}
+  if rank is not None:
+    drawn = jax.random.normal(key, (exits, size, rank), jnp.float32)
+    arrays |= {
+      'down': drawn / np.sqrt(size).astype(np.float32),
+      'up': jnp.zeros((exits, rank, size), jnp.float32),
+    }
+  params = {_KEY: arrays}
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.transformation.init(params),
+    rng=key,
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def make_exit_adapter_step(
+  config: model.T5Config, optimizer: Optimizer
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+  """Returns the jitted `(state, batch, params) -> (state, metrics)`.
+
+  It donates the state, whose parameters are the adapters'; `params`, the
+  model's, are only read. In the metrics `exits.losses` are divergences of the
+  first L-1 layers from the last one in nats, and `exits.accuracies` shares of
+  tokens on which they agree with it.
+  """
+
+  def exit_adapter_step(state, batch, params):
+    adapters = exit_adapters_of(state.params)
+    found, by_adapters = exit_adapter_losses.agreement_and_gradients(
+      config, params, adapters, batch
+    )
+    gradients = {
+      _KEY: {name: getattr(by_adapters, name) for name in state.params[_KEY]}
+    }
+    updates, opt_state = optimizer.transformation.update(
+      gradients, state.opt_state, state.params
+    )
+    state = dataclasses.replace(
+      state,
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    divergences, agreements = found.rates()
+    return state, StepMetrics(
+      loss=divergences.mean(),
+      exits=losses.ExitMetrics(
+        losses=divergences,
+        accuracies=agreements,
+        num_tokens=found.num_tokens,
+      ),
+      gradient_norm=optax.global_norm(gradients),
+    )
+
+  return jax.jit(exit_adapter_step, donate_argnums=0)
