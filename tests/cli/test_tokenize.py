@@ -121,6 +121,7 @@ def test_chosen_splits_and_few_examples(bindings, tmp_path):
     call(bindings, **{'tokenize.run.splits': ('dev',)})
 
 
+@pytest.mark.slow
 def test_a_run_on_the_files_is_one_that_reads_texts(paths, bindings, tmp_path):
   """The vocabulary and the rows seen come along without a copy by hand."""
   context = training.npz_metadata(paths['train'])

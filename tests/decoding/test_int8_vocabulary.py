@@ -41,6 +41,7 @@ def test_a_matrix_made_beforehand_changes_nothing():
   assert decoding.describe(policy) == decoding.describe(checks())
 
 
+@pytest.mark.slow
 def test_drafts_in_8_bits_are_checked_in_float():
   policy = checks(
     'int8',

@@ -678,6 +678,7 @@ _LONG = (
   'budget_similarity_exact',
   'margin_int8_checks',
   'margin_prefix_suppressed_exact',
+  'beams_margin_per_row_exact',
   'margin_nucleus_exact',
   'maximum_release_decay',
   'state_similarity_per_row_exact',

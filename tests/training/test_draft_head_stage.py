@@ -54,6 +54,7 @@ def evaluate(params, head, batches):
   )
 
 
+@pytest.mark.slow
 def test_a_trained_head_agrees_more_and_drafts(tmp_path, params, own_outputs):
   """From training to decoding, through the files of a run."""
   bound, batch = own_outputs
