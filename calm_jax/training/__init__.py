@@ -2,8 +2,9 @@
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
 the early-exit classifier of a finished one, `draft_head_stage` a head that
-drafts for it. `Plan` and `Objective` say what a
-run does, optimizers and schedules are builders, and gin binds all of them;
+drafts for it. `Plan` and `Objective` (or what is around one: `SampledDepth`,
+`LayerDropout`, ...) say what a run does, optimizers and schedules are builders,
+and gin binds all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
 """
@@ -27,10 +28,12 @@ from calm_jax.training.evaluators import (
   Evaluator,
   teacher_forced_evaluator,
 )
+from calm_jax.training.forward import Draws, Forward
 from calm_jax.training.freezing import freeze
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
+  layer_skip_weights,
   linear_weights,
   quadratic_weights,
   subset_weights,
@@ -38,7 +41,14 @@ from calm_jax.training.layer_weights import (
 )
 from calm_jax.training.loop import train
 from calm_jax.training.losses import LossSettings, multi_exit_loss
-from calm_jax.training.objective import Objective
+from calm_jax.training.objective import BatchObjective, Objective
+from calm_jax.training.objectives.layer_dropout import LayerDropout
+from calm_jax.training.objectives.own_exits import OwnExits
+from calm_jax.training.objectives.pulled_states import PulledStates
+from calm_jax.training.objectives.rotated_exits import RotatedExits
+from calm_jax.training.objectives.sampled_depth import SampledDepth
+from calm_jax.training.objectives.self_distillation import SelfDistillation
+from calm_jax.training.objectives.wrapping import WrappingObjective
 from calm_jax.training.optimizer import (
   Optimizer,
   adafactor,
@@ -70,17 +80,27 @@ from calm_jax.training.step import (
 )
 
 __all__ = [
+  'BatchObjective',
   'ClassifierCounts',
   'DraftCounts',
+  'Draws',
   'Evaluator',
+  'Forward',
+  'LayerDropout',
   'LossSettings',
   'Objective',
   'Optimizer',
+  'OwnExits',
   'Plan',
+  'PulledStates',
+  'RotatedExits',
+  'SampledDepth',
+  'SelfDistillation',
   'Stage',
   'StepMetrics',
   'TrainResult',
   'TrainState',
+  'WrappingObjective',
   'adafactor',
   'adamw',
   'classifier_directory',
@@ -97,6 +117,7 @@ __all__ = [
   'init_train_state',
   'last_heavy_weights',
   'last_layer_weights',
+  'layer_skip_weights',
   'linear_weights',
   'make_eval_step',
   'make_train_step',
