@@ -16,7 +16,7 @@ pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 from cases import text_cases
 from fakes.toy_decoder import toy_decoder
 
-from calm_jax import checkpoints, decoding, exits, model, runs
+from calm_jax import checkpoints, decoding, exits, model, runs, training
 from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import command_line, gin_runner
 
@@ -276,6 +276,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 # README of a part -> the files whose job its table of options is about.
 OPTIONS = {
   'training': ['runs/train.gin', 'models/text_256.gin', 'tasks/e2e_nlg.gin'],
+  'training/objectives': [
+    'runs/train.gin',
+    'models/text_256.gin',
+    'tasks/e2e_nlg.gin',
+  ],
   'calibration': [
     'runs/calibrate.gin',
     'tasks/e2e_nlg.gin',
@@ -318,6 +323,28 @@ def test_what_the_readmes_say_to_bind_binds(part):
     gin_runner.parse(
       OPTIONS[part], [*given, flag.removeprefix('--gin_bindings=')]
     )
+
+
+def test_objectives_are_around_the_one_that_has_the_numbers():
+  gin_runner.parse(
+    OPTIONS['training/objectives'],
+    [
+      "MODEL_DIR = 'run'",
+      "DATA_DIR = 'data'",
+      'TRAIN_STEPS = 70',
+      'train.run.objective = @training.LayerDropout()',
+      'training.Objective.num_microbatches = 4',
+      'training.RotatedExits.rotation = 3',
+    ],
+  )
+  reference = gin.config.query_parameter('train.run.objective')
+  objective = reference.scoped_configurable_fn()
+  assert objective == training.LayerDropout(
+    objective=training.RotatedExits(
+      objective=training.Objective(num_microbatches=4), rotation=3
+    ),
+    curriculum_steps=70,
+  )
 
 
 def test_parameters_in_the_commands_of_readmes_are_there():

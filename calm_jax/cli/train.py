@@ -46,7 +46,7 @@ def run(
   optimizer: training.Optimizer,
   plan: training.Plan,
   data: datasets.DataPlan,
-  objective: training.Objective | None = None,
+  objective: training.Objective | training.BatchObjective | None = None,
   decode: DecodingPlan | None = None,
   initial_model_dir: str | None = None,
   partitioning: str = 'data_parallel',
@@ -54,7 +54,7 @@ def run(
   seed: int = 0,
   dry_run: bool = False,
 ) -> training.TrainResult | None:
-  """Trains with the weighted multi-exit loss (arXiv 2207.07061, Eq. 6).
+  """Trains with a loss at every exit (arXiv 2207.07061, Eq. 6), or another.
 
   Args:
     model_dir: the run directory.
@@ -64,12 +64,12 @@ def run(
     optimizer: from `training.adafactor` or `training.adamw`.
     plan: how many steps, and when to log, evaluate, save and stop.
     data: how the Task's examples become batches.
-    objective: the loss; with the paper's weights if None.
+    objective: how the loss comes about; the paper's if None.
     decode: what to decode on the way, and how often; nothing if None.
     initial_model_dir: a run whose (best) parameters to start from.
     partitioning: how parameters lie on several devices; see `training.train`.
     model_parallel: devices that share each row.
-    seed: of parameters, data order and dropout.
+    seed: of parameters, data order, dropout and what the objective draws.
     dry_run: print the mesh, where parameters lie and the memory per device.
   """
   seqio_task = datasets.as_task(task)
@@ -87,7 +87,7 @@ def run(
     speaking.say(
       memory_plan.describe_training(
         config,
-        training.freeze(optimizer, objective.frozen),
+        training.freeze(optimizer, objective.base.frozen),
         batch_size=data.batch_size,
         **layout,
       )
@@ -157,7 +157,7 @@ def _context(
   seqio_task = datasets.as_task(task)
   # What is not the default changes the data or the parameters as well.
   optional = {
-    'frozen': list(objective.frozen),
+    'frozen': list(objective.base.frozen),
     'initial_model_dir': initial_model_dir,
     'prefixes': _prefixes(seqio_task),
   }
@@ -168,6 +168,7 @@ def _context(
     'feature_lengths': data.lengths,
     'seed': seed,
     **data.context(),
+    **objective.context(),
     **{name: value for name, value in optional.items() if value},
   }
 

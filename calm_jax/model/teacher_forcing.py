@@ -38,6 +38,7 @@ def layer_states(
   *,
   encoder_segment_ids: Array | None = None,
   decoder_segment_ids: Array | None = None,
+  layer_mask: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns the residual stream after each decoder layer, teacher forced.
@@ -56,14 +57,27 @@ def layer_states(
       every segment).
     encoder_segment_ids: int32 [B, S], 0 is padding; None if nothing is packed.
     decoder_segment_ids: int32 [B, T], likewise.
+    layer_mask: bool [B, T, L], or [B, 1, L] for whole rows: a layer that does
+      not run at a position hands its state on, and the layer's keys and values
+      there are those of that state, as in `decode_with_layer_mask`. None if all
+      run.
     dropout_rng: a PRNG key switches dropout on.
 
   Returns:
     [L, B, T, D] in the activation dtype, before the final norm.
 
   Raises:
-    ValueError: if only one of the segment ids is given, or of a wrong shape.
+    ValueError: if only one of the segment ids is given, or one of a wrong
+      shape, or such a mask.
   """
+  if layer_mask is not None:
+    rows, length = decoder_input_tokens.shape
+    shapes = [(rows, at, config.num_decoder_layers) for at in (length, 1)]
+    if layer_mask.shape not in shapes:
+      raise ValueError(
+        f'layer_mask must be [B, T, L] or [B, 1, L], {shapes[0]} or '
+        f'{shapes[1]}: {layer_mask.shape}'
+      )
   segment_ids = None
   if encoder_segment_ids is not None or decoder_segment_ids is not None:
     segment_ids = relative_positions.SegmentIds(
@@ -83,6 +97,7 @@ def layer_states(
     {'params': params},
     encoder_input_tokens,
     decoder_input_tokens,
+    layer_mask,
     segment_ids=segment_ids,
     deterministic=dropout_rng is None,
     rngs={} if dropout_rng is None else {'dropout': dropout_rng},

@@ -3,8 +3,9 @@
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
 the early-exit classifier of a finished one, `draft_head_stage` a head that
 drafts for it, `exit_adapter_stage` what its early layers are read through.
-`Plan` and `Objective` say what a run does, optimizers and schedules are
-builders, and gin binds all of them;
+`Plan` and `Objective` (or what is around one: `SampledDepth`, `LayerDropout`,
+...) say what a run does, optimizers and schedules are builders, and gin binds
+all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
 """
@@ -32,10 +33,12 @@ from calm_jax.training.exit_adapter_losses import (
   ExitAgreement,
   evaluate_exit_adapters,
 )
+from calm_jax.training.forward import Draws, Forward
 from calm_jax.training.freezing import freeze
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
+  layer_skip_weights,
   linear_weights,
   quadratic_weights,
   subset_weights,
@@ -43,7 +46,14 @@ from calm_jax.training.layer_weights import (
 )
 from calm_jax.training.loop import train
 from calm_jax.training.losses import LossSettings, multi_exit_loss
-from calm_jax.training.objective import Objective
+from calm_jax.training.objective import BatchObjective, Objective
+from calm_jax.training.objectives.layer_dropout import LayerDropout
+from calm_jax.training.objectives.own_exits import OwnExits
+from calm_jax.training.objectives.pulled_states import PulledStates
+from calm_jax.training.objectives.rotated_exits import RotatedExits
+from calm_jax.training.objectives.sampled_depth import SampledDepth
+from calm_jax.training.objectives.self_distillation import SelfDistillation
+from calm_jax.training.objectives.wrapping import WrappingObjective
 from calm_jax.training.optimizer import (
   Optimizer,
   adafactor,
@@ -80,18 +90,28 @@ from calm_jax.training.step import (
 )
 
 __all__ = [
+  'BatchObjective',
   'ClassifierCounts',
   'DraftCounts',
+  'Draws',
   'Evaluator',
   'ExitAgreement',
+  'Forward',
+  'LayerDropout',
   'LossSettings',
   'Objective',
   'Optimizer',
+  'OwnExits',
   'Plan',
+  'PulledStates',
+  'RotatedExits',
+  'SampledDepth',
+  'SelfDistillation',
   'Stage',
   'StepMetrics',
   'TrainResult',
   'TrainState',
+  'WrappingObjective',
   'adafactor',
   'adamw',
   'classifier_directory',
@@ -112,6 +132,7 @@ __all__ = [
   'init_train_state',
   'last_heavy_weights',
   'last_layer_weights',
+  'layer_skip_weights',
   'linear_weights',
   'make_eval_step',
   'make_train_step',

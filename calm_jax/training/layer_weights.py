@@ -85,6 +85,40 @@ def last_heavy_weights(share: float = 0.5) -> LayerWeightsFn:
   return weights
 
 
+def layer_skip_weights(scale: float = 0.1) -> LayerWeightsFn:
+  """Returns a builder of LayerSkip's weights, which sum to 1.
+
+  Counted from 0, layer l has e(l) = scale (0 + 1 + ... + l), and the last one
+  L-1 more than scale (0 + 1 + ... + L-2): it dominates, for scales well below
+  1. The first layer has none, and must not be decoded from.
+
+  Source: arXiv 2404.16710, its early-exit loss.
+
+  Args:
+    scale: of the exits below the last, at least 0.
+
+  Raises:
+    ValueError: if the scale lies outside its range.
+
+  >>> [round(weight, 3) for weight in layer_skip_weights(0.2)(4)]
+  [0.0, 0.045, 0.136, 0.818]
+  """
+  if isinstance(scale, bool) or not (
+    isinstance(scale, (int, float)) and 0 <= scale < np.inf
+  ):
+    raise ValueError(f'scale must be a finite number >= 0, got {scale!r}')
+
+  def weights(num_layers: int) -> tuple[float, ...]:
+    _check_num_layers(num_layers)
+    if num_layers == 1:
+      return (1.0,)
+    sums = [scale * layer * (layer + 1) / 2 for layer in range(num_layers - 1)]
+    raw = [*sums, num_layers - 1 + sums[-1]]
+    return tuple(weight / sum(raw) for weight in raw)
+
+  return weights
+
+
 def subset_weights(
   exit_layers: Sequence[int], base: LayerWeightsFn = linear_weights
 ) -> LayerWeightsFn:

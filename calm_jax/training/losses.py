@@ -8,7 +8,6 @@ computed twice, and memory does not grow with L x V.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -17,16 +16,16 @@ import numpy as np
 
 from calm_jax.array_types import Array, Params
 from calm_jax.pytrees import register_pytree
-from calm_jax.training.token_losses import (
-  LossSettings,
-  logits_gradient,
-  token_loss,
-)
+from calm_jax.training import exit_scan
+from calm_jax.training.teacher import Teacher
+from calm_jax.training.token_losses import LossSettings
 
 __all__ = [
   'ExitMetrics',
+  'Exits',
   'LogitsFn',
   'LossSettings',
+  'all_exits',
   'loss_denominator',
   'multi_exit_loss',
 ]
@@ -66,6 +65,28 @@ def loss_denominator(settings: LossSettings, weights: Array) -> Array:
   return jnp.maximum(weights.sum(dtype=jnp.float32), 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Exits:
+  """Which exits are read, and how much each counts.
+
+  Attributes:
+    layers: int [E], indices of layers, each once; L for an entry that is empty,
+      whose weight must be 0.
+    weights: float32 [E].
+  """
+
+  layers: Array | np.ndarray
+  weights: Array
+
+
+def all_exits(settings: LossSettings) -> Exits:
+  """Returns the exits of the settings, those of weight zero left out."""
+  # Static weights: an exit of weight zero is not in the program.
+  used = np.flatnonzero(settings.layer_weights)
+  weights = jnp.asarray(settings.layer_weights, jnp.float32)
+  return Exits(used, weights[used])
+
+
 def multi_exit_loss(
   logits_fn: LogitsFn,
   params: Params,
@@ -76,6 +97,8 @@ def multi_exit_loss(
   settings: LossSettings,
   denominator: Array | None = None,
   dropout_rng: Array | None = None,
+  exits: Exits | None = None,
+  distilled: float = 0.0,
 ) -> tuple[Array, ExitMetrics]:
   """Returns sum_i w_i L_i (arXiv 2207.07061, Eq. 6) and the metrics per exit.
 
@@ -95,36 +118,39 @@ def multi_exit_loss(
     denominator: float32 scalar to divide by instead, for a part of a batch;
       `loss_denominator` of the whole of it.
     dropout_rng: a PRNG key handed to `logits_fn`, split over the exits.
+    exits: which exits are read, instead of those of the settings.
+    distilled: share of the loss of every exit but the last that is its distance
+      KL(q || p) from the last layer's distribution q, a constant, instead of
+      the targets' cross-entropy.
 
   Raises:
     ValueError: if shapes do not fit together.
   """
   layers = len(settings.layer_weights)
-  if states.shape[:3] != (layers, *targets.shape):
-    raise ValueError(
-      f'states must be [L, B, T, D] with L = {layers} (one weight each) and '
-      f'[B, T] = {targets.shape}, got {states.shape}'
-    )
-  if weights.shape != targets.shape:
-    raise ValueError(f'weights {weights.shape} != targets {targets.shape}')
-  # Static weights: an exit of weight zero is left out of the program.
-  used = np.flatnonzero(settings.layer_weights)
-  if len(used) < layers:
-    states = states[used]
+  _check_shapes(states, layers, targets, weights)
+  if exits is None:
+    exits = all_exits(settings)
+  teacher = shares = None
+  if distilled:
+    teacher = _last_layer(logits_fn, params, states[-1])
+    shares = jnp.where(exits.layers == layers - 1, 0.0, distilled)
   targets = targets.reshape(-1)
   weights = weights.reshape(-1).astype(jnp.float32)
   num_tokens = weights.sum()
-  inputs = _ExitInputs(
-    states=states,
-    layer_weights=jnp.asarray(settings.layer_weights, jnp.float32)[used],
+  inputs = exit_scan.ExitInputs(
+    states=_states_of(states, exits.layers),
+    layer_weights=exits.weights,
     dropout_rngs=(
-      None if dropout_rng is None else jax.random.split(dropout_rng, len(used))
+      None
+      if dropout_rng is None
+      else jax.random.split(dropout_rng, len(exits.layers))
     ),
+    shares=shares,
   )
-  head_fn, head_params = _without_unused_params(
+  head_fn, head_params = exit_scan.without_unused_params(
     logits_fn, params, jax.tree.map(lambda leaf: leaf[0], inputs)
   )
-  loss, losses, accuracies = _scan_exits(
+  loss, losses, accuracies = exit_scan.scan_exits(
     head_fn,
     settings,
     head_params,
@@ -132,6 +158,7 @@ def multi_exit_loss(
     targets,
     # An empty batch has loss 0, not NaN.
     weights / jnp.maximum(num_tokens, 1.0),
+    teacher,
   )
   if denominator is None and settings.loss_normalizer is not None:
     denominator = loss_denominator(settings, weights)
@@ -139,111 +166,34 @@ def multi_exit_loss(
     loss = loss * (jnp.maximum(num_tokens, 1.0) / denominator)
   everywhere = jnp.full((layers,), jnp.nan, jnp.float32)
   return loss, ExitMetrics(
-    losses=everywhere.at[used].set(losses),
-    accuracies=everywhere.at[used].set(accuracies),
+    losses=everywhere.at[exits.layers].set(losses, mode='drop'),
+    accuracies=everywhere.at[exits.layers].set(accuracies, mode='drop'),
     num_tokens=num_tokens,
   )
 
 
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class _ExitInputs:
-  """What the scan walks over; E is the number of exits that are run.
-
-  Attributes:
-    states: [E, B, T, D].
-    layer_weights: float32 [E].
-    dropout_rngs: PRNG keys [E], or None.
-  """
-
-  states: Array
-  layer_weights: Array
-  dropout_rngs: Array | None
-
-
-def _without_unused_params(logits_fn, params, exit_inputs: _ExitInputs):
-  """Returns `logits_fn` on the leaves that it reads, and these leaves.
-
-  The scan adds up a gradient per leaf: of the output head, not of the model.
-  Logits come as [N, V] with N = B * T positions.
-  """
-  leaves, structure = jax.tree.flatten(params)
-  jaxpr = jax.make_jaxpr(
-    lambda leaves, hidden, rng: logits_fn(
-      structure.unflatten(leaves), hidden, rng
+def _check_shapes(states, layers, targets, weights) -> None:
+  if states.shape[:3] != (layers, *targets.shape):
+    raise ValueError(
+      f'states must be [L, B, T, D] with L = {layers} (one weight each) and '
+      f'[B, T] = {targets.shape}, got {states.shape}'
     )
-  )(leaves, exit_inputs.states, exit_inputs.dropout_rngs).jaxpr
-  read = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
-  is_read = [id(variable) in read for variable in jaxpr.invars[: len(leaves)]]
-  shapes = [jax.typeof(leaf) for leaf in leaves]
-
-  def head_fn(head_params, hidden, dropout_rng):
-    given = iter(head_params)
-    tree = structure.unflatten(
-      next(given) if used else jnp.zeros(leaf.shape, leaf.dtype)
-      for used, leaf in zip(is_read, shapes, strict=True)
-    )
-    logits = logits_fn(tree, hidden, dropout_rng)
-    return logits.reshape(-1, logits.shape[-1])
-
-  used = zip(is_read, leaves, strict=True)
-  return head_fn, [leaf for is_used, leaf in used if is_used]
+  if weights.shape != targets.shape:
+    raise ValueError(f'weights {weights.shape} != targets {targets.shape}')
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan_exits(logits_fn, settings, params, inputs, targets, token_weights):
-  """Returns the weighted loss, losses [E] and accuracies [E]."""
-
-  def one_exit(loss, exit_inputs):
-    logits = logits_fn(params, exit_inputs.states, exit_inputs.dropout_rngs)
-    parts = token_loss(logits, targets, token_weights, settings)
-    loss = loss + exit_inputs.layer_weights * parts.loss
-    return loss, (parts.cross_entropy, parts.accuracy)
-
-  loss, metrics = jax.lax.scan(one_exit, jnp.float32(0), inputs)
-  return loss, *metrics
+def _states_of(states: Array, chosen: Array | np.ndarray) -> Array:
+  """Returns the states [E, B, T, D] of the chosen layers."""
+  layers = states.shape[0]
+  if isinstance(chosen, np.ndarray):
+    return states[chosen] if len(chosen) < layers else states
+  # An empty entry is read anywhere, and weighs nothing.
+  return states[jnp.minimum(chosen, layers - 1)]
 
 
-def _scan_exits_forward(
-  logits_fn, settings, params, inputs, targets, token_weights
-):
-  """The same, with the gradient of the loss as residual."""
-
-  def one_exit(carry, exit_inputs):
-    loss, params_gradient = carry
-    logits, pull_back = jax.vjp(
-      lambda params, hidden: logits_fn(
-        params, hidden, exit_inputs.dropout_rngs
-      ),
-      params,
-      exit_inputs.states,
-    )
-    parts = token_loss(logits, targets, token_weights, settings)
-    loss = loss + exit_inputs.layer_weights * parts.loss
-    gradient, hidden_gradient = pull_back(
-      logits_gradient(logits, targets, token_weights, parts, settings)
-      * exit_inputs.layer_weights
-    )
-    params_gradient = jax.tree.map(jnp.add, params_gradient, gradient)
-    metrics = (parts.cross_entropy, parts.accuracy)
-    return (loss, params_gradient), (hidden_gradient, metrics)
-
-  start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-  (loss, params_gradient), (states_gradient, metrics) = jax.lax.scan(
-    one_exit, start, inputs
+def _last_layer(logits_fn, params, hidden: Array) -> Teacher:
+  """Returns what the last layer says, to learn from: without a gradient."""
+  logits = logits_fn(
+    jax.lax.stop_gradient(params), jax.lax.stop_gradient(hidden), None
   )
-  return (loss, *metrics), (params_gradient, states_gradient)
-
-
-def _scan_exits_backward(logits_fn, settings, residuals, cotangents):
-  del logits_fn, settings
-  # Only the loss carries a gradient; losses and accuracies are for reading.
-  scale = cotangents[0]
-  params_gradient, states_gradient = jax.tree.map(
-    lambda leaf: (leaf * scale).astype(leaf.dtype), residuals
-  )
-  inputs = _ExitInputs(states_gradient, None, None)
-  return params_gradient, inputs, None, None
-
-
-_scan_exits.defvjp(_scan_exits_forward, _scan_exits_backward)
+  return Teacher.of_logits(logits.reshape(-1, logits.shape[-1]))

@@ -6,7 +6,7 @@ text ended by a newline, so that a log file reads like the terminal.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,15 +67,12 @@ class ProgressReport:
         raise NonFiniteLoss(step, float(metrics.loss))
     metrics = [metrics for _, metrics in gathered]
     tokens = np.array([m.exits.num_tokens for m in metrics], np.float64)
-    weights = tokens / max(tokens.sum(), 1.0)
     self._rate = len(metrics) / max(elapsed, 1e-9)
     return {
       'step': gathered[-1][0],
       'loss': float(np.mean([m.loss for m in metrics])),
-      'exit_losses': weights @ np.array([m.exits.losses for m in metrics]),
-      'exit_accuracies': (
-        weights @ np.array([m.exits.accuracies for m in metrics])
-      ),
+      'exit_losses': _means([m.exits.losses for m in metrics], tokens),
+      'exit_accuracies': _means([m.exits.accuracies for m in metrics], tokens),
       'gradient_norm': float(np.mean([m.gradient_norm for m in metrics])),
       'learning_rate': learning_rate,
       'steps_per_second': self._rate,
@@ -129,6 +126,22 @@ def evaluation_line(step: int, values: Mapping[str, float], note: str) -> str:
     if '_exit_' not in name
   )
   return f'  evaluated at step {step}: {shown}{note}'
+
+
+def _means(values: Sequence[np.ndarray], tokens: np.ndarray) -> np.ndarray:
+  """Returns means over tokens [L], each of the steps that read the exit.
+
+  Args:
+    values: per step float32 [L], NaN for exits that the step did not read.
+    tokens: float64 [steps].
+  """
+  rows = np.array(values)
+  read = ~np.isnan(rows)
+  weights = tokens[:, None] * read
+  means = (weights * np.where(read, rows, 0.0)).sum(axis=0)
+  return np.where(
+    read.any(axis=0), means / np.maximum(weights.sum(axis=0), 1.0), np.nan
+  )
 
 
 def _duration(seconds: float) -> str:

@@ -14,10 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from calm_jax import checks, model
+from calm_jax import model
 from calm_jax.array_types import Array, Params
 from calm_jax.data import packing
 from calm_jax.training import accumulation, freezing, layer_weights, losses
+from calm_jax.training.forward import (
+  ROWS,
+  Draws,
+  Forward,
+  batch_states,
+  logits_fn,
+)
+from calm_jax.training.objective import BatchObjective
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.state import StepMetrics, TrainState
 
@@ -56,97 +64,72 @@ def _jitted_init(config: model.T5Config) -> Callable[[Array], Params]:
   return jax.jit(functools.partial(model.init_params, config))
 
 
-def logits_fn(config: model.T5Config) -> losses.LogitsFn:
-  """Returns the model's final norm and projection as the loss wants it."""
-
-  def project(params, hidden, dropout_rng):
-    return model.output_logits(config, params, hidden, dropout_rng=dropout_rng)
-
-  return project
-
-
-def batch_states(
-  config: model.T5Config,
-  params: Params,
-  batch: Mapping[str, Any],
-  *,
-  dropout_rng: Array | None = None,
-) -> Array:
-  """Returns `model.layer_states` of a batch, packed or not: [L, B, T, D]."""
-  return model.layer_states(
-    config,
-    params,
-    batch['encoder_input_tokens'],
-    batch['decoder_input_tokens'],
-    **{key: batch[key] for key in packing.SEGMENT_KEYS if key in batch},
-    dropout_rng=dropout_rng,
-  )
-
-
-def _batch_loss(config, settings, params, batch, dropout_rng, denominator=None):
-  """Runs the model on one batch: loss and metrics per exit."""
-  states_rng = logits_rng = None
-  if dropout_rng is not None:
-    states_rng, logits_rng = jax.random.split(dropout_rng)
-  states = batch_states(config, params, batch, dropout_rng=states_rng)
-  return losses.multi_exit_loss(
-    logits_fn(config),
-    params,
-    states,
-    targets=batch['decoder_target_tokens'],
-    weights=batch['decoder_loss_weights'],
-    settings=settings,
-    denominator=denominator,
-    dropout_rng=logits_rng,
-  )
-
-
-@functools.lru_cache(maxsize=8)
 def make_train_step(
   config: model.T5Config,
   optimizer: Optimizer,
   *,
-  settings: losses.LossSettings,
-  num_microbatches: int = 1,
+  objective: BatchObjective,
 ) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, StepMetrics]]:
   """Returns the jitted `(state, batch) -> (state, metrics)`; donates the state.
+
+  The objective's `base.num_microbatches` are the parts that a batch is run in,
+  one after the other, to save memory. The gradient is that of the whole batch,
+  but for the dropout masks, which are drawn per part. They must divide the
+  batch size.
 
   Args:
     config: the model; dropout is on if its `dropout_rate` is positive.
     optimizer: what turns gradients into updates.
-    settings: weights of the exits, z-loss, label smoothing.
-    num_microbatches: parts that a batch is run in, one after the other, to save
-      memory. The gradient is that of the whole batch, but for the dropout
-      masks, which are drawn per part. Must divide the batch size.
+    objective: how the loss comes about.
 
   Raises:
-    ValueError: if `num_microbatches` is no integer >= 1; when stepping, if it
-      does not divide the batch, or the optimizer's frozen parameters are not
-      among the model's.
+    ValueError: for what the objective refuses; when stepping, if parts do not
+      divide the batch, or the optimizer's frozen parameters are not among the
+      model's.
   """
-  checks.check_whole(num_microbatches, 'num_microbatches', low=1)
+  objective = objective.for_layers(config.num_decoder_layers)
+  return _make_train_step(config, optimizer, objective)
 
-  def gradients_of(params, batch, rng, denominator=None):
-    def loss(params):
-      params = freezing.without_gradient(optimizer.frozen, params)
-      return _batch_loss(config, settings, params, batch, rng, denominator)
 
-    return jax.value_and_grad(loss, has_aux=True)(params)
+@functools.lru_cache(maxsize=8)
+def _make_train_step(config, optimizer, objective: BatchObjective):
+  base = objective.base
+  settings = base.settings(config.num_decoder_layers)
 
   def train_step(state, batch):
-    rng = None
+    dropout_rng = None
     if config.dropout_rate > 0:
-      rng = jax.random.fold_in(state.rng, state.step)
-    if num_microbatches == 1:
-      (loss, exits), gradients = gradients_of(state.params, batch, rng)
+      dropout_rng = jax.random.fold_in(state.rng, state.step)
+    weights = jnp.asarray(batch['decoder_loss_weights'])
+    whole = losses.loss_denominator(settings, weights)
+
+    def gradients_of(part, rng):
+      part = dict(part)
+      draws = Draws.of_step(state.rng, state.step, part.pop(ROWS))
+
+      def loss(params):
+        params = freezing.without_gradient(optimizer.frozen, params)
+        return batch_loss(
+          config,
+          objective,
+          params,
+          part,
+          draws=draws,
+          denominator=whole,
+          dropout_rng=rng,
+        )
+
+      return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+    batch = {**batch, ROWS: jnp.arange(weights.shape[0])}
+    if base.num_microbatches == 1:
+      (loss, exits), gradients = gradients_of(batch, dropout_rng)
     else:
-      weights = jnp.asarray(batch['decoder_loss_weights'])
-      whole = losses.loss_denominator(settings, weights)
       (loss, exits), gradients = accumulation.accumulate(
-        lambda part, rng: gradients_of(state.params, part, rng, whole),
+        gradients_of,
         batch,
-        num_microbatches=num_microbatches,
-        dropout_rng=rng,
+        num_microbatches=base.num_microbatches,
+        dropout_rng=dropout_rng,
       )
     updates, opt_state = optimizer.transformation.update(
       gradients, state.opt_state, state.params
@@ -164,18 +147,69 @@ def make_train_step(
   return jax.jit(train_step, donate_argnums=0)
 
 
+def batch_loss(
+  config: model.T5Config,
+  objective: BatchObjective,
+  params: Params,
+  batch: Mapping[str, Any],
+  *,
+  draws: Draws,
+  denominator: Array,
+  dropout_rng: Array | None = None,
+) -> tuple[Array, losses.ExitMetrics]:
+  """Runs the model on a batch, or a part of one, and its objective on that.
+
+  Args:
+    config: the model.
+    objective: how the loss comes about.
+    params: the model's parameters.
+    batch: arrays under `BATCH_KEYS`, packed or not.
+    draws: what the objective may draw on.
+    denominator: float32 scalar, `losses.loss_denominator` of the whole batch.
+    dropout_rng: a PRNG key switches dropout on.
+  """
+  states_rng = logits_rng = None
+  if dropout_rng is not None:
+    states_rng, logits_rng = jax.random.split(dropout_rng)
+  layer_mask = objective.layer_mask(draws, config.num_decoder_layers)
+  forward = Forward(
+    config=config,
+    params=params,
+    batch=batch,
+    states=batch_states(
+      config, params, batch, layer_mask=layer_mask, dropout_rng=states_rng
+    ),
+    layer_mask=layer_mask,
+    draws=draws,
+    denominator=denominator,
+    states_rng=states_rng,
+    logits_rng=logits_rng,
+  )
+  return objective.loss(forward)
+
+
 @functools.cache
 def make_eval_step(
   config: model.T5Config,
 ) -> Callable[[Params, Mapping[str, Any]], losses.ExitMetrics]:
-  """Returns the jitted `(params, batch) -> ExitMetrics`, without dropout."""
+  """Returns the jitted `(params, batch) -> ExitMetrics`.
+
+  Without dropout, and of all layers and exits, whatever the objective was.
+  """
   layers = config.num_decoder_layers
   settings = losses.LossSettings(
     layer_weights.uniform_weights(layers), z_loss=0.0
   )
 
   def eval_step(params, batch):
-    return _batch_loss(config, settings, params, batch, None)[1]
+    return losses.multi_exit_loss(
+      logits_fn(config),
+      params,
+      batch_states(config, params, batch),
+      targets=batch['decoder_target_tokens'],
+      weights=batch['decoder_loss_weights'],
+      settings=settings,
+    )[1]
 
   return jax.jit(eval_step)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.array_types import Array
+from calm_jax.training.teacher import Mixture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,24 +65,35 @@ class TokenLoss:
     cross_entropy: scalar, without.
     accuracy: scalar.
     log_normalizer: [N], log(Z) of the softmax.
+    mixed: what was given, for the gradient.
   """
 
   loss: Array
   cross_entropy: Array
   accuracy: Array
   log_normalizer: Array
+  mixed: Mixture | None = None
 
 
 def token_loss(
-  logits: Array, targets: Array, token_weights: Array, settings: LossSettings
+  logits: Array,
+  targets: Array,
+  token_weights: Array,
+  settings: LossSettings,
+  *,
+  mixed: Mixture | None = None,
 ) -> TokenLoss:
   """Computes the loss of one exit, a weighted sum over N positions.
+
+  With a teacher q and its share s it is (1 - s) times the cross-entropy of the
+  targets plus s KL(q || p); z-loss is the same.
 
   Args:
     logits: float32 [N, V].
     targets: int32 [N].
     token_weights: float32 [N].
     settings: z-loss and label smoothing.
+    mixed: a teacher and its share; None for the targets alone.
   """
   highest = logits.max(-1)
   log_normalizer = highest + jnp.log(
@@ -96,6 +108,9 @@ def token_loss(
     target, others, entropy = _smoothing(settings, vocab_size)
     sum_all = vocab_size * log_normalizer - logits.sum(-1)
     loss = (target - others) * cross_entropy + others * sum_all - entropy
+  if mixed is not None:
+    distance = mixed.teacher.distance(logits, log_normalizer)
+    loss = (1.0 - mixed.share) * loss + mixed.share * distance
   loss = loss + settings.z_loss * jnp.square(log_normalizer)
   # A tie with the highest logit counts as right; argmax would cost a pass.
   correct = (target_logit >= highest).astype(jnp.float32)
@@ -104,6 +119,7 @@ def token_loss(
     cross_entropy=(cross_entropy * token_weights).sum(),
     accuracy=(correct * token_weights).sum(),
     log_normalizer=log_normalizer,
+    mixed=mixed,
   )
 
 
@@ -132,6 +148,11 @@ def logits_gradient(
   targets, _ = jax.lax.optimization_barrier((targets, parts.log_normalizer))
   columns = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 1)
   wanted = jnp.where(columns == targets[:, None], target, others)
+  if (mixed := parts.mixed) is not None:
+    # The gradient of KL(q || p) by the logits is p - q.
+    wanted = (
+      1.0 - mixed.share
+    ) * wanted + mixed.share * mixed.teacher.probabilities
   gradient = (
     probabilities * (1.0 + 2.0 * settings.z_loss * log_normalizer) - wanted
   )

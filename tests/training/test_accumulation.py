@@ -14,12 +14,17 @@ from calm_jax.training import step as step_lib
 CONFIG = dataclasses.replace(training_cases.CONFIG, dropout_rate=0.0)
 # Parameters move by exactly the gradient.
 DESCENT = training.Optimizer(optax.sgd(1.0), training.constant(1.0))
-SETTINGS = training.LossSettings((0.0, 1.0), label_smoothing=0.1)
 
 
 def compiled_step(batch, num_microbatches):
   step = training.make_train_step(
-    CONFIG, DESCENT, settings=SETTINGS, num_microbatches=num_microbatches
+    CONFIG,
+    DESCENT,
+    objective=training.Objective(
+      layer_weights=(0.0, 1.0),
+      label_smoothing=0.1,
+      num_microbatches=num_microbatches,
+    ),
   )
   state = jax.eval_shape(lambda: training.init_train_state(CONFIG, DESCENT))
   return step.lower(state, batch).compile()
@@ -87,6 +92,4 @@ def test_bad_numbers_of_parts_are_named():
     with pytest.raises(
       ValueError, match=f'num_microbatches {bad!r} must be a whole number'
     ):
-      training.make_train_step(
-        CONFIG, DESCENT, settings=SETTINGS, num_microbatches=bad
-      )
+      training.Objective(num_microbatches=bad)

@@ -35,7 +35,7 @@ def test_frozen_parameters_keep_every_bit_and_take_no_gradient():
   step = training.make_train_step(
     CONFIG,
     optimizer,
-    settings=training.LossSettings(training.linear_weights(2)),
+    objective=training.Objective(),
   )
   state, metrics = step(state, training_cases.batch(0))
   before, after = paths(params), paths(state.params)

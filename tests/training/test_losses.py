@@ -299,7 +299,7 @@ def test_twelve_exits_take_at_most_half_more_memory_than_one():
 
   def peak(weights):
     step = training.make_train_step(
-      config, optimizer, settings=losses.LossSettings(weights)
+      config, optimizer, objective=training.Objective(layer_weights=weights)
     )
     memory = step.lower(state, arrays).compile().memory_analysis()
     # The state is donated: outputs that alias arguments are counted once.

@@ -11,11 +11,11 @@ from calm_jax.training import step as step_lib
 
 CONFIG = training_cases.CONFIG
 OPTIMIZER = training.adafactor(1e-2)
-SETTINGS = training.LossSettings(training.linear_weights(2))
+OBJECTIVE = training.Objective()
 
 
 def train_step():
-  return training.make_train_step(CONFIG, OPTIMIZER, settings=SETTINGS)
+  return training.make_train_step(CONFIG, OPTIMIZER, objective=OBJECTIVE)
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_given_parameters_survive_the_donation():
 @pytest.mark.slow
 def test_activations_may_be_bfloat16_and_parameters_stay_float32():
   config = dataclasses.replace(CONFIG, dtype='bfloat16', dropout_rate=0.0)
-  step = training.make_train_step(config, OPTIMIZER, settings=SETTINGS)
+  step = training.make_train_step(config, OPTIMIZER, objective=OBJECTIVE)
   state = training.init_train_state(config, OPTIMIZER)
   losses = []
   for _ in range(10):
