@@ -109,7 +109,12 @@ def test_models_build(file):
 
 
 # Policies that read the run.
-TRAINED = ('classifier.gin', 'draft_head.gin', 'lossless_int8.gin')
+TRAINED = (
+  'classifier.gin',
+  'draft_head.gin',
+  'gate.gin',
+  'lossless_int8.gin',
+)
 
 
 @pytest.mark.parametrize('file', BY_KIND['policies'])
@@ -166,6 +171,7 @@ def save_run_with_parts(directory):
   text_cases.save_run(directory, params=params)
   shapes = {
     'classifier': {'kernel': (3,), 'bias': ()},
+    'gate': {'layer_bias': (1, 1), 'bias': (1,), 'state': (1, 3, 1)},
     'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},
   }
   for part, of_part in shapes.items():

@@ -38,6 +38,7 @@ CLASSIFIER = TrainedPart(
 DRAFT_HEAD = TrainedPart(
   'draft_head', 'draft head', 'calm_jax.cli.train_draft_head'
 )
+GATE = TrainedPart('gate', 'gate', 'calm_jax.cli.train_gates')
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Confidence measures: how sure is this layer of its token, from 0 to 1?
 
 A measure reads a `LayerView` and answers `confidence(view)`, float32 [B]. Two
-class variables say what it costs: `needs_logits` (a vocabulary matmul at every
-check) and `minimum_exit_layer` (the first exit at which it can say anything).
+variables, of the class or of the object, say what it costs: `needs_logits` (a
+vocabulary matmul at every check) and `minimum_exit_layer` (the first exit at
+which it can say anything).
 """
 
 import dataclasses
@@ -24,8 +25,15 @@ from calm_jax.pytrees import register_pytree
 class Measure(Protocol):
   """What `ConfidenceExit` compares with its threshold."""
 
-  needs_logits: ClassVar[bool]
-  minimum_exit_layer: ClassVar[int]
+  @property
+  def needs_logits(self) -> bool:
+    """Whether `confidence` reads `view.logits`; static."""
+    ...
+
+  @property
+  def minimum_exit_layer(self) -> int:
+    """The first exit at which it can say anything; static."""
+    ...
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int

@@ -38,6 +38,7 @@ def layer_states(
   *,
   encoder_segment_ids: Array | None = None,
   decoder_segment_ids: Array | None = None,
+  layer_mask: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns the residual stream after each decoder layer, teacher forced.
@@ -56,6 +57,8 @@ def layer_states(
       every segment).
     encoder_segment_ids: int32 [B, S], 0 is padding; None if nothing is packed.
     decoder_segment_ids: int32 [B, T], likewise.
+    layer_mask: bool [B, T, L], whether a layer runs at a position, as in
+      `decode_with_layer_mask`; all of them if None.
     dropout_rng: a PRNG key switches dropout on.
 
   Returns:
@@ -83,6 +86,7 @@ def layer_states(
     {'params': params},
     encoder_input_tokens,
     decoder_input_tokens,
+    layer_mask,
     segment_ids=segment_ids,
     deterministic=dropout_rng is None,
     rngs={} if dropout_rng is None else {'dropout': dropout_rng},

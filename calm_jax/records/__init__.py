@@ -37,6 +37,7 @@ from calm_jax.records.export_manifests import (
   read_export_manifest,
   write_export_manifest,
 )
+from calm_jax.records.gates import GateEvaluation, MeasureDepth
 from calm_jax.records.json_files import (
   FORMAT_VERSION,
   append_jsonl,
@@ -107,7 +108,9 @@ __all__ = [
   'DraftHeadEvaluation',
   'EvaluationResult',
   'ExportManifest',
+  'GateEvaluation',
   'LossTable',
+  'MeasureDepth',
   'PolicyRow',
   'RowHistory',
   'RowUse',

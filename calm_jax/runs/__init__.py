@@ -26,6 +26,7 @@ from calm_jax.runs.loading import (
   load_checkpoint,
   load_classifier,
   load_draft_head,
+  load_gate,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -49,6 +50,7 @@ __all__ = [
   'load_classifier',
   'load_draft_head',
   'load_first_layers',
+  'load_gate',
   'load_int8',
   'load_run',
   'policy_of',

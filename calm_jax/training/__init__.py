@@ -1,8 +1,8 @@
 """Training in stages, from an iterator of batches.
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
-the early-exit classifier of a finished one, `draft_head_stage` a head that
-drafts for it. `Plan` and `Objective` say what a
+the early-exit classifier of a finished one, `gate_stage` a gate of it,
+`draft_head_stage` a head that drafts for it. `Plan` and `Objective` say what a
 run does, optimizers and schedules are builders, and gin binds all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
@@ -28,6 +28,19 @@ from calm_jax.training.evaluators import (
   teacher_forced_evaluator,
 )
 from calm_jax.training.freezing import freeze
+from calm_jax.training.gate_evaluation import (
+  GateMeasurement,
+  evaluate_gate,
+)
+from calm_jax.training.gate_shape import GateShape
+from calm_jax.training.gate_states import GateExamples, get_gate_states
+from calm_jax.training.gate_targets import (
+  Consistency,
+  CostAware,
+  GateTarget,
+  Quantile,
+  get_gate_target,
+)
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
@@ -61,6 +74,11 @@ from calm_jax.training.stages.draft_head import (
   draft_head_of,
   draft_head_stage,
 )
+from calm_jax.training.stages.gate import (
+  gate_directory,
+  gate_of,
+  gate_stage,
+)
 from calm_jax.training.stages.multi_exit import multi_exit_stage
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
@@ -68,15 +86,27 @@ from calm_jax.training.step import (
   make_eval_step,
   make_train_step,
 )
+from calm_jax.training.temperatures import (
+  FittedTemperatures,
+  fit_temperatures,
+)
 
 __all__ = [
   'ClassifierCounts',
+  'Consistency',
+  'CostAware',
   'DraftCounts',
   'Evaluator',
+  'FittedTemperatures',
+  'GateExamples',
+  'GateMeasurement',
+  'GateShape',
+  'GateTarget',
   'LossSettings',
   'Objective',
   'Optimizer',
   'Plan',
+  'Quantile',
   'Stage',
   'StepMetrics',
   'TrainResult',
@@ -92,8 +122,15 @@ __all__ = [
   'draft_head_stage',
   'evaluate_classifier',
   'evaluate_draft_head',
+  'evaluate_gate',
+  'fit_temperatures',
   'freeze',
+  'gate_directory',
+  'gate_of',
+  'gate_stage',
   'get_classifier_loss',
+  'get_gate_states',
+  'get_gate_target',
   'init_train_state',
   'last_heavy_weights',
   'last_layer_weights',

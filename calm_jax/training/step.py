@@ -70,6 +70,7 @@ def batch_states(
   params: Params,
   batch: Mapping[str, Any],
   *,
+  layer_mask: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns `model.layer_states` of a batch, packed or not: [L, B, T, D]."""
@@ -79,6 +80,7 @@ def batch_states(
     batch['encoder_input_tokens'],
     batch['decoder_input_tokens'],
     **{key: batch[key] for key in packing.SEGMENT_KEYS if key in batch},
+    layer_mask=layer_mask,
     dropout_rng=dropout_rng,
   )
 

@@ -27,6 +27,11 @@ EXCEPTIONS = {
   (2, 'fixed_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'oracle'): 'no threshold; an early exit always says its target',
+  (
+    2,
+    'patience_per_row',
+  ): 'no threshold; patience without end is the full model',
+  (2, 'patience_per_row_exact'): 'no threshold; patience without end is it',
   (2, 'margin_pruned'): 'says candidates only; with all kept it is unpruned',
   (2, 'margin_first_tokens'): 'says those alone; with all of them it is',
   (2, 'budget_margin_per_row'): 'capped; with a budget for all layers it is',
@@ -168,6 +173,20 @@ def law_2__oracle(name):
   targets = cases.oracle_targets()[:, : cases.T]
   assert early.any()
   np.testing.assert_array_equal(result.tokens[early], targets[early])
+
+
+def law_2__patience_per_row(name):
+  case = dataclasses.replace(
+    cases.case(name),
+    policy=lambda rows, _: decoding.ComputePolicy(
+      exit_rule=exits.PatienceExit(np.full((cases.B,), cases.L))
+    ),
+  )
+  same_tokens_as_full(cases.run(case))
+
+
+def law_2__patience_per_row_exact(name):
+  law_2__patience_per_row(name)
 
 
 def law_2__skip_feed_forward(name):
@@ -652,6 +671,12 @@ def _check_of(law, name):
 
 # Twins of rules that others stand for.
 _LONG = (
+  'gate',
+  'gate_exact',
+  'gate_quantile_exact',
+  'gates_on_logits',
+  'margin_tempered',
+  'patience_per_row_exact',
   'budget_similarity_exact',
   'margin_int8_checks',
   'margin_prefix_suppressed_exact',
