@@ -85,14 +85,11 @@ def test_the_confidence_is_the_formula(layer):
 
 
 def test_a_linear_gate_is_shared_and_reads_the_state_alone():
-  score = (
-    normed(HIDDEN) @ LINEAR.state[0, :, 0] + LINEAR.layer_bias + LINEAR.bias
-  )
+  score = normed(HIDDEN) @ LINEAR.state[0, :, 0]
+  score += LINEAR.layer_bias[0, 0] + LINEAR.bias[0]
   for layer in range(L):
     confidence = LINEAR.confidence(view(layer, logits=None))
-    np.testing.assert_allclose(
-      confidence, 1 / (1 + np.exp(-score[0])), atol=1e-6
-    )
+    np.testing.assert_allclose(confidence, 1 / (1 + np.exp(-score)), atol=1e-6)
   assert (GATE.needs_logits, LINEAR.needs_logits) == (True, False)
 
 

@@ -102,7 +102,7 @@ def run_dir(tmp_path_factory):
     backbone=checkpoints.parameter_fingerprint(params),
   )
   checkpoints.save(
-    folder / 'gate',
+    pathlib.Path(folder) / 'gate',
     1,
     params={'gate': GATE},
     config=config,
