@@ -123,7 +123,7 @@ _GATES_ON_LOGITS = exits.Gate(
   state=_RANDOM.normal(size=(L - 1, _D, 1)) / 8.0,
   logits=np.tile([[1.0], [3.0], [-1.0]], (L - 1, 1, 1)),
 )
-_TEMPERED = exits.Tempered(_MARGIN, (2.0, 1.5, 1.25, 1.0))
+_TEMPERED = exits.Tempered(_GATES_ON_LOGITS, (2.0, 1.5, 1.25, 1.0))
 # V is no multiple of it.
 STREAMED = decoding.StreamedVocabulary(block_size=12)
 FIRST = decoding.FirstTokens(30)
@@ -174,8 +174,7 @@ _PROJECTED = (
   ),
   Case('classifier', _exits(_confident(_CLASSIFIER)), 0.5),
   Case('gate', _exits(_confident(_GATE)), 0.5),
-  Case('gates_on_logits', _exits(_confident(_GATES_ON_LOGITS)), 0.5),
-  Case('margin_tempered', _exits(_confident(_TEMPERED)), 0.25),
+  Case('gates_tempered', _exits(_confident(_TEMPERED)), 0.5),
   Case(
     'gate_quantile',
     _exits(

@@ -674,8 +674,7 @@ _LONG = (
   'gate',
   'gate_exact',
   'gate_quantile_exact',
-  'gates_on_logits',
-  'margin_tempered',
+  'gates_tempered',
   'patience_per_row_exact',
   'budget_similarity_exact',
   'margin_int8_checks',
@@ -705,7 +704,9 @@ def test_law(name, law):
   check(name)
 
 
-@pytest.mark.parametrize('name', cases.NAMES)
+@pytest.mark.parametrize(
+  'name', [pytest.param(name, marks=_marks(name, '2')) for name in cases.NAMES]
+)
 def test_what_says_the_full_model_keeps_law_2(name):
   """Nobody calls a threshold of 1 the full model where it is not."""
   policy = cases.case(name).policy(np.arange(cases.B), 1.0)

@@ -34,7 +34,7 @@ def by_hand(confidences, consistent, allowed):
   return best
 
 
-@pytest.mark.parametrize('digits', [None, 1])
+@pytest.mark.parametrize('digits', [None, 2])
 def test_every_threshold_is_tried(digits):
   """Also where many confidences are equal, and some are 1."""
   confidences, consistent = tokens(0, digits=digits)

@@ -66,7 +66,7 @@ def trained(tmp_path_factory, params):
   folder = tmp_path_factory.mktemp('run')
   checkpoints.save(folder, 7, params=params, config=CONFIG)
   before = jax.tree.map(np.array, params)
-  result = train(params, folder, num_steps=120)
+  result = train(params, folder, num_steps=60)
   same(before, params)
   return folder, result
 
@@ -114,7 +114,7 @@ def test_training_lowers_the_loss_of_held_out_tokens(trained, params):
   ('target', 'states', 'shape'),
   [
     ('quantile', 'own_exits', ALL),
-    ('cost_aware', 'exact', LINEAR),
+    pytest.param('cost_aware', 'exact', LINEAR, marks=pytest.mark.slow),
     pytest.param('geometric', 'own_exits', LINEAR, marks=pytest.mark.slow),
     pytest.param('balanced', 'exact', ALL, marks=pytest.mark.slow),
   ],
@@ -208,6 +208,7 @@ def masked_states(params, batch, mask):
   )
 
 
+@pytest.mark.slow
 def test_own_exits_leave_their_kv_behind(params):
   """Later tokens see the K/V of exit states, from the third layer on."""
   batch, key = BATCHES[0], jax.random.key(0)
