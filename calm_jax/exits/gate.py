@@ -154,7 +154,9 @@ class Gate:
 
 def _at(array: Array, layer: Array | int) -> Array:
   """Returns the weights of an exit, of [1, ...] or [L-1, ...]."""
-  return array[jnp.minimum(layer, array.shape[0] - 1)]
+  last = array.shape[0] - 1
+  # Shared weights are not looked up anew at every layer.
+  return array[jnp.minimum(layer, last)] if last else array[0]
 
 
 def _product(states: Array, kernel: Array) -> Array:

@@ -17,8 +17,8 @@ from calm_jax.reporting.figures import (
   save_figure,
 )
 from calm_jax.reporting.gate_tables import (
+  gate_layers_table,
   gate_table,
-  layers_table,
   render_gate_text,
 )
 from calm_jax.reporting.pages import render_page, write_page
@@ -66,9 +66,9 @@ __all__ = [
   'depth_figure',
   'exit_layer_figure',
   'fastest_rows',
+  'gate_layers_table',
   'gate_table',
   'is_timed',
-  'layers_table',
   'legend',
   'loss_figure',
   'quality_figure',

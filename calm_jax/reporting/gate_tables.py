@@ -41,7 +41,7 @@ def gate_table(evaluation: records.GateEvaluation) -> tables.Table:
   )
 
 
-def layers_table(evaluation: records.GateEvaluation) -> tables.Table:
+def gate_layers_table(evaluation: records.GateEvaluation) -> tables.Table:
   """Returns one row per exit: agreement, and rates of "don't exit"."""
   rows = tuple(
     (
@@ -71,6 +71,6 @@ def render_gate_text(evaluation: records.GateEvaluation) -> str:
   )
   parts = (
     tables.with_notes(table(evaluation), tables.as_text, '{}')
-    for table in (gate_table, layers_table)
+    for table in (gate_table, gate_layers_table)
   )
   return '\n\n'.join((title, *parts))

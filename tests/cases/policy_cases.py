@@ -176,7 +176,7 @@ _PROJECTED = (
   Case('gate', _exits(_confident(_GATE)), 0.5),
   Case('gates_tempered', _exits(_confident(_TEMPERED)), 0.5),
   Case(
-    'gate_quantile',
+    'gate_quantile_per_row',
     _exits(
       lambda rows, threshold: exits.QuantileExit(
         _GATE,
@@ -289,7 +289,7 @@ def exact(case):
 
 _TWINS = (
   'gate',
-  'gate_quantile',
+  'gate_quantile_per_row',
   'patience_per_row',
   'state_similarity_per_row',
   'margin_nucleus',

@@ -673,7 +673,7 @@ def _check_of(law, name):
 _LONG = (
   'gate',
   'gate_exact',
-  'gate_quantile_exact',
+  'gate_quantile_per_row_exact',
   'gates_tempered',
   'patience_per_row_exact',
   'budget_similarity_exact',
