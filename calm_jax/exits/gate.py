@@ -7,7 +7,6 @@ the same code in training and decoding.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +53,7 @@ class Gate:
   previous: Array | None = None
   logits: Array | None = None
 
-  minimum_exit_layer: ClassVar[int] = 1
+  minimum_exit_layer = 1
 
   @property
   def needs_logits(self) -> bool:
@@ -127,7 +126,7 @@ class Gate:
         _norm(previous_hidden), _at(self.previous, layer)
       )
     if self.logits is not None:
-      inner = inner + _product(features, _at(self.logits, layer))
+      inner = inner + _product(_given(features), _at(self.logits, layer))
     bias = _at(self.bias, layer)
     if self.out is None:
       return inner[..., 0] + bias
@@ -164,10 +163,18 @@ def _product(states: Array, kernel: Array) -> Array:
   return jnp.matmul(states, kernel, precision=jax.lax.Precision.HIGHEST)
 
 
+def _given(array: Array | None) -> Array:
+  """Returns what a gate reads; raises ValueError if it is not there."""
+  if array is None:
+    raise ValueError(
+      'the gate reads more than it was given; give previous_hidden to one that '
+      'has previous, and features to one that has logits'
+    )
+  return array
+
+
 def _norm(states: Array | None) -> Array:
   """Returns states over their root mean square, float32."""
-  if states is None:
-    raise ValueError('the gate reads states that it was not given')
-  states = states.astype(jnp.float32)
+  states = _given(states).astype(jnp.float32)
   squares = jnp.mean(jnp.square(states), axis=-1, keepdims=True)
   return states * jax.lax.rsqrt(squares + _EPSILON)

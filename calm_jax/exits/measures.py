@@ -7,7 +7,7 @@ which it can say anything).
 """
 
 import dataclasses
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import jax.numpy as jnp
 
@@ -55,8 +55,8 @@ class SoftmaxMargin:
   when two tokens tie.
   """
 
-  needs_logits: ClassVar[bool] = True
-  minimum_exit_layer: ClassVar[int] = 1
+  needs_logits = True
+  minimum_exit_layer = 1
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""
@@ -79,8 +79,8 @@ class SoftmaxMaximum:
   confidence = p_(1) of softmax(logits), as in the official release.
   """
 
-  needs_logits: ClassVar[bool] = True
-  minimum_exit_layer: ClassVar[int] = 1
+  needs_logits = True
+  minimum_exit_layer = 1
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""
@@ -103,8 +103,8 @@ class StateSimilarity:
   the bare embedding.
   """
 
-  needs_logits: ClassVar[bool] = False
-  minimum_exit_layer: ClassVar[int] = 2
+  needs_logits = False
+  minimum_exit_layer = 2
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""
