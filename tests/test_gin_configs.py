@@ -113,6 +113,7 @@ TRAINED = (
   'adapted_exits.gin',
   'classifier.gin',
   'draft_head.gin',
+  'gate.gin',
   'lossless_int8.gin',
 )
 
@@ -172,6 +173,7 @@ def save_run_with_parts(directory):
   shapes = {
     'classifier': {'kernel': (3,), 'bias': ()},
     'exit_adapters': {'scale': (1, 3)},
+    'gate': {'layer_bias': (1, 1), 'bias': (1,), 'state': (1, 3, 1)},
     'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},
   }
   for part, of_part in shapes.items():

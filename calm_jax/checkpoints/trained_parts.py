@@ -41,6 +41,7 @@ DRAFT_HEAD = TrainedPart(
 EXIT_ADAPTERS = TrainedPart(
   'exit_adapters', 'set of exit adapters', 'calm_jax.cli.train_exits'
 )
+GATE = TrainedPart('gate', 'gate', 'calm_jax.cli.train_gates')
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

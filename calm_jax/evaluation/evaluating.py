@@ -143,7 +143,10 @@ def run_evaluation(
       certificate,
       loss=certificate.context['loss'],
       metric=certificate.context['metric'],
-      measure=type(policy.exit_rule.measure).__name__,
+      # A rule without a measure, such as PatienceExit, is one itself.
+      measure=type(
+        getattr(policy.exit_rule, 'measure', policy.exit_rule)
+      ).__name__,
     ),
     timings=_timings(
       decode,

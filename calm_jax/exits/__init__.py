@@ -7,6 +7,8 @@ an exit rule of its own.
 
 from calm_jax.exits.budget import BudgetState, LayerBudget, PerPosition
 from calm_jax.exits.classifier import Classifier
+from calm_jax.exits.gate import Gate
+from calm_jax.exits.logit_features import features_of
 from calm_jax.exits.measures import (
   Measure,
   SoftmaxMargin,
@@ -15,12 +17,15 @@ from calm_jax.exits.measures import (
   get_measure,
 )
 from calm_jax.exits.oracle import OracleExit
+from calm_jax.exits.patience import PatienceExit
+from calm_jax.exits.quantile import QuantileExit
 from calm_jax.exits.rules import (
   ConfidenceExit,
   FixedExit,
   NeverExit,
   ScheduledExit,
 )
+from calm_jax.exits.tempered import Tempered
 from calm_jax.exits.thresholds import (
   ConstantThreshold,
   DecayingThreshold,
@@ -34,15 +39,20 @@ __all__ = [
   'ConstantThreshold',
   'DecayingThreshold',
   'FixedExit',
+  'Gate',
   'LayerBudget',
   'Measure',
   'NeverExit',
   'OracleExit',
+  'PatienceExit',
   'PerPosition',
+  'QuantileExit',
   'ReleaseDecayThreshold',
   'ScheduledExit',
   'SoftmaxMargin',
   'SoftmaxMaximum',
   'StateSimilarity',
+  'Tempered',
+  'features_of',
   'get_measure',
 ]

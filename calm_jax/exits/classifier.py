@@ -7,7 +7,6 @@ answer.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +34,8 @@ class Classifier:
   kernel: Array
   bias: Array | float
 
-  needs_logits: ClassVar[bool] = False
-  minimum_exit_layer: ClassVar[int] = 1
+  needs_logits = False
+  minimum_exit_layer = 1
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself in float32; raises ValueError on wrong shapes."""

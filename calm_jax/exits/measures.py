@@ -1,12 +1,13 @@
 """Confidence measures: how sure is this layer of its token, from 0 to 1?
 
 A measure reads a `LayerView` and answers `confidence(view)`, float32 [B]. Two
-class variables say what it costs: `needs_logits` (a vocabulary matmul at every
-check) and `minimum_exit_layer` (the first exit at which it can say anything).
+variables, of the class or of the object, say what it costs: `needs_logits` (a
+vocabulary matmul at every check) and `minimum_exit_layer` (the first exit at
+which it can say anything).
 """
 
 import dataclasses
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import jax.numpy as jnp
 
@@ -24,8 +25,15 @@ from calm_jax.pytrees import register_pytree
 class Measure(Protocol):
   """What `ConfidenceExit` compares with its threshold."""
 
-  needs_logits: ClassVar[bool]
-  minimum_exit_layer: ClassVar[int]
+  @property
+  def needs_logits(self) -> bool:
+    """Whether `confidence` reads `view.logits`; static."""
+    ...
+
+  @property
+  def minimum_exit_layer(self) -> int:
+    """The first exit at which it can say anything; static."""
+    ...
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
@@ -47,8 +55,8 @@ class SoftmaxMargin:
   when two tokens tie.
   """
 
-  needs_logits: ClassVar[bool] = True
-  minimum_exit_layer: ClassVar[int] = 1
+  needs_logits = True
+  minimum_exit_layer = 1
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""
@@ -71,8 +79,8 @@ class SoftmaxMaximum:
   confidence = p_(1) of softmax(logits), as in the official release.
   """
 
-  needs_logits: ClassVar[bool] = True
-  minimum_exit_layer: ClassVar[int] = 1
+  needs_logits = True
+  minimum_exit_layer = 1
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""
@@ -95,8 +103,8 @@ class StateSimilarity:
   the bare embedding.
   """
 
-  needs_logits: ClassVar[bool] = False
-  minimum_exit_layer: ClassVar[int] = 2
+  needs_logits = False
+  minimum_exit_layer = 2
 
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself: there is nothing to check."""

@@ -8,15 +8,12 @@ check out of the compiled program.
 """
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.exits import thresholds
-from calm_jax.exits.measures import Measure
+from calm_jax.exits.measured_exit import MeasuredExit
 from calm_jax.interfaces import LayeredDecoder, LayerView, StatelessSlot
 from calm_jax.pytrees import register_pytree
 
@@ -124,94 +121,19 @@ class ScheduledExit:
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class ConfidenceExit:
+class ConfidenceExit(MeasuredExit):
   """Fires when the confidence reaches the threshold (arXiv 2207.07061).
 
   Stops row i after a layer when c_i >= threshold_i(position), compared in
   float32. It looks after exit layers minimum_exit_layer, minimum_exit_layer +
   interval, ... that the measure can speak about.
-
-  Attributes:
-    measure: a confidence measure.
-    threshold: a threshold of `calm_jax.exits.thresholds`, or plain numbers []
-      or [B], which mean a constant one.
-    minimum_exit_layer: the first exit layer that is looked at, 1..L.
-    interval: every how many layers, at least 1.
   """
-
-  measure: Measure
-  threshold: Any
-  minimum_exit_layer: int = dataclasses.field(
-    default=1, metadata=dict(static=True)
-  )
-  interval: int = dataclasses.field(default=1, metadata=dict(static=True))
-
-  @property
-  def needs_logits(self) -> bool:
-    """Whether the measure reads logits."""
-    return self.measure.needs_logits
-
-  def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
-    """Returns itself with float32 leaves; raises ValueError on bad numbers."""
-    size = (decoder, batch_size, max_length)
-    threshold = self.threshold
-    if not hasattr(threshold, 'check'):
-      threshold = thresholds.ConstantThreshold(threshold)
-    is_class = isinstance(self.measure, type)
-    if is_class or not hasattr(self.measure, 'confidence'):
-      raise ValueError(
-        f'measure {self.measure!r} is not a confidence measure; give an object '
-        'such as SoftmaxMargin() (get_measure finds one by name)'
-      )
-    checks.check_whole(
-      self.minimum_exit_layer,
-      'minimum_exit_layer',
-      low=1,
-      high=decoder.num_layers,
-    )
-    checks.check_whole(self.interval, 'interval', low=1)
-    return dataclasses.replace(
-      self,
-      measure=self.measure.check(*size),
-      threshold=threshold.check(*size),
-    )
 
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PyTree:
     """Returns the threshold with its numbers repeated per row."""
     return self.threshold.init(decoder, batch_size, max_length)
-
-  def at_output_length(self, max_length: int) -> 'ConfidenceExit':
-    """Returns itself for outputs of a length, if its threshold left it open."""
-    if not hasattr(self.threshold, 'at_output_length'):
-      return self
-    threshold = self.threshold.at_output_length(max_length)
-    return dataclasses.replace(self, threshold=threshold)
-
-  def thresholds(self, max_length: int) -> Array:
-    """Returns the threshold of every position, float32 [T].
-
-    Raises:
-      ValueError: if numbers differ by row.
-    """
-    threshold = self.at_output_length(max_length).threshold
-    if not hasattr(threshold, 'at'):
-      threshold = thresholds.ConstantThreshold(threshold)
-    for number in jax.tree.leaves(threshold):
-      if jnp.ndim(number):
-        raise ValueError(
-          f'the threshold {threshold} has a number per row; thresholds() gives '
-          'those of a rule that treats all rows alike'
-        )
-    return threshold.at(jnp.arange(max_length)) + jnp.zeros(max_length)
-
-  def looks(self, layer: Array | int) -> Array | bool:
-    """Returns whether the confidence is compared after this layer."""
-    exit_layer = layer + 1
-    first = max(self.minimum_exit_layer, self.measure.minimum_exit_layer)
-    on_grid = (exit_layer - self.minimum_exit_layer) % self.interval == 0
-    return (exit_layer >= first) & on_grid
 
   def step(self, state: PyTree, view: LayerView) -> tuple[PyTree, Array, Array]:
     """Stops rows whose confidence reaches their threshold."""

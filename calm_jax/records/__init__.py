@@ -38,6 +38,7 @@ from calm_jax.records.export_manifests import (
   read_export_manifest,
   write_export_manifest,
 )
+from calm_jax.records.gates import GateEvaluation, MeasureDepth
 from calm_jax.records.json_files import (
   FORMAT_VERSION,
   append_jsonl,
@@ -116,7 +117,9 @@ __all__ = [
   'EvaluationResult',
   'ExitAdapterEvaluation',
   'ExportManifest',
+  'GateEvaluation',
   'LossTable',
+  'MeasureDepth',
   'OtherLoss',
   'PolicyRow',
   'PromiseOutcome',

@@ -16,6 +16,11 @@ from calm_jax.reporting.figures import (
   quality_figure,
   save_figure,
 )
+from calm_jax.reporting.gate_tables import (
+  gate_layers_table,
+  gate_table,
+  render_gate_text,
+)
 from calm_jax.reporting.pages import render_page, write_page
 from calm_jax.reporting.pieces import shown
 from calm_jax.reporting.speed_tables import (
@@ -62,6 +67,8 @@ __all__ = [
   'depth_figure',
   'exit_layer_figure',
   'fastest_rows',
+  'gate_layers_table',
+  'gate_table',
   'is_joint',
   'is_timed',
   'legend',
@@ -69,6 +76,7 @@ __all__ = [
   'quality_figure',
   'render_classifier_markdown',
   'render_classifier_text',
+  'render_gate_text',
   'render_markdown',
   'render_output',
   'render_page',

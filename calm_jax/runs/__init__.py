@@ -27,6 +27,7 @@ from calm_jax.runs.loading import (
   load_classifier,
   load_draft_head,
   load_exit_adapters,
+  load_gate,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -51,6 +52,7 @@ __all__ = [
   'load_draft_head',
   'load_exit_adapters',
   'load_first_layers',
+  'load_gate',
   'load_int8',
   'load_run',
   'policy_of',

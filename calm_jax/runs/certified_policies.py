@@ -1,8 +1,8 @@
 """The policy that a certificate was made for, made again.
 
 A certificate holds its policy as `decoding.describe` writes it down; here is
-the way back. What is no number in it, the weights of a classifier or of exit
-adapters, comes from the run directory.
+the way back. What is no number in it, the weights of a classifier, a gate or
+exit adapters, comes from the run directory.
 """
 
 import dataclasses
@@ -12,7 +12,18 @@ from typing import Any
 
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.runs.loading import load_classifier, load_exit_adapters
+from calm_jax.runs.loading import (
+  load_classifier,
+  load_exit_adapters,
+  load_gate,
+)
+
+# Parts that are trained: what loads them from a run directory.
+_TRAINED = {
+  'Classifier': load_classifier,
+  'ExitAdapters': load_exit_adapters,
+  'Gate': load_gate,
+}
 
 
 def policy_of(
@@ -25,11 +36,11 @@ def policy_of(
   Args:
     certificate: the certificate. Where it certifies nothing, the setting is the
       most conservative one that it tested.
-    run_dir: the run it was made for; its classifier is loaded where the policy
-      has one.
+    run_dir: the run it was made for; its classifier or its gate, in the folder
+      of the default name, is loaded where the policy has one.
 
   Raises:
-    FileNotFoundError: if there is no such classifier.
+    FileNotFoundError: if there is no such classifier or gate.
     ValueError: if the policy cannot be made again from its description.
   """
   described = certificate.decoding.policy
@@ -116,12 +127,11 @@ class _Maker:
     if not isinstance(described, Mapping):
       if isinstance(described, str) and ' sha256 ' in described:
         raise TypeError(f'only the hash of the array {described}')
-      return described
+      # A tuple is written as a list.
+      return tuple(described) if isinstance(described, list) else described
     name = described['type']
-    if name == 'Classifier' and self._run_dir is not None:
-      return load_classifier(self._run_dir)
-    if name == 'ExitAdapters' and self._run_dir is not None:
-      return load_exit_adapters(self._run_dir)
+    if name in _TRAINED and self._run_dir is not None:
+      return _TRAINED[name](self._run_dir)
     kind = getattr(exits, name, None) or getattr(decoding, name)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
       raise TypeError(f'{name} is no part of a policy')

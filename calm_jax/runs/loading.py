@@ -274,6 +274,24 @@ def load_classifier(
   return exits.Classifier(**trained_parts.load_part(part, model_dir, name))
 
 
+def load_gate(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.GATE.key
+) -> exits.Gate:
+  """Loads the gate that was trained for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_gates` was run on.
+    name: of the gate's folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it was trained for other parameters than the directory holds.
+  """
+  return exits.Gate(
+    **trained_parts.load_part(trained_parts.GATE, model_dir, name)
+  )
+
+
 def load_draft_head(
   model_dir: str | os.PathLike, *, name: str = trained_parts.DRAFT_HEAD.key
 ) -> DraftHead:

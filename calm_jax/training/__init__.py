@@ -1,11 +1,11 @@
 """Training in stages, from an iterator of batches.
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
-the early-exit classifier of a finished one, `draft_head_stage` a head that
-drafts for it, `exit_adapter_stage` what its early layers are read through.
-`Plan` and `Objective` (or what is around one: `SampledDepth`, `LayerDropout`,
-...) say what a run does, optimizers and schedules are builders, and gin binds
-all of them;
+the early-exit classifier of a finished one, `gate_stage` a gate of it,
+`draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its early
+layers are read through. `Plan` and `Objective` (or what is around one:
+`SampledDepth`, `LayerDropout`, ...) say what a run does, optimizers and
+schedules are builders, and gin binds all of them;
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
 """
@@ -35,6 +35,19 @@ from calm_jax.training.exit_adapter_losses import (
 )
 from calm_jax.training.forward import Draws, Forward
 from calm_jax.training.freezing import freeze
+from calm_jax.training.gate_evaluation import (
+  GateMeasurement,
+  evaluate_gate,
+)
+from calm_jax.training.gate_shape import GateShape
+from calm_jax.training.gate_states import GateExamples, get_gate_states
+from calm_jax.training.gate_targets import (
+  Consistency,
+  CostAware,
+  GateTarget,
+  Quantile,
+  get_gate_target,
+)
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
@@ -81,6 +94,11 @@ from calm_jax.training.stages.exit_adapters import (
   exit_adapter_stage,
   exit_adapters_of,
 )
+from calm_jax.training.stages.gate import (
+  gate_directory,
+  gate_of,
+  gate_stage,
+)
 from calm_jax.training.stages.multi_exit import multi_exit_stage
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
@@ -88,15 +106,26 @@ from calm_jax.training.step import (
   make_eval_step,
   make_train_step,
 )
+from calm_jax.training.temperatures import (
+  FittedTemperatures,
+  fit_temperatures,
+)
 
 __all__ = [
   'BatchObjective',
   'ClassifierCounts',
+  'Consistency',
+  'CostAware',
   'DraftCounts',
   'Draws',
   'Evaluator',
   'ExitAgreement',
+  'FittedTemperatures',
   'Forward',
+  'GateExamples',
+  'GateMeasurement',
+  'GateShape',
+  'GateTarget',
   'LayerDropout',
   'LossSettings',
   'Objective',
@@ -104,6 +133,7 @@ __all__ = [
   'OwnExits',
   'Plan',
   'PulledStates',
+  'Quantile',
   'RotatedExits',
   'SampledDepth',
   'SelfDistillation',
@@ -124,11 +154,18 @@ __all__ = [
   'evaluate_classifier',
   'evaluate_draft_head',
   'evaluate_exit_adapters',
+  'evaluate_gate',
   'exit_adapter_directory',
   'exit_adapter_stage',
   'exit_adapters_of',
+  'fit_temperatures',
   'freeze',
+  'gate_directory',
+  'gate_of',
+  'gate_stage',
   'get_classifier_loss',
+  'get_gate_states',
+  'get_gate_target',
   'init_train_state',
   'last_heavy_weights',
   'last_layer_weights',

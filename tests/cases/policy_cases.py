@@ -108,6 +108,24 @@ _MARGIN = exits.SoftmaxMargin()
 _CLASSIFIER = exits.Classifier(
   np.random.default_rng(3).normal(size=CONFIG.embed_dim) / 12.0, 0.1
 )
+_RANDOM = np.random.default_rng(23)
+_D, _U = CONFIG.embed_dim, 8
+# One hidden layer, shared, that knows the layer and the state before.
+_GATE = exits.Gate(
+  layer_bias=_RANDOM.normal(size=(L - 1, _U)),
+  bias=np.full((1,), 0.2),
+  out=_RANDOM.normal(size=(1, _U)) / 2.0,
+  state=_RANDOM.normal(size=(1, _D, _U)) / 3.0,
+  previous=_RANDOM.normal(size=(1, _D, _U)) / 3.0,
+)
+# Linear, one per layer, that reads logits as well.
+_GATES_ON_LOGITS = exits.Gate(
+  layer_bias=np.zeros((L - 1, 1)),
+  bias=np.full((L - 1,), -1.0),
+  state=_RANDOM.normal(size=(L - 1, _D, 1)) / 8.0,
+  logits=np.tile([[1.0], [3.0], [-1.0]], (L - 1, 1, 1)),
+)
+_TEMPERED = exits.Tempered(_GATES_ON_LOGITS, (2.0, 1.5, 1.25, 1.0))
 # V is no multiple of it.
 STREAMED = decoding.StreamedVocabulary(block_size=12)
 FIRST = decoding.FirstTokens(30)
@@ -172,6 +190,22 @@ _PROJECTED = (
     0.7,
   ),
   Case('classifier', _exits(_confident(_CLASSIFIER)), 0.5),
+  Case('gate', _exits(_confident(_GATE)), 0.5),
+  Case('gates_tempered', _exits(_confident(_TEMPERED)), 0.5),
+  Case(
+    'gate_quantile_per_row',
+    _exits(
+      lambda rows, threshold: exits.QuantileExit(
+        _GATE,
+        threshold + np.array([0.0, 0.1, -0.1, 0.05])[rows] * (threshold < 1),
+      )
+    ),
+    0.7,
+  ),
+  Case(
+    'patience_per_row',
+    _exits(lambda rows, _: exits.PatienceExit(np.array([1, 2, 1, 3])[rows])),
+  ),
   Case(
     'margin_first_exit_fill',
     _exits(_confident(_MARGIN), cache_fill=decoding.ProjectFirstExitState()),
@@ -279,6 +313,9 @@ def exact(case):
 
 
 _TWINS = (
+  'gate',
+  'gate_quantile_per_row',
+  'patience_per_row',
   'state_similarity_per_row',
   'margin_nucleus',
   'beams_margin_per_row',

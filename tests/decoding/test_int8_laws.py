@@ -42,6 +42,7 @@ LONG = (
   'full',
   'state_similarity_per_row',
   'classifier',
+  'gate_quantile_per_row',
   'maximum_deferred_fill',
   'margin_nucleus_exact',
   'margin_streamed',

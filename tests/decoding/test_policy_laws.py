@@ -27,6 +27,11 @@ EXCEPTIONS = {
   (2, 'fixed_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'scheduled_exit'): 'no threshold; the same rule at L is the full model',
   (2, 'oracle'): 'no threshold; an early exit always says its target',
+  (
+    2,
+    'patience_per_row',
+  ): 'no threshold; patience without end is the full model',
+  (2, 'patience_per_row_exact'): 'no threshold; patience without end is it',
   (2, 'margin_pruned'): 'says candidates only; with all kept it is unpruned',
   (2, 'margin_adapted_pruned'): 'says candidates only, as margin_pruned does',
   (2, 'margin_first_tokens'): 'says those alone; with all of them it is',
@@ -170,6 +175,20 @@ def law_2__oracle(name):
   targets = cases.oracle_targets()[:, : cases.T]
   assert early.any()
   np.testing.assert_array_equal(result.tokens[early], targets[early])
+
+
+def law_2__patience_per_row(name):
+  case = dataclasses.replace(
+    cases.case(name),
+    policy=lambda rows, _: decoding.ComputePolicy(
+      exit_rule=exits.PatienceExit(np.full((cases.B,), cases.L))
+    ),
+  )
+  same_tokens_as_full(cases.run(case))
+
+
+def law_2__patience_per_row_exact(name):
+  law_2__patience_per_row(name)
 
 
 def law_2__skip_feed_forward(name):
@@ -675,6 +694,11 @@ def _check_of(law, name):
 _LONG = (
   'margin_adapted',
   'margin_adapted_pruned',
+  'gate',
+  'gate_exact',
+  'gate_quantile_per_row_exact',
+  'gates_tempered',
+  'patience_per_row_exact',
   'budget_similarity_exact',
   'margin_int8_checks',
   'margin_prefix_suppressed_exact',
@@ -704,7 +728,9 @@ def test_law(name, law):
   check(name)
 
 
-@pytest.mark.parametrize('name', cases.NAMES)
+@pytest.mark.parametrize(
+  'name', [pytest.param(name, marks=_marks(name, '2')) for name in cases.NAMES]
+)
 def test_what_says_the_full_model_keeps_law_2(name):
   """Nobody calls a threshold of 1 the full model where it is not."""
   policy = cases.case(name).policy(np.arange(cases.B), 1.0)

@@ -232,3 +232,40 @@ def test_a_name_is_no_statistic(name):
   """As gin gives it where the @ is forgotten."""
   with pytest.raises(ValueError, match=f"{name} is the text 'betting'.*@calib"):
     evaluation.CalibrationPlan(**{name: 'betting'})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('rule', 'settings'),
+  [
+    (exits.QuantileExit(exits.SoftmaxMargin(), 1.0), (0.95, 0.6)),
+    (
+      exits.PatienceExit(1),
+      ({'exit_rule.patience': 9}, {'exit_rule.patience': 1}),
+    ),
+  ],
+)
+def test_rules_that_remember_are_calibrated(rule, settings):
+  """With each setting decoded as that very rule."""
+  policy = decoding.ComputePolicy(exit_rule=rule)
+  certificate = evaluation.calibrate(
+    toy_decoder.toy_bound(),
+    make_batches(),
+    policy,
+    settings,
+    **SETUP,
+    loss=evaluation.textual_loss(same_words),
+    tolerance=0.5,
+  )
+  assert certificate.settings == settings
+  layers = [
+    evaluation.decode_dataset(
+      toy_decoder.toy_bound(),
+      make_batches(),
+      policy=decoding.with_setting(policy, setting),
+      **SETUP,
+    ).exit_layers
+    for setting in settings
+  ]
+  assert layers[0].mean() > layers[1].mean()
+  assert certificate.risks[0] <= certificate.risks[1]

@@ -19,6 +19,14 @@ N = 22
 CLASSIFIER = exits.Classifier(
   np.random.default_rng(3).normal(size=cases.CONFIG.embed_dim) / 12.0, 0.1
 )
+# One per exit, and its logits too.
+GATES = exits.Gate(
+  layer_bias=np.zeros((cases.L - 1, 1)),
+  bias=np.full((cases.L - 1,), -1.0),
+  previous=np.random.default_rng(4).normal(size=(1, cases.CONFIG.embed_dim, 1))
+  / 8.0,
+  logits=np.full((cases.L - 1, 3, 1), 2.0),
+)
 RULES = {
   'margin': lambda value: exits.ConfidenceExit(exits.SoftmaxMargin(), value),
   'maximum_decaying_every_second': lambda value: exits.ConfidenceExit(
@@ -35,6 +43,7 @@ RULES = {
     exits.ReleaseDecayThreshold(value, temperature=4.0, max_length=9),
     minimum_exit_layer=2,
   ),
+  'gates': lambda value: exits.ConfidenceExit(GATES, value),
 }
 THRESHOLDS = (1.0, 0.9, 0.75, 0.5, 0.25, 0.0)
 

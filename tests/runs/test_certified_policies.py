@@ -28,6 +28,12 @@ ADAPTERS = {
   'down': np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 16, 2),
   'up': np.linspace(1, -1, 32, dtype=np.float32).reshape(1, 2, 16),
 }
+GATE = {
+  'layer_bias': np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4),
+  'bias': np.ones(1, np.float32),
+  'out': np.ones((1, 4), np.float32),
+  'state': np.ones((1, 16, 4), np.float32),
+}
 
 
 def with_rule(rule, **slots):
@@ -49,6 +55,14 @@ POLICIES = {
     exits.ReleaseDecayThreshold(1.0, temperature=4.0, max_length=6),
   ),
   'classifier': with_measure(exits.Classifier(**WEIGHTS)),
+  'gate': with_measure(exits.Gate(**GATE)),
+  'tempered': with_measure(
+    exits.Tempered(exits.SoftmaxMargin(), (1.5, 1.25, 1.0))
+  ),
+  'quantile': with_rule(
+    exits.QuantileExit(exits.Gate(**GATE), 1.0, interval=2),
+    cache_fill=decoding.CatchUp((1, 2)),
+  ),
   'budget': with_rule(exits.LayerBudget(MARGIN, per_request=64, per_token=7)),
   'pruned': with_rule(
     MARGIN, readout=decoding.PrunedVocabulary(num_blocks=3, final='full')
@@ -94,7 +108,7 @@ POLICIES = {
 
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory):
-  """A run with a classifier and exit adapters."""
+  """A run with a classifier, a gate and exit adapters."""
   folder = text_cases.save_run(tmp_path_factory.mktemp('run'))
   config = text_cases.CONFIG
   params = model.init_params(config, jax.random.key(0))
@@ -111,12 +125,19 @@ def run_dir(tmp_path_factory):
     config=config,
     context=trained_parts.backbone_context(params),
   )
+  checkpoints.save(
+    pathlib.Path(folder) / 'gate',
+    1,
+    params={'gate': GATE},
+    config=config,
+    context=trained_parts.backbone_context(params),
+  )
   return folder
 
 
 def certify(policy, *, losses=0.0, settings=(0.5,), context=None):
   return calibrate(
-    np.full((200, 1), losses),
+    np.full((200, len(settings)), losses),
     settings,
     tolerance=0.1,
     error_rate=0.05,
@@ -139,6 +160,19 @@ def test_there_and_back(run_dir, tmp_path, name):
   certify(policy).save(path)
   found = runs.policy_of(Certificate.load(path), run_dir)
   assert_equal_policies(found, decoding.with_setting(policy, 0.5))
+
+
+def test_patience_is_certified_by_whole_numbers(run_dir):
+  settings = tuple({'exit_rule.patience': times} for times in (3, 1))
+  policy = decoding.ComputePolicy(exit_rule=exits.PatienceExit(9))
+  certificate = certify(
+    policy,
+    losses=np.zeros((200, 2)),
+    settings=settings,
+    context={'policy': decoding.describe(policy, settings[0])},
+  )
+  found = runs.policy_of(certificate, run_dir)
+  assert found.exit_rule == exits.PatienceExit(1)
 
 
 def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
@@ -227,8 +261,9 @@ def test_what_cannot_be_made_again_is_refused(run_dir, tmp_path):
       runs.policy_of(certify(policy), run_dir)
   with pytest.raises(FileNotFoundError, match='no set of exit adapters in'):
     runs.policy_of(certify(POLICIES['adapted']), tmp_path)
-  with pytest.raises(FileNotFoundError, match='no classifier in'):
-    runs.policy_of(certify(POLICIES['classifier']), tmp_path)
+  for name in ('classifier', 'gate'):
+    with pytest.raises(FileNotFoundError, match=f'no {name} in'):
+      runs.policy_of(certify(POLICIES[name]), tmp_path)
   nameless = dataclasses.replace(certify(POLICIES['margin']), context={})
   with pytest.raises(ValueError, match='does not say which policy'):
     runs.policy_of(nameless, run_dir)

@@ -1,0 +1,97 @@
+"""Trains a gate of a trained model, from gin files: when may a token stop?
+
+  python -m calm_jax.cli.train_gates \
+    --gin_file=runs/train_gates.gin --gin_file=tasks/e2e_nlg.gin \
+    --gin.DATA_DIR=../shared/data --gin.MODEL_DIR=runs/e2e_nlg
+
+The model in MODEL_DIR (its best checkpoint if there is one) stays as it is; the
+gate goes to MODEL_DIR/gate, with its log, its configuration and what it does on
+the validation split. Restarting the same command goes on from the last
+checkpoint. Decode with policies/gate.gin.
+"""
+
+import os
+from typing import Any
+
+from calm_jax import data as datasets
+from calm_jax import records, reporting, training
+from calm_jax.cli import gin_runner, jobs, part_training
+from calm_jax.processes import speaking
+
+
+def run(
+  *,
+  model_dir: str,
+  task: Any,
+  optimizer: training.Optimizer,
+  plan: training.Plan,
+  data: datasets.DataPlan,
+  target: Any = 'consistency',
+  states: str = 'exact',
+  shape: training.GateShape | None = None,
+  name: str = 'gate',
+  seed: int = 0,
+) -> records.GateEvaluation:
+  """Trains on the split 'train' and measures on 'validation'.
+
+  Args:
+    model_dir: a run directory of `calm_jax.cli.train`.
+    task: the Task.
+    optimizer: from `training.adamw` or `training.adafactor`.
+    plan: how many steps, and when to log and save.
+    data: how the Task's examples become batches; their lengths are those that
+      the model was trained with.
+    target: an object such as `training.CostAware()`, or one by name.
+    states: 'exact' or 'own_exits'.
+    shape: hidden units, inputs, whether exits share the gate.
+    name: of the folder in `model_dir` that the gate goes to.
+    seed: of the first weights and of the data order.
+  """
+  target = training.get_gate_target(target)
+  training.get_gate_states(states)
+  directory = training.gate_directory(model_dir, name)
+  trained = part_training.train_for_run(
+    lambda run: training.gate_stage(
+      run.config,
+      run.params,
+      optimizer,
+      target=target,
+      states=states,
+      shape=shape,
+      seed=seed,
+    ),
+    model_dir=model_dir,
+    directory=directory,
+    config_name='train_gates.gin',
+    task=task,
+    plan=plan,
+    data=data,
+    seed=seed,
+  )
+  config = trained.run.config
+  measured = training.evaluate_gate(
+    config,
+    trained.run.params,
+    training.gate_of(trained.result.params),
+    trained.validation,
+  )
+  evaluation = records.GateEvaluation(
+    task=trained.task_name,
+    split='validation',
+    num_tokens=measured.num_tokens,
+    num_layers=config.num_decoder_layers,
+    target=repr(target),
+    steps=trained.result.step,
+    layers=measured.layers,
+    depths=measured.depths,
+    first_agreeing=measured.first_agreeing,
+    settled=measured.settled,
+    context=jobs.run_context(config, checkpoint_step=trained.run.step),
+  )
+  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
+  speaking.say(reporting.render_gate_text(evaluation))
+  return evaluation
+
+
+if __name__ == '__main__':
+  gin_runner.main('train_gates', one_process=True)

@@ -1,0 +1,171 @@
+"""A gate of a frozen model: one small network for all exits, or one each.
+
+The model's parameters go into the step as they are and never come out; the
+training state holds {'gate': {...}}, the arrays of `exits.Gate`, and the
+optimizer's slots for these.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from calm_jax import model
+from calm_jax.array_types import Params
+from calm_jax.checkpoints import trained_parts
+from calm_jax.exits import Gate
+from calm_jax.training import classifier_evaluation, gate_states, losses
+from calm_jax.training import step as step_lib
+from calm_jax.training.gate_shape import GateShape
+from calm_jax.training.gate_targets import GateTarget, get_gate_target
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.stage import Stage
+from calm_jax.training.state import StepMetrics, TrainState
+
+
+def gate_stage(
+  config: model.T5Config,
+  params: Params,
+  optimizer: Optimizer,
+  *,
+  target: str | GateTarget = 'consistency',
+  states: str = 'exact',
+  shape: GateShape | None = None,
+  seed: int = 0,
+) -> Stage:
+  """Returns the training of a gate for a frozen model.
+
+  Its directory is `gate_directory` of the model's; `gate_of` finds it in the
+  parameters of the result.
+
+  Args:
+    config: the model.
+    params: its parameters, which stay as they are.
+    optimizer: from `training.adamw` or `training.adafactor`.
+    target: what it is trained for: an object such as `training.CostAware()`, or
+      one by name, see `get_gate_target`.
+    states: 'exact', those of the full model, or 'own_exits', among K/V that the
+      gate's own exits leave behind; see `gate_states`.
+    shape: hidden units, inputs, whether exits share it; `GateShape()` if None.
+    seed: of its first weights, and of what 'own_exits' draws.
+
+  Raises:
+    ValueError: for an unknown target or states, or a model without an exit to
+      judge.
+  """
+  target = get_gate_target(target)
+  shape = GateShape() if shape is None else shape
+  layers = config.num_decoder_layers
+  if layers < 2:
+    raise ValueError(
+      'a gate needs a model of at least 2 decoder layers, got '
+      f'num_decoder_layers = {layers}: there is no exit before the last layer'
+    )
+  return Stage(
+    config=config,
+    optimizer=optimizer,
+    init=lambda _: init_gate_state(config, optimizer, shape=shape, seed=seed),
+    step=make_gate_step(
+      config,
+      optimizer,
+      target=target,
+      states=gate_states.get_gate_states(states),
+    ),
+    check_batch=functools.partial(step_lib.check_batch, config=config),
+    constants=params,
+    context={
+      'gate_target': repr(target),
+      'gate_states': states,
+      'gate_shape': repr(shape),
+      **trained_parts.backbone_context(params),
+    },
+    title=f'a gate of {layers - 1} exits, {target}',
+    inside=True,
+  )
+
+
+def gate_directory(
+  model_dir: str | os.PathLike, name: str = trained_parts.GATE.key
+) -> str:
+  """Returns the directory of a gate in that of its model.
+
+  Raises:
+    ValueError: for a folder that is the model's or elsewhere.
+  """
+  return trained_parts.part_directory(model_dir, name)
+
+
+def gate_of(tree: Params) -> Gate:
+  """Returns the gate of a parameter tree {'gate': {...}}."""
+  return Gate(**tree[trained_parts.GATE.key])
+
+
+def init_gate_state(
+  config: model.T5Config, optimizer: Optimizer, *, shape: GateShape, seed: int
+) -> TrainState:
+  """Returns the state at step 0: a gate that answers 1/2 everywhere."""
+  key = jax.random.key(seed)
+  params = {trained_parts.GATE.key: shape.init(config, key)}
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.transformation.init(params),
+    rng=key,
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def make_gate_step(
+  config: model.T5Config,
+  optimizer: Optimizer,
+  *,
+  target: GateTarget,
+  states: gate_states.GateStates,
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+  """Returns the jitted `(state, batch, params) -> (state, metrics)`.
+
+  It donates the state, whose parameters are the gate's; `params`, the model's,
+  are only read. In the metrics `exits.losses` are binary cross-entropies of the
+  target's labels and `exits.accuracies` shares of right decisions, of the first
+  L-1 layers.
+  """
+
+  def gate_step(state, batch, params):
+    key = jax.random.fold_in(state.rng, state.step)
+    examples = states(config, params, batch, gate_of(state.params), key)
+
+    def loss_of(tree):
+      scores = examples.scores(gate_of(tree))
+      return target.loss(scores, examples), scores
+
+    (value, scores), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+      state.params
+    )
+    updates, opt_state = optimizer.transformation.update(
+      gradients, state.opt_state, state.params
+    )
+    state = dataclasses.replace(
+      state,
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    counts = classifier_evaluation.count_decisions(
+      scores, target.labels(examples), examples.weights
+    )
+    num_tokens = jnp.maximum(counts.num_tokens, 1.0)
+    return state, StepMetrics(
+      loss=value,
+      exits=losses.ExitMetrics(
+        losses=counts.cross_entropy / num_tokens,
+        accuracies=counts.right / num_tokens,
+        num_tokens=counts.num_tokens,
+      ),
+      gradient_norm=optax.global_norm(gradients),
+    )
+
+  return jax.jit(gate_step, donate_argnums=0)
