@@ -2,10 +2,10 @@
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
 the early-exit classifier of a finished one, `gate_stage` a gate of it,
-`draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its early
-layers are read through. `Plan` and `Objective` (or what is around one:
+`draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
+early layers are read through. `Plan` and `Objective` (or what is around one:
 `SampledDepth`, `LayerDropout`, ...) say what a run does, optimizers and
-schedules are builders, and gin binds all of them;
+schedules are builders, and gin binds all of them.
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
 batches are dicts of NumPy arrays from wherever.
 """
