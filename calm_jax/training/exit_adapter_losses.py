@@ -21,6 +21,7 @@ from calm_jax.array_types import Array, Params
 from calm_jax.exit_adapters import ExitAdapters, adapt
 from calm_jax.pytrees import register_pytree
 from calm_jax.training import step as step_lib
+from calm_jax.training.teacher import Teacher
 
 
 @register_pytree
@@ -69,14 +70,14 @@ def agreement_and_gradients(
   num_tokens = weights.sum()
   count = jnp.maximum(num_tokens, 1.0) * (config.num_decoder_layers - 1)
   last = model.output_logits(config, params, states[-1])
-  log_wanted = jax.nn.log_softmax(last)
+  teacher = Teacher.of_logits(last)
   best = last.argmax(axis=-1)
 
   def of_exit(own, hidden):
     adapted = adapt(hidden, own.scale, own.down, own.up)
     logits = model.output_logits(config, params, adapted)
-    apart = jnp.exp(log_wanted) * (log_wanted - jax.nn.log_softmax(logits))
-    divergence = (apart.sum(axis=-1) * weights).sum()
+    apart = teacher.distance(logits, jax.nn.logsumexp(logits, axis=-1))
+    divergence = (apart * weights).sum()
     right = ((logits.argmax(axis=-1) == best) * weights).sum()
     return divergence / count, (divergence, right)
 

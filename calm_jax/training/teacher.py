@@ -20,26 +20,26 @@ class Teacher:
   """A distribution over the vocabulary that exits learn from, a constant.
 
   Attributes:
-    probabilities: float32 [N, V].
-    negative_entropy: float32 [N], sum_v q log q in nats.
+    probabilities: float32 [..., V].
+    negative_entropy: float32 [...], sum_v q log q in nats.
   """
 
   probabilities: Array
   negative_entropy: Array
 
   def distance(self, logits: Array, log_normalizer: Array) -> Array:
-    """Returns KL(q || softmax(logits)), float32 [N] in nats.
+    """Returns KL(q || softmax(logits)), float32 [...] in nats.
 
     Args:
-      logits: float32 [N, V].
-      log_normalizer: float32 [N], their log(Z).
+      logits: float32 [..., V].
+      log_normalizer: float32 [...], their log(Z).
     """
     expected = (self.probabilities * logits).sum(-1)
     return self.negative_entropy - expected + log_normalizer
 
   @classmethod
   def of_logits(cls, logits: Array) -> Self:
-    """Returns the softmax of logits [N, V], as a constant."""
+    """Returns the softmax of logits [..., V], as a constant."""
     logits = jax.lax.stop_gradient(logits)
     logs = jax.nn.log_softmax(logits)
     probabilities = jnp.exp(logs)
