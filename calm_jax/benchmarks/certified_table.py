@@ -92,7 +92,7 @@ def table(*measured: Measured) -> tables.Table:
     notes=(
       'ms per step: wall clock of a step of the token loop with its share of '
       f'what is done once per batch, on {measured[0].machine}; '
-      + ', '.join(map(_inputs, measured))
+      + ', '.join(dict.fromkeys(map(_inputs, measured)))
       + f', median of {measured[0].flags["num_repeats"]} turns.',
       f'{tables.SPEED_UP_NOTE}; ceiling: what memory traffic allows.',
       'of the bound: the time without its start over what its memory traffic '

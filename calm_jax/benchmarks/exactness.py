@@ -75,7 +75,10 @@ def ways(
   yield Way(_FULL, math.nan, full, (full,))
   exact = decoding.CatchUp()
   for name, verification in (ahead or {}).items():
-    policy = decoding.ComputePolicy(cache_fill=exact, verification=verification)
+    policy = decoding.ComputePolicy(
+      cache_fill=decoding.CatchUp((verification.tokens,)),
+      verification=verification,
+    )
     yield Way(name, math.nan, policy, (policy,))
   for threshold in thresholds:
     decaying = exits.DecayingThreshold(
@@ -87,7 +90,9 @@ def ways(
       for fill in (full.cache_fill, decoding.DeferredExitState(), exact)
     )
     verified = dataclasses.replace(
-      exactly, verification=decoding.VerifyEvery(drafts)
+      exactly,
+      cache_fill=decoding.CatchUp((drafts,)),
+      verification=decoding.VerifyEvery(drafts),
     )
     yield Way('projected', threshold, eager, (eager, deferred))
     yield Way('exact', threshold, exactly, (exactly,))

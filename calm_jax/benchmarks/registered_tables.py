@@ -6,6 +6,7 @@ with the code that the benchmark prints with.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -112,6 +113,26 @@ def _results(deep: pathlib.Path, e2e_nlg: pathlib.Path) -> str:
   )
 
 
+def _with_tolerance(row: certified_table.CertifiedRow) -> str:
+  if math.isnan(row.tolerance):
+    return row.name
+  return f'{row.name}, tolerance {row.tolerance:g}'
+
+
+def _of_several_runs(*paths: pathlib.Path) -> str:
+  """Returns one table of certified rows, with their runs and tolerances."""
+  found = []
+  for path in paths:
+    measured = measured_rows.read(path, certified_table.CertifiedRow)
+    run = pathlib.PurePath(measured.flags['run_dir']).name
+    rows = tuple(
+      dataclasses.replace(row, name=f'{run}: {_with_tolerance(row)}')
+      for row in measured.rows
+    )
+    found.append(dataclasses.replace(measured, rows=rows))
+  return tables.as_markdown(certified_table.table(*found))
+
+
 _speed = _of_records(records.SpeedReport, _speed_table)
 _certified = _of_rows(certified_table.CertifiedRow, certified_table.table)
 _plain = _of_records(tables.Table, lambda table: table)
@@ -167,6 +188,13 @@ TABLES = {
   'certified_tatoeba_exact': RegisteredTable(
     ('tatoeba_en_fr_exact_certified_batch_1_cpu.json',), _certified
   ),
+  'certified_int8': RegisteredTable(
+    tuple(
+      f'{run}_int8_certified_batch_1_cpu.json'
+      for run in ('e2e_nlg', 'tatoeba_en_fr', 'deep', 'demo')
+    ),
+    _of_several_runs,
+  ),
   'certified_e2e_nlg': RegisteredTable(
     (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified
   ),
@@ -175,7 +203,7 @@ TABLES = {
     _of_rows(quantisation_table.Report, quantisation_table.model_table),
   ),
   'weights': RegisteredTable(
-    ('weights_t5_v1_1_small_cpu.json',),
+    ('weights_t5_v1_1_small_cpu.json', 'weights_t5_v1_1_base_cpu.json'),
     _of_rows(weights_table.WeightsRow, weights_table.table),
   ),
   'throughput': RegisteredTable(

@@ -14,6 +14,7 @@ FILLS = {
 }
 EXACT = {**FILLS, 'exact': decoding.CatchUp()}
 FULL, ONE = 'full depth', 'all after layer 1'
+CHECKS, INT8_CHECKS = 'margin checks', 'margin checks in 8 bits'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +87,8 @@ def ways(
     num_blocks=max(1, min(128, config.vocab_size // 8))
   )
   for what, readout in (
-    ('margin checks', decoding.FullVocabulary()),
+    (CHECKS, decoding.FullVocabulary()),
+    (INT8_CHECKS, decoding.Int8Vocabulary()),
     ('checks of candidates', pruned),
   ):
     policy = decoding.ComputePolicy(exit_rule=checked, readout=readout)

@@ -16,12 +16,13 @@ from calm_jax.array_types import Params
 from calm_jax.benchmarks import peers, speed_ways
 from calm_jax.quantisation import Int8Weights
 
-_ENCODER_TOO = 'int8 with its encoder'
+_ENCODER_TOO, _HALF = 'int8 with its encoder', 'bfloat16'
 FULL = f'float, {speed_ways.FULL}'
 _WEIGHTS = {
   'float': None,
   'int8': Int8Weights(),
   _ENCODER_TOO: Int8Weights(encoder=True),
+  _HALF: None,
 }
 
 
@@ -47,11 +48,15 @@ class Request:
 def ways(
   config: model.T5Config, batch_size: int, length: int, *, seed: int
 ) -> list[speed_ways.Way]:
-  """Returns full depth, and forced depths with the fill that is faster."""
+  """Returns full depth, and forced depths with the fill that is faster.
+
+  Depths with checks come with the eager fill.
+  """
   fill = 'deferred' if batch_size == 1 else 'eager'
 
   def is_compared(way: speed_ways.Way) -> bool:
-    if way.name == speed_ways.FULL:
+    checked = (speed_ways.CHECKS, speed_ways.INT8_CHECKS)
+    if way.name == speed_ways.FULL or any(_checks(way, c) for c in checked):
       return True
     forced = isinstance(way.policy.exit_rule, exits.ScheduledExit)
     return forced and way.fill == fill and way.name != speed_ways.ONE
@@ -69,14 +74,18 @@ def own_requests(
 ) -> Iterator[Request]:
   """Yields this library's decodes by a depth loop, compiled and checked."""
   for weights, plan in _WEIGHTS.items():
+    dtype = weights if weights == _HALF else config.dtype
     bound = decoding.bind(
-      model.as_layered_decoder(config),
+      model.as_layered_decoder(dataclasses.replace(config, dtype=dtype)),
       params,
       depth_loop=decoding.DEPTH_LOOPS[loop],
       weights=plan,
     )
     for way in compared:
-      if weights == _ENCODER_TOO and way.name != speed_ways.FULL:
+      if weights in (_ENCODER_TOO, _HALF) and way.name != speed_ways.FULL:
+        continue
+      # In a model in 8 bits all checks are.
+      if plan and _checks(way, speed_ways.INT8_CHECKS):
         continue
       run = functools.partial(
         decoding.generate,
@@ -92,6 +101,10 @@ def own_requests(
         raise AssertionError(f'{name} did not keep to its depths')
       mean = float(way.depths.mean())
       yield Request(name, run, mean, loop, _megabytes(bound))
+
+
+def _checks(way: speed_ways.Way, what: str) -> bool:
+  return way.name.endswith(f', {what}')
 
 
 def _megabytes(bound: interfaces.BoundDecoder) -> float:

@@ -5,9 +5,11 @@
 
 Random weights, random sources, greedy, no end of sequence: every decode has the
 same number of steps. Whole requests, encoder included, all of one shape and
-batch in turns: the model in float and in 8 bits (with its encoder, too), at
-full depth and at forced depths (a mean of L/4 at batch 1, L/3 in batches), with
-the fill that is faster there: deferred at batch 1, eager in batches. With
+batch in turns: the model in float, in 8 bits (with its encoder, too) and in
+bfloat16 at full depth; in float and 8 bits also at forced depths (a mean of L/4
+at batch 1, L/3 in batches), with the fill that is faster there, deferred at
+batch 1 and eager in batches; and at the same depths with a margin read after
+every layer, in the float model once over an output matrix in 8 bits. With
 --peers, Hugging Face's T5 on PyTorch and CTranslate2 in float32 and int8 decode
 the same inputs with the same weights, where installed. Needs JAX and nothing
 else.
