@@ -106,3 +106,21 @@ def load_part(
       'name or in place of the old one'
     )
   return dict(params[part.key])
+
+
+def part_folders(model_dir: str | os.PathLike) -> list[str]:
+  """Returns the names of folders of a run directory that hold parts of it.
+
+  Args:
+    model_dir: the model's run directory.
+  """
+  folders = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else []
+  return [name for name in folders if _holds_part(model_dir, name)]
+
+
+def _holds_part(model_dir: str | os.PathLike, name: str) -> bool:
+  path = os.path.join(os.fspath(model_dir), name)
+  if not os.path.isdir(path) or directories.latest_step(path) is None:
+    return False
+  metadata = native.read_metadata(directories.find_checkpoint(path))
+  return BACKBONE in metadata['context']

@@ -12,13 +12,14 @@ from typing import Any
 
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.checkpoints import trained_parts
 from calm_jax.runs.loading import (
   load_classifier,
   load_exit_adapters,
   load_gate,
 )
 
-# Parts that are trained: what loads them from a run directory.
+# Parts that are trained: what loads them from a folder of a run directory.
 _TRAINED = {
   'Classifier': load_classifier,
   'ExitAdapters': load_exit_adapters,
@@ -36,11 +37,11 @@ def policy_of(
   Args:
     certificate: the certificate. Where it certifies nothing, the setting is the
       most conservative one that it tested.
-    run_dir: the run it was made for; its classifier or its gate, in the folder
-      of the default name, is loaded where the policy has one.
+    run_dir: the run it was made for; the trained part of the policy, such as a
+      gate, is found in it whatever its folder is called.
 
   Raises:
-    FileNotFoundError: if there is no such classifier or gate.
+    FileNotFoundError: if there is no such part.
     ValueError: if the policy cannot be made again from its description.
   """
   described = certificate.decoding.policy
@@ -131,7 +132,7 @@ class _Maker:
       return tuple(described) if isinstance(described, list) else described
     name = described['type']
     if name in _TRAINED and self._run_dir is not None:
-      return _TRAINED[name](self._run_dir)
+      return _load_trained(described, self._run_dir)
     kind = getattr(exits, name, None) or getattr(decoding, name)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
       raise TypeError(f'{name} is no part of a policy')
@@ -140,3 +141,24 @@ class _Maker:
         key: self.make(item) for key, item in described.items() if key != 'type'
       }
     )
+
+
+def _load_trained(
+  described: Mapping[str, Any], run_dir: str | os.PathLike
+) -> Any:
+  """Returns the part of a run that was described, found by its weights.
+
+  Raises:
+    FileNotFoundError: if the run has no such part.
+    ValueError: if the one of the default name is of other parameters.
+  """
+  load = _TRAINED[described['type']]
+  for folder in trained_parts.part_folders(run_dir):
+    try:
+      found = load(run_dir, name=folder)
+    except ValueError:  # of another kind, or for other parameters
+      continue
+    if decoding.describe(found) == described:
+      return found
+  # The one that says what is wrong: missing, or not the one described.
+  return load(run_dir)

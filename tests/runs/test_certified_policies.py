@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -236,6 +237,30 @@ def test_a_certificate_that_was_stored_gives_its_policy():
     exit_rule=exits.LayerBudget(rule, per_request=256),
     readout=decoding.PrunedVocabulary(num_blocks=32, final='full'),
   )
+
+
+def test_a_part_is_found_by_its_weights_and_not_by_its_folder(
+  run_dir, tmp_path
+):
+  folder = tmp_path / 'run'
+  shutil.copytree(run_dir, folder)
+  other = {**GATE, 'bias': np.full(1, 3.0, np.float32)}
+  config = text_cases.CONFIG
+  backbone = trained_parts.backbone_context(
+    model.init_params(config, jax.random.key(0))
+  )
+  checkpoints.save(
+    folder / 'seed_2',
+    1,
+    params={'gate': other},
+    config=config,
+    context=backbone,
+  )
+  for weights in (GATE, other):
+    policy = with_measure(exits.Gate(**weights))
+    found = runs.policy_of(certify(policy), folder)
+    np.testing.assert_array_equal(found.exit_rule.measure.bias, weights['bias'])
+  assert {'gate', 'seed_2'} <= set(trained_parts.part_folders(folder))
 
 
 @dataclasses.dataclass(frozen=True)
