@@ -143,6 +143,13 @@ def _in_order(
         f'tables of losses have shapes {tables[0].shape} and {table.shape}; '
         'they must be of the same examples and settings'
       )
+  for table, bound in zip(tables, promises, strict=True):
+    kept = next(p for p in places if promises[p] == bound)
+    if not np.array_equal(tables[kept], table, equal_nan=True):
+      raise ValueError(
+        f'the {bound.name} is promised twice, with tables of losses that '
+        'differ; give it once'
+      )
   return [tables[place] for place in places], [promises[p] for p in places]
 
 
@@ -211,7 +218,7 @@ def _tested(losses, promises, tests) -> tuple[TestedBound, ...]:
 
 def _with_reason(certificate, p_value, procedure, losses) -> Certificate:
   """Says why, by the promise that decided where testing ended."""
-  place = _deciding(certificate)
+  place = _deciding(certificate, procedure)
   bound = certificate.promises[place]
   alone = dataclasses.replace(
     certificate,
@@ -225,14 +232,19 @@ def _with_reason(certificate, p_value, procedure, losses) -> Certificate:
   return dataclasses.replace(certificate, reason=f'{decided} {reason}')
 
 
-def _deciding(certificate: Certificate) -> int:
+def _deciding(
+  certificate: Certificate, procedure: multiple_testing.Procedure
+) -> int:
   """Returns which promise has the largest p-value where testing ended.
 
   That is the setting after the certified one, if it was tested; where nothing
   was certified, the one nearest to it, of which reasons speak, too.
   """
   joint = np.array(certificate.p_values)
-  column = int(np.nanargmin(joint))
+  tested = multiple_testing.needed_tests(
+    procedure, joint, certificate.error_rate
+  )
+  column = min(np.flatnonzero(tested), key=lambda place: joint[place])
   if certificate.index is not None:
     after = certificate.index + 1
     ended = after == joint.size or np.isnan(joint[after])

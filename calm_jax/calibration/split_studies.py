@@ -55,6 +55,8 @@ def study_splits(
       for order, column in zip(orders, chosen, strict=True)
     ]
   )
+  # Where nothing was certified nothing was promised, whatever the tolerance.
+  above = population.above(test_risks, tolerance) & (chosen >= 0)
   _, layers = population.of_choices(chosen)
   return records.SplitStudy(
     tolerance=float(tolerance),
@@ -62,7 +64,7 @@ def study_splits(
     calibration_size=size,
     test_size=number - size,
     test_risks=tuple(test_risks.tolist()),
-    num_above=int(population.above(test_risks, tolerance).sum()),
+    num_above=int(above.sum()),
     num_certified=int((chosen >= 0).sum()),
     mean_exit_layer=float(layers.mean()),
   )

@@ -98,6 +98,8 @@ class _Counted:
 
   loss: str
   metric: str
+  loss_range: tuple[float, float]
+  risks: tuple[float, ...]
   counts: tuple[records.ViolationCount, ...]
   near_counts: tuple[records.ViolationCount, ...]
   certificates: tuple[records.CertificateSummary, ...]
@@ -117,11 +119,9 @@ def _validate_table(
     task=entry.about.get('task', ''),
     split=entry.about.get('split', ''),
     measure=measure_of(table),
-    loss_range=population.loss_range,
     num_examples=population.num_examples,
     num_layers=population.num_layers,
     settings=tuple(population.settings),
-    risks=tuple(population.risks.tolist()),
     mean_exit_layers=tuple(population.mean_exit_layers.tolist()),
     curve=_curve(entry, study),
     speeds=entry.speeds,
@@ -154,6 +154,8 @@ def _count_alone(entry: LoadedTable, study: _Study) -> _Counted:
   return _Counted(
     loss=entry.table.loss,
     metric=entry.about.get('metric', ''),
+    loss_range=population.loss_range,
+    risks=tuple(population.risks.tolist()),
     counts=counts,
     near_counts=tuple(_count(entry, study, s, t, near=k) for s, k, t in near),
     certificates=certificates,
@@ -186,9 +188,12 @@ def _count_jointly(entry: LoadedTable, study: _Study) -> _Counted:
     (bound.loss, bound.metric) for promises in sets for bound in promises
   }
   kept = [key for key in entry.populations if key in named]
+  first = entry.populations[kept[0]]
   return _Counted(
     loss=' and '.join(loss for loss, _ in kept),
     metric=', '.join(dict.fromkeys(metric for _, metric in kept)),
+    loss_range=first.loss_range,
+    risks=tuple(first.risks.tolist()),
     counts=tuple(counts),
     near_counts=tuple(near_counts),
     certificates=tuple(certificates),
@@ -282,6 +287,9 @@ def _checksum(table: records.LossTable) -> str:
   digest = hashlib.sha256(table.losses.tobytes())
   digest.update(table.mean_exit_layers.tobytes())
   header = [table.settings, table.example_ids, table.loss, table.fingerprint]
+  if table.others:
+    header.append(table.others)
+    digest.update(table.other_losses.tobytes())
   text = json.dumps(records.to_jsonable(header), sort_keys=True)
   digest.update(text.encode())
   return f'sha256:{digest.hexdigest()}'

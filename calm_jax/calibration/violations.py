@@ -176,7 +176,8 @@ def _count(
     for population, tolerance in zip(populations, tolerances, strict=True)
   ]
   risks, layers = first.of_choices(chosen)
-  violations = int(np.any(above, axis=0).sum())
+  # Where nothing was certified nothing was promised, whatever the tolerance.
+  violations = int((np.any(above, axis=0) & (chosen >= 0)).sum())
   rate_low, rate_high = rate_interval(violations, num_draws)
   return records.ViolationCount(
     tolerance=float(tolerances[0]),

@@ -16,7 +16,6 @@ Several losses are bounded together by
 model is at most 0.05, and the quality lost on the mean at most 0.02.
 """
 
-import glob
 import os
 from typing import Any
 
@@ -33,6 +32,7 @@ from calm_jax import (
   records,
   runs,
 )
+from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.processes import collectives, speaking
 
@@ -206,9 +206,14 @@ def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
   """Refuses inputs that the run or a part was trained or selected on."""
   path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
   if not os.path.exists(path):
-    speaking.say(f'no {path}: cannot check that these rows chose nothing')
-  of_parts = os.path.join(glob.escape(model_dir), '*', os.path.basename(path))
-  for found in (*glob.glob(glob.escape(path)), *sorted(glob.glob(of_parts))):
+    speaking.say(
+      f'no {path}: cannot check that these rows did not choose the model'
+    )
+  parts = trained_parts.part_folders(model_dir)
+  of_parts = (
+    os.path.join(model_dir, part, records.TRAINING_ROWS_NAME) for part in parts
+  )
+  for found in filter(os.path.exists, (path, *of_parts)):
     rows = records.read_training_rows(found)
     data.refuse_training_rows(batches, rows, prefix=prefix)
 

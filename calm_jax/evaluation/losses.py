@@ -105,7 +105,8 @@ class ConsistencyLoss:
       raise ValueError(
         f'example {missing[0]} has no references, one of {len(missing)} such, '
         f'and the {self.name} loss is measured against them; use the '
-        "'textual' loss (LOSS='textual'), which needs none"
+        "'textual' loss, which needs none: LOSS='textual', or ('textual', "
+        '0.05) in PROMISES'
       )
 
   def check_sees(self, texts: Sequence[str], *, what: str) -> None:

@@ -65,7 +65,7 @@ def violation_table(validation: records.Validation) -> tables.Table:
     notes=(
       _drawn(validation),
       *_together(validation),
-      'violation rate: draws whose chosen setting has a risk above the '
+      'violation rate: draws whose chosen setting has a risk above its '
       'tolerance; the guarantee is that they are at most '
       f'{_percent(validation.error_rate, 0)}. Clopper-Pearson interval.',
       'certified: draws in which anything was. Where nothing was, the full '
@@ -105,8 +105,9 @@ def near_table(validation: records.Validation) -> tables.Table | None:
     ),
     rows=tuple(rows),
     notes=(
-      'Each tolerance is 0.98 x the risk of a setting of the grid, where '
-      'violations are likeliest: that setting is too risky by very little.',
+      'Each tolerance, of several promised together one at a time, is 0.98 x '
+      'the risk of a setting of the grid, where violations are likeliest: that '
+      'setting is too risky by very little.',
     ),
   )
 

@@ -90,6 +90,24 @@ def test_one_promise_twice_is_one():
   assert found.promises == ()
 
 
+def test_one_promise_with_two_tables_is_refused():
+  textual, _ = tables()
+  with pytest.raises(ValueError, match='textual loss .* tables .* that differ'):
+    jointly((textual, textual / 2), (TEXTUAL, TEXTUAL))
+
+
+def test_what_decided_is_what_was_tested_and_not_what_was_only_decoded():
+  """A more aggressive setting that would pass is no reason: nobody asked."""
+  textual, signed = np.zeros((2, 300, 3))
+  signed[:, 0] = np.resize([0.9, -0.9], 300)
+  textual[:27, 1:] = 1.0
+  signed[:, 1:] = -0.5
+  found = jointly((textual, signed))
+  assert found.index is None
+  assert found.reason.startswith('The signed loss')
+  assert 'threshold 0.9 has mean loss 0 ' in found.reason
+
+
 @pytest.mark.parametrize(
   ('promises', 'message'),
   [

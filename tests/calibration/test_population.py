@@ -124,6 +124,20 @@ def test_nothing_certified_is_the_full_model(num_layers):
     assert count.mean_exit_layer == num_layers
 
 
+def test_nothing_certified_breaks_no_promise_of_a_gain():
+  """At a negative tolerance the full model's loss of 0 is above it."""
+  rng = np.random.default_rng(0)
+  losses = rng.normal(-0.04, 0.3, (300, 2)).clip(-1, 1)
+  table = population(losses, loss_range=(-1.0, 1.0))
+  ((_, tolerance), *_) = violations.near_tolerances(table)
+  assert tolerance < 0
+  count = violations.count_violations(
+    table, tolerance=tolerance, statistics=Statistics(), num_draws=200
+  )
+  assert count.num_certified < 40
+  assert count.num_violations <= count.num_certified
+
+
 def test_a_risk_at_the_tolerance_is_no_violation():
   """Whatever rounding makes of 60 losses of 0.1."""
   count = violations.count_violations(
