@@ -52,6 +52,7 @@ def train_for_run(
       the model was trained with.
     seed: of the data order.
   """
+  datasets.refuse_inputs_alone(task, job=config_name.removesuffix('.gin'))
   loaded = jobs.load_run(model_dir, task)
   seqio_task = datasets.as_task(task)
   data = dataclasses.replace(data, feature_lengths=loaded.feature_lengths)

@@ -72,6 +72,7 @@ def run(
     seed: of parameters, data order, dropout and what the objective draws.
     dry_run: print the mesh, where parameters lie and the memory per device.
   """
+  datasets.refuse_inputs_alone(task, job='train')
   seqio_task = datasets.as_task(task)
   tokenizer = _tokenizer_of(seqio_task, config)
   objective = objective or training.Objective()

@@ -25,6 +25,7 @@ _HOMES = {
   'normalised_input_hash': 'splits',
   'prefix_of': 'seqio.tasks',
   'read_examples': 'jsonl_files',
+  'refuse_inputs_alone': 'seqio.text_inputs',
   'refuse_training_rows': 'seqio.row_hashes',
   'register_jsonl_task': 'seqio.tasks',
   'run_calibration_task': 'seqio.calibration_task',

@@ -153,12 +153,19 @@ def _load_trained(
     ValueError: if the one of the default name is of other parameters.
   """
   load = _TRAINED[described['type']]
+  refused = None
   for folder in trained_parts.part_folders(run_dir):
     try:
       found = load(run_dir, name=folder)
-    except ValueError:  # of another kind, or for other parameters
+    except ValueError as error:  # of another kind, or for other parameters
+      refused = error
       continue
     if decoding.describe(found) == described:
       return found
-  # The one that says what is wrong: missing, or not the one described.
-  return load(run_dir)
+  try:
+    # The one that says what is wrong: missing, or not the one described.
+    return load(run_dir)
+  except FileNotFoundError as missing:
+    if refused is None:
+      raise
+    raise FileNotFoundError(f'{missing}; and {refused}') from None

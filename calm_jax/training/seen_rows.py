@@ -43,15 +43,16 @@ def add(directory: str, rows: Rows, *, resumed: bool, inside: bool) -> None:
     rows: hashes of the inputs trained and selected on.
     resumed: whether the run goes on, so that what is written there counts.
     inside: whether it trains part of the model of the run in whose directory
-      its own lies. The rows go to that one's; if that has none, none are
-      written, for a list without the model's own would look complete.
+      its own lies. The rows go to that one's list; if there is none, as of a
+      model that was converted, they are kept beside the part, for a list there
+      without the model's own would look complete.
   """
   if inside:
-    directory = os.path.dirname(directory)
+    outside = os.path.dirname(directory)
+    inside = os.path.exists(os.path.join(outside, records.TRAINING_ROWS_NAME))
+    directory = outside if inside else directory
   path = os.path.join(directory, records.TRAINING_ROWS_NAME)
   written = os.path.exists(path)
-  if inside and not written:
-    return
   seen = [rows()]
   if written and (inside or resumed):
     seen.append(records.read_training_rows(path))

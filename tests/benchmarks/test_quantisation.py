@@ -150,11 +150,13 @@ def test_errors_lie_where_8_bits_put_them(params, batches):
     together = np.hypot(error.weights_alone, error.states_alone)
     assert error.both == pytest.approx(together, rel=0.25), error
   decoder, _ = quantisation_report.matrix_errors(CONFIG, params, batches)
-  assert decoder == [
-    error for error in errors if error.path.startswith('decoder/')
-  ]
+  # As they are printed: from Python 3.13 on, NaN is not equal to itself here.
+  assert repr(decoder) == repr(
+    [error for error in errors if error.path.startswith('decoder/')]
+  )
 
 
+@pytest.mark.slow
 def test_a_planted_outlier_comes_first_and_can_be_kept(planted, batches):
   report = quantisation.measure(
     'tiny', CONFIG, planted, batches, rules=[[r'.*/wi_0']], keep_above=0.1

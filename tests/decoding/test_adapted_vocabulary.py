@@ -80,6 +80,7 @@ def test_untrained_ones_change_nothing():
       np.testing.assert_array_equal(adapters(STATES, layer), STATES)
 
 
+@pytest.mark.slow
 def test_checked_drafts_are_the_full_models():
   """Law 11: adapters draft, and the model as it is checks."""
   case = cases.case('margin_adapted_exact')

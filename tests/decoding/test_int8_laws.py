@@ -36,7 +36,7 @@ laws.cases = cases
 laws.ROUNDING = 0.05
 
 NAME = 'softmax_margin'
-LAWS = ('2', '3', '7')
+LAWS = ('3', '7')
 LONG = (
   'margin_pruned',
   'full',

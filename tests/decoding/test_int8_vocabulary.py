@@ -54,6 +54,7 @@ def test_drafts_in_8_bits_are_checked_in_float():
   assert 0 < result.work.accepted.sum()
 
 
+@pytest.mark.slow
 def test_suppressed_tokens_are_neither_looked_at_nor_said():
   options = dict(suppressed_tokens=cases.SUPPRESSED)
   free = generate(checks('int8'))

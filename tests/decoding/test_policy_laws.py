@@ -698,6 +698,7 @@ _LONG = (
   'gate_exact',
   'gate_quantile_per_row_exact',
   'gates_tempered',
+  'patience_per_row',
   'patience_per_row_exact',
   'budget_similarity_exact',
   'margin_int8_checks',

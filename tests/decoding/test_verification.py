@@ -225,7 +225,7 @@ def test_refilled_slots_forced_prefixes_and_suppressed_tokens():
   [
     pytest.param(decoding.FullVocabulary(), LOOPS[1], marks=pytest.mark.slow),
     (dataclasses.replace(cases.PRUNED, final='pruned'), LOOPS[0]),
-    (cases.FIRST, LOOPS[1]),
+    pytest.param(cases.FIRST, LOOPS[1], marks=pytest.mark.slow),
     pytest.param(cases.STREAMED, LOOPS[1], marks=pytest.mark.slow),
   ],
 )

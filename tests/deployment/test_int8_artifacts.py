@@ -50,7 +50,9 @@ def paths(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name, weights', [('int8', 'int8'), ('kept', KEEP)])
-@pytest.mark.parametrize('batch_size', [1, 3])
+@pytest.mark.parametrize(
+  'batch_size', [1, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_the_program_says_what_the_bound_decoder_says(
   paths, name, weights, batch_size
 ):

@@ -72,6 +72,25 @@ def test_the_loss_of_a_depth_is_that_of_the_truncated_model(depth):
   assert metrics.accuracies[depth - 1] == truncated.accuracies[-1]
 
 
+@pytest.mark.slow
+def test_a_decoder_of_one_layer_has_no_exits_of_its_own():
+  tree = dict(objective_cases.params())
+  tree['decoder'] = {
+    name: leaf
+    for name, leaf in tree['decoder'].items()
+    if not name.startswith('layers_') or name == 'layers_0'
+  }
+  plain, own = (
+    objective_cases.value(
+      objective,
+      config=dataclasses.replace(CONFIG, num_decoder_layers=1),
+      tree=tree,
+    )[0]
+    for objective in (PLAIN, training.OwnExits())
+  )
+  assert plain == own
+
+
 @pytest.mark.parametrize(
   'objective',
   [

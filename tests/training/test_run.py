@@ -489,9 +489,10 @@ def test_a_part_adds_to_the_rows_of_its_model(tmp_path):
     asked.append(1)
     return rows_of([2])()
 
-  # Without the model's own rows the list would look complete and not be.
+  # Without the model's own rows a list of it would look complete and not be.
   train(tmp_path / 'part', stage=stage, seen_rows=rows, num_steps=1)
-  assert not asked and not list(tmp_path.glob('**/*rows*'))
+  assert asked and seen(tmp_path / 'part') == ([2], [])
+  assert not list(tmp_path.glob('*rows*'))
   path = tmp_path / records.TRAINING_ROWS_NAME
   records.write_training_rows(path, [1], [9])
   train(tmp_path / 'other', stage=stage, seen_rows=rows, num_steps=1)

@@ -9,7 +9,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from calm_jax.data.jsonl_files import TextExample
-from calm_jax.data.seqio.tasks import register_once, rows_source
+from calm_jax.data.seqio.tasks import (
+  definition_of,
+  register_once,
+  rows_source,
+  subtasks_of,
+)
 from calm_jax.data.splits import SPLITS, normalised_input_hash, one_per_input
 
 # Of the hashes of inputs; no test split, for there is nothing to report on.
@@ -100,3 +105,22 @@ class TextInputs:
       extra_ids=self.extra_ids,
       prefix=self.prefix,
     )
+
+
+def refuse_inputs_alone(task, *, job: str) -> None:
+  """Checks that a Task has targets to train on.
+
+  Args:
+    task: a Task or Mixture, its name, or a definition.
+    job: what would train on it, for the message.
+
+  Raises:
+    ValueError: for one of `TextInputs`, whose targets are empty.
+  """
+  for part in subtasks_of(task):
+    if isinstance(definition_of(part), TextInputs):
+      raise ValueError(
+        f'Task {part.name!r} holds inputs alone, and {job} learns from '
+        'targets: give a Task that has some, or calm_jax.cli.train_exits, '
+        'which learns from what the model itself says'
+      )

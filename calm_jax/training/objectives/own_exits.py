@@ -51,7 +51,9 @@ class OwnExits(WrappingObjective):
   def loss(self, forward: Forward) -> tuple[Array, losses.ExitMetrics]:
     """Returns the inner loss plus that of the second pass."""
     loss, metrics = self.objective.loss(forward)
-    if self.weight == 0:
+    layers = forward.config.num_decoder_layers
+    # The only layer of a decoder is its last: there is no exit before it.
+    if self.weight == 0 or layers == 1:
       return loss, metrics
     width = self.highest_threshold - self.lowest_threshold
     drawn = forward.draws.uniform('OwnExits')
@@ -60,7 +62,6 @@ class OwnExits(WrappingObjective):
     )
     if forward.layer_mask is not None:
       mask = mask & forward.layer_mask
-    layers = forward.config.num_decoder_layers
     second = dataclasses.replace(
       forward,
       states=batch_states(

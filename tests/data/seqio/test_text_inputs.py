@@ -54,6 +54,14 @@ def test_a_task_has_inputs_and_no_references():
     data.as_task(task('said', INPUTS[:19]))
 
 
+def test_what_learns_from_targets_refuses_it():
+  definition = task('without_targets', INPUTS[:20])
+  for given in (definition, data.as_task(definition)):
+    with pytest.raises(ValueError, match='targets.* train_gates learns'):
+      data.refuse_inputs_alone(given, job='train_gates')
+  data.refuse_inputs_alone(data.EmbeddedCorpus(), job='train')
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
