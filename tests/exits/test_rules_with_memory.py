@@ -226,6 +226,10 @@ def test_a_temperature_is_one_of_the_layer():
     ((1.0, np.nan, 1.0, 1.0, 1.0, 1.0), 'temperature nan'),
     ((1.0, np.inf, 1.0, 1.0, 1.0, 1.0), 'temperature inf'),
     ((1.0, 1.0), r'shape \[2\], wanted \[6\]'),
+    ((), r'shape \[0\], wanted \[6\]; give one positive'),
+    (('a', 1, 1, 1, 1, 1), "temperature 'a' is not a number; give one"),
+    ((None, 1, 1, 1, 1, 1), 'temperature None is not a number; give one'),
+    (((1, 2), 1, 1, 1, 1, 1), r'shape \[2\], wanted \[\]; give one positive'),
     (2.0, r'shape \[\], wanted \[6\]'),
   ],
 )
