@@ -140,6 +140,13 @@ def test_q_of_one_holds_a_gate_that_is_certain():
   assert (layers == 2).all()
 
 
+def test_q_of_zero_holds_what_is_lost_in_rounding():
+  for confidence, layer in ((0.0, L), (1e-9, L), (1e-7, 1)):
+    views = [[view(i, hidden=jnp.full((B, 1), confidence)) for i in range(L)]]
+    layers = exit_layers(exits.QuantileExit(Given(), 0.0), views)[0]
+    assert (layers == layer).all()
+
+
 # Patience.
 
 # The best tokens of each row at layers 1..6.
