@@ -11,7 +11,8 @@ read, so a file of inputs is enough (tasks/input_lines.gin); any other Task will
 do. The adapters go to MODEL_DIR/exit_adapters, with the model's outputs, their
 log, their configuration and what they change on the validation split.
 Restarting the same command goes on from the last checkpoint and decodes nothing
-twice. Decode and certify with policies/adapted_exits.gin.
+twice; with other inputs, or another MAX_INPUTS or seed, it is refused before
+anything is written. Decode and certify with policies/adapted_exits.gin.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from calm_jax import data as datasets
 from calm_jax.cli import gin_runner, jobs, own_outputs
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.processes import speaking
+from calm_jax.training.run_directory import check_same_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,15 @@ def _train(
 ) -> training.TrainResult:
   """Trains on what the model says."""
   task, directory = outputs.task, outputs.directory
+  context = {
+    'task': datasets.as_task(task).name,
+    'seed': outputs.seed,
+    # A restart skips what it has seen: of other inputs it would skip others.
+    'inputs_hash': outputs.inputs_hash('train'),
+    **records.to_jsonable(dataclasses.asdict(inputs)),
+  }
+  # Before outputs of another run replace those that are there.
+  check_same_run(directory, stage.config, {**context, **stage.context})
   # Before training, which lets signals wait for a step to end.
   outputs.decode('train', inputs.max_inputs)
 
@@ -140,11 +151,7 @@ def _train(
     plan=plan,
     model_dir=directory,
     seen_rows=lambda: _seen_rows(task),
-    context={
-      'task': datasets.as_task(task).name,
-      'seed': outputs.seed,
-      **records.to_jsonable(dataclasses.asdict(inputs)),
-    },
+    context=context,
   )
 
 
