@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import checks, evaluation, records, runs, training
+from calm_jax import checkpoints, checks, evaluation, records, runs, training
 from calm_jax import data as datasets
 from calm_jax.cli import gin_runner, jobs, own_outputs
 from calm_jax.exit_adapters import ExitAdapters
@@ -127,13 +127,7 @@ def _train(
 ) -> training.TrainResult:
   """Trains on what the model says."""
   task, directory = outputs.task, outputs.directory
-  context = {
-    'task': datasets.as_task(task).name,
-    'seed': outputs.seed,
-    # A restart skips what it has seen: of other inputs it would skip others.
-    'inputs_hash': outputs.inputs_hash('train'),
-    **records.to_jsonable(dataclasses.asdict(inputs)),
-  }
+  context = _context(outputs, inputs)
   # Before outputs of another run replace those that are there.
   check_same_run(directory, stage.config, {**context, **stage.context})
   # Before training, which lets signals wait for a step to end.
@@ -153,6 +147,25 @@ def _train(
     seen_rows=lambda: _seen_rows(task),
     context=context,
   )
+
+
+def _context(
+  outputs: own_outputs.OwnOutputs, inputs: InputPlan
+) -> dict[str, Any]:
+  """Returns what a restart must give again."""
+  context = {
+    'task': datasets.as_task(outputs.task).name,
+    'seed': outputs.seed,
+    **records.to_jsonable(dataclasses.asdict(inputs)),
+  }
+  step = checkpoints.latest_step(outputs.directory)
+  if step is not None:
+    path = checkpoints.checkpoint_path(outputs.directory, step)
+    if 'inputs_hash' not in checkpoints.read_metadata(path)['context']:
+      # Begun when runs did not say it yet.
+      return context
+  # A restart skips what it has seen: of other inputs it would skip others.
+  return {**context, 'inputs_hash': outputs.inputs_hash('train')}
 
 
 def _seen_rows(task: Any) -> records.TrainingRows:

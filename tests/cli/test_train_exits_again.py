@@ -3,6 +3,9 @@
 The model is tiny and random and speaks bytes.
 """
 
+import json
+import shutil
+
 import pytest
 
 gin = pytest.importorskip('gin')
@@ -65,6 +68,20 @@ def test_a_restart_that_is_another_run_is_refused(folder, changes, named):
   with pytest.raises(ValueError, match=f'is of another run: {named}.*Give the'):
     train(folder, **changes)
   assert contents(folder / 'run') == before
+
+
+def test_adapters_whose_inputs_have_no_hash_yet_go_on(folder, tmp_path):
+  """Begun by an earlier version, which kept everything else."""
+  shutil.copytree(folder / 'run', tmp_path / 'run')
+  adapters = tmp_path / 'run/exit_adapters'
+  path = adapters / 'checkpoint_2/metadata/metadata'
+  metadata = json.loads(path.read_text(encoding='utf-8'))
+  assert metadata['context'].pop('inputs_hash')
+  path.write_text(json.dumps(metadata), encoding='utf-8')
+  train(tmp_path, TRAIN_STEPS=3)
+  assert (adapters / 'checkpoint_3').exists()
+  with pytest.raises(ValueError, match='max_inputs: expected 5'):
+    train(tmp_path, MAX_INPUTS=5)
 
 
 def test_the_same_inputs_in_another_order_go_on(folder, capsys):
