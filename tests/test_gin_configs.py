@@ -114,6 +114,7 @@ TRAINED = (
   'classifier.gin',
   'draft_head.gin',
   'gate.gin',
+  'gate_quantile.gin',
   'lossless_int8.gin',
 )
 
@@ -129,6 +130,25 @@ def test_policies_build(file, tmp_path):
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   assert policy.verifies or policy.exit_rule.measure is not None
   policy.check_composition()
+
+
+@pytest.mark.parametrize('file', ['gate.gin', 'gate_quantile.gin'])
+def test_a_gate_of_its_own_exits_goes_with_projected_kv(file, run_with_parts):
+  """As runs/train_gates.gin says to give it."""
+  said = (CONFIGS / 'runs/train_gates.gin').read_text(encoding='utf-8')
+  (argument,) = re.findall(r"'(--gin\.CACHE_FILL=.*)'", said)
+  (flag,) = command_line.rewrite_gin_arguments([argument])
+  given = [f'MODEL_DIR = {run_with_parts!r}']
+  fills = {(): decoding.CatchUp, (argument,): decoding.ProjectExitState}
+  for more, fill in fills.items():
+    more = [flag.removeprefix('--gin_bindings=') for _ in more]
+    gin_runner.parse([f'policies/{file}'], [*given, *more])
+    policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
+    assert isinstance(policy.cache_fill, fill)
+    policy.check_composition()
+    gin.clear_config()
+  quantile = isinstance(policy.exit_rule, exits.QuantileExit)
+  assert quantile == (file == 'gate_quantile.gin')
 
 
 @pytest.fixture(scope='module')

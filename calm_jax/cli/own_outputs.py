@@ -77,14 +77,18 @@ class OwnOutputs:
       'the model says'
     )
 
+  def inputs_hash(self, split: str) -> str:
+    """Returns what tells the inputs of a split from others."""
+    hashes = datasets.input_hashes(self.task, split)
+    return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
+
   def _about(self, split: str, max_inputs: int | None) -> dict[str, Any]:
     """Returns what outputs depend on."""
-    hashes = datasets.input_hashes(self.task, split)
     return {
       'parameters': self.loaded.fingerprint,
       'task': datasets.as_task(self.task).name,
       'split': split,
-      'inputs': hashlib.sha256(hashes.tobytes()).hexdigest()[:16],
+      'inputs': self.inputs_hash(split),
       'seed': self.seed,
       'max_inputs': max_inputs,
       'feature_lengths': dict(self.loaded.feature_lengths),

@@ -11,7 +11,8 @@ read, so a file of inputs is enough (tasks/input_lines.gin); any other Task will
 do. The adapters go to MODEL_DIR/exit_adapters, with the model's outputs, their
 log, their configuration and what they change on the validation split.
 Restarting the same command goes on from the last checkpoint and decodes nothing
-twice. Decode and certify with policies/adapted_exits.gin.
+twice; with other inputs, or another MAX_INPUTS or seed, it is refused before
+anything is written. Decode and certify with policies/adapted_exits.gin.
 """
 
 import dataclasses
@@ -21,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import checks, evaluation, records, runs, training
+from calm_jax import checkpoints, checks, evaluation, records, runs, training
 from calm_jax import data as datasets
 from calm_jax.cli import gin_runner, jobs, own_outputs
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.processes import speaking
+from calm_jax.training.run_directory import check_same_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,9 @@ def _train(
 ) -> training.TrainResult:
   """Trains on what the model says."""
   task, directory = outputs.task, outputs.directory
+  context = _context(outputs, inputs)
+  # Before outputs of another run replace those that are there.
+  check_same_run(directory, stage.config, {**context, **stage.context})
   # Before training, which lets signals wait for a step to end.
   outputs.decode('train', inputs.max_inputs)
 
@@ -140,12 +145,27 @@ def _train(
     plan=plan,
     model_dir=directory,
     seen_rows=lambda: _seen_rows(task),
-    context={
-      'task': datasets.as_task(task).name,
-      'seed': outputs.seed,
-      **records.to_jsonable(dataclasses.asdict(inputs)),
-    },
+    context=context,
   )
+
+
+def _context(
+  outputs: own_outputs.OwnOutputs, inputs: InputPlan
+) -> dict[str, Any]:
+  """Returns what a restart must give again."""
+  context = {
+    'task': datasets.as_task(outputs.task).name,
+    'seed': outputs.seed,
+    **records.to_jsonable(dataclasses.asdict(inputs)),
+  }
+  step = checkpoints.latest_step(outputs.directory)
+  if step is not None:
+    path = checkpoints.checkpoint_path(outputs.directory, step)
+    if 'inputs_hash' not in checkpoints.read_metadata(path)['context']:
+      # Begun when runs did not say it yet.
+      return context
+  # A restart skips what it has seen: of other inputs it would skip others.
+  return {**context, 'inputs_hash': outputs.inputs_hash('train')}
 
 
 def _seen_rows(task: Any) -> records.TrainingRows:

@@ -7,7 +7,8 @@
 The model in MODEL_DIR (its best checkpoint if there is one) stays as it is; the
 gate goes to MODEL_DIR/gate, with its log, its configuration and what it does on
 the validation split. Restarting the same command goes on from the last
-checkpoint. Decode with policies/gate.gin.
+checkpoint. Decode with policies/gate.gin, or with policies/gate_quantile.gin if
+it is trained for 'quantile'.
 """
 
 import os

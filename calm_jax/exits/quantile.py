@@ -35,7 +35,7 @@ class QuantileExit(MeasuredExit):
   left after layer l with probability 1 - prod_{j<=l} (1 - c_j), over the layers
   that are looked at; the row stops where that exceeds the threshold q strictly.
   It grows with the layers, so that a larger q never stops earlier: q = 0 stops
-  where anything may, and q = 1 never.
+  where a confidence is above rounding (1 - c_l < 1 in float32), q = 1 never.
 
   The confidence is that probability. Attributes are those of `MeasuredExit`,
   with q as the threshold.

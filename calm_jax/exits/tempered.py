@@ -58,21 +58,28 @@ class Tempered:
         f'{type(self.measure).__name__} reads no logits, so that temperatures '
         'would change nothing; give SoftmaxMargin() or SoftmaxMaximum()'
       )
+    limits: dict[str, Any] = dict(
+      low=_SMALLEST,
+      high=_LARGEST,
+      remedy=(
+        'give one positive, finite temperature for each of the '
+        f'{decoder.num_layers} layers; 1 leaves logits as they are'
+      ),
+    )
     temperatures = self.temperatures
     if isinstance(temperatures, (list, tuple)):
-      temperatures = jnp.stack([jnp.asarray(one) for one in temperatures])
+      checked = [
+        checks.checked_array(one, 'temperature', **limits)
+        for one in temperatures
+      ]
+      temperatures = jnp.stack(checked) if checked else jnp.zeros(0)
     return Tempered(
       measure=self.measure.check(decoder, batch_size, max_length),
       temperatures=checks.checked_array(
         temperatures,
         'temperature',
         shapes=((decoder.num_layers,),),
-        low=_SMALLEST,
-        high=_LARGEST,
-        remedy=(
-          'give one positive, finite temperature for each of the '
-          f'{decoder.num_layers} layers; 1 leaves logits as they are'
-        ),
+        **limits,
       ),
     )
 

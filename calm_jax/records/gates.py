@@ -15,7 +15,8 @@ class MeasureDepth:
     measure: what is compared with the threshold.
     allowed: the largest share of tokens that may differ from the last layer's.
     threshold: the one that leaves earliest within that, chosen on these very
-      tokens; 1 where every one below it is too low.
+      tokens; 1 where every one below it is too low. Of `QuantileExit` for
+      'gate, accumulated', of `ConfidenceExit` for the others.
     mean_exit_layer: at it, in 1..L.
     disagreement: the share of tokens that differ at it.
   """

@@ -15,17 +15,22 @@ def exit_depths(
   confidences: np.ndarray,
   consistent: np.ndarray,
   allowed: Sequence[float],
+  *,
+  strictly: bool = False,
 ) -> tuple[records.MeasureDepth, ...]:
   """Returns the earliest exits of one threshold for all layers and tokens.
 
   A token leaves at the first layer whose confidence reaches the threshold, or
-  at the last one. All thresholds are tried that tell any two outcomes apart.
+  at the last one. All thresholds below 1 are tried that tell any two outcomes
+  apart, and that of 1, which holds everything.
 
   Args:
     measure: its name.
     confidences: float [L-1, N], of every layer but the last.
     consistent: bool [L-1, N], where a layer says the last layer's token.
     allowed: shares of tokens that may differ from the last layer's, in [0, 1].
+    strictly: whether a confidence must exceed the threshold, as
+      `exits.QuantileExit` wants it; `exits.ConfidenceExit` does not.
 
   Raises:
     ValueError: if there are no tokens, or a confidence is no number.
@@ -36,7 +41,9 @@ def exit_depths(
     raise ValueError(
       f'a confidence of {measure} is not finite; is the model, or the gate?'
     )
-  thresholds, layers, wrong = _curve(confidences, consistent)
+  thresholds, layers, wrong = _curve(
+    confidences.astype(np.float32), consistent, strictly
+  )
   depths = []
   for share in allowed:
     # The first point leaves nothing early, and is always allowed.
@@ -54,16 +61,18 @@ def exit_depths(
   return tuple(depths)
 
 
-def _curve(confidences, consistent):
+def _curve(confidences, consistent, strictly):
   """Returns thresholds, falling from 1, mean layers and disagreement there.
 
   As the threshold falls a token leaves at the layers that hold its record so
   far, the last of them first.
   """
   exits, tokens = confidences.shape
-  capped = np.minimum(confidences.astype(np.float32), _BELOW_ONE)
+  capped = confidences if strictly else np.minimum(confidences, _BELOW_ONE)
   highest = np.maximum.accumulate(capped, axis=0)
   records_at = np.ones(capped.shape, bool)
+  # Nothing is below 0 that a confidence of 0 could exceed.
+  records_at[0] = capped[0] > 0 if strictly else True
   records_at[1:] = capped[1:] > highest[:-1]
   # What a token comes from when it begins to leave at one of its records.
   later_layer = np.full(tokens, exits + 1)
@@ -83,9 +92,12 @@ def _curve(confidences, consistent):
   layers = (exits + 1) * tokens + np.cumsum(layer_steps[records_at][order])
   mistakes = np.cumsum(wrong_steps[records_at][order])
   # Of equal confidences all are taken, or none.
-  last = np.append(values[1:] < values[:-1], True)
+  last = np.append(values[1:] < values[:-1], True)[: len(values)]
+  thresholds = values[last]
+  if strictly:
+    thresholds = np.nextafter(thresholds, np.float32(0.0))
   return (
-    np.append(1.0, values[last]),
+    np.append(1.0, thresholds),
     np.append(exits + 1.0, layers[last] / tokens),
     np.append(0.0, mistakes[last] / tokens),
   )

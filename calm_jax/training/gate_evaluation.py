@@ -21,6 +21,8 @@ from calm_jax.training import step as step_lib
 
 # Shares of tokens that may differ from the last layer's.
 ALLOWED = (0.01, 0.02, 0.05)
+# What `exits.QuantileExit` compares, strictly, with its threshold.
+_ACCUMULATED = 'gate, accumulated'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +87,13 @@ def evaluate_gate(
   staying = np.cumprod(1.0 - confidences, axis=0, dtype=np.float32)
   measures = {
     'gate': confidences,
-    'gate, accumulated': 1.0 - staying,
+    _ACCUMULATED: 1.0 - staying,
     'softmax margin': margins,
   }
   depths = [
-    exit_depths.exit_depths(name, values, consistent, allowed)
+    exit_depths.exit_depths(
+      name, values, consistent, allowed, strictly=name == _ACCUMULATED
+    )
     for name, values in measures.items()
   ]
   first, settled = exit_depths.oracle_layers(consistent)

@@ -34,8 +34,9 @@ class GateShape:
     if isinstance(self.inputs, list):
       object.__setattr__(self, 'inputs', tuple(self.inputs))
     checks.check_whole(self.hidden_units, 'hidden_units', low=0)
-    unknown = [name for name in self.inputs if name not in INPUTS]
-    if isinstance(self.inputs, str) or unknown:
+    if not isinstance(self.inputs, tuple) or any(
+      name not in INPUTS for name in self.inputs
+    ):
       raise ValueError(
         f'inputs {self.inputs!r} of the gate: give a tuple of {INPUTS}'
       )

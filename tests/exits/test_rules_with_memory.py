@@ -140,6 +140,13 @@ def test_q_of_one_holds_a_gate_that_is_certain():
   assert (layers == 2).all()
 
 
+def test_q_of_zero_holds_what_is_lost_in_rounding():
+  for confidence, layer in ((0.0, L), (1e-9, L), (1e-7, 1)):
+    views = [[view(i, hidden=jnp.full((B, 1), confidence)) for i in range(L)]]
+    layers = exit_layers(exits.QuantileExit(Given(), 0.0), views)[0]
+    assert (layers == layer).all()
+
+
 # Patience.
 
 # The best tokens of each row at layers 1..6.
@@ -226,6 +233,10 @@ def test_a_temperature_is_one_of_the_layer():
     ((1.0, np.nan, 1.0, 1.0, 1.0, 1.0), 'temperature nan'),
     ((1.0, np.inf, 1.0, 1.0, 1.0, 1.0), 'temperature inf'),
     ((1.0, 1.0), r'shape \[2\], wanted \[6\]'),
+    ((), r'shape \[0\], wanted \[6\]; give one positive'),
+    (('a', 1, 1, 1, 1, 1), "temperature 'a' is not a number; give one"),
+    ((None, 1, 1, 1, 1, 1), 'temperature None is not a number; give one'),
+    (((1, 2), 1, 1, 1, 1, 1), r'shape \[2\], wanted \[\]; give one positive'),
     (2.0, r'shape \[\], wanted \[6\]'),
   ],
 )

@@ -264,6 +264,19 @@ def test_a_gate_is_measured_beside_margin_and_oracle(params):
     assert depth.disagreement <= depth.allowed
 
 
+def test_thresholds_are_those_of_the_rules_that_read_them(params):
+  """A gate that always says 1/2: `QuantileExit` wants more than its q."""
+  untrained = exits.Gate(**SHAPE.init(CONFIG, jax.random.key(0)))
+  measured = training.evaluate_gate(
+    CONFIG, params, untrained, BATCHES, allowed=(1.0,)
+  )
+  found = {depth.measure: depth for depth in measured.depths}
+  for name in ('gate', 'gate, accumulated'):
+    assert found[name].mean_exit_layer == 1.0
+  assert found['gate'].threshold == 0.5
+  assert 0.499 < found['gate, accumulated'].threshold < 0.5
+
+
 @pytest.mark.parametrize('batches', [[], [training_cases.batch(1)]])
 def test_an_empty_validation_set_is_named(params, batches):
   for batch in batches:

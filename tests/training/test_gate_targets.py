@@ -128,6 +128,8 @@ def test_targets_have_names():
     (lambda: training.GateShape(-1), 'hidden_units -1'),
     (lambda: training.GateShape(inputs=('states',)), "'states'"),
     (lambda: training.GateShape(inputs='state'), 'give a tuple'),
+    (lambda: training.GateShape(inputs=None), 'inputs None .* give a tuple'),
+    (lambda: training.GateShape(inputs=(['state'],)), 'give a tuple'),
     (lambda: training.GateShape(inputs=('layer',)), 'sees nothing'),
     (lambda: training.get_gate_states('own'), 'known: exact, own_exits'),
   ],

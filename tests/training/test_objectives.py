@@ -231,6 +231,11 @@ def test_what_a_run_keeps_of_an_objective():
     (lambda: training.RotatedExits(rotation=0), 'rotation 0 must be'),
     (lambda: training.RotatedExits(rotation=1.5), 'rotation 1.5 must be'),
     (lambda: training.LayerDropout(max_probability=1.5), r'in \[0.0, 1.0\]'),
+    (
+      lambda: training.LayerDropout(max_probability=1.0),
+      'below 1, got 1.0: the last layer would be dropped in every row',
+    ),
+    (lambda: training.LayerDropout(max_probability=1 - 1e-12), 'below 1, got'),
     (lambda: training.LayerDropout(max_probability=-0.1), 'max_probability'),
     (lambda: training.LayerDropout(max_probability='a'), 'max_probability'),
     (lambda: training.LayerDropout(curriculum_steps=0), 'curriculum_steps 0'),

@@ -35,7 +35,7 @@ class LayerDropout(WrappingObjective):
   layer_weights=layer_skip_weights())))`.
 
   Attributes:
-    max_probability: of dropping the last layer, in [0, 1].
+    max_probability: of dropping the last layer, in [0, 1).
     curriculum_steps: T, steps until then; None for the same from the first
       step, as in the paper's fine-tuning.
   """
@@ -46,6 +46,13 @@ class LayerDropout(WrappingObjective):
   def __post_init__(self):
     super().__post_init__()
     check_number(self.max_probability, 'max_probability', high=1.0)
+    # Drawn in float32.
+    if np.float32(self.max_probability) >= 1.0:
+      raise ValueError(
+        f'max_probability must be below 1, got {self.max_probability!r}: the '
+        'last layer would be dropped in every row, and never be trained; give '
+        'less, such as 0.5'
+      )
     if self.curriculum_steps is not None:
       checks.check_whole(self.curriculum_steps, 'curriculum_steps', low=1)
 
