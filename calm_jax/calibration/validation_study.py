@@ -287,7 +287,7 @@ def _checksum(table: records.LossTable) -> str:
   digest = hashlib.sha256(table.losses.tobytes())
   digest.update(table.mean_exit_layers.tobytes())
   header = [table.settings, table.example_ids, table.loss, table.fingerprint]
-  if table.others:
+  if table.other_losses is not None and table.others:
     header.append(table.others)
     digest.update(table.other_losses.tobytes())
   text = json.dumps(records.to_jsonable(header), sort_keys=True)

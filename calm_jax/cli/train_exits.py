@@ -136,7 +136,6 @@ def _train(
   def batches(skip):
     # Asked for once the directory is known to be of this very run.
     gin_runner.write_operative_config(directory, 'train_exits.gin')
-    _keep_seen_rows(directory, task)
     return inputs.batches(outputs, 'train', seed=outputs.seed, skip=skip)
 
   return training.train(
@@ -172,19 +171,6 @@ def _seen_rows(task: Any) -> records.TrainingRows:
   """Returns the inputs that adapters are, or may be, trained on."""
   return records.TrainingRows(
     datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
-  )
-
-
-def _keep_seen_rows(directory: str, task: Any) -> None:
-  """Writes them beside the adapters, for calibration to refuse.
-
-  A run that was converted has no list of its own that they could go to.
-  """
-  rows = _seen_rows(task)
-  records.write_training_rows(
-    os.path.join(directory, records.TRAINING_ROWS_NAME),
-    trained=rows.trained,
-    selected=rows.selected,
   )
 
 
