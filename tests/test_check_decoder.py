@@ -22,6 +22,7 @@ T5 = model.T5Config(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes',
   [{}, pytest.param({'dtype': 'bfloat16'}, marks=pytest.mark.slow)],
@@ -36,6 +37,7 @@ def test_t5_passes(changes):
   )
 
 
+@pytest.mark.slow
 def test_an_nnx_model_passes():
   decoder, params = nnx_model.as_layered_decoder(nnx_model.Model(nnx.Rngs(0)))
   interfaces.check_decoder(decoder, params, batch_size=2, max_length=3)

@@ -7,6 +7,7 @@ from fakes import toy_decoder
 from calm_jax.benchmarks import calibration_passes
 
 
+@pytest.mark.slow
 def test_a_turn_counts_the_full_model_and_what_was_decoded():
   inputs = np.arange(1, 4)[np.indices((3, 3)).reshape(2, -1).T]
   turns = list(

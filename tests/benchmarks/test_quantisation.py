@@ -71,6 +71,7 @@ def planted(params):
   )
 
 
+@pytest.mark.slow
 def test_what_is_captured_is_what_matrices_multiply(params, batches):
   for tied in (False, True):
     config = dataclasses.replace(CONFIG, tied_embeddings=tied)
@@ -136,6 +137,7 @@ def test_errors_are_those_of_real_positions(params, batches):
   )
 
 
+@pytest.mark.slow
 def test_errors_lie_where_8_bits_put_them(params, batches):
   errors, _ = quantisation_report.matrix_errors(
     CONFIG, params, batches, weights=Int8Weights(encoder=True)

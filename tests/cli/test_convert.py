@@ -57,6 +57,7 @@ def test_there_and_back(tmp_path, capsys):
   assert_same_bits(found.tensors, arrays(SMALL))
 
 
+@pytest.mark.slow
 def test_the_release_becomes_a_run_that_decodes(tmp_path, capsys):
   """With a vocabulary beside it, and its classifier in its folder."""
   params, _ = golden_calm.load()
@@ -153,6 +154,7 @@ def test_what_lies_beside_weights_for_transformers(tmp_path, capsys):
   assert f'--vocabulary={tmp_path}/with/spiece.model' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_a_folder_says_of_generating_comes_along(tmp_path, capsys):
   """The run says what the folder says, and so does the folder made of it."""
   source = text_cases.save_run(tmp_path / 'run')

@@ -47,6 +47,7 @@ def _evaluator(**changes):
   return decoding_evaluator.decoding_evaluator(CONFIG, _batches, **arguments)
 
 
+@pytest.mark.slow
 def test_values_are_those_of_decoding_afterwards():
   params = model.init_params(CONFIG, jax.random.key(0))
   values = _evaluator()(params, 7)

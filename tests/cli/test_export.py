@@ -205,6 +205,7 @@ def int8_run(run_dir, tmp_path):
   return run, certify
 
 
+@pytest.mark.slow
 def test_weights_in_8_bits_are_exported_under_their_own_certificate(
   int8_run, exported, tmp_path, capsys
 ):

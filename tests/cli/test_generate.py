@@ -156,6 +156,7 @@ def test_macros_of_decoding_do_what_they_say(calibrated, tmp_path):
     decode(CERTIFICATE=str(copy), THRESHOLD=0.5)
 
 
+@pytest.mark.slow
 def test_checked_drafts_need_no_certificate(calibrated, capsys):
   given = dict(MODEL_DIR=calibrated['MODEL_DIR'], INPUTS='one two three')
 

@@ -114,6 +114,7 @@ def test_the_main_ends_in_one_line(tmp_path):
   assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.slow
 def test_some_outputs_become_a_picture(tmp_path, capsys):
   run_dir = write_run(tmp_path, with_validation=False)
   picture = tmp_path / 'picture.svg'

@@ -221,6 +221,7 @@ def test_ended_rows_cost_nothing(decode):
   assert cost.num_steps == 3
 
 
+@pytest.mark.slow
 def test_companions_read_no_further_weights(decode):
   """Two tokens leave after layer 1, and the third takes them along."""
   depths = np.array([[1, 1, 3]])
@@ -297,6 +298,7 @@ def test_layer_plans_leave_weights_out():
   assert cost.flops['layers'] == 2 * (7 * ATTENTION + 4 * FFN)
 
 
+@pytest.mark.slow
 def test_ceilings_are_ratios_per_step(decode):
   full = decode(exits.NeverExit(), [[3] * 4])
   short = decode(exits.NeverExit(), [[3] * 4])

@@ -16,6 +16,7 @@ POLICY = decoding.ComputePolicy(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'depth_loop',
   [

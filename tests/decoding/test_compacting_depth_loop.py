@@ -84,6 +84,7 @@ class _Counting:
     return state, stops, shown
 
 
+@pytest.mark.slow
 def test_a_layer_runs_on_the_smallest_bucket_that_holds_its_rows():
   depths = jnp.array([[1, 4], [2, 1], [4, 4], [3, 1]])
   result = decoding.generate(

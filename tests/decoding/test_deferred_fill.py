@@ -131,6 +131,7 @@ def test_rows_at_different_positions(depth_loop):
     assert_same(decoding.finish(state), whole)
 
 
+@pytest.mark.slow
 def test_equals_eager_propagation_on_t5():
   def run(exit_layers, fill):
     with jax.default_matmul_precision('highest'):

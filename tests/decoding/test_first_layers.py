@@ -46,6 +46,7 @@ def assert_same_output(result, full):
   np.testing.assert_allclose(result.scores, full.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('depth_loop', 'layers'),
   [

@@ -36,7 +36,7 @@ laws.cases = cases
 laws.ROUNDING = 0.05
 
 NAME = 'softmax_margin'
-LAWS = ('3', '7')
+LAWS = ('7',)
 LONG = (
   'margin_pruned',
   'full',

@@ -693,10 +693,12 @@ def _check_of(law, name):
 # Twins of rules that others stand for.
 _LONG = (
   'margin_adapted',
+  'margin_adapted_exact',
   'margin_adapted_pruned',
   'gate',
   'gate_exact',
   'gate_quantile_per_row_exact',
+  'free_two_exits',
   'gates_tempered',
   'patience_per_row',
   'patience_per_row_exact',

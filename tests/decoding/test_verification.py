@@ -220,6 +220,7 @@ def test_refilled_slots_forced_prefixes_and_suppressed_tokens():
   assert_same_output(generate(policy, **options), generate(None, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('readout', 'depth_loop'),
   [
@@ -349,6 +350,7 @@ def test_full_at_any_threshold():
   assert decoding.full_model(policy).verification == decoding.NeverVerify()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('rule', 'loop'),
   [

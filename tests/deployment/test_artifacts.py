@@ -100,6 +100,7 @@ def test_the_program_says_what_generate_says(tiny, batch_size):
   assert 1 <= depths[0.0] < depths[1.0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'verification', [decoding.NeverVerify(), decoding.VerifyEvery(2)]
 )

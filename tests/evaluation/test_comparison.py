@@ -135,6 +135,7 @@ def test_the_five_decodes_of_the_table():
   assert again[1].kind == 'early_exit'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'verifies', [pytest.param(False, marks=pytest.mark.slow), True]
 )

@@ -115,9 +115,7 @@ def told_counts(lines):
 @pytest.mark.parametrize(
   'rule',
   [
-    name
-    if name in ('margin', 'state')
-    else pytest.param(name, marks=pytest.mark.slow)
+    name if name == 'margin' else pytest.param(name, marks=pytest.mark.slow)
     for name in RULES
   ],
 )
@@ -136,6 +134,7 @@ def test_it_equals_decoding_everything(rule):
   assert continued.sum() > N and left.sum() < N // 4
 
 
+@pytest.mark.slow
 @jax.default_matmul_precision('highest')
 def test_adapted_exits_follow_from_the_full_model_too():
   """It is read as it is, and its states as they are adapted."""
@@ -328,6 +327,7 @@ def test_rows_at_a_threshold_are_decoded():
   assert_same(decode(batches(), policy=policy, traces=traces), expected)
 
 
+@pytest.mark.slow
 def test_what_does_not_follow_is_decoded():
   decode = dataset_decoder()
   margin = RULES['margin'](0.5)
@@ -362,6 +362,7 @@ def test_what_does_not_follow_is_decoded():
     assert len(store) == 0
 
 
+@pytest.mark.slow
 def test_each_process_has_its_own_rows():
   decode = dataset_decoder()
   policy = policy_of(RULES['margin'](0.5))
@@ -400,6 +401,7 @@ def test_other_decodes_are_refused():
       decoding.extend(state, nothing, nothing[:, 0], thresholds)
 
 
+@pytest.mark.slow
 def test_a_calibration_uses_it_by_itself(monkeypatch):
   """The same losses and certificate, and no setting is decoded."""
   rows = np.arange(60)
@@ -455,6 +457,7 @@ def never(bound, policy):
   return False
 
 
+@pytest.mark.slow
 @jax.default_matmul_precision('highest')
 def test_extending_nothing_is_decoding():
   bound, inputs = cases.bound(), cases.inputs()

@@ -66,6 +66,7 @@ def reference(exit_layer, suppressed=()):
   return (best - second)[counts], (said[0] == said[1])[counts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'exit_layer', [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3)), 2]
 )

@@ -153,6 +153,7 @@ def test_what_a_checkpoint_says_of_generating_is_done(run_dir, tmp_path):
   assert own.describe() == plain.describe()
 
 
+@pytest.mark.slow
 def test_a_certificate_covers_a_run_that_never_says_some_tokens(tmp_path):
   """Calibrated under its rule, it is served under its rule."""
   plain = runs.load_run(text_cases.save_run(tmp_path / 'plain'))

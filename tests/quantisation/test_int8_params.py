@@ -56,6 +56,7 @@ def test_all_matrices_are_taken(config, encoder):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', [cases.CONFIG, TIED], ids=['untied', 'tied'])
 def test_the_model_is_near_the_float_one(config):
   params, tree = _quantised(config)

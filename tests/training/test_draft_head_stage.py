@@ -164,6 +164,7 @@ def test_packed_examples_are_drafted_as_if_alone(params):
   )
 
 
+@pytest.mark.slow
 def test_a_head_of_another_model_or_none_is_refused(
   tmp_path, params, own_outputs
 ):

@@ -110,6 +110,7 @@ def test_training_lowers_the_loss_of_held_out_tokens(trained, params):
     assert new.cross_entropy < old.cross_entropy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('target', 'states', 'shape'),
   [

@@ -30,6 +30,7 @@ def last_layer(gradient):
   return gradient['decoder'][f'layers_{LAYERS - 1}']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('sampling', 'exit_layers', 'share', 'run'),
   [
@@ -128,6 +129,7 @@ def test_a_dropped_layer_hands_states_on_and_learns_nothing():
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(last_layer(gradient)))
 
 
+@pytest.mark.slow
 def test_own_exits_are_those_of_the_masked_reference():
   objective = training.OwnExits(
     objective=training.Objective(z_loss=0.0),

@@ -139,6 +139,7 @@ def test_a_step_draws_dropout_as_it_always_did():
   np.testing.assert_allclose(metrics.exits.losses, exits.losses, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'make', [some, pytest.param(everything, marks=pytest.mark.slow)]
 )

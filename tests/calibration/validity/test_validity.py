@@ -322,6 +322,7 @@ def test_a_wrong_p_value_is_caught(wrong, law, risk, number):
     check_super_uniform(wrong, law, risk=risk, number=number, simulations=400)
 
 
+@pytest.mark.slow
 def test_a_wrong_procedure_is_caught():
   """Choosing the best of many settings without paying for it."""
 
