@@ -21,6 +21,9 @@ from calm_jax.benchmarks.quantisation_captures import Batch
 from calm_jax.model import int8_params
 from calm_jax.quantisation import Int8Weights
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 CONFIG = model.T5Config(
   vocab_size=64,
   embed_dim=32,

@@ -15,6 +15,9 @@ from calm_jax import calibration, records, reporting
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import export, report, validate
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 PROMISES = (('textual', 0.9), ('signed', 0.5))
 
 

@@ -14,6 +14,9 @@ seqio = pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
 from cases import text_cases
 from cases.job_cases import call
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 FILES = ['runs/train_exits.gin', 'tasks/input_lines.gin']
 INPUTS = [f'input {number}' for number in range(12)]
 

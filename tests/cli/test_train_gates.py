@@ -12,6 +12,9 @@ from cases.job_cases import calibrate_again, call
 
 from calm_jax import decoding, records, runs
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def with_gate(trained):

@@ -12,6 +12,9 @@ from cases import policy_cases as cases
 from calm_jax import decoding, exits, interfaces
 from calm_jax.pytrees import register_pytree
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 LOOP = decoding.CompactingDepthLoop()
 # The others take longer than they teach.
 QUICK = ('margin_decaying', 'skip_feed_forward')

@@ -19,6 +19,9 @@ from decoding import test_policy_laws as float_laws
 
 from calm_jax import quantisation
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 
 def _copy(module: types.ModuleType, name: str) -> types.ModuleType:
   """Returns a module run once more, with state of its own."""

@@ -15,6 +15,9 @@ from calm_jax.checkpoints.storage import Folder
 from calm_jax.examples import numpy_client
 from calm_jax.quantisation import Int8Weights
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 SPEC = deployment.ProgramSpec(
   source_length=5,
   max_length=6,

@@ -13,6 +13,9 @@ from calm_jax import model, training
 from calm_jax.training import losses
 from calm_jax.training.objectives import own_exits, pulled_states, rotated_exits
 
+# Long checks, and twins of cheaper ones: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
 PLAIN = training.Objective()
 
 
