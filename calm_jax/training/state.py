@@ -1,6 +1,9 @@
 """What every training step takes and gives back, whatever it trains."""
 
 import dataclasses
+from typing import Self
+
+import optax
 
 from calm_jax.array_types import Array, Params, PyTree
 from calm_jax.pytrees import register_pytree
@@ -23,6 +26,25 @@ class TrainState:
   params: Params
   opt_state: PyTree
   rng: Array
+
+  def after(
+    self, transformation: optax.GradientTransformation, gradients: PyTree
+  ) -> Self:
+    """Returns the state one step later.
+
+    Args:
+      transformation: what turns gradients into updates.
+      gradients: a tree like `params`.
+    """
+    updates, opt_state = transformation.update(
+      gradients, self.opt_state, self.params
+    )
+    return dataclasses.replace(
+      self,
+      step=self.step + 1,
+      params=optax.apply_updates(self.params, updates),
+      opt_state=opt_state,
+    )
 
 
 @register_pytree

@@ -6,7 +6,6 @@ are and never come out; the training state holds {'classifier': {'kernel' [D],
 'bias' []}} and the optimizer's slots for these two.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -134,15 +133,7 @@ def make_classifier_step(
     (value, scores), gradients = jax.value_and_grad(loss_of, has_aux=True)(
       state.params
     )
-    updates, opt_state = optimizer.transformation.update(
-      gradients, state.opt_state, state.params
-    )
-    state = dataclasses.replace(
-      state,
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-    )
+    state = state.after(optimizer.transformation, gradients)
     counts = evaluation.count_decisions(scores, labels, weights)
     num_tokens = jnp.maximum(counts.num_tokens, 1.0)
     return state, StepMetrics(

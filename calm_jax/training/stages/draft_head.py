@@ -5,7 +5,6 @@ training state holds {'draft_head': {'entry', 'bias', 'back'}}, see
 `draft_heads.DraftHead`, and the optimizer's slots for these.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -136,15 +135,7 @@ def make_draft_head_step(
     (value, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(
       state.params
     )
-    updates, opt_state = optimizer.transformation.update(
-      gradients, state.opt_state, state.params
-    )
-    state = dataclasses.replace(
-      state,
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-    )
+    state = state.after(optimizer.transformation, gradients)
     cross_entropies, right, _ = counts.rates()
     return state, StepMetrics(
       loss=value,

@@ -5,7 +5,6 @@ training state holds {'exit_adapters': {'scale', 'down', 'up'}}, see
 `exit_adapters.ExitAdapters`, and the optimizer's slots for these.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -145,15 +144,7 @@ def make_exit_adapter_step(
     gradients = {
       _KEY: {name: getattr(by_adapters, name) for name in state.params[_KEY]}
     }
-    updates, opt_state = optimizer.transformation.update(
-      gradients, state.opt_state, state.params
-    )
-    state = dataclasses.replace(
-      state,
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-    )
+    state = state.after(optimizer.transformation, gradients)
     divergences, agreements = found.rates()
     return state, StepMetrics(
       loss=divergences.mean(),

@@ -5,7 +5,6 @@ training state holds {'gate': {...}}, the arrays of `exits.Gate`, and the
 optimizer's slots for these.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -145,15 +144,7 @@ def make_gate_step(
     (value, scores), gradients = jax.value_and_grad(loss_of, has_aux=True)(
       state.params
     )
-    updates, opt_state = optimizer.transformation.update(
-      gradients, state.opt_state, state.params
-    )
-    state = dataclasses.replace(
-      state,
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-    )
+    state = state.after(optimizer.transformation, gradients)
     counts = classifier_evaluation.count_decisions(
       scores, target.labels(examples), examples.weights
     )
