@@ -72,6 +72,16 @@ def promise(row: CertifiedRow) -> str:
   return f'{" and ".join(bounds)} with probability {1 - row.error_rate:g}'
 
 
+def name_with_tolerance(row: CertifiedRow) -> str:
+  """Returns the row's name, with what its certificate tolerates, if any."""
+  if math.isnan(row.tolerance):
+    return row.name
+  if not row.promises:
+    return f'{row.name}, tolerance {row.tolerance:g}'
+  bounds = [f'{one.loss} {one.tolerance:g}' for one in row.promises]
+  return f'{row.name}, tolerances {" and ".join(bounds)}'
+
+
 def table(*measured: Measured) -> tables.Table:
   """Returns the table of one or several runs."""
   return tables.Table(

@@ -6,7 +6,6 @@ with the code that the benchmark prints with.
 """
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable
 
@@ -113,12 +112,6 @@ def _results(deep: pathlib.Path, e2e_nlg: pathlib.Path) -> str:
   )
 
 
-def _with_tolerance(row: certified_table.CertifiedRow) -> str:
-  if math.isnan(row.tolerance):
-    return row.name
-  return f'{row.name}, tolerance {row.tolerance:g}'
-
-
 def _of_several_runs(*paths: pathlib.Path) -> str:
   """Returns one table of certified rows, with their runs and tolerances."""
   found = []
@@ -126,7 +119,9 @@ def _of_several_runs(*paths: pathlib.Path) -> str:
     measured = measured_rows.read(path, certified_table.CertifiedRow)
     run = pathlib.PurePath(measured.flags['run_dir']).name
     rows = tuple(
-      dataclasses.replace(row, name=f'{run}: {_with_tolerance(row)}')
+      dataclasses.replace(
+        row, name=f'{run}: {certified_table.name_with_tolerance(row)}'
+      )
       for row in measured.rows
     )
     found.append(dataclasses.replace(measured, rows=rows))

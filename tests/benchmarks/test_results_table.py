@@ -87,6 +87,12 @@ def test_several_promises_of_a_certificate_are_all_shown(measured, tmp_path):
     'mean distance to the full model at most 0.1 and mean quality lost to the '
     'full model (gains offset losses) at most 0.02 with probability 0.95'
   )
+  names = map(certified_table.name_with_tolerance, (*measured.rows[:2], one))
+  assert list(names) == [
+    'full model',
+    'Margin, tolerance 0.1',
+    'Margin, tolerances textual 0.1 and signed 0.02',
+  ]
   path = str(tmp_path / 'rows.json')
   measured = dataclasses.replace(measured, rows=(one,))
   measured_rows.publish(measured, certified_table.table, path)
