@@ -76,9 +76,13 @@ def test_it_measures_float_and_int8_and_writes_them(
   assert list(rows) == [
     'float, full depth',
     'float, depths of mean L/4',
+    'float, depths of mean L/4, margin checks',
+    'float, depths of mean L/4, margin checks in 8 bits',
     'int8, full depth',
     'int8, depths of mean L/4',
+    'int8, depths of mean L/4, margin checks',
     'int8 with its encoder, full depth',
+    'bfloat16, full depth',
     PEER,
   ]
   # Tried once, and timed in one turn, with the sources of all others.
@@ -125,8 +129,8 @@ def test_it_needs_no_peers(small, monkeypatch, capsys):
   captured = capsys.readouterr()
   assert 'no other program is installed' in captured.err
   rows = [line for line in captured.out.splitlines() if '| while |' in line]
-  assert len(rows) == 5
-  assert 'tiny: int8, depths of mean L/3 | 2 | while | 1.33 |' in rows[3]
+  assert len(rows) == 9
+  assert 'tiny: int8, depths of mean L/3 | 2 | while | 1.33 |' in rows[5]
   assert all(' | - | ' in row for row in rows)
 
 

@@ -21,7 +21,8 @@ def check(found):
   assert found
   for name, entry in found.items():
     by_number = any(
-      readout in name for readout in ('pruned', 'streamed', 'first_tokens')
+      readout in name
+      for readout in ('pruned', 'streamed', 'first_tokens', 'int8_checks')
     )
     if by_number and entry['mesh'] == [2, 2]:
       assert 'of the output matrix by number' in entry['refused'], name
