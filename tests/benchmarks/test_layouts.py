@@ -18,6 +18,7 @@ CONFIG = model.T5Config(
 )
 
 
+@pytest.mark.slow
 def test_every_matrix_is_timed_both_ways():
   params = model.init_params(CONFIG, jax.random.key(0))
   layer = params['decoder']['layers_0']

@@ -31,6 +31,7 @@ def population(losses=None, **changes):
   return Population(**{**fields, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('procedure', PROCEDURES, ids=lambda p: p.name)
 @pytest.mark.parametrize(
   'p_value', [calibration.hoeffding_bentkus, calibration.betting]
@@ -192,6 +193,7 @@ def _naive(losses, *, tolerance):
   return 0.0 if losses.mean() <= tolerance else 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'p_value',
   [

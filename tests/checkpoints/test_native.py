@@ -143,6 +143,7 @@ def files_of(path):
 
 
 # Reads that fail leave no others behind that nobody waits for.
+@pytest.mark.slow
 @pytest.mark.filterwarnings('error::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('damage', ['delete', 'cut', 'flip'])
 def test_damage_is_noticed_or_harmless(copy, damage):

@@ -55,6 +55,7 @@ def test_the_settings_of_a_grid_are_timed(calibrated):
     )
 
 
+@pytest.mark.slow
 def test_a_full_grid_changes_no_certificate(calibrated, tmp_path):
   lazy = Certificate.load(
     pathlib.Path(calibrated['MODEL_DIR']) / 'calibration/certificate.json'

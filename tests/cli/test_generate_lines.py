@@ -80,7 +80,10 @@ def test_rows_hold_what_went_in_and_what_came_out(model_dir, source, tmp_path):
   ]
 
 
-@pytest.mark.parametrize('killed_at', range(4))
+@pytest.mark.parametrize(
+  'killed_at',
+  [0, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2, 3))],
+)
 def test_a_killed_job_goes_on_where_it_was(
   model_dir, source, tmp_path, monkeypatch, killed_at, capsys
 ):
@@ -172,6 +175,7 @@ def test_a_pipe_is_read_once(model_dir, source, tmp_path):
   assert output.read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.slow
 def test_lines_may_be_added_to_an_input(model_dir, source, tmp_path):
   output = tmp_path / 'rows.jsonl'
   run(model_dir, source, output)
@@ -281,6 +285,7 @@ def test_files_that_are_no_jobs_are_never_to_go(tmp_path, output, message):
   assert texts.read_text() == 'one'
 
 
+@pytest.mark.slow
 def test_outputs_begin_and_never_say_what_was_chosen(
   model_dir, source, tmp_path, capsys
 ):
@@ -436,6 +441,7 @@ def test_without_a_certificate_a_budget_stays(tmp_path, capsys):
     assert capsys.readouterr().err.endswith(said)
 
 
+@pytest.mark.slow
 def test_outputs_that_end_at_numbers_that_are_none_say_so(tmp_path, capsys):
   """Parameters that are finite, and logits that overflow."""
   params = model.init_params(text_cases.CONFIG, jax.random.key(0))

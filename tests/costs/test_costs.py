@@ -129,6 +129,7 @@ def _of_step(amounts):
   return sum(amounts.values()) - amounts['encoder'] - amounts['cross_fill']
 
 
+@pytest.mark.slow
 def test_a_step_is_what_xla_says(analysis):
   analysed, _, step = analysis
   cost = _one_step()

@@ -125,6 +125,7 @@ def test_equals_the_reference(threshold, length_penalty, constrained):
   assert max(num_finished) > K  # so that the pool had to choose
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [

@@ -59,6 +59,7 @@ def decode(bound, sampler):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'sampler',
   [None, decoding.Temperature(0.5), decoding.BeamSearch(2)],

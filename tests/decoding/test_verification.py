@@ -110,6 +110,7 @@ def test_says_what_the_full_model_says(name, depth_loop):
   assert accepted > 0
 
 
+@pytest.mark.slow
 def test_drafts_are_as_many_as_pay():
   """Few where the full model agrees with few, many where with all of them."""
   adaptive = decoding.VerifyAdaptively(8, draft_cost=0.1)
@@ -146,6 +147,7 @@ def test_another_seed_of_depths_is_another_way_to_the_same_output():
       assert_same_output(generate(verified(schedule(seed), tokens)), full)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [
@@ -188,6 +190,7 @@ def test_only_checked_tokens_are_handed_out():
   assert_same_output(seen, full)
 
 
+@pytest.mark.slow
 def test_a_doubtful_draft_is_the_last_before_a_check():
   # At ease 1 the margin after one layer is (1 - 1/9) / 2 = 0.44.
   inputs = np.array([[1]])

@@ -212,6 +212,7 @@ def test_a_policy_without_a_threshold_takes_none(tmp_path):
     exported([[1]], threshold=0.5)
 
 
+@pytest.mark.slow
 def test_a_sampler_that_draws_takes_a_seed(tmp_path):
   sampler = decoding.Temperature(3.0)
   spec = dataclasses.replace(TOY_SPEC, sampler=sampler)

@@ -59,6 +59,7 @@ def run(**options):
   )
 
 
+@pytest.mark.slow
 def test_losses_are_distances_to_the_float_model():
   found = run()
   full, *by_setting = (

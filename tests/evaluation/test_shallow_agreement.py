@@ -87,6 +87,7 @@ def test_layers_apart_say_the_same():
   np.testing.assert_array_equal(found.agrees, apart.agrees)
 
 
+@pytest.mark.slow
 def test_a_decode_by_the_two_exits_sees_these_confidences():
   """At a threshold of 1 its shallow exit looks and goes on every time."""
   tokens = cases.decode('full').tokens

@@ -73,6 +73,7 @@ def assert_same(one, other):
   assert one.example_ids == other.example_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind',
   [

@@ -14,6 +14,7 @@ from calm_jax.interfaces import LayerView
 from calm_jax.pytrees import register_pytree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'loop',
   [

@@ -166,6 +166,7 @@ def test_dropout_is_random_only_when_asked_for():
   assert not np.allclose(first, run(dropout_rng=jax.random.key(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, millions',
   [

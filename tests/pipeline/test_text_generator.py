@@ -58,6 +58,7 @@ def test_tokens_are_aligned_with_the_text(drawing):
   assert 1 < len(layers) <= L, 'the threshold tells nothing apart'
 
 
+@pytest.mark.slow
 def test_order_batches_and_buckets_change_nothing(generator, outputs):
   for text, output in zip(TEXTS, outputs, strict=True):
     ((alone,),) = generator.generate([text], num_samples=1)

@@ -109,6 +109,7 @@ def test_a_program_may_leave_the_number_of_rows_open():
     )
 
 
+@pytest.mark.slow
 def test_a_backend_without_such_products_says_so_and_says_the_same(
   monkeypatch, caplog
 ):

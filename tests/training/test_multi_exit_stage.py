@@ -40,6 +40,7 @@ def log(model_dir, kind):
   return [row for row in rows if row['kind'] == kind]
 
 
+@pytest.mark.slow
 def test_the_loss_of_every_exit_falls(tmp_path, capsys):
   result = train(
     tmp_path,

@@ -91,6 +91,7 @@ def test_a_decoder_of_one_layer_has_no_exits_of_its_own():
   assert plain == own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'objective',
   [

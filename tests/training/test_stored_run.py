@@ -66,6 +66,7 @@ def after():
     return dict(arrays)
 
 
+@pytest.mark.slow
 def test_a_stored_model_goes_on(run, after, capsys):
   before = list(records.read_jsonl(run / 'train_log.jsonl'))
   result = go_on(

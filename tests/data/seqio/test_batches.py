@@ -251,6 +251,7 @@ def test_packing_keeps_every_example_whole(task):
   assert rows < 0.7 * len(segments)
 
 
+@pytest.mark.slow
 def test_packed_batches_follow_from_the_seed_and_skip(task):
   whole = packed(task, 14, seed=5)
   rest = packed(task, 6, seed=5, skip=8)
@@ -263,6 +264,7 @@ def test_packed_batches_follow_from_the_seed_and_skip(task):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pack', [False, True])
 def test_shards_make_up_the_batches_of_one_process(task, pack):
   options = dict(

@@ -58,6 +58,7 @@ def test_some_are_longer(whole):
   assert served != expected(whole, tokenizer.LOSES_EOS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', tokenizer.FORMS)
 def test_every_way_into_a_batch_cuts_alike(task, whole, form, tmp_path):
   options = dict(feature_lengths=LENGTHS, num_epochs=1, inputs_cut=form)

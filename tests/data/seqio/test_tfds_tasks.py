@@ -88,6 +88,7 @@ def test_splits_share_no_input_and_hold_each_once(definitions, name):
   )
 
 
+@pytest.mark.slow
 def test_rows_that_no_split_has_are_counted_and_told_once(definitions, capfd):
   """Those that `tfds_fakes` says it plants."""
   said = {
@@ -208,6 +209,7 @@ def test_registering_reads_no_rows(definitions, monkeypatch):
     inputs_of(definition, 'train')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shuffle_buffer', [None, 7])
 def test_training_in_memory_and_streamed(definitions, shuffle_buffer):
   def batches(**options):
