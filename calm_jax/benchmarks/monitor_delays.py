@@ -41,7 +41,7 @@ def measure(
 
   Args:
     laws: keys of `loss_laws.LAWS`, of losses in [0, 1].
-    tolerance: of the losses, in (0, 1).
+    tolerance: of the losses, in (0, 0.25).
     streams: simulated streams of audits.
     before: audits before the change.
     after: audits from there on.
@@ -53,6 +53,11 @@ def measure(
   for name, number in (('streams', streams), ('after', after)):
     if number < 1:
       raise ValueError(f'{name} is {number}; give 1 or more')
+  if not 0 < tolerance < 0.25:
+    raise ValueError(
+      f'tolerance is {tolerance:g}; give a number between 0 and 0.25, as the '
+      'mean jumps to four times that'
+    )
   for law in laws:
     if law not in loss_laws.LAWS:
       raise ValueError(f'{law!r} is none of {", ".join(loss_laws.LAWS)}')
