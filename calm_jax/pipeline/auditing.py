@@ -9,21 +9,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calm_jax import decoding, records
-from calm_jax.calibration import risk_monitor
-from calm_jax.evaluation import losses, text_metrics
+from calm_jax import records
+from calm_jax.evaluation import losses
+from calm_jax.pipeline import auditable
 from calm_jax.pipeline.requests import RequestBatch
 from calm_jax.pipeline.text_generator import TextGenerator
-
-
-def check_fraction(fraction: Any) -> None:
-  """Raises ValueError unless it is a fraction of requests to audit."""
-  is_number = isinstance(fraction, (int, float)) and fraction is not True
-  if not (is_number and 0 < fraction <= 1):
-    raise ValueError(
-      f'the fraction of audited requests is {fraction!r}; give a number above '
-      '0 and at most 1, such as 0.05'
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,36 +50,16 @@ class Auditor:
       generator: what serves.
       fraction: of the requests, in (0, 1].
       seed: which ones.
-      metric: that of the certificate, where it is a function of your own; or
-        the one to watch, where it promises several textual losses.
+      metric: see `auditable.promised_loss`.
       full: the full model in float, where the generator has weights in 8 bits.
 
     Raises:
       ValueError: if there is nothing to audit or to audit with, saying why.
     """
-    check_fraction(fraction)
-    certificate = generator.certificate
-    if certificate is None:
-      raise ValueError(
-        'no certificate covers this generator, so there is no promise to watch'
-      )
-    if full is None:
-      if generator.bound.weights is not None:
-        # Says what to do.
-        generator.at_full_depth()
-      policy = decoding.full_model(generator.policy)
-      full = dataclasses.replace(generator, policy=policy, certificate=None)
-    _check_full(generator, full)
-    name = metric
-    if metric is not None and not isinstance(metric, str):
-      name = text_metrics.metric_name(metric)
-    bound = risk_monitor.watched_bound(certificate, name)
-    if metric is None and bound.metric not in text_metrics.METRICS:
-      raise ValueError(
-        f'the certificate measures by {bound.metric}, which is not imported '
-        "unless you name it: metric='module:function', or the function"
-      )
-    loss = losses.get_loss('textual', metric or bound.metric)
+    auditable.check_fraction(fraction)
+    certificate = auditable.certificate_of(generator)
+    loss = auditable.promised_loss(certificate, metric)
+    full = auditable.full_of(generator, full)
     return cls(generator, full, loss, fraction, seed)
 
   def describe(self) -> dict[str, Any]:
@@ -152,22 +122,4 @@ class Auditor:
       metric=self.loss.metric_name,
       value=value,
       full_text=full_text,
-    )
-
-
-def _check_full(generator: TextGenerator, full: TextGenerator) -> None:
-  """Raises ValueError unless the one is the full model of the other."""
-  policy = decoding.describe(decoding.full_model(full.policy), {})
-  if decoding.describe(full.policy, {}) != policy or full.bound.weights:
-    raise ValueError(
-      'full is not the full model in float: load it with weights="float", '
-      'policy=exits.NeverExit() and certificate=None'
-    )
-  ours, theirs = (
-    dataclasses.replace(one.context(), policy=None, weights=None)
-    for one in (generator, full)
-  )
-  if breaking := ours.differences(theirs, made='served').breaking:
-    raise ValueError(
-      f'full is the full model of something else: {"; ".join(breaking)}'
     )

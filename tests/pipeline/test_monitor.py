@@ -152,6 +152,9 @@ def test_where_there_is_nothing_to_watch_that_is_said(generator, run_dir):
   )
   with pytest.raises(ValueError, match='measures by cases.own:metric, which'):
     pipeline.Monitor(own)
+  deep = dataclasses.replace(generator, policy=decoding.full_model(POLICY))
+  with pytest.raises(ValueError, match='outputs are those of the full model'):
+    pipeline.Monitor(deep)
   with pytest.raises(ValueError, match='loss by exact_match, not by chrf'):
     pipeline.Monitor(generator, metric='chrf')
   full = calm_jax.load(run_dir, certificate=None)

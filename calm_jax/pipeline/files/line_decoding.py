@@ -11,7 +11,7 @@ from typing import Any
 
 from calm_jax import pipeline, records
 from calm_jax.evaluation.decode_progress import DecodeProgress
-from calm_jax.pipeline import auditing
+from calm_jax.pipeline import auditable
 from calm_jax.pipeline.files.input_lines import BadLine, InputLine
 from calm_jax.pipeline.files.row_files import RowFile
 
@@ -52,7 +52,7 @@ class LineOptions:
 
   def __post_init__(self):
     if self.audit is not None:
-      auditing.check_fraction(self.audit)
+      auditable.check_fraction(self.audit)
     if self.bad_lines not in BAD_LINES:
       raise ValueError(
         f'bad_lines is {self.bad_lines!r}; use one of {BAD_LINES}'
