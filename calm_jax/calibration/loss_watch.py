@@ -80,7 +80,7 @@ class LossWatch:
   >>> watch, state = LossWatch(tolerance=0.1), records.WatchState()
   >>> watch.update(state, [0.0, 0.1] * 500).alarm_at is None
   True
-  >>> watch.update(state, [1.0, 0.0, 1.0, 1.0, 1.0]).alarm_at
+  >>> watch.update(state, [1.0] * 5).alarm_at
   4
   """
 
