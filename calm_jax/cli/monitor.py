@@ -1,4 +1,4 @@
-"""Says whether a certificate still holds, from rows that `generate` wrote.
+r"""Says whether a certificate still holds, from rows that `generate` wrote.
 
   python -m calm_jax.cli.generate --gin_file=runs/generate.gin \
     --gin_file=policies/softmax_margin.gin --gin.MODEL_DIR=runs/e2e_nlg \
@@ -9,9 +9,9 @@
 
 With AUDIT, generate decodes a random fraction of the lines at full depth as
 well and writes how far the early text is from that. Here these losses are bet
-on: as long as their mean is what was certified, the alarm is ever raised with
-probability --error_rate at most, however often one looks; once it is not, the
-alarm comes after some dozens to hundreds of audits. From then on generate
+on: as long as their mean is what was certified, the probability that an alarm
+is ever raised is at most --error_rate, however often one looks; once it is not,
+the alarm comes after some dozens to hundreds of audits. From then on generate
 decodes at full depth with this certificate, until --reset.
 
 Files are read in the order given, each row once: those that grew are read on,
