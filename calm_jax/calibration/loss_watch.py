@@ -20,6 +20,8 @@ GUARANTEES = ('ever', 'on_average')
 # grows fastest on losses of 0 and 1 whose mean is above alpha by a 128th of
 # what is left up to 1; more would be for means still nearer to it.
 _NUM_BETS = 8
+# Losses that the recent mean is of, for readers; bets do not look at it.
+_RECENT = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,7 @@ class LossWatch:
     return records.WatchState(
       count=count,
       total=state.total + loss,
+      recent=state.recent + (loss - state.recent) / min(count, _RECENT),
       log_wealths=tuple(log_wealths.tolist()),
       log_evidence=evidence,
       greatest=max(state.greatest, evidence),

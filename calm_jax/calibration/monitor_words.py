@@ -22,7 +22,7 @@ def describe(state: records.MonitorState) -> str:
     f'watched: {state.loss} loss by {state.metric}, certified to be at most '
     f'{state.tolerance:g} on the mean',
     f'audited: {watch.count:,} of {served:,} requests since {state.started}'
-    + (f', mean loss {watch.mean:.4f}' if watch.count else ''),
+    + (f', {_means(watch.mean, watch.recent)}' if watch.count else ''),
     f'e-value: {_power(watch.log_evidence)} now, {_power(watch.greatest)} at '
     f'most; an alarm is raised at {bound:,.0f} ({guarantee})',
     *map(in_words, state.past_alarms),
@@ -35,11 +35,15 @@ def in_words(alarm: records.Alarm) -> str:
   """Says in a line what raised an alarm, and whether it stands."""
   seen = (
     f'raised {alarm.raised}, after {alarm.audited:,} audits of '
-    f'{alarm.served:,} requests, with a mean loss of {alarm.mean_loss:.4f}'
+    f'{alarm.served:,} requests, {_means(alarm.mean_loss, alarm.recent_loss)}'
   )
   if alarm.reset is None:
     return f'alarm: YES, {seen}: decode at full depth, and calibrate again'
   return f'earlier alarm: {seen}; reset {alarm.reset}'
+
+
+def _means(mean: float, recent: float) -> str:
+  return f'mean loss {mean:.4f}, of the latest ones {recent:.4f}'
 
 
 def _power(log_value: float) -> str:

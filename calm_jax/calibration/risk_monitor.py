@@ -166,6 +166,7 @@ class RiskMonitor:
           audited=watch.count,
           served=before.served + place + 1 - before.served_before,
           mean_loss=watch.mean,
+          recent_loss=watch.recent,
         )
     merged = {one.path: one for one in (*before.files, *files)}
     self._keep(

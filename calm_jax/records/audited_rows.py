@@ -54,6 +54,10 @@ def read_new_rows(
   path = os.path.abspath(os.path.expanduser(path))
   if os.path.isdir(path):
     raise ValueError(f'{path} is a folder; name a file of rows in it')
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'there are no rows {path}; calm_jax.cli.generate writes them'
+    )
   start, hasher = _start(path, before)
   rows, size, is_cut = 0, start.size, False
   audits = {}

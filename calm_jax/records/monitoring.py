@@ -39,6 +39,7 @@ class WatchState:
   Attributes:
     count: t, how many there were.
     total: their sum, in their units.
+    recent: the mean of the latest fifty or so, the older the less.
     log_wealths: ln A_t(b) of every bet; () before the first loss.
     log_evidence: ln M_t.
     greatest: the largest of ln M_1, .., ln M_t; 0 before the first loss.
@@ -47,6 +48,7 @@ class WatchState:
 
   count: int = 0
   total: float = 0.0
+  recent: float = 0.0
   log_wealths: tuple[float, ...] = ()
   log_evidence: float = 0.0
   greatest: float = 0.0
@@ -67,6 +69,7 @@ class Alarm:
     audited: after so many audits.
     served: after so many requests.
     mean_loss: of those audits.
+    recent_loss: of the latest of them; see `WatchState.recent`.
     reset: when it was reset, ISO 8601; None while it stands.
   """
 
@@ -74,6 +77,7 @@ class Alarm:
   audited: int
   served: int
   mean_loss: float
+  recent_loss: float
   reset: str | None = None
 
 

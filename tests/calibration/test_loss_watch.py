@@ -40,6 +40,7 @@ def test_is_its_equations(guarantee):
   assert state.log_evidence == pytest.approx(expected[-1])
   assert state.greatest == pytest.approx(max(0, *expected))
   assert state.mean == pytest.approx(losses.mean())
+  assert state.recent == pytest.approx(losses.mean())
 
 
 def test_losses_of_any_range_are_those_of_zero_to_one():
@@ -62,6 +63,13 @@ def test_a_state_goes_on_as_if_nothing_had_been_between():
     state = records.from_jsonable(records.WatchState, stored)
   assert state == whole
   assert whole.alarm_at is not None and whole.alarm_at < 30
+
+
+def test_the_recent_mean_is_that_of_the_latest_losses():
+  watch = LossWatch(tolerance=0.3)
+  state = watch.update(records.WatchState(), [0.0] * 300 + [0.4] * 300)
+  assert state.mean == pytest.approx(0.2)
+  assert state.recent == pytest.approx(0.4, abs=0.002)
 
 
 def draws(law, mean, seed, shape=(STREAMS, LENGTH)):
