@@ -14,6 +14,7 @@ FENCES = {
   'calm_jax.reporting': (*HEAVY, 'jax'),
   'calm_jax.processes': (*HEAVY, 'jax', 'numpy'),
   # Jobs for a laptop on which JAX is not installed.
+  'calm_jax.cli.monitor': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.report': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.validate': (*HEAVY, 'jax', 'matplotlib'),
   'calm_jax.cli.convert': (*HEAVY, 'matplotlib', 'safetensors'),

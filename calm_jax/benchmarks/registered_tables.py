@@ -20,6 +20,7 @@ from calm_jax.benchmarks import (
   layouts_table,
   measured_rows,
   mesh_memory_table,
+  monitor_delays_table,
   quantisation_table,
   results_table,
   scaling_model,
@@ -234,6 +235,10 @@ TABLES = {
   'mesh_memory': RegisteredTable(
     ('mesh_memory.json',),
     _of_rows(mesh_memory_table.MemoryRow, mesh_memory_table.table),
+  ),
+  'monitor_delays': RegisteredTable(
+    ('monitor_delays.json',),
+    _of_rows(monitor_delays_table.DelayRow, monitor_delays_table.table),
   ),
   'device_model': RegisteredTable(
     ('e2e_nlg_device_model.json',),

@@ -20,6 +20,8 @@ from calm_jax.calibration.joint import (
   next_column_jointly,
 )
 from calm_jax.calibration.loaded_tables import load_loss_tables
+from calm_jax.calibration.loss_watch import LossWatch
+from calm_jax.calibration.monitor_states import standing_alarm
 from calm_jax.calibration.multiple_testing import (
   FixedSequence,
   Procedure,
@@ -35,6 +37,7 @@ from calm_jax.calibration.p_values import (
 )
 from calm_jax.calibration.paths import staircase_path
 from calm_jax.calibration.procedure import calibrate, next_column
+from calm_jax.calibration.risk_monitor import RiskMonitor
 from calm_jax.calibration.sample_sizes import (
   TooManyExamples,
   required_examples,
@@ -52,8 +55,10 @@ __all__ = [
   'Certificate',
   'FixedSequence',
   'Holm',
+  'LossWatch',
   'PValue',
   'Procedure',
+  'RiskMonitor',
   'TestedBound',
   'TooManyExamples',
   'ValidationPlan',
@@ -73,5 +78,6 @@ __all__ = [
   'next_column_jointly',
   'required_examples',
   'staircase_path',
+  'standing_alarm',
   'validate',
 ]

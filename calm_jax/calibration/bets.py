@@ -20,7 +20,7 @@ from calm_jax.calibration import p_values
 
 # The share of the greatest bet that is ever made, so that no loss ends the
 # game: a sum of money is kept even at a loss of 1.
-_SHARE = 0.99
+SHARE = 0.99
 # How much the variance expected beforehand, that of losses of 0 and 1 with the
 # mean at the tolerance, counts: as much as squares that add up to this. More
 # helps where large losses are rare, as the first of them then costs less, and
@@ -166,7 +166,7 @@ def _greatest_log_wealth(losses, tolerance: float, level: float) -> np.ndarray:
   number = losses.shape[1]
   gains = tolerance - losses
   sizes = np.sqrt(2 / _variances_before(gains, tolerance))
-  most = _SHARE / (1 - tolerance)
+  most = SHARE / (1 - tolerance)
   log_wealth = np.zeros(len(losses))
   greatest = np.zeros(len(losses))
   step = math.log(1 / level)

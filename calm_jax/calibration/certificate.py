@@ -138,12 +138,25 @@ class Certificate:
 
   def describe(self) -> str:
     """Says in one paragraph what is guaranteed and what for."""
-    history = records.read_row_history(self.context)
-    used = '' if history is None else f' {history.describe()}'
-    return f'{certificate_words.describe(self)} {self.reason}{used}'
+    stated = (
+      records.read_seen_rows(self.context),
+      records.read_row_history(self.context),
+    )
+    parts = [one.describe() for one in stated if one is not None]
+    return ' '.join([certificate_words.describe(self), self.reason, *parts])
+
+  @property
+  def fingerprint(self) -> str:
+    """The checksum of its file, by which states and rows name it."""
+    return _checksum(self._content())
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the certificate as JSON, whole or not at all."""
+    content = {**self._content(), 'checksum': self.fingerprint}
+    records.write_json(path, content)
+
+  def _content(self) -> dict[str, Any]:
+    """Returns what its file holds, without the checksum."""
     version = JOINT_VERSION if self.promises else VERSION
     content = {'format': FORMAT, 'version': version}
     content.update(records.to_jsonable(self))
@@ -151,7 +164,7 @@ class Certificate:
       # As earlier versions write and read it.
       del content['promises']
     content.update({name: getattr(self, name) for name in _DERIVED})
-    records.write_json(path, {**content, 'checksum': _checksum(content)})
+    return content
 
   @classmethod
   def load(

@@ -30,10 +30,16 @@ calm_jax.cli.convert reads decodes too, given its vocabulary:
 --gin.runs.TextFeatures.vocabulary=bytes and .extra_ids=125. What every
 output begins with, and tokens (pieces or ids) that none has:
 --gin.generate.run.forced_prefix='The' --gin.generate.run.suppressed_tokens=▁a
+
+--gin.AUDIT=0.05 decodes one line in twenty, drawn at random, at full depth as
+well and keeps in its row how far the early text is from that;
+calm_jax.cli.monitor reads such rows and says whether the certificate still
+holds. Once it has raised an alarm, everything is decoded at full depth.
 """
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from calm_jax import (
   calibration,
@@ -41,8 +47,10 @@ from calm_jax import (
   exits,
   pipeline,
   quantisation,
+  records,
   runs,
 )
+from calm_jax.calibration import monitor_words
 from calm_jax.cli import gin_runner
 from calm_jax.pipeline import files as text_files
 from calm_jax.pipeline.files import terminal_decoding
@@ -99,18 +107,22 @@ def run(
   """
   files.check()
   options = text_files.LineOptions() if options is None else options
+  _check_audit(files, options)
   policy, certificate = _policy(policy, model_dir, threshold, certificate)
-  generator = pipeline.load(
+  load = functools.partial(
+    pipeline.load,
     model_dir,
-    policy=policy,
-    certificate=certificate,
     sampler=sampler,
-    allow_uncertified=allow_uncertified,
     suppressed_tokens=suppressed_tokens,
     forced_prefix=forced_prefix,
     max_length=max_length,
     allow_nonfinite=allow_nonfinite,
     vocabulary=vocabulary,
+  )
+  generator = load(
+    policy=policy,
+    certificate=certificate,
+    allow_uncertified=allow_uncertified,
     weights=weights,
   )
   if generator.bound.weights is not None and generator.certificate is None:
@@ -123,13 +135,59 @@ def run(
     speaking.tell(terminal_decoding.UNCERTIFIED)
   for line in generator.cautions:
     speaking.tell(f'certificate: {line}')
+  generator, auditor = _watched(generator, certificate, options, load)
   if files.is_shown:
     return terminal_decoding.show(generator, files.inputs, options, uncertified)
   if files.is_typed:
     terminal_decoding.talk(generator, options, files.input_format)
   else:
-    text_files.decode_file(generator, files, options)
+    text_files.decode_file(generator, files, options, auditor=auditor)
   return []
+
+
+def _check_audit(
+  files: text_files.TextFiles, options: text_files.LineOptions
+) -> None:
+  """Raises ValueError for audits that nothing would be left of."""
+  if options.audit is not None and (files.is_shown or files.is_typed):
+    raise ValueError(
+      'AUDIT writes audits into rows, and these texts are shown and leave '
+      'none: give INPUT_FILE and OUTPUT_FILE'
+    )
+
+
+def _watched(
+  generator: pipeline.TextGenerator,
+  certificate: str | None,
+  options: text_files.LineOptions,
+  load: Callable[..., pipeline.TextGenerator],
+) -> tuple[pipeline.TextGenerator, pipeline.Auditor | None]:
+  """Returns what decodes, at full depth after an alarm, and its auditor."""
+  in_8_bits = generator.bound.weights is not None
+
+  def full():
+    policy = decoding.full_model(generator.policy)
+    return load(policy=policy, certificate=None, weights='float')
+
+  if generator.certificate is not None and certificate is not None:
+    state = os.path.join(os.path.dirname(certificate), records.MONITOR_NAME)
+    alarm = calibration.standing_alarm(generator.certificate, state)
+    if alarm is not None:
+      speaking.tell(
+        f'{monitor_words.in_words(alarm)}. This job decodes at full depth; '
+        f'calm_jax.cli.monitor --certificate={certificate} --reset takes the '
+        'alarm back'
+      )
+      return full() if in_8_bits else generator.at_full_depth(), None
+  if options.audit is None:
+    return generator, None
+  return generator, pipeline.Auditor.of(
+    generator,
+    fraction=options.audit,
+    seed=options.seed,
+    metric=options.audit_metric,
+    full=full() if in_8_bits else None,
+  )
 
 
 def _policy(

@@ -17,6 +17,7 @@ from calm_jax import calibration, decoding, interfaces, records
 from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import used_rows
+from calm_jax.evaluation.calibrated_inputs import seen_rows
 from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
@@ -228,7 +229,12 @@ def run_calibration(
   certificate = meter.timed('statistics', calibration.calibrate_jointly)(
     [one.losses for one in table.alone()],
     plan.settings,
-    context={**context, 'versions': versions, **_stated(history, uses_in)},
+    context={
+      **context,
+      'versions': versions,
+      'seen': records.to_jsonable(seen_rows(inputs, full)),
+      **_stated(history, uses_in),
+    },
     **statistics,
   )
   return Calibration(certificate, full, table, grid.cost(), inputs.places)

@@ -23,6 +23,7 @@ from calm_jax import (
 )
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.pipeline import requests, token_choices
+from calm_jax.pipeline.decoding_texts import decode_texts
 from calm_jax.pipeline.generated_text import (
   GeneratedText,
   StreamedToken,
@@ -240,31 +241,16 @@ class TextGenerator:
       ValueError: for an empty text, or one that is too long and refused,
         naming it; for options that make no sense.
     """
-    if isinstance(texts, str):
-      raise ValueError(f'texts is one text, {texts!r:.60}: give a list of them')
-    texts = list(texts)
-    if forced_prefixes is None:
-      forced_prefixes = [self.forced_prefix] * len(texts)
-    if len(forced_prefixes) != len(texts):
-      raise ValueError(
-        f'there are {len(forced_prefixes)} forced_prefixes for {len(texts)} '
-        "texts; give one for each, '' for nothing"
-      )
-    pairs = enumerate(zip(texts, forced_prefixes, strict=True))
-    encoded = [
-      self.encode(number, text, too_long=too_long, forced_prefix=forced)
-      for number, (text, forced) in pairs
-    ]
-    per_text = 1 if num_samples is None else num_samples
-    outputs: dict[int, list[GeneratedText]] = {}
-    for batch in self.batches(encoded, batch_size):
-      decoded = self.decode(batch, num_samples=per_text, seed=seed)
-      for request, samples in zip(batch.requests, decoded, strict=True):
-        outputs[request.number] = samples
-    in_order = [outputs[number] for number in range(len(encoded))]
-    if num_samples is None:
-      return [output for (output,) in in_order]
-    return in_order
+    return decode_texts(
+      self,
+      texts,
+      decode=self.decode,
+      batch_size=batch_size,
+      too_long=too_long,
+      num_samples=num_samples,
+      seed=seed,
+      forced_prefixes=forced_prefixes,
+    )
 
   def stream(
     self,
@@ -351,6 +337,27 @@ class TextGenerator:
       error_of=lambda row, one: decoding.describe_failure(
         self.bound, inputs[row], one
       ),
+    )
+
+  def at_full_depth(self) -> 'TextGenerator':
+    """Returns what to serve with where the certificate is not to be used.
+
+    That is the full model, which every certificate covers; with a layer budget,
+    as far as that goes, which no certificate covers.
+
+    Raises:
+      ValueError: for weights in 8 bits, whose full model is another one.
+    """
+    if self.bound.weights is not None:
+      raise ValueError(
+        'this generator has weights in 8 bits, and losses are measured against '
+        "the float model: load that one, with weights='float' and "
+        'certificate=None'
+      )
+    policy = decoding.full_within_budget(self.policy)
+    is_full = policy == decoding.full_model(self.policy)
+    return dataclasses.replace(
+      self, policy=policy, certificate=self.certificate if is_full else None
     )
 
   def describe(self) -> dict[str, Any]:

@@ -14,8 +14,6 @@ import socket
 from collections.abc import Iterator
 from typing import TextIO
 
-from calm_jax.processes import collectives
-
 # Of file systems that know no locks; jobs there have to keep apart themselves.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
@@ -26,6 +24,9 @@ def held_by_job(path: str, option: str) -> Iterator[None]:
 
   The arguments, and what is raised, are those of `FileLock`.
   """
+  # Some jobs that lock files do without JAX.
+  from calm_jax.processes import collectives
+
   if not collectives.is_main_process():
     yield
     return

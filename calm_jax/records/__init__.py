@@ -4,6 +4,7 @@ One module per kind of file; all of it is named from here. This package knows
 NumPy and nothing of JAX.
 """
 
+from calm_jax.records.audited_rows import AUDITED, NewRows, read_new_rows
 from calm_jax.records.budgets import BudgetUse
 from calm_jax.records.calibration_costs import (
   CalibrationCost,
@@ -57,6 +58,14 @@ from calm_jax.records.loss_tables import (
   read_loss_table,
   write_loss_table,
 )
+from calm_jax.records.monitoring import (
+  MONITOR_NAME,
+  Alarm,
+  Audit,
+  MonitorState,
+  ReadRows,
+  WatchState,
+)
 from calm_jax.records.promises import (
   SIGNED_LOSS_NOTE,
   PromisedLoss,
@@ -73,6 +82,7 @@ from calm_jax.records.row_uses import (
   other_row_uses,
   read_row_history,
 )
+from calm_jax.records.seen_rows import Lengths, SeenRows, read_seen_rows
 from calm_jax.records.setting_speeds import (
   SETTING_SPEEDS_NAME,
   SettingSpeeds,
@@ -97,14 +107,18 @@ from calm_jax.records.validations import (
 )
 
 __all__ = [
+  'AUDITED',
   'FORMAT_VERSION',
   'MANIFEST_NAME',
+  'MONITOR_NAME',
   'ROW_USES_NAME',
   'SETTING_SPEEDS_NAME',
   'SIGNED_LOSS_NOTE',
   'TRAINING_ROWS_NAME',
+  'Alarm',
   'ArraySpec',
   'ArtifactFile',
+  'Audit',
   'BudgetUse',
   'CalibrationCost',
   'CertificateSummary',
@@ -118,16 +132,21 @@ __all__ = [
   'ExitAdapterEvaluation',
   'ExportManifest',
   'GateEvaluation',
+  'Lengths',
   'LossTable',
   'MeasureDepth',
+  'MonitorState',
+  'NewRows',
   'OtherLoss',
   'PolicyRow',
   'PromiseOutcome',
   'PromisedLoss',
+  'ReadRows',
   'RowHistory',
   'RowUse',
   'RunContext',
   'SampleOutput',
+  'SeenRows',
   'SettingCost',
   'SettingSpeeds',
   'SpeedReport',
@@ -139,6 +158,7 @@ __all__ = [
   'ValidatedTable',
   'Validation',
   'ViolationCount',
+  'WatchState',
   'append_jsonl',
   'describe_file',
   'digest_of_rows',
@@ -152,8 +172,10 @@ __all__ = [
   'read_json',
   'read_jsonl',
   'read_loss_table',
+  'read_new_rows',
   'read_record',
   'read_row_history',
+  'read_seen_rows',
   'read_training_rows',
   'setting_in_words',
   'to_jsonable',

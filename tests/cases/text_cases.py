@@ -1,8 +1,18 @@
 """A tiny random model that speaks bytes, for what turns texts into texts."""
 
-import jax
+import os
 
-from calm_jax import checkpoints, decoding, exits, model
+import jax
+import numpy as np
+
+from calm_jax import (
+  calibration,
+  checkpoints,
+  decoding,
+  exits,
+  model,
+  runs,
+)
 from calm_jax.tokenizer import ByteTokenizer, vocabulary_context
 
 L = 2
@@ -39,3 +49,27 @@ def save_run(folder, *, key=0, params=None, input_length=INPUT_LENGTH):
     },
   )
   return str(folder)
+
+
+def save_certified_run(folder, *, losses=0.0, sampler=None, **context):
+  """Saves a run whose certificate is for POLICY at its threshold."""
+  path = save_run(folder)
+  loaded = runs.load_run(path)
+  certificate = calibration.calibrate(
+    np.full((200, 1), losses),
+    (POLICY.exit_rule.threshold.value,),
+    tolerance=0.1,
+    error_rate=0.05,
+    context={
+      **runs.decoding_context(
+        POLICY,
+        params=loaded.params,
+        tokenizer=loaded.tokenizer,
+        sampler=decoding.Greedy() if sampler is None else sampler,
+      ).write(),
+      **context,
+    },
+  )
+  os.makedirs(os.path.dirname(runs.certificate_path(path)))
+  certificate.save(runs.certificate_path(path))
+  return path

@@ -26,6 +26,7 @@ def test_there_are_the_mains_of_the_readme():
     'evaluate',
     'export',
     'generate',
+    'monitor',
     'report',
     'tokenize',
     'train',
@@ -46,6 +47,7 @@ def test_help_teaches(name):
   own = {
     'build_vocabulary': '--vocab_size',
     'convert': '--source',
+    'monitor': '--rows',
     'report': '--run_dir',
     'validate': '--table',
   }

@@ -1,5 +1,6 @@
 """A calibration in one call is what its parts make one after the other."""
 
+import datetime
 import functools
 
 import numpy as np
@@ -104,6 +105,31 @@ def test_it_says_what_it_was_made_for():
   assert (context['num_layers'], context['max_length']) == (3, MAX_LENGTH)
   assert context['dtype'] == 'float32' and 'jax' in context['versions']
   assert context['examples'].startswith('sha256:')
+
+
+def test_it_says_when_and_from_what_it_was_made(tmp_path):
+  certificate = calibrate()
+  certificate.save(tmp_path / 'c.json')
+  stored = calibration.Certificate.load(tmp_path / 'c.json')
+  seen = records.read_seen_rows(stored.context)
+  today = datetime.datetime.now(datetime.UTC).date()
+  assert 0 <= (today - datetime.date.fromisoformat(seen.date)).days <= 1
+  assert (seen.given, seen.used) == (60, 60)
+  tokens = np.concatenate(
+    [b['encoder_input_tokens'][: b.get('num_valid')] for b in make_batches()]
+  )
+  lengths = np.count_nonzero(tokens, axis=1)
+  assert seen.input_tokens == records.Lengths(
+    smallest=lengths.min(),
+    mean=round(lengths.mean(), 2),
+    largest=lengths.max(),
+  )
+  assert seen.filled == np.count_nonzero(tokens[:, -1])
+  full = evaluation.decode_dataset(
+    toy_decoder.toy_bound(), make_batches(), **SETUP
+  )
+  assert seen.output_tokens == records.Lengths.of(full.lengths.tolist())
+  assert f'Made on {seen.date} from 60 inputs of' in stored.describe()
 
 
 def test_statistics_are_those_of_the_plan():

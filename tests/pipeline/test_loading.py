@@ -10,7 +10,6 @@ from cases.text_cases import POLICY, L
 
 import calm_jax
 from calm_jax import (
-  calibration,
   checkpoints,
   decoding,
   evaluation,
@@ -22,30 +21,9 @@ from calm_jax import (
 TEXTS = ['one', 'a longer text of 30 characters', 'zwei']
 
 
-def save_certified_run(folder, *, losses=0.0, sampler=None):
-  """Saves a run whose certificate is for POLICY at its threshold."""
-  path = text_cases.save_run(folder)
-  loaded = runs.load_run(path)
-  certificate = calibration.calibrate(
-    np.full((200, 1), losses),
-    (POLICY.exit_rule.threshold.value,),
-    tolerance=0.1,
-    error_rate=0.05,
-    context=runs.decoding_context(
-      POLICY,
-      params=loaded.params,
-      tokenizer=loaded.tokenizer,
-      sampler=decoding.Greedy() if sampler is None else sampler,
-    ).write(),
-  )
-  (folder / 'calibration').mkdir()
-  certificate.save(runs.certificate_path(path))
-  return path
-
-
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory):
-  return save_certified_run(tmp_path_factory.mktemp('certified'))
+  return text_cases.save_certified_run(tmp_path_factory.mktemp('certified'))
 
 
 def test_a_run_decodes_as_it_was_certified(run_dir):
@@ -63,7 +41,7 @@ def test_a_run_decodes_as_it_was_certified(run_dir):
 def test_full_depth_until_something_is_certified(run_dir, tmp_path):
   plain = text_cases.save_run(tmp_path / 'plain')
   (tmp_path / 'none').mkdir()
-  nothing = save_certified_run(tmp_path / 'none', losses=0.9)
+  nothing = text_cases.save_certified_run(tmp_path / 'none', losses=0.9)
   for generator, certified in (
     (calm_jax.load(plain), False),
     (calm_jax.load(run_dir, certificate=None), False),
@@ -84,7 +62,7 @@ def test_a_policy_without_a_certificate_is_used_as_it_is(run_dir):
 
 def test_the_sampler_is_the_one_that_was_certified(tmp_path):
   sampler = decoding.Temperature(0.5)
-  path = save_certified_run(tmp_path, sampler=sampler)
+  path = text_cases.save_certified_run(tmp_path, sampler=sampler)
   for options in ({}, {'sampler': None}):
     generator = calm_jax.load(path, **options)
     assert generator.sampler == sampler and generator.certificate is not None

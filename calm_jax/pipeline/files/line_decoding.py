@@ -6,11 +6,12 @@ decodes the others as it would have.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from calm_jax import pipeline
+from calm_jax import pipeline, records
 from calm_jax.evaluation.decode_progress import DecodeProgress
+from calm_jax.pipeline import auditable
 from calm_jax.pipeline.files.input_lines import BadLine, InputLine
 from calm_jax.pipeline.files.row_files import RowFile
 
@@ -34,7 +35,11 @@ class LineOptions:
       cuts them with a warning.
     batch_size: texts decoded together, at most.
     num_samples: outputs per text, for samplers that draw and for beams.
-    seed: of what they draw.
+    seed: of what they draw, and of which lines are audited.
+    audit: the fraction of lines that are decoded at full depth as well, in
+      (0, 1], so that `calm_jax.cli.monitor` can watch the certificate; None for
+      none.
+    audit_metric: see `pipeline.Auditor.of`.
   """
 
   bad_lines: str = 'fail'
@@ -42,8 +47,12 @@ class LineOptions:
   batch_size: int = 16
   num_samples: int = 1
   seed: int = 0
+  audit: float | None = None
+  audit_metric: str | None = None
 
   def __post_init__(self):
+    if self.audit is not None:
+      auditable.check_fraction(self.audit)
     if self.bad_lines not in BAD_LINES:
       raise ValueError(
         f'bad_lines is {self.bad_lines!r}; use one of {BAD_LINES}'
@@ -112,6 +121,7 @@ def decode_lines(
   source: str,
   say: Say,
   total: int | None = None,
+  auditor: pipeline.Auditor | None = None,
 ) -> None:
   """Decodes what has no row yet.
 
@@ -123,6 +133,7 @@ def decode_lines(
     source: how messages call the input.
     say: gets a line of progress, a warning or a report of a bad line.
     total: how many lines are good, if known.
+    auditor: decodes some lines at full depth as well; None for none.
 
   Raises:
     ValueError: as `survey`.
@@ -142,10 +153,17 @@ def decode_lines(
     outputs = generator.decode(
       batch, num_samples=options.num_samples, seed=options.seed
     )
+    audits: Mapping[int, records.Audit] = {}
+    if auditor is not None:
+      # All of the batch, as if it had not been interrupted.
+      first_texts = [samples[0].text for samples in outputs]
+      audits = auditor.audit(batch, first_texts, seed=options.seed)
     rows.add(
       [
-        make_row(line, samples)
-        for line, samples in zip(batch_lines, outputs, strict=True)
+        make_row(line, samples, audits.get(place))
+        for place, (line, samples) in enumerate(
+          zip(batch_lines, outputs, strict=True)
+        )
         if line.number not in rows
       ]
     )
@@ -174,7 +192,9 @@ def decode_lines(
 
 
 def make_row(
-  line: InputLine, samples: Sequence[pipeline.GeneratedText]
+  line: InputLine,
+  samples: Sequence[pipeline.GeneratedText],
+  audit: records.Audit | None = None,
 ) -> dict[str, Any]:
   """Returns the row of a line: its other fields, its text and the output.
 
@@ -190,7 +210,9 @@ def make_row(
   }
   if samples[0].warnings:
     row['warnings'] = list(samples[0].warnings)
-  taken = {*row, 'samples', 'warnings'}
+  if audit is not None:
+    row[records.AUDITED] = records.to_jsonable(audit)
+  taken = {*row, 'samples', 'warnings', records.AUDITED}
   others = {
     f'input_{name}' if name in taken else name: value
     for name, value in line.fields.items()

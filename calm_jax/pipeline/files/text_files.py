@@ -130,6 +130,8 @@ def decode_file(
   generator: pipeline.TextGenerator,
   files: TextFiles,
   options: line_decoding.LineOptions,
+  *,
+  auditor: pipeline.Auditor | None = None,
 ) -> None:
   """Decodes all lines of an input into rows; goes on with those of before.
 
@@ -137,6 +139,7 @@ def decode_file(
     generator: the model.
     files: the input, and the file of the rows.
     options: how lines are decoded.
+    auditor: decodes some of them at full depth as well; None for none.
 
   Raises:
     FileNotFoundError: if there is no input file.
@@ -149,6 +152,8 @@ def decode_file(
     'batch_size': options.batch_size,
     'num_samples': options.num_samples,
     'seed': options.seed,
+    # As earlier versions have it where nothing is audited.
+    'audit': None if auditor is None else auditor.describe(),
   }
   context = provenance.run_context(
     device=jax.devices()[0].device_kind,
@@ -171,4 +176,5 @@ def decode_file(
       source=files.source,
       say=speaking.tell,
       total=total,
+      auditor=auditor,
     )
