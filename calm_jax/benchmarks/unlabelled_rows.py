@@ -14,6 +14,7 @@ best that a straight line can do. NumPy and SciPy only.
 import argparse
 import dataclasses
 import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +114,7 @@ def _row(run, loss, of_run, tolerance, size, study: Study) -> UnlabelledRow:
     alone=alone,
     learnt=certified('learnt'),
     known=known[0],
-    saved=_saved(alone, known),
+    saved=_saved(alone, known, x.shape[1]),
   )
 
 
@@ -123,8 +124,10 @@ def _explained(x: np.ndarray, y: np.ndarray) -> float:
   return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
-def _saved(alone: float, known: Sequence[float]) -> float:
+def _saved(alone: float, known: Sequence[float], settings: int) -> float:
   """Returns where the settings certified fall below those alone."""
+  if alone > settings - 0.01:
+    return math.nan
   if not alone or known[0] < alone:
     return 0.0
   for (share, here), (less, there) in itertools.pairwise(
@@ -159,7 +162,7 @@ def table(measured: Measured) -> tables.Table:
         f'{row.explained:.0%}',
         f'{row.labelled:,}',
         *(f'{x:.2f}' for x in (row.alone, row.learnt, row.known)),
-        f'{row.saved:.0%}',
+        'all certified' if math.isnan(row.saved) else f'{row.saved:.0%}',
       )
       for row in measured.rows
     ),

@@ -36,7 +36,9 @@ class AnytimeSequence:
   fixed sequences are Learn then Test's (arXiv 2110.01052).
 
   It rejects what `fixed_sequence` does with the same bets on all rows, but for
-  settings that it gives up although they would have recovered.
+  settings that it gives up although they would have recovered. Rows are taken
+  by `next_block` and `calibrate_in_blocks`; `calibrate`, which has all losses,
+  takes it for a fixed sequence.
 
   Attributes:
     block: how many rows are looked at, and decoded, at a time. Multiples of the

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -36,14 +36,33 @@ class RunningTests:
   verdict: int
 
 
-def check_running(p_value: p_values.PValue) -> None:
-  """Raises ValueError for a p-value of all rows or of none."""
+class RunningPValue(p_values.PValue, Protocol):
+  """A p-value that may be looked at while losses come in: `Betting`."""
+
+  def order(self, number: int, /) -> np.ndarray:
+    """Returns the order of N losses, int [N]."""
+    ...
+
+  def path(
+    self, samples: np.ndarray, /, *, tolerance: float, number: int
+  ) -> np.ndarray:
+    """Returns ln of the wealth after each of the first m losses, [M, m]."""
+    ...
+
+
+def running(p_value: p_values.PValue) -> RunningPValue:
+  """Returns a p-value that may be looked at while losses come in.
+
+  Raises:
+    ValueError: for one of all rows or of none.
+  """
   if not all(hasattr(p_value, name) for name in ('order', 'path')):
     raise ValueError(
       f'{p_values.name_of(p_value)} holds for a number of rows that was fixed '
       'beforehand, and AnytimeSequence stops when it likes; use '
       'calibration.betting, or another procedure, such as fixed_sequence()'
     )
+  return cast(RunningPValue, p_value)
 
 
 def run_tests(
@@ -67,7 +86,7 @@ def run_tests(
   Raises:
     ValueError: for a p-value or losses that are not for it.
   """
-  check_running(p_value)
+  bettor = running(p_value)
   inputs.check_error_rate(error_rate)
   tables = [inputs.check_table(table) for table in tables]
   for table, bound in zip(tables, promises, strict=True):
@@ -84,7 +103,7 @@ def run_tests(
     if known:
       paths = np.stack(
         [
-          _path(table[:known, column], bound, p_value, number)
+          _path(table[:known, column], bound, bettor, number)
           for table, bound in zip(tables, promises, strict=True)
         ]
       )
@@ -119,7 +138,7 @@ def _rows_seen(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _path(
-  losses: np.ndarray, bound: Bound, p_value: p_values.PValue, number: int
+  losses: np.ndarray, bound: Bound, p_value: RunningPValue, number: int
 ) -> np.ndarray:
   """Returns ln of the wealth after each of the losses [m], as [1, m]."""
   mapped, tolerance = inputs.to_unit(losses, bound.tolerance, bound.loss_range)

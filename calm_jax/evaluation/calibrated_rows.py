@@ -4,6 +4,7 @@
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,7 +35,10 @@ class CalibratedRows(Protocol):
     settings: Sequence[Any],
     losses: Sequence[ConsistencyLoss],
     statistics: Mapping[str, Any],
-    **options: Any,
+    *,
+    path: str | os.PathLike | None,
+    fingerprint: Mapping[str, Any] | None,
+    progress: Callable[[str], None] | None,
   ) -> records.LossTable:
     """Decodes what testing asks for, and returns the losses.
 
@@ -42,12 +46,17 @@ class CalibratedRows(Protocol):
       settings: J of them.
       losses: K of them.
       statistics: those of `CalibrationPlan`.
-      **options: `path`, `fingerprint` and `progress` of `build_loss_table`.
+      path: as for `build_loss_table`, and so are the others.
+      fingerprint: see there.
+      progress: see there.
     """
     ...
 
   def certify(
-    self, table: records.LossTable, context: Mapping[str, Any], **statistics
+    self,
+    table: records.LossTable,
+    context: Mapping[str, Any],
+    **statistics: Any,
   ) -> Certificate:
     """Returns the certificate of a table that was filled."""
     ...
@@ -95,7 +104,9 @@ class AllRows:
     self._full = self._grid.full()
     return self._full
 
-  def fill(self, settings, losses, statistics, **options) -> records.LossTable:
+  def fill(
+    self, settings, losses, statistics, **options: Any
+  ) -> records.LossTable:
     """Decodes one setting after the other."""
     loss, *others = losses
     timed = self._meter.timed
@@ -113,7 +124,7 @@ class AllRows:
       **options,
     )
 
-  def certify(self, table, context, **statistics) -> Certificate:
+  def certify(self, table, context, **statistics: Any) -> Certificate:
     """Returns the certificate."""
     certify = self._meter.timed('statistics', calibration.calibrate_jointly)
     return certify(

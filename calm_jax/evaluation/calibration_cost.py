@@ -39,7 +39,7 @@ class CostMeter:
         cost,
         num_decoded=before.num_decoded + cost.num_decoded,
         seconds=before.seconds + cost.seconds,
-        num_inputs=before.num_inputs + cost.num_inputs,
+        num_inputs=(before.num_inputs or 0) + decoded.num_examples,
       )
     self._settings.append(cost)
 

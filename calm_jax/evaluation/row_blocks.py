@@ -6,6 +6,7 @@ never decoded.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,14 +50,14 @@ class RowBlocks:
       ValueError: for a p-value that holds for a fixed number of rows alone,
         and for a full grid.
     """
-    running_tests.check_running(p_value)
+    bettor = running_tests.running(p_value)
     if full_grid:
       raise ValueError(
         'full_grid (FULL_GRID) decodes every row at every setting, and '
         'AnytimeSequence as few as it can; leave out one of them'
       )
     self._inputs, self._meter = inputs, meter
-    self._order = np.asarray(p_value.order(len(inputs.example_ids)))
+    self._order = np.asarray(bettor.order(len(inputs.example_ids)))
     self._size = procedure.block
     self._ids = [inputs.example_ids[place] for place in self._order]
     self._grids = [
@@ -78,7 +79,7 @@ class RowBlocks:
     losses: Sequence,
     statistics: Mapping[str, Any],
     *,
-    path: Any = None,
+    path: str | os.PathLike | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
   ) -> records.LossTable:
@@ -108,7 +109,7 @@ class RowBlocks:
         progress(f'{block.stop} of {len(self._ids)} inputs, {line}')
     return table.result(self.full())
 
-  def certify(self, table, context, **statistics) -> Certificate:
+  def certify(self, table, context, **statistics: Any) -> Certificate:
     """Returns the certificate."""
     certify = self._meter.timed('statistics', calibration.calibrate_in_blocks)
     return certify(

@@ -78,9 +78,10 @@ def test_rows_saved_are_where_settings_fall_below():
     ([5.2, 5.1, 4.9, 4.0, 3.0], 0.075),
     ([6.0, 6.0, 6.0, 6.0, 6.0], 0.3),
   ):
-    found = unlabelled_rows._saved(5.0, known)
+    found = unlabelled_rows._saved(5.0, known, 9)
     assert found == pytest.approx(expected)
-  assert unlabelled_rows._saved(0.0, [0.0] * 5) == 0.0
+  assert unlabelled_rows._saved(0.0, [0.0] * 5, 9) == 0.0
+  assert np.isnan(unlabelled_rows._saved(9.0, [9.0] * 5, 9))
 
 
 def test_what_has_no_references_is_refused(tmp_path):

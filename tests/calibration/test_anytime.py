@@ -140,7 +140,7 @@ def test_peeking_at_a_p_value_of_all_rows_breaks_it():
 
 def test_a_sequence_of_bad_settings_is_wrong_no_more_often():
   """Two good settings, then bad ones on the same rows, all alike."""
-  rng, draws = np.random.default_rng(6), 400
+  rng, draws = np.random.default_rng(6), 150
   sequence = calibration.AnytimeSequence(block=8)
   wrong = 0
   for _ in range(draws):
