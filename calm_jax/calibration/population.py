@@ -121,7 +121,7 @@ def _check_losses(losses: np.ndarray, settings, loss_range) -> None:
       f'{FEWEST_ROWS}, and some hundreds to learn anything'
     )
   missing = np.isnan(losses)
-  holes = missing.any(axis=0)
+  holes = missing[-1]  # of columns that were left out, or not finished
   for column in np.flatnonzero(holes):
     raise ValueError(
       f'column {column} (setting {settings[column]}) was not decoded, as are '
