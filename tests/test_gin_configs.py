@@ -316,6 +316,7 @@ OPTIONS = {
 JOB_OF = dict.fromkeys(
   ('training', 'data', 'model', 'decoding_evaluator'), 'train'
 )
+JOB_OF['calibration'] = 'calibrate'
 # Those of T5X's jobs, and of the files of policies and tasks.
 NOT_OF_RUNS = {'exits', 'infer', 'tasks'}
 

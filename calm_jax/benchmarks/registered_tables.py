@@ -12,6 +12,8 @@ from collections.abc import Callable
 from calm_jax import records, reporting
 from calm_jax.benchmarks import (
   abuse_table,
+  anytime_rows,
+  anytime_study,
   calibration_power,
   certified_layers,
   certified_table,
@@ -25,6 +27,7 @@ from calm_jax.benchmarks import (
   results_table,
   scaling_model,
   throughput_table,
+  unlabelled_rows,
   weak_scaling_table,
   weights_table,
 )
@@ -218,6 +221,14 @@ TABLES = {
   'calibration_power': RegisteredTable(
     ('calibration_power.json',),
     _of_rows(calibration_power.PowerRow, calibration_power.table),
+  ),
+  'anytime_rows': RegisteredTable(
+    ('anytime_rows.json',),
+    _of_rows(anytime_study.AnytimeRow, anytime_rows.table),
+  ),
+  'unlabelled_rows': RegisteredTable(
+    ('unlabelled_rows.json',),
+    _of_rows(unlabelled_rows.UnlabelledRow, unlabelled_rows.table),
   ),
   'certified_layers': RegisteredTable(
     ('certified_layers.json',),

@@ -5,12 +5,14 @@ A table of losses goes in, a certified setting comes out (Learn then Test, arXiv
 here knows of JAX, models or text.
 """
 
+from calm_jax.calibration.anytime import AnytimeSequence
 from calm_jax.calibration.beta_mixture import (
   BetaLaw,
   BetaMixture,
   fit_beta_mixture,
 )
 from calm_jax.calibration.bets import Betting, betting
+from calm_jax.calibration.blocks import calibrate_in_blocks, next_block
 from calm_jax.calibration.bounds import Bound, TestedBound
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.calibration.corrections import Bonferroni, Holm
@@ -47,6 +49,7 @@ from calm_jax.calibration.validation_study import validate
 
 __all__ = [
   'P_VALUES',
+  'AnytimeSequence',
   'BetaLaw',
   'BetaMixture',
   'Betting',
@@ -65,6 +68,7 @@ __all__ = [
   'bentkus',
   'betting',
   'calibrate',
+  'calibrate_in_blocks',
   'calibrate_jointly',
   'check_settings',
   'default_p_value',
@@ -74,6 +78,7 @@ __all__ = [
   'hoeffding',
   'hoeffding_bentkus',
   'load_loss_tables',
+  'next_block',
   'next_column',
   'next_column_jointly',
   'required_examples',

@@ -129,10 +129,50 @@ class Betting:
       ValueError: for losses or a tolerance outside their range.
     """
     samples = np.asarray(samples, np.float64)
+    number = samples.shape[-1]
+    ordered = samples[..., self.order(number)]
+    path = self.path(ordered, tolerance=tolerance, number=number)
+    return np.exp(-np.maximum(path.max(axis=1), 0.0))
+
+  def order(self, number: int) -> np.ndarray:
+    """Returns the order in which N losses are bet on, int [N]."""
+    return np.random.default_rng(self.seed).permutation(number)
+
+  def path(
+    self, samples: np.ndarray, *, tolerance: float, number: int
+  ) -> np.ndarray:
+    """Returns the logarithm of the wealth after every loss, [M, m].
+
+    What is known of it when m of N losses are: a supermartingale's, so that
+    whoever stops where it has reached ln(1 / error_rate), as `AnytimeSequence`
+    does, is wrong at most at that rate.
+
+    Args:
+      samples: [M, m], in [0, 1]: the first m losses in their `order`.
+      tolerance: in (0, 1).
+      number: N, how many losses there are at most; m <= N.
+
+    Raises:
+      ValueError: for losses or a tolerance outside their range, or more than N.
+
+    >>> path = Betting().path(np.zeros((1, 29)), tolerance=0.1, number=29)
+    >>> round(np.exp(-path[0, -1]), 4)
+    0.0485
+    """
+    samples = np.asarray(samples, np.float64)
     p_values.check_losses(samples.ravel(), tolerance)
-    order = np.random.default_rng(self.seed).permutation(samples.shape[1])
-    log_wealth = _greatest_log_wealth(samples[:, order], tolerance, self.level)
-    return np.exp(-log_wealth)
+    if samples.ndim != 2 or samples.shape[1] > number:
+      raise ValueError(
+        f'samples must be [M, m] with at most {number} losses each, not '
+        f'{samples.shape}'
+      )
+    return log_wealth(
+      tolerance - samples,
+      expected=tolerance * (1 - tolerance),
+      most=SHARE / (1 - tolerance),
+      level=self.level,
+      number=number,
+    )
 
 
 def betting(losses: ArrayLike, *, tolerance: float) -> float:
@@ -157,35 +197,58 @@ def betting(losses: ArrayLike, *, tolerance: float) -> float:
 # What certificates and simulations ask a p-value for; a gin file can name a
 # function, but not an object.
 vars(betting).update(
-  name=Betting().name, batch=Betting().batch, depends_on_order=True
+  name=Betting().name,
+  batch=Betting().batch,
+  order=Betting().order,
+  path=Betting().path,
+  depends_on_order=True,
 )
 
 
-def _greatest_log_wealth(losses, tolerance: float, level: float) -> np.ndarray:
-  """Returns max(0, ln W_1, .., ln W_N) of every row of losses [M, N]."""
-  number = losses.shape[1]
-  gains = tolerance - losses
-  sizes = np.sqrt(2 / _variances_before(gains, tolerance))
-  most = SHARE / (1 - tolerance)
-  log_wealth = np.zeros(len(losses))
-  greatest = np.zeros(len(losses))
+def log_wealth(
+  gains: np.ndarray,
+  *,
+  expected: float,
+  most: float,
+  level: float,
+  number: int,
+) -> np.ndarray:
+  """Returns ln W_1, .., ln W_m of every row of gains, by the bets of `Betting`.
+
+  Args:
+    gains: [M, m], what a bet of 1 wins: of independent draws whose expectation
+      is at most 0 if the risk is not tolerable, and above -1 / most.
+    expected: v_0, the variance expected before any gain is seen.
+    most: the greatest bet.
+    level: what the bets aim at, in (0, 1).
+    number: N >= m, how many gains there will be at most.
+
+  Returns:
+    float64 [M, m]. No entry depends on a later gain.
+  """
+  rows, seen = gains.shape
+  sizes = np.sqrt(2 / _variances_before(gains, expected))
+  wealth, greatest = np.zeros(rows), np.zeros(rows)
+  path = np.zeros((rows, seen))
   step = math.log(1 / level)
   aims = np.linspace(0, number, min(number, _MOST_AIMS) + 1).astype(int)
   for start, end in itertools.pairwise(aims):
+    if start >= seen:
+      break
     # A goal that is reached but for rounding is reached.
     goal = step * (np.floor(greatest / step + 1e-9) + 1)
-    aim = np.sqrt((goal - log_wealth) / (number - start))
+    aim = np.sqrt((goal - wealth) / (number - start))
     bets = np.minimum(sizes[:, start:end] * aim[:, np.newaxis], most)
     steps = np.log1p(bets * gains[:, start:end])
-    path = log_wealth[:, np.newaxis] + np.cumsum(steps, axis=1)
-    greatest = np.maximum(greatest, path.max(axis=1))
-    log_wealth = path[:, -1]
-  return greatest
+    part = wealth[:, np.newaxis] + np.cumsum(steps, axis=1)
+    path[:, start:end] = part
+    greatest = np.maximum(greatest, part.max(axis=1))
+    wealth = part[:, -1]
+  return path
 
 
-def _variances_before(gains: np.ndarray, tolerance: float) -> np.ndarray:
+def _variances_before(gains: np.ndarray, expected: float) -> np.ndarray:
   """Returns v_0 .. v_{N-1} for every row: what each bet may know."""
-  expected = tolerance * (1 - tolerance)
   squares = np.cumsum(gains[:, :-1] ** 2, axis=1)
   squares = np.pad(squares, ((0, 0), (1, 0))) + _PRIOR_SQUARES
   return squares / (_PRIOR_SQUARES / expected + np.arange(gains.shape[1]))

@@ -111,6 +111,61 @@ def check_range(
   return low, high
 
 
+def check_table(losses: np.ndarray) -> np.ndarray:
+  """Returns losses [N, J] as float64.
+
+  Raises:
+    ValueError: if they are no numbers, or of another shape.
+  """
+  if losses.ndim != 2 or not losses.size or losses.dtype.kind not in 'biuf':
+    raise ValueError(
+      'losses must be numbers [N examples, J settings] with N, J >= 1, not '
+      f'{losses.dtype} {losses.shape}'
+    )
+  return losses.astype(np.float64)
+
+
+def check_inside(
+  losses: np.ndarray, loss_range: tuple[float, float], *, where: np.ndarray
+) -> None:
+  """Raises ValueError for a loss outside the range, or NaN, naming it.
+
+  Args:
+    losses: [N, J], in their units.
+    loss_range: the smallest and the largest value a loss can have.
+    where: bool, broadcasts to [N, J]: the losses that are looked at.
+  """
+  low, high = loss_range
+  slack = 1e-9 * (high - low)
+  inside = (losses >= low - slack) & (losses <= high + slack)
+  for row, column in np.argwhere(~inside & where):
+    raise ValueError(
+      f'the loss of row {row}, column {column} is {losses[row, column]}, not '
+      f'within the loss_range {low:g} to {high:g}'
+    )
+
+
+def to_unit(
+  losses: np.ndarray, tolerance: float, loss_range: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+  """Returns losses and a tolerance mapped to [0, 1] by the range of the losses.
+
+  Args:
+    losses: of any shape, in their units; NaN where not known.
+    tolerance: strictly inside the range.
+    loss_range: the smallest and the largest value a loss can have.
+
+  Raises:
+    ValueError: if the tolerance is not inside the range.
+
+  >>> to_unit(np.array([-1.0, 0.0]), 0.5, (-1, 1))
+  (array([0. , 0.5]), 0.75)
+  """
+  low, high = check_range(loss_range, tolerance)
+  mapped = np.clip((losses - low) / (high - low), 0, 1)
+  return mapped, (tolerance - low) / (high - low)
+
+
 def check_error_rate(error_rate: float) -> None:
   """Raises ValueError unless the error rate is in (0, 1)."""
   if not 0 < error_rate < 1:

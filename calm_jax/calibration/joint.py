@@ -61,11 +61,11 @@ def calibrate_jointly(
     ValueError: as `calibrate`; for no promises, one loss with two tolerances,
       or tables that are not of the same examples and settings.
   """
-  losses, promises = _in_order(losses, promises)
+  losses, promises = tables_in_order(losses, promises)
   kept = {
     'error_rate': error_rate,
     'procedure': procedure or multiple_testing.fixed_sequence(),
-    'p_value': p_value or _default(promises),
+    'p_value': p_value or default_of(promises),
   }
   if len(promises) == 1:
     return _calibrate_one(losses[0], settings, promises[0], context, kept)
@@ -92,10 +92,10 @@ def calibrate_jointly(
     risks=found[0].risks,
     p_values=tuple(joint.tolist()),
     loss_range=found[0].loss_range,
-    context=_about(promises[0], context),
+    context=about(promises[0], context),
     promises=found,
   )
-  return _with_reason(certificate, kept['p_value'], kept['procedure'], losses)
+  return with_reason(certificate, kept['p_value'], kept['procedure'], losses)
 
 
 def next_column_jointly(
@@ -119,14 +119,14 @@ def next_column_jointly(
   Raises:
     ValueError: as `calibrate_jointly`.
   """
-  losses, promises = _in_order(losses, promises)
+  losses, promises = tables_in_order(losses, promises)
   procedure = procedure or multiple_testing.fixed_sequence()
   inputs.check_error_rate(error_rate)
-  tests = _tests(losses, promises, p_value or _default(promises))
+  tests = _tests(losses, promises, p_value or default_of(promises))
   return procedure.next_test(tests.max(axis=0), error_rate)
 
 
-def _in_order(
+def tables_in_order(
   losses: Sequence[np.ndarray], promises: Sequence[Bound]
 ) -> tuple[list[np.ndarray], list[Bound]]:
   """Returns tables and bounds in the order of certificates, each once."""
@@ -153,7 +153,7 @@ def _in_order(
   return [tables[place] for place in places], [promises[p] for p in places]
 
 
-def _default(promises: Sequence[Bound]) -> p_values.PValue:
+def default_of(promises: Sequence[Bound]) -> p_values.PValue:
   """Returns the p-value for losses of all these ranges."""
   lows, highs = zip(*(bound.loss_range for bound in promises), strict=True)
   return named_p_values.default((min(lows), max(highs)))
@@ -165,16 +165,16 @@ def _calibrate_one(losses, settings, bound, context, kept) -> Certificate:
     settings,
     tolerance=bound.tolerance,
     loss_range=bound.loss_range,
-    context=_about(bound, context),
+    context=about(bound, context),
     **kept,
   )
 
 
-def _about(bound: Bound, context: dict[str, Any] | None) -> dict[str, Any]:
+def about(bound: Bound, context: dict[str, Any] | None) -> dict[str, Any]:
   """Returns the context with the name of a loss, unless it has one."""
-  about = {'loss': bound.loss, 'metric': bound.metric}
-  about = {name: value for name, value in about.items() if value}
-  return {**about, **(context or {})}
+  named = {'loss': bound.loss, 'metric': bound.metric}
+  named = {name: value for name, value in named.items() if value}
+  return {**named, **(context or {})}
 
 
 def _tests(losses, promises, p_value) -> np.ndarray:
@@ -216,7 +216,7 @@ def _tested(losses, promises, tests) -> tuple[TestedBound, ...]:
   )
 
 
-def _with_reason(certificate, p_value, procedure, losses) -> Certificate:
+def with_reason(certificate, p_value, procedure, losses) -> Certificate:
   """Says why, by the promise that decided where testing ended."""
   place = _deciding(certificate, procedure)
   bound = certificate.promises[place]

@@ -13,12 +13,12 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calm_jax.calibration import corrections, inputs
+from calm_jax.calibration import anytime, corrections, inputs
 
 
 class Procedure(Protocol):
@@ -198,6 +198,14 @@ PROCEDURES: dict[str, Callable[..., Procedure]] = {
   'fixed_sequence': fixed_sequence,
   'bonferroni': corrections.Bonferroni,
   'holm': corrections.Holm,
+  'anytime_sequence': anytime.AnytimeSequence,
+}
+# How the parameters in their names are read.
+_PARAMETERS: dict[str, Callable[[str], Any]] = {
+  'starts': lambda text: tuple(map(int, text.split(','))),
+  'num_starts': int,
+  'block': int,
+  'give_up': float,
 }
 
 
@@ -213,12 +221,12 @@ def find_procedure(name: str) -> Procedure:
   >>> find_procedure('fixed_sequence(starts=0,5,10)').starts
   (0, 5, 10)
   """
-  match = re.fullmatch(r'(\w+)(?:\((starts|num_starts)=([0-9,]+)\))?', name)
+  match = re.fullmatch(r'(\w+)(?:\((.*)\))?', name)
   procedure = None
   if match and match[1] in PROCEDURES:
     try:
-      procedure = PROCEDURES[match[1]](**_parameters(match[2], match[3]))
-    except (TypeError, ValueError):
+      procedure = PROCEDURES[match[1]](**_parameters(match[2]))
+    except (KeyError, TypeError, ValueError):
       pass
   # Its own name, to the letter: nothing else was written by a calibration.
   if procedure is None or procedure.name != name:
@@ -229,11 +237,10 @@ def find_procedure(name: str) -> Procedure:
   return procedure
 
 
-def _parameters(key: str | None, text: str | None) -> dict:
-  if key is None or text is None:
-    return {}
-  numbers = tuple(int(number) for number in text.split(','))
-  return {key: numbers[0] if key == 'num_starts' else numbers}
+def _parameters(text: str | None) -> dict[str, Any]:
+  """Returns what is between the parentheses of a name, as keywords."""
+  pairs = [item.split('=', 1) for item in (text or '').split(', ') if item]
+  return {key: _PARAMETERS[key](value) for key, value in pairs}
 
 
 def needed_tests(

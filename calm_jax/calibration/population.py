@@ -121,11 +121,13 @@ def _check_losses(losses: np.ndarray, settings, loss_range) -> None:
       f'{FEWEST_ROWS}, and some hundreds to learn anything'
     )
   missing = np.isnan(losses)
-  for column in np.flatnonzero(missing.all(axis=0)):
+  holes = missing[-1]  # of columns that were left out, or not finished
+  for column in np.flatnonzero(holes):
     raise ValueError(
       f'column {column} (setting {settings[column]}) was not decoded, as are '
-      f'{int(missing.all(axis=0).sum())} of {len(settings)}: a population has '
-      'no gaps. Calibrate with --gin.FULL_GRID=True to fill every column'
+      f'{int(holes.sum())} of {len(settings)}, for all or for some rows: a '
+      'population has no gaps. Calibrate with --gin.FULL_GRID=True, and '
+      'without AnytimeSequence, to fill every column'
     )
   slack = 1e-9 * (high - low)
   inside = (losses >= low - slack) & (losses <= high + slack)

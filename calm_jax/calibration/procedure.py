@@ -147,23 +147,11 @@ def tests_of_columns(
     ValueError: for losses that are no numbers, outside their range or of the
       wrong shape.
   """
-  low, high = inputs.check_range(loss_range, tolerance)
-  if losses.ndim != 2 or not losses.size or losses.dtype.kind not in 'biuf':
-    raise ValueError(
-      'losses must be numbers [N examples, J settings] with N, J >= 1, not '
-      f'{losses.dtype} {losses.shape}'
-    )
-  losses = losses.astype(np.float64)
+  inputs.check_range(loss_range, tolerance)
+  losses = inputs.check_table(losses)
   untested = np.isnan(losses).all(axis=0)
-  slack = 1e-9 * (high - low)
-  inside = (losses >= low - slack) & (losses <= high + slack)
-  for row, column in np.argwhere(~inside & ~untested):
-    raise ValueError(
-      f'the loss of row {row}, column {column} is {losses[row, column]}, not '
-      f'within the loss_range {low:g} to {high:g}'
-    )
-  mapped = np.clip((losses - low) / (high - low), 0, 1)
-  mapped_tolerance = (tolerance - low) / (high - low)
+  inputs.check_inside(losses, loss_range, where=~untested)
+  mapped, mapped_tolerance = inputs.to_unit(losses, tolerance, loss_range)
   tests = np.full(losses.shape[1], math.nan)
   for column in np.flatnonzero(~untested):
     found = p_value(mapped[:, column], tolerance=mapped_tolerance)

@@ -111,7 +111,7 @@ def run(
         progress=speaking.say,
       )
       # A row for each example of the Task, those that are read alike as well.
-      return found.full.tokens[found.places], found.table.losses[found.places]
+      return found.of_rows()
 
     data.run_calibration_task(
       task,

@@ -14,8 +14,8 @@ def seen_rows(inputs: DistinctInputs, full: DecodedDataset) -> records.SeenRows:
   """Returns what a calibration has seen, before any loss.
 
   Args:
-    inputs: the inputs that are used.
-    full: the full model's decode of them.
+    inputs: the inputs that were there.
+    full: the full model's decode of those that were looked at.
   """
   lengths, filled = [], 0
   for batch in inputs.batches:
@@ -26,7 +26,7 @@ def seen_rows(inputs: DistinctInputs, full: DecodedDataset) -> records.SeenRows:
   return records.SeenRows(
     date=today.isoformat(),
     given=len(inputs.places),
-    used=len(inputs.example_ids),
+    used=len(full.lengths),
     input_tokens=records.Lengths.of(lengths),
     filled=filled,
     output_tokens=records.Lengths.of(full.lengths.tolist()),

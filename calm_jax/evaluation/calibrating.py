@@ -2,11 +2,11 @@
 
 The full model decodes the inputs once; then one setting after the other does,
 from conservative to aggressive, until testing stops (CALM, arXiv 2207.07061,
-with Learn then Test, arXiv 2110.01052).
+with Learn then Test, arXiv 2110.01052). `calibration.AnytimeSequence` has rows
+decoded by blocks instead, until it is decided.
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +18,11 @@ from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import used_rows
 from calm_jax.evaluation.calibrated_inputs import seen_rows
+from calm_jax.evaluation.calibrated_rows import (
+  AllRows,
+  CalibratedRows,
+  MakeGrid,
+)
 from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
@@ -26,10 +31,10 @@ from calm_jax.evaluation.decode_dataset import (
   references_of,
 )
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
-from calm_jax.evaluation.distinct_inputs import say_distinct
-from calm_jax.evaluation.loss_table import build_loss_table
+from calm_jax.evaluation.distinct_inputs import DistinctInputs, say_distinct
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.promises import Promise
+from calm_jax.evaluation.row_blocks import RowBlocks
 from calm_jax.evaluation.setting_grid import SettingGrid
 from calm_jax.records import decoding_contexts
 
@@ -44,7 +49,8 @@ class Calibration:
     table: the losses of N inputs at J settings, NaN where testing stopped.
     cost: where the time went.
     places: int [M], for each of the rows that were given, which of the N inputs
-      it is: those that the model reads alike are one.
+      it is: those that the model reads alike are one. -1 for those that testing
+      did not come to (`calibration.AnytimeSequence`).
   """
 
   certificate: Certificate
@@ -52,6 +58,16 @@ class Calibration:
   table: records.LossTable
   cost: records.CalibrationCost
   places: np.ndarray
+
+  def of_rows(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the full model's tokens [M, T] and the losses [M, J] of all rows.
+
+    Of those that testing did not come to, 0 and NaN.
+    """
+    seen = self.places >= 0
+    tokens = np.where(seen[:, np.newaxis], self.full.tokens[self.places], 0)
+    losses = self.table.losses[self.places]
+    return tokens, np.where(seen[:, np.newaxis], losses, np.nan)
 
 
 def calibrate(
@@ -180,13 +196,17 @@ def run_calibration(
   meter, left_open = CostMeter(), plan.left_open
   plan = _checked_before(plan, batches)
   inputs = say_distinct(batches, say)
-  batches = inputs.batches
-  grid = SettingGrid(decode, batches, policy, meter, plan.settings)
-  say(f'full model on {len(inputs.example_ids)} inputs')
-  full = grid.full()
+  rows = _rows_of(
+    plan,
+    inputs,
+    lambda batches: SettingGrid(decode, batches, policy, meter, plan.settings),
+    meter,
+    full_grid,
+  )
+  full = rows.begin(say)
   plan = plan.for_texts(full.texts, what="the full model's outputs")
   losses, statistics = plan.losses(), plan.statistics()
-  loss, *others = losses
+  loss = losses[0]
   if left_open:
     metrics = dict.fromkeys(loss.metric_name for loss in losses)
     say(f'metric {", ".join(metrics)}, by the alphabet of the texts')
@@ -197,11 +217,11 @@ def run_calibration(
     # Of the decoder, its parameters and tokenizer, where it knows them.
     **decode.context(policy, plan.settings[0]).write(),
     **(context or {}),
-    'examples': records.digest_of_rows(full.example_ids),
+    'examples': records.digest_of_rows(inputs.example_ids),
   }
   versions = context.pop('versions')
   history = used_rows.history_of(
-    _use(plan, statistics, full.example_ids, context),
+    _use(plan, statistics, inputs.example_ids, context),
     uses_in,
     spent=plan.spent,
     share=decode.share,
@@ -209,49 +229,48 @@ def run_calibration(
   statistics['error_rate'] = history.level
   if history.others:
     say(history.describe())
-  table = build_loss_table(
-    grid.at,
+  table = rows.fill(
     plan.settings,
-    loss=meter.timed('scoring', loss),
-    loss_name=loss.name,
-    full=full,
-    others=[
-      (_described(other), meter.timed('scoring', other)) for other in others
-    ],
-    next_column=meter.timed(
-      'statistics', functools.partial(_next_column, statistics)
-    ),
-    full_grid=full_grid,
+    losses,
+    statistics,
     path=table_path,
     fingerprint={**context, 'loss_range': loss.loss_range},
     progress=progress,
   )
-  certificate = meter.timed('statistics', calibration.calibrate_jointly)(
-    [one.losses for one in table.alone()],
-    plan.settings,
-    context={
+  certificate = rows.certify(
+    table,
+    {
       **context,
       'versions': versions,
-      'seen': records.to_jsonable(seen_rows(inputs, full)),
+      'seen': records.to_jsonable(seen_rows(inputs, rows.full())),
       **_stated(history, uses_in),
     },
     **statistics,
   )
-  return Calibration(certificate, full, table, grid.cost(), inputs.places)
-
-
-def _described(loss: ConsistencyLoss) -> records.OtherLoss:
-  return records.OtherLoss(
-    loss=loss.name, metric=loss.metric_name, loss_range=loss.loss_range
+  rows.note_traces()
+  return Calibration(
+    certificate, rows.full(), table, meter.result(), rows.places()
   )
 
 
-def _next_column(
-  statistics: Mapping[str, Any], losses: np.ndarray
-) -> int | None:
-  """Returns the column of [N, J] or [K, N, J] that is needed next."""
-  tables = losses if losses.ndim == 3 else losses[None]
-  return calibration.next_column_jointly(list(tables), **statistics)
+def _rows_of(
+  plan: CalibrationPlan,
+  inputs: DistinctInputs,
+  make_grid: MakeGrid,
+  meter: CostMeter,
+  full_grid: bool,
+) -> CalibratedRows:
+  """Returns the rows as the procedure of the plan takes them."""
+  if isinstance(plan.procedure, calibration.AnytimeSequence):
+    return RowBlocks(
+      inputs,
+      make_grid,
+      meter,
+      full_grid=full_grid,
+      procedure=plan.procedure,
+      p_value=plan.p_value or calibration.betting,
+    )
+  return AllRows(inputs, make_grid, meter, full_grid=full_grid)
 
 
 def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calm_jax import calibration
+from calm_jax import calibration, checks
 from calm_jax.evaluation import seen_text, used_rows
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.promises import Promise, as_promises
@@ -34,7 +34,9 @@ class CalibrationPlan:
       texts, rouge_l for those in Latin script.
     p_value: one of `calibration`'s p-values; betting if None. That of the paper
       is `calibration.hoeffding_bentkus`.
-    procedure: `calibration.fixed_sequence()` if None.
+    procedure: `calibration.fixed_sequence()` if None. With
+      `calibration.AnytimeSequence()` rows are decoded by blocks, and no more
+      than it takes.
     spent: what becomes of it that other calibrations have looked at the same
       rows: it is 'told', or 'counted', their error rates taken off this one's;
       a number is taken off instead, where they are noted elsewhere. Counting
@@ -68,6 +70,7 @@ class CalibrationPlan:
           'as calibration.betting or calibration.fixed_sequence() (in gin '
           '@calibration.betting, @calibration.fixed_sequence())'
         )
+    checks.check_no_class(self.procedure, 'procedure')
     if self.promises is None:
       self._put_alone(Promise(self.loss, self.tolerance, self.metric))
       return

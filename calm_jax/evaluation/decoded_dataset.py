@@ -7,6 +7,7 @@ processes; they are put back into the order of the inputs.
 import dataclasses
 import hashlib
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,6 +87,18 @@ class DecodedDataset:
     decoded = self.exit_layers[self.exit_layers > 0]
     counts = np.bincount(decoded, minlength=self.num_layers + 1)
     return tuple(int(count) for count in counts[1:])
+
+
+def join_datasets(parts: Sequence[DecodedDataset]) -> DecodedDataset:
+  """Returns decodes of different inputs by one model, one after the other."""
+  fields = {}
+  for field in dataclasses.fields(DecodedDataset):
+    values = [getattr(part, field.name) for part in parts]
+    if isinstance(values[0], np.ndarray):
+      fields[field.name] = np.concatenate(values)
+    elif isinstance(values[0], tuple):
+      fields[field.name] = tuple(itertools.chain(*values))
+  return dataclasses.replace(parts[0], **fields)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ def build_loss_table(
     _fill_column(table, column, decode, losses, full)
     if path is not None:
       records.write_loss_table(path, table)
-    say(_result_line(table, column))
+    say(result_line(table, column))
   return table
 
 
@@ -123,7 +123,7 @@ def _empty_table(
     mean_exit_layers=np.full(len(settings), np.nan),
     example_ids=full.example_ids,
     loss=loss_name,
-    fingerprint={**(fingerprint or {}), 'full': _digest(full)},
+    fingerprint={**(fingerprint or {}), 'full': digest_of(full)},
     others=tuple(others),
   )
 
@@ -139,14 +139,7 @@ def _fill_column(
       f'the decode at setting {setting} is of other inputs, or in another '
       'order, than the full decode; decode the same batches.'
     )
-  found = [np.asarray(loss(early, full), dtype=np.float64) for loss in losses]
-  for values in found:
-    if values.shape != (table.num_examples,) or not np.isfinite(values).all():
-      raise ValueError(
-        f'the loss at setting {setting} has shape {values.shape} and '
-        f'{int((~np.isfinite(values)).sum())} values that are not finite; '
-        f'expected {table.num_examples} finite numbers, one per input.'
-      )
+  found = measured(losses, early, full, setting)
   # All of them or none: testing asks for the losses of a decode together.
   table.losses[:, column], *others = found
   for number, values in enumerate(others):
@@ -155,12 +148,31 @@ def _fill_column(
   table.mean_layers_run[column] = early.mean_layers_run
 
 
-def _result_line(table: records.LossTable, column: int) -> str:
+def measured(
+  losses: Sequence[Loss], early: DecodedDataset, full: DecodedDataset, setting
+) -> list[np.ndarray]:
+  """Returns every loss of the decodes, float64 [N] each.
+
+  Raises:
+    ValueError: if one is not finite or not one number per input.
+  """
+  found = [np.asarray(loss(early, full), dtype=np.float64) for loss in losses]
+  for values in found:
+    if values.shape != (full.num_examples,) or not np.isfinite(values).all():
+      raise ValueError(
+        f'the loss at setting {setting} has shape {values.shape} and '
+        f'{int((~np.isfinite(values)).sum())} values that are not finite; '
+        f'expected {full.num_examples} finite numbers, one per input.'
+      )
+  return found
+
+
+def result_line(table: records.LossTable, column: int) -> str:
   """Returns what came out at a setting."""
   exit_layer = table.mean_exit_layers[column]
   layers_run = table.mean_layers_run[column]
   means = ', '.join(
-    f'mean {one.loss} loss {one.losses[:, column].mean():.4f}'
+    f'mean {one.loss} loss {np.nanmean(one.losses[:, column]):.4f}'
     for one in table.alone()
   )
   line = (
@@ -172,7 +184,7 @@ def _result_line(table: records.LossTable, column: int) -> str:
   return line
 
 
-def _digest(full: DecodedDataset) -> str:
+def digest_of(full: DecodedDataset) -> str:
   """Returns a hash of what every loss is measured against."""
   content = _key([full.texts, full.references]).encode()
   return hashlib.sha256(content).hexdigest()[:16]

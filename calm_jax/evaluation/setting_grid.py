@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from calm_jax import decoding, records
+from calm_jax import decoding
 from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
@@ -70,8 +70,7 @@ class SettingGrid:
     self._meter.note(setting, decoded)
     return decoded
 
-  def cost(self) -> records.CalibrationCost:
-    """Returns what all of it cost; of several processes all must call it."""
+  def note_traces(self) -> None:
+    """Notes what traces cost, at the end; all processes must call it."""
     if self._traces is not None:
       self._meter.note_traces(self._traces.total_seconds())
-    return self._meter.result()

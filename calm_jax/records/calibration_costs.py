@@ -15,11 +15,13 @@ class SettingCost:
     num_decoded: inputs decoded at it, if only from some token on; the others
       were known from the setting before, or from the full model's outputs.
     seconds: wall clock of decoding them.
+    num_inputs: inputs that it was wanted for; all N if None.
   """
 
   setting: Any
   num_decoded: int
   seconds: float
+  num_inputs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,10 @@ class CalibrationCost:
     """Says it in a sentence."""
     decoding = sum(entry.seconds for entry in self.settings)
     decoded = sum(entry.num_decoded for entry in self.settings)
+    wanted = sum(
+      self.num_examples if entry.num_inputs is None else entry.num_inputs
+      for entry in self.settings
+    )
     traces = ''
     if self.trace_seconds:
       traces = f'its exits {self.trace_seconds:.1f} s, '
@@ -75,8 +81,8 @@ class CalibrationCost:
       f'Calibration cost {self.ratio:.2f} full-model passes of '
       f'{self.num_examples} inputs: full model {self.full_seconds:.1f} s, '
       f'{traces}{len(self.settings)} settings {decoding:.1f} s ({decoded} of '
-      f'{len(self.settings) * self.num_examples} decodes, the others known '
-      f'without), scoring {self.scoring_seconds:.1f} s, '
+      f'{wanted} decodes, the others known without), '
+      f'scoring {self.scoring_seconds:.1f} s, '
       f'statistics {self.statistics_seconds:.1f} s; compilation '
       f'{self.compile_seconds:.1f} s beside it.'
     )

@@ -287,6 +287,10 @@ def test_near_tolerances_lie_just_below_risks(loss_range):
       r'column 3 \(setting 0.3\) was not decoded, as are 2 of 5.*FULL_GRID',
     ),
     (
+      lambda x: np.where(np.arange(200)[:, np.newaxis] > 63, np.nan, x),
+      r'column 0 .* not decoded, as are 5 of 5, .*without AnytimeSequence',
+    ),
+    (
       lambda x: np.where(np.arange(200)[:, np.newaxis] == 7, np.nan, x),
       'the loss of row 7, column 0 is nan',
     ),
