@@ -267,11 +267,18 @@ def test_adapters_of_other_models_are_refused(params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('target', ['consistency', 'cost_aware'])
-def test_what_a_gate_learns_is_when_adapted_layers_agree(params, target):
+@pytest.mark.parametrize(
+  ('target', 'states'), [('consistency', 'exact'), ('cost_aware', 'own_exits')]
+)
+def test_what_a_gate_learns_is_what_adapted_layers_say(params, target, states):
   """The loss falls below that of knowing nothing, on what it learnt from."""
   stage = training.gate_stage(
-    CONFIG, params, OPTIMIZER, target=target, adapters=ADAPTERS
+    CONFIG,
+    params,
+    OPTIMIZER,
+    target=target,
+    states=states,
+    adapters=ADAPTERS,
   )
   state, losses = stage.init(None), []
   for _ in range(60):
