@@ -111,7 +111,9 @@ def run(
     depths=measured.depths,
     first_agreeing=measured.first_agreeing,
     settled=measured.settled,
-    context=jobs.run_context(config, checkpoint_step=trained.run.step),
+    context=jobs.run_context(
+      config, checkpoint_step=trained.run.step, exit_adapters=adapters
+    ),
   )
   records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
   speaking.say(reporting.render_gate_text(evaluation))
