@@ -91,10 +91,10 @@ class ExitAdapters:
     )
 
   def __call__(self, hidden: Array, layer: Array | int) -> Array:
-    """Returns the adapted states [B, D], in their dtype.
+    """Returns the adapted states, in their dtype.
 
     Args:
-      hidden: [B, D].
+      hidden: [B, D]; [..., D] where they are of one layer.
       layer: the layer that they came out of, 0..L-1: a number, traced or not,
         or int32 [B], one for each of them.
     """

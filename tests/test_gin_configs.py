@@ -17,8 +17,9 @@ from cases import text_cases
 from fakes.toy_decoder import toy_decoder
 
 from calm_jax import checkpoints, decoding, exits, model, runs, training
-from calm_jax.checkpoints import trained_parts
+from calm_jax.checkpoints import gate_adapters, trained_parts
 from calm_jax.cli import command_line, gin_runner
+from calm_jax.exit_adapters import ExitAdapters
 
 CONFIGS = gin_runner.shipped_configs()
 BY_KIND = {
@@ -111,6 +112,7 @@ def test_models_build(file):
 # Policies that read the run.
 TRAINED = (
   'adapted_exits.gin',
+  'adapted_gate.gin',
   'classifier.gin',
   'draft_head.gin',
   'gate.gin',
@@ -125,20 +127,22 @@ def test_policies_build(file, tmp_path):
   bindings = []
   if 'MODEL_DIR' in REQUIRED.findall(text):
     save_run_with_parts(tmp_path)
-    bindings.append(f'MODEL_DIR = {str(tmp_path)!r}')
+    bindings += parts_of(file, tmp_path)
   gin_runner.parse([f'policies/{file}'], bindings)
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   assert policy.verifies or policy.exit_rule.measure is not None
   policy.check_composition()
 
 
-@pytest.mark.parametrize('file', ['gate.gin', 'gate_quantile.gin'])
+@pytest.mark.parametrize(
+  'file', ['gate.gin', 'gate_quantile.gin', 'adapted_gate.gin']
+)
 def test_a_gate_of_its_own_exits_goes_with_projected_kv(file, run_with_parts):
   """As runs/train_gates.gin says to give it."""
   said = (CONFIGS / 'runs/train_gates.gin').read_text(encoding='utf-8')
   (argument,) = re.findall(r"'(--gin\.CACHE_FILL=.*)'", said)
   (flag,) = command_line.rewrite_gin_arguments([argument])
-  given = [f'MODEL_DIR = {run_with_parts!r}']
+  given = parts_of(file, run_with_parts)
   fills = {(): decoding.CatchUp, (argument,): decoding.ProjectExitState}
   for more, fill in fills.items():
     more = [flag.removeprefix('--gin_bindings=') for _ in more]
@@ -163,7 +167,7 @@ def test_numbers_of_a_policy_follow_the_output_length_of_the_task(
   policy, run_with_parts
 ):
   """N of Eq. 5 and the length of a budget, for every task there is."""
-  trained = [f'MODEL_DIR = {run_with_parts!r}']
+  trained = parts_of(policy, run_with_parts)
   for task in BY_KIND['tasks']:
     parse(
       [f'tasks/{task}', f'policies/{policy}'],
@@ -190,21 +194,33 @@ def save_run_with_parts(directory):
   config = text_cases.CONFIG
   params = model.init_params(config, jax.random.key(0))
   text_cases.save_run(directory, params=params)
+  gate = {'layer_bias': (1, 1), 'bias': (1,), 'state': (1, 3, 1)}
   shapes = {
     'classifier': {'kernel': (3,), 'bias': ()},
     'exit_adapters': {'scale': (1, 3)},
-    'gate': {'layer_bias': (1, 1), 'bias': (1,), 'state': (1, 3, 1)},
+    'gate': gate,
+    'beside': gate,
     'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},
   }
   for part, of_part in shapes.items():
     arrays = {name: np.ones(shape, 'f4') for name, shape in of_part.items()}
+    adapters = ExitAdapters.identity(2, 3) if part == 'beside' else None
     checkpoints.save(
       directory / part,
       1,
-      params={part: arrays},
+      params={'gate' if part == 'beside' else part: arrays},
       config=config,
-      context=trained_parts.backbone_context(params),
+      context={
+        **trained_parts.backbone_context(params),
+        **gate_adapters.adapters_context(adapters),
+      },
     )
+
+
+def parts_of(policy, directory):
+  """Returns what a file of policies is told of a run with parts."""
+  beside = ["GATE = 'beside'"] if policy == 'adapted_gate.gin' else []
+  return [f'MODEL_DIR = {str(directory)!r}', *beside]
 
 
 def test_run_files_say_how_to_run_them():

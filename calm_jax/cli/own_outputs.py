@@ -8,7 +8,7 @@ run's `decodes`, so that a restart, whenever it comes, decodes nothing twice.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,60 @@ class OwnOutputs:
     speaking.say(
       f'{path}: {count:,} inputs of {split}, {said.num_tokens:,} tokens that '
       'the model says'
+    )
+
+  def check(self, split: str) -> None:
+    """Checks that outputs are there, and of this model and these inputs.
+
+    Which of the inputs were drawn was up to whoever wrote them.
+
+    Args:
+      split: the split.
+
+    Raises:
+      FileNotFoundError: if there is no file of that split.
+      ValueError: if it is of another model, Task or file of inputs.
+    """
+    path = self.path(split)
+    if not os.path.exists(path):
+      raise FileNotFoundError(
+        f'there is no {os.path.basename(path)} in {self.directory}, with what '
+        f'the model itself says to inputs of {split!r}: run '
+        'calm_jax.cli.train_exits for that folder to the end; it writes it'
+      )
+    found = training.npz_metadata(path)
+    differ = [
+      f'{name}: expected {value!r}, found {found.get(name)!r}'
+      for name, value in self._about(split, None).items()
+      if name not in ('seed', 'max_inputs') and found.get(name) != value
+    ]
+    if differ:
+      raise ValueError(
+        f'{path} is not of this run and Task: {"; ".join(differ)}. Give the '
+        'Task, and its inputs, that calm_jax.cli.train_exits was given'
+      )
+
+  def batches(
+    self,
+    split: str,
+    batch_size: int,
+    length_buckets: Sequence[tuple[int, int]],
+    **order: Any,
+  ) -> Iterator[Mapping[str, Any]]:
+    """Returns batches of a split's outputs.
+
+    Args:
+      split: the split.
+      batch_size: rows of a batch.
+      length_buckets: (inputs, outputs) lengths that batches are padded to.
+      **order: as for `training.npz_batches`.
+    """
+    return training.npz_batches(
+      self.path(split),
+      batch_size,
+      feature_lengths=self.loaded.feature_lengths,
+      length_buckets=length_buckets,
+      **order,
     )
 
   def inputs_hash(self, split: str) -> str:

@@ -1,14 +1,12 @@
 """What the jobs share that train a part for a model that stays as it is."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from calm_jax import data as datasets
-from calm_jax import records, runs, training
-from calm_jax.cli import gin_runner, jobs
+from calm_jax import evaluation, runs, training
+from calm_jax.cli import gin_runner, jobs, own_outputs, part_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +16,13 @@ class TrainedForRun:
   Attributes:
     run: the model's run.
     result: of training.
-    validation: batches of the split 'validation'.
+    validation: batches of the split 'validation'; None if inputs have none.
     task_name: the Task's.
   """
 
   run: runs.LoadedRun
   result: training.TrainResult
-  validation: Iterator[Mapping[str, Any]]
+  validation: part_rows.Batches | None
   task_name: str
 
 
@@ -38,6 +36,7 @@ def train_for_run(
   plan: training.Plan,
   data: datasets.DataPlan,
   seed: int,
+  outputs_in: str | None = None,
 ) -> TrainedForRun:
   """Trains a part on the split 'train' of a Task.
 
@@ -51,34 +50,40 @@ def train_for_run(
     data: how the Task's examples become batches; their lengths are those that
       the model was trained with.
     seed: of the data order.
+    outputs_in: the folder of exit adapters where `train_exits` keeps what the
+      model itself says to the Task's inputs, to learn from that; None for the
+      Task's targets.
   """
-  datasets.refuse_inputs_alone(task, job=config_name.removesuffix('.gin'))
-  loaded = jobs.load_run(model_dir, task)
-  seqio_task = datasets.as_task(task)
+  if outputs_in is None:
+    datasets.refuse_inputs_alone(task, job=config_name.removesuffix('.gin'))
+  loaded, name = jobs.load_run(model_dir, task), datasets.as_task(task).name
   data = dataclasses.replace(data, feature_lengths=loaded.feature_lengths)
   data = jobs.as_begun(data, directory)
+  if outputs_in is None:
+    rows = part_rows.rows_of_task(task, data, seed=seed)
+  else:
+    outputs = own_outputs.OwnOutputs(
+      loaded=loaded,
+      task=task,
+      model_dir=model_dir,
+      directory=outputs_in,
+      layout=evaluation.BatchLayout(),
+      seed=seed,
+    )
+    rows = part_rows.rows_of_outputs(outputs, data)
 
   def batches(skip):
     # Asked for once the directory is known to be of this very run.
     gin_runner.write_operative_config(directory, config_name)
-    return datasets.train_batches(seqio_task, data, seed=seed, skip=skip)
+    return rows.train(skip)
 
   result = training.train(
     make_stage(loaded),
     batches,
     plan=plan,
     model_dir=directory,
-    seen_rows=lambda: records.TrainingRows(
-      datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
-    ),
-    context={'task': seqio_task.name, 'seed': seed, **data.context()},
+    seen_rows=lambda: part_rows.seen_rows(task),
+    context={'task': name, 'seed': seed, **data.context()},
   )
-  validation = datasets.eval_batches(
-    seqio_task,
-    data.batch_size,
-    feature_lengths=loaded.feature_lengths,
-    split='validation',
-    max_examples=data.eval_examples,
-    inputs_cut=data.inputs_cut,
-  )
-  return TrainedForRun(loaded, result, validation, seqio_task.name)
+  validation = None if rows.validation is None else rows.validation()
+  return TrainedForRun(loaded, result, validation, name)

@@ -17,14 +17,11 @@ anything is written. Decode and certify with policies/adapted_exits.gin.
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from calm_jax import checkpoints, checks, evaluation, records, runs, training
 from calm_jax import data as datasets
-from calm_jax.cli import gin_runner, jobs, own_outputs
+from calm_jax.cli import gin_runner, jobs, own_outputs, part_rows
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.processes import speaking
 from calm_jax.training.run_directory import check_same_run
@@ -51,18 +48,6 @@ class InputPlan:
     for name in ('batch_size', 'max_inputs', 'eval_inputs'):
       if (value := getattr(self, name)) is not None or name == 'batch_size':
         checks.check_whole(value, name, low=1)
-
-  def batches(
-    self, outputs: own_outputs.OwnOutputs, split: str, **order: Any
-  ) -> Iterator[Mapping[str, Any]]:
-    """Returns batches of a split's outputs; `order` as for `npz_batches`."""
-    return training.npz_batches(
-      outputs.path(split),
-      self.batch_size,
-      feature_lengths=outputs.loaded.feature_lengths,
-      length_buckets=self.length_buckets,
-      **order,
-    )
 
 
 def run(
@@ -112,7 +97,13 @@ def run(
     speaking.say(f'{directory}: no validation inputs, so nothing is measured')
     return None
   outputs.decode('validation', inputs.eval_inputs)
-  batches = inputs.batches(outputs, 'validation', shuffle=False, num_epochs=1)
+  batches = outputs.batches(
+    'validation',
+    inputs.batch_size,
+    inputs.length_buckets,
+    shuffle=False,
+    num_epochs=1,
+  )
   measured = _measure(loaded, result, list(batches), outputs)
   records.write_json(os.path.join(directory, 'evaluation.json'), measured)
   speaking.say(measured.describe())
@@ -136,14 +127,20 @@ def _train(
   def batches(skip):
     # Asked for once the directory is known to be of this very run.
     gin_runner.write_operative_config(directory, 'train_exits.gin')
-    return inputs.batches(outputs, 'train', seed=outputs.seed, skip=skip)
+    return outputs.batches(
+      'train',
+      inputs.batch_size,
+      inputs.length_buckets,
+      seed=outputs.seed,
+      skip=skip,
+    )
 
   return training.train(
     stage,
     batches,
     plan=plan,
     model_dir=directory,
-    seen_rows=lambda: _seen_rows(task),
+    seen_rows=lambda: part_rows.seen_rows(task),
     context=context,
   )
 
@@ -165,13 +162,6 @@ def _context(
       return context
   # A restart skips what it has seen: of other inputs it would skip others.
   return {**context, 'inputs_hash': outputs.inputs_hash('train')}
-
-
-def _seen_rows(task: Any) -> records.TrainingRows:
-  """Returns the inputs that adapters are, or may be, trained on."""
-  return records.TrainingRows(
-    datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
-  )
 
 
 def _measure(

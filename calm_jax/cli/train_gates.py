@@ -9,13 +9,19 @@ gate goes to MODEL_DIR/gate, with its log, its configuration and what it does on
 the validation split. Restarting the same command goes on from the last
 checkpoint. Decode with policies/gate.gin, or with policies/gate_quantile.gin if
 it is trained for 'quantile'.
+
+A model whose early layers do not speak for themselves is read through the
+adapters of `calm_jax.cli.train_exits`, and its gate learns when what a layer
+says through them is the last one's. With --gin.EXIT_ADAPTERS=exit_adapters the
+rows are what the model itself said there, so that the same file of inputs does
+(tasks/input_lines.gin). Decode with policies/adapted_gate.gin.
 """
 
 import os
 from typing import Any
 
 from calm_jax import data as datasets
-from calm_jax import records, reporting, training
+from calm_jax import records, reporting, runs, training
 from calm_jax.cli import gin_runner, jobs, part_training
 from calm_jax.processes import speaking
 
@@ -30,9 +36,10 @@ def run(
   target: Any = 'consistency',
   states: str = 'exact',
   shape: training.GateShape | None = None,
+  adapters: str | None = None,
   name: str = 'gate',
   seed: int = 0,
-) -> records.GateEvaluation:
+) -> records.GateEvaluation | None:
   """Trains on the split 'train' and measures on 'validation'.
 
   Args:
@@ -45,12 +52,23 @@ def run(
     target: an object such as `training.CostAware()`, or one by name.
     states: 'exact' or 'own_exits'.
     shape: hidden units, inputs, whether exits share the gate.
+    adapters: the folder in `model_dir` of the exit adapters that layers are
+      read through; None for as they are. With them `task` is the one that they
+      were trained on; rows are the model's outputs there, and of `data` the
+      batch size and the buckets count.
     name: of the folder in `model_dir` that the gate goes to.
     seed: of the first weights and of the data order.
+
+  Returns:
+    What it does; None for a Task without validation inputs.
   """
   target = training.get_gate_target(target)
   training.get_gate_states(states)
   directory = training.gate_directory(model_dir, name)
+  outputs_in, read_through = None, None
+  if adapters is not None:
+    outputs_in = training.exit_adapter_directory(model_dir, adapters)
+    read_through = runs.load_exit_adapters(model_dir, name=adapters)
   trained = part_training.train_for_run(
     lambda run: training.gate_stage(
       run.config,
@@ -59,6 +77,7 @@ def run(
       target=target,
       states=states,
       shape=shape,
+      adapters=read_through,
       seed=seed,
     ),
     model_dir=model_dir,
@@ -68,13 +87,18 @@ def run(
     plan=plan,
     data=data,
     seed=seed,
+    outputs_in=outputs_in,
   )
+  if trained.validation is None:
+    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
+    return None
   config = trained.run.config
   measured = training.evaluate_gate(
     config,
     trained.run.params,
     training.gate_of(trained.result.params),
     trained.validation,
+    adapters=read_through,
   )
   evaluation = records.GateEvaluation(
     task=trained.task_name,
@@ -87,7 +111,9 @@ def run(
     depths=measured.depths,
     first_agreeing=measured.first_agreeing,
     settled=measured.settled,
-    context=jobs.run_context(config, checkpoint_step=trained.run.step),
+    context=jobs.run_context(
+      config, checkpoint_step=trained.run.step, exit_adapters=adapters
+    ),
   )
   records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
   speaking.say(reporting.render_gate_text(evaluation))

@@ -13,17 +13,13 @@ from typing import Any
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
-from calm_jax.runs.loading import (
-  load_classifier,
-  load_exit_adapters,
-  load_gate,
-)
+from calm_jax.exit_adapters import ExitAdapters
 
-# Parts that are trained: what loads them from a folder of a run directory.
+# Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
-  'Classifier': load_classifier,
-  'ExitAdapters': load_exit_adapters,
-  'Gate': load_gate,
+  'Classifier': (exits.Classifier, trained_parts.CLASSIFIER),
+  'ExitAdapters': (ExitAdapters, trained_parts.EXIT_ADAPTERS),
+  'Gate': (exits.Gate, trained_parts.GATE),
 }
 
 
@@ -152,11 +148,15 @@ def _load_trained(
     FileNotFoundError: if the run has no such part.
     ValueError: if the one of the default name is of other parameters.
   """
-  load = _TRAINED[described['type']]
+  make, part = _TRAINED[described['type']]
+
+  def load(folder=None):
+    return make(**trained_parts.load_part(part, run_dir, folder))
+
   refused = None
   for folder in trained_parts.part_folders(run_dir):
     try:
-      found = load(run_dir, name=folder)
+      found = load(folder)
     except ValueError as error:  # of another kind, or for other parameters
       refused = error
       continue
@@ -164,7 +164,7 @@ def _load_trained(
       return found
   try:
     # The one that says what is wrong: missing, or not the one described.
-    return load(run_dir)
+    return load()
   except FileNotFoundError as missing:
     if refused is None:
       raise

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
-from calm_jax.checkpoints import trained_parts
+from calm_jax.checkpoints import gate_adapters, trained_parts
 from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.quantisation import Int8Weights
@@ -275,21 +275,28 @@ def load_classifier(
 
 
 def load_gate(
-  model_dir: str | os.PathLike, *, name: str = trained_parts.GATE.key
+  model_dir: str | os.PathLike,
+  *,
+  name: str = trained_parts.GATE.key,
+  exit_adapters: str | None = None,
 ) -> exits.Gate:
   """Loads the gate that was trained for a run's parameters.
 
   Args:
     model_dir: a run directory that `calm_jax.cli.train_gates` was run on.
     name: of the gate's folder in it.
+    exit_adapters: of the folder of those that exits are read through beside it,
+      for `decoding.AdaptedVocabulary`; None where they are read as they are.
 
   Raises:
-    FileNotFoundError: if there is none.
-    ValueError: if it was trained for other parameters than the directory holds.
+    FileNotFoundError: if there is none, or there are no such adapters.
+    ValueError: if it was trained for other parameters than the directory holds,
+      or beside other adapters.
   """
-  return exits.Gate(
-    **trained_parts.load_part(trained_parts.GATE, model_dir, name)
-  )
+  part = trained_parts.GATE
+  gate = exits.Gate(**trained_parts.load_part(part, model_dir, name))
+  gate_adapters.check_read_through(model_dir, name, exit_adapters)
+  return gate
 
 
 def load_draft_head(

@@ -14,6 +14,7 @@ import numpy as np
 
 from calm_jax import model, records
 from calm_jax.array_types import Params
+from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.exits import Gate
 from calm_jax.training import classifier_evaluation as counting
 from calm_jax.training import exit_depths, gate_states
@@ -53,6 +54,7 @@ def evaluate_gate(
   batches: Iterable[Mapping[str, Any]],
   *,
   allowed: Sequence[float] = ALLOWED,
+  adapters: ExitAdapters | None = None,
 ) -> GateMeasurement:
   """Returns how a gate does over a whole set, and what else could be done.
 
@@ -62,17 +64,21 @@ def evaluate_gate(
     gate: the gate.
     batches: dicts of NumPy arrays with T5X's keys.
     allowed: shares of tokens that may differ from the last layer's, in [0, 1].
+    adapters: what exits before the last are read through, and the margin is of;
+      None for as they are.
 
   Raises:
-    ValueError: if the gate is of another model's shape, a batch is bad, or all
-      hold no target token.
+    ValueError: if the gate or adapters are of another model's shape, a batch is
+      bad, or all hold no target token.
   """
   gate = check_gate(config, gate)
+  if adapters is not None:
+    adapters = adapters.check(model.as_layered_decoder(config))
   look = _make_look(config)
   parts, counts = [], []
   for batch in batches:
     batch = step_lib.check_batch(batch, config)
-    found, count = jax.device_get(look(params, gate, batch))
+    found, count = jax.device_get(look(params, gate, batch, adapters))
     of_targets = np.asarray(batch['decoder_loss_weights']) > 0
     parts.append([array[:, of_targets] for array in found])
     counts.append(count)
@@ -116,13 +122,15 @@ def check_gate(config: model.T5Config, gate: Gate) -> Gate:
 
 @functools.lru_cache(maxsize=8)
 def _make_look(config: model.T5Config) -> Callable[..., Any]:
-  """Returns the jitted `(params, gate, batch) -> (arrays, counts)`.
+  """Returns the jitted `(params, gate, batch, adapters) -> (arrays, counts)`.
 
   Confidences, margins and whether layers agree, [L-1, B, T] each.
   """
 
-  def look(params, gate, batch):
-    examples = gate_states.exact_states(config, params, batch)
+  def look(params, gate, batch, adapters):
+    examples = gate_states.exact_states(
+      config, params, batch, adapters=adapters
+    )
     scores = examples.scores(gate)
     weights = (examples.weights > 0).astype(jnp.float32)
     counts = counting.count_decisions(scores, examples.consistent, weights)

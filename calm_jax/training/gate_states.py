@@ -1,7 +1,9 @@
 """The states that a gate is trained on, and what layers say of them.
 
 Under teacher forcing, of a frozen model, with no gradient into it. The logits
-of one exit are in memory at a time.
+of one exit are in memory at a time. Where exits are read through adapters,
+these come beside the parameters: what a layer says is then said through them,
+as `decoding.AdaptedVocabulary` reads it, and states are what they are without.
 """
 
 import dataclasses
@@ -13,13 +15,22 @@ import jax.numpy as jnp
 
 from calm_jax import exits, model
 from calm_jax.array_types import Array, Params
+from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.exits import Gate
 from calm_jax.pytrees import register_pytree
 from calm_jax.training import step as step_lib
 
-# `(config, params, batch, gate, key) -> GateExamples`.
+# `(config, params, batch, gate, key, adapters) -> GateExamples`.
 GateStates = Callable[
-  [model.T5Config, Params, Mapping[str, Any], Gate, Array], 'GateExamples'
+  [
+    model.T5Config,
+    Params,
+    Mapping[str, Any],
+    Gate,
+    Array,
+    ExitAdapters | None,
+  ],
+  'GateExamples',
 ]
 
 
@@ -27,6 +38,8 @@ GateStates = Callable[
 @dataclasses.dataclass(frozen=True)
 class GateExamples:
   """What a gate may read of a batch, and what it should find out.
+
+  Through the exit adapters, if there are any: all but the two kinds of states.
 
   Attributes:
     hidden: [L-1, B, T, D], the states after each layer but the last.
@@ -55,6 +68,7 @@ def exact_states(
   batch: Mapping[str, Any],
   gate: Gate | None = None,
   key: Array | None = None,
+  adapters: ExitAdapters | None = None,
 ) -> GateExamples:
   """Returns the full model's states, which decoding with `CatchUp` sees.
 
@@ -64,9 +78,10 @@ def exact_states(
     batch: a batch with T5X's keys, packed or not.
     gate: not used.
     key: not used.
+    adapters: what exits before the last are read through; None for as they are.
   """
   del gate, key
-  return _exact(config, params, batch)[0]
+  return _exact(config, params, batch, adapters)[0]
 
 
 def own_exit_states(
@@ -75,13 +90,15 @@ def own_exit_states(
   batch: Mapping[str, Any],
   gate: Gate,
   key: Array,
+  adapters: ExitAdapters | None = None,
 ) -> GateExamples:
   """Returns states among K/V that are projected from the gate's own exits.
 
   Two passes. On the full model's states the gate says where each token leaves,
   at a threshold drawn uniformly for every row; then layers behind that are
-  masked out, so that later tokens see K/V as `ProjectExitState` makes them.
-  Layers that a token does not run have the full model's state in its place.
+  masked out, so that later tokens see K/V as `ProjectExitState` makes them, of
+  exit states as they are. Layers that a token does not run have the full
+  model's state in its place.
 
   Args:
     config: the model.
@@ -89,9 +106,10 @@ def own_exit_states(
     batch: a batch with T5X's keys, packed or not.
     gate: as it is now.
     key: a PRNG key, for the thresholds.
+    adapters: what exits before the last are read through; None for as they are.
   """
   params, gate = jax.lax.stop_gradient((params, gate))
-  exact, tokens = _exact(config, params, batch)
+  exact, tokens = _exact(config, params, batch, adapters)
   thresholds = jax.random.uniform(key, exact.weights.shape[:1])[:, None]
   leaves = jax.nn.sigmoid(exact.scores(gate)) >= thresholds
   left = jnp.cumsum(leaves, axis=0) > 0
@@ -100,7 +118,7 @@ def own_exit_states(
   states = step_lib.batch_states(
     config, params, batch, layer_mask=jnp.moveaxis(runs, 0, -1)
   )
-  masked = _examples(config, params, batch, states, tokens)
+  masked = _examples(config, params, batch, states, tokens, adapters)
 
   def where_run(mine, others):
     run = runs[: len(mine)]
@@ -137,15 +155,15 @@ def get_gate_states(name: str) -> GateStates:
   return _STATES[name]
 
 
-def _exact(config, params, batch) -> tuple[GateExamples, Array]:
+def _exact(config, params, batch, adapters) -> tuple[GateExamples, Array]:
   """Returns examples of the full model's states, and its tokens [B, T]."""
   params = jax.lax.stop_gradient(params)
   states = step_lib.batch_states(config, params, batch)
   tokens = model.output_logits(config, params, states[-1]).argmax(axis=-1)
-  return _examples(config, params, batch, states, tokens), tokens
+  return _examples(config, params, batch, states, tokens, adapters), tokens
 
 
-def _examples(config, params, batch, states, tokens) -> GateExamples:
+def _examples(config, params, batch, states, tokens, adapters) -> GateExamples:
   """Returns what a gate reads of states [L, B, T, D].
 
   Args:
@@ -154,11 +172,15 @@ def _examples(config, params, batch, states, tokens) -> GateExamples:
     batch: the batch.
     states: the residual stream after every layer.
     tokens: int [B, T], the full model's.
+    adapters: what exits before the last are read through, or None.
   """
   table = params['token_embedder']['embedding']
   embedded = jnp.take(table, batch['decoder_input_tokens'], axis=0)
 
-  def read(hidden):
+  def read(exit_states):
+    hidden, layer = exit_states
+    if adapters is not None:
+      hidden = adapters(hidden, layer)
     logits = model.output_logits(config, params, hidden)
     of_tokens = jnp.take_along_axis(logits, tokens[..., None], axis=-1)
     loss = jax.nn.logsumexp(logits, axis=-1) - of_tokens[..., 0]
@@ -167,7 +189,9 @@ def _examples(config, params, batch, states, tokens) -> GateExamples:
     return consistent, loss, features.reshape(*tokens.shape, -1)
 
   # A loop: XLA would otherwise be free to hold the logits of several exits.
-  consistent, losses, features = jax.lax.map(read, states)
+  consistent, losses, features = jax.lax.map(
+    read, (states, jnp.arange(states.shape[0]))
+  )
   examples = GateExamples(
     hidden=states[:-1],
     previous_hidden=jnp.concatenate(

@@ -332,9 +332,14 @@ FREE = Case(
   ),
   0.3,
 )
+# Exits by the state as it is, tokens read through adapters.
+GATE_ADAPTED = Case(
+  'gate_adapted', _exits(_confident(_GATE), readout=ADAPTED), 0.5
+)
 CASES = (
   *_PROJECTED,
   *(exact(case) for case in _PROJECTED if case.name in _TWINS),
+  exact(GATE_ADAPTED),
   FREE,
 )
 NAMES = tuple(case.name for case in CASES)

@@ -1,11 +1,14 @@
 """From a folder of Hugging Face's to a certified early exit: three commands.
 
+And a fourth, for a gate beside the adapters.
+
 The model is tiny and random, and has inputs and no references, as whoever comes
 with a finished checkpoint has.
 """
 
 import dataclasses
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -32,6 +35,7 @@ CALIBRATE = [
   'tasks/input_lines.gin',
   'policies/adapted_exits.gin',
 ]
+GATES = ['runs/train_gates.gin', 'tasks/input_lines.gin']
 INPUTS = [f'word {n} apple {n * 7}' for n in range(120)]
 PLAN = {
   'TRAIN_STEPS': 60,
@@ -101,15 +105,43 @@ def fingerprints(run_dir):
 
 @pytest.fixture(scope='module')
 def certificate(run, folder):
+  return calibrate(folder, CALIBRATE)
+
+
+def calibrate(folder, files, **more):
   return call(
     'calibrate',
-    CALIBRATE,
-    **bindings(folder, TOLERANCE=0.6),
+    files,
+    **bindings(folder, TOLERANCE=0.6, **more),
     **{
       'evaluation.CalibrationPlan.settings': (0.9, 0.5, 0.1),
       'evaluation.BatchLayout.batch_size': 16,
     },
   )
+
+
+def train_gate(folder, **changes):
+  plan = {name: PLAN[name] for name in PLAN if name != 'RANK'}
+  given = {'EXIT_ADAPTERS': 'exit_adapters', 'HIDDEN_UNITS': 8}
+  given = {**bindings(folder, **plan), **given, **changes}
+  return call('train_gates', GATES, **given)
+
+
+@pytest.fixture(scope='module')
+def gated(run, folder):
+  """The run with a gate beside its adapters, and a certificate for both."""
+  before = fingerprints(run[0]), list_of(run[0] / 'exit_adapters')
+  evaluation = train_gate(folder)
+  assert before == (fingerprints(run[0]), list_of(run[0] / 'exit_adapters'))
+  files = [*CALIBRATE[:2], 'policies/adapted_gate.gin']
+  certified = calibrate(
+    folder, files, OUTPUT_DIR=str(run[0] / 'gate_calibration')
+  )
+  return run[0], evaluation, certified
+
+
+def list_of(path):
+  return [(file, file.stat().st_mtime_ns) for file in sorted(path.rglob('*'))]
 
 
 def test_the_model_teaches_its_early_layers(run, folder, capsys):
@@ -210,6 +242,120 @@ def test_inputs_that_adapters_learnt_from_are_refused(run, folder):
       **given,
       SHARES={'calibration': 1.0},
       OUTPUT_DIR=str(folder / 'refused'),
+    )
+
+
+def test_a_gate_learns_from_what_the_model_said(run, gated):
+  """Its layers agree as the adapters' own evaluation says that they do."""
+  _, of_adapters = run
+  run_dir, evaluation, _ = gated
+  agreements = [layer.agreement for layer in evaluation.layers]
+  np.testing.assert_allclose(agreements, of_adapters.agreements, rtol=1e-6)
+  assert evaluation.num_tokens == of_adapters.num_tokens
+  read = records.read_record(
+    run_dir / 'gate' / 'evaluation.json', records.GateEvaluation
+  )
+  assert read.depths == evaluation.depths and read.steps == 60
+  # Beside knowing nothing, which is right where the layer is.
+  knows_nothing = np.log(2.0)
+  assert all(one.cross_entropy < knows_nothing for one in evaluation.layers)
+
+
+def test_a_gate_beside_adapters_is_certified_served_and_exported(
+  gated, tmp_path, capsys
+):
+  run_dir, _, certificate = gated
+  assert certificate.certified and certificate.threshold < 0.9
+  path = str(run_dir / 'gate_calibration' / 'certificate.json')
+  policy = runs.policy_of(certificate, run_dir)
+  assert decoding.describe(policy.readout.adapters) == decoding.describe(
+    runs.load_exit_adapters(run_dir)
+  )
+  assert decoding.describe(policy.exit_rule.measure) == decoding.describe(
+    runs.load_gate(run_dir, exit_adapters='exit_adapters')
+  )
+  given = dict(MODEL_DIR=str(run_dir), CERTIFICATE=path)
+  (output,) = call(
+    'generate',
+    ['runs/generate.gin', 'policies/adapted_gate.gin'],
+    INPUTS='word 3 apple 21',
+    **given,
+  )
+  assert output.certified
+  assert min(output.exit_layers) < CONFIG.num_decoder_layers
+  call(
+    'export',
+    ['runs/export.gin', 'policies/adapted_gate.gin'],
+    OUTPUT_DIR=str(tmp_path / 'artifact'),
+    **given,
+    **{'deployment.ProgramPlan.platforms': ('cpu',)},
+  )
+  printed = capsys.readouterr().out
+  assert 'certificate.json holds: ' in printed
+  assert 'tokens on cpu 0 differ from the run' in printed
+
+
+@pytest.mark.parametrize(
+  ('changes', 'error', 'words'),
+  [
+    (
+      {'EXIT_ADAPTERS': 'nowhere'},
+      FileNotFoundError,
+      'no set of exit adapters in .*nowhere; run calm_jax.cli.train_exits',
+    ),
+    (
+      {'EXIT_ADAPTERS': 'gate'},
+      ValueError,
+      "gate is no set of exit adapters: it holds the parameters \\['gate'",
+    ),
+    ({'EXIT_ADAPTERS': '../run'}, ValueError, 'folder of its own'),
+    (
+      {'EXIT_ADAPTERS': None, 'GATE': 'plain'},
+      ValueError,
+      'inputs alone, and train_gates learns from targets.*EXIT_ADAPTERS',
+    ),
+    (
+      {'INPUT_LINES': 'others.txt', 'GATE': 'other'},
+      ValueError,
+      'outputs_train.npz is not of this run and Task: task: .*; inputs: expec',
+    ),
+    (
+      {'data.DataPlan.pack': True, 'GATE': 'packed'},
+      ValueError,
+      'pack is True: leave it out',
+    ),
+  ],
+)
+def test_a_gate_of_what_is_not_there_is_refused(
+  gated, folder, changes, error, words, monkeypatch
+):
+  (folder / 'others.txt').write_text('\n'.join(INPUTS[1:]), encoding='utf-8')
+  monkeypatch.chdir(folder)
+  before = sorted((folder / 'run').iterdir())
+  with pytest.raises(error, match=words):
+    train_gate(folder, **changes)
+  assert sorted((folder / 'run').iterdir()) == before
+
+
+def test_outputs_that_are_missing_are_named(gated, folder, tmp_path):
+  path = gated[0] / 'exit_adapters' / 'outputs_validation.npz'
+  shutil.move(path, tmp_path)
+  try:
+    with pytest.raises(
+      FileNotFoundError, match='no outputs_validation.npz in .*: run calm_jax'
+    ):
+      train_gate(folder, GATE='later')
+  finally:
+    shutil.move(tmp_path / path.name, path)
+
+
+def test_a_policy_without_its_adapters_does_not_load_the_gate(gated):
+  with pytest.raises(ValueError, match='but no adapters are given: give exit_'):
+    call(
+      'generate',
+      ['runs/generate.gin', 'policies/gate.gin'],
+      MODEL_DIR=str(gated[0]),
+      INPUTS='word 3 apple 21',
     )
 
 

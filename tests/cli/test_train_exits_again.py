@@ -87,6 +87,31 @@ def test_adapters_whose_inputs_have_no_hash_yet_go_on(folder, tmp_path):
     train(tmp_path, MAX_INPUTS=5)
 
 
+def test_their_gate_is_measured_on_no_inputs_either(folder, capsys):
+  """All of them are for training; and it goes on with the same ones."""
+  given = {
+    'MODEL_DIR': str(folder / 'run'),
+    'INPUT_LINES': str(folder / 'inputs.txt'),
+    'SHARES': {'train': 1.0},
+    'EXIT_ADAPTERS': 'exit_adapters',
+    'GATE_STATES': 'own_exits',
+    'BATCH_SIZE': 4,
+    'HIDDEN_UNITS': 2,
+    'LENGTH_BUCKETS': (),
+    'training.warmup_cosine.warmup_steps': 1,
+  }
+  files = ['runs/train_gates.gin', 'tasks/input_lines.gin']
+  try:
+    for steps in (2, 3):
+      assert call('train_gates', files, **given, TRAIN_STEPS=steps) is None
+  finally:
+    gin.clear_config()
+    seqio.TaskRegistry.remove('inputs_inputs')
+  assert 'no validation inputs' in capsys.readouterr().out
+  assert (folder / 'run/gate/checkpoint_3').exists()
+  assert not (folder / 'run/gate/evaluation.json').exists()
+
+
 def test_the_same_inputs_in_another_order_go_on(folder, capsys):
   """What the model says is kept, and with it the order of training."""
   train(folder, inputs=INPUTS[::-1], TRAIN_STEPS=3)

@@ -647,8 +647,10 @@ def law_12(name):
   read_out = work.checks * (cases.FIRST.count if first else cases.V)
   if not isinstance(readout, decoding.PrunedVocabulary):
     np.testing.assert_array_equal(work.outputs, read_out)
-  # States of early layers alone are adapted.
+  # States of early layers alone are adapted, wherever they are read.
   early = (mask & np.array(looks))[..., :-1].sum(axis=-1)
+  if not rule.needs_logits:
+    early += decoded & (result.exit_layers < cases.L)
   products = 0 if adapters is None else adapters.products
   np.testing.assert_array_equal(work.extra_products, products * early)
   ran = run_up_to(result.exit_layers).sum()
@@ -697,6 +699,7 @@ _LONG = (
   'margin_adapted_pruned',
   'gate',
   'gate_exact',
+  'gate_adapted_exact',
   'gate_quantile_per_row_exact',
   'free_two_exits',
   'gates_tempered',

@@ -12,7 +12,7 @@ from cases import text_cases
 from calm_jax import checkpoints, decoding, exits, model, runs
 from calm_jax.calibration import calibrate
 from calm_jax.calibration.certificate import Certificate
-from calm_jax.checkpoints import classifiers, trained_parts
+from calm_jax.checkpoints import classifiers, gate_adapters, trained_parts
 from calm_jax.exit_adapters import ExitAdapters
 
 STORED = pathlib.Path(__file__).with_name('stored_certificate.json')
@@ -83,6 +83,11 @@ POLICIES = {
       ExitAdapters(**ADAPTERS), decoding.PrunedVocabulary(num_blocks=3)
     ),
   ),
+  'adapted gate': with_rule(
+    exits.ConfidenceExit(exits.Gate(**GATE), DECAYING),
+    readout=decoding.AdaptedVocabulary(ExitAdapters(**ADAPTERS)),
+    cache_fill=decoding.CatchUp(),
+  ),
   'lossless': with_rule(
     MARGIN,
     cache_fill=decoding.CatchUp(),
@@ -131,7 +136,11 @@ def run_dir(tmp_path_factory):
     1,
     params={'gate': GATE},
     config=config,
-    context=trained_parts.backbone_context(params),
+    # Trained beside the adapters, which certificates look up by themselves.
+    context={
+      **trained_parts.backbone_context(params),
+      **gate_adapters.adapters_context(ExitAdapters(**ADAPTERS)),
+    },
   )
   return folder
 

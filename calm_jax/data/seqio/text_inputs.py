@@ -122,5 +122,6 @@ def refuse_inputs_alone(task, *, job: str) -> None:
       raise ValueError(
         f'Task {part.name!r} holds inputs alone, and {job} learns from '
         'targets: give a Task that has some, or calm_jax.cli.train_exits, '
-        'which learns from what the model itself says'
+        'which learns from what the model itself says, and after it '
+        'calm_jax.cli.train_gates with EXIT_ADAPTERS'
       )

@@ -2,7 +2,8 @@
 
 The model's parameters go into the step as they are and never come out; the
 training state holds {'gate': {...}}, the arrays of `exits.Gate`, and the
-optimizer's slots for these.
+optimizer's slots for these. Exit adapters, where layers are read through some,
+are as frozen as the model: they go into the step beside its parameters.
 """
 
 import functools
@@ -15,7 +16,8 @@ import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
-from calm_jax.checkpoints import trained_parts
+from calm_jax.checkpoints import gate_adapters, trained_parts
+from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.exits import Gate
 from calm_jax.training import classifier_evaluation, gate_states, losses
 from calm_jax.training import step as step_lib
@@ -24,6 +26,9 @@ from calm_jax.training.gate_targets import GateTarget, get_gate_target
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
 from calm_jax.training.state import StepMetrics, TrainState
+
+# Of adapters beside the model's parameters, which have no such name.
+_ADAPTERS = trained_parts.EXIT_ADAPTERS.key
 
 
 def gate_stage(
@@ -34,6 +39,7 @@ def gate_stage(
   target: str | GateTarget = 'consistency',
   states: str = 'exact',
   shape: GateShape | None = None,
+  adapters: ExitAdapters | None = None,
   seed: int = 0,
 ) -> Stage:
   """Returns the training of a gate for a frozen model.
@@ -50,11 +56,15 @@ def gate_stage(
     states: 'exact', those of the full model, or 'own_exits', among K/V that the
       gate's own exits leave behind; see `gate_states`.
     shape: hidden units, inputs, whether exits share it; `GateShape()` if None.
+    adapters: what early layers are read through, in training as in decoding
+      (`decoding.AdaptedVocabulary`): what a layer says is said through them.
+      The gate itself reads the state as it is. None for a model whose early
+      layers speak for themselves.
     seed: of its first weights, and of what 'own_exits' draws.
 
   Raises:
-    ValueError: for an unknown target or states, or a model without an exit to
-      judge.
+    ValueError: for an unknown target or states, adapters of another model's
+      shape, or a model without an exit to judge.
   """
   target = get_gate_target(target)
   shape = GateShape() if shape is None else shape
@@ -64,6 +74,10 @@ def gate_stage(
       'a gate needs a model of at least 2 decoder layers, got '
       f'num_decoder_layers = {layers}: there is no exit before the last layer'
     )
+  frozen, through = params, ''
+  if adapters is not None:
+    adapters = adapters.check(model.as_layered_decoder(config))
+    frozen, through = {**params, _ADAPTERS: adapters}, ', read through adapters'
   return Stage(
     config=config,
     optimizer=optimizer,
@@ -75,14 +89,15 @@ def gate_stage(
       states=gate_states.get_gate_states(states),
     ),
     check_batch=functools.partial(step_lib.check_batch, config=config),
-    constants=params,
+    constants=frozen,
     context={
       'gate_target': repr(target),
       'gate_states': states,
       'gate_shape': repr(shape),
       **trained_parts.backbone_context(params),
+      **gate_adapters.adapters_context(adapters),
     },
-    title=f'a gate of {layers - 1} exits, {target}',
+    title=f'a gate of {layers - 1} exits{through}, {target}',
     inside=True,
   )
 
@@ -125,17 +140,20 @@ def make_gate_step(
   target: GateTarget,
   states: gate_states.GateStates,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
-  """Returns the jitted `(state, batch, params) -> (state, metrics)`.
+  """Returns the jitted `(state, batch, frozen) -> (state, metrics)`.
 
-  It donates the state, whose parameters are the gate's; `params`, the model's,
-  are only read. In the metrics `exits.losses` are binary cross-entropies of the
-  target's labels and `exits.accuracies` shares of right decisions, of the first
-  L-1 layers.
+  It donates the state, whose parameters are the gate's; `frozen`, the model's
+  and perhaps 'exit_adapters' beside them, are only read. In the metrics
+  `exits.losses` are binary cross-entropies of the target's labels and
+  `exits.accuracies` shares of right decisions, of the first L-1 layers.
   """
 
-  def gate_step(state, batch, params):
+  def gate_step(state, batch, frozen):
+    params = {name: frozen[name] for name in frozen if name != _ADAPTERS}
+    adapters = frozen.get(_ADAPTERS)
     key = jax.random.fold_in(state.rng, state.step)
-    examples = states(config, params, batch, gate_of(state.params), key)
+    judge = gate_of(state.params)
+    examples = states(config, params, batch, judge, key, adapters)
 
     def loss_of(tree):
       scores = examples.scores(gate_of(tree))
