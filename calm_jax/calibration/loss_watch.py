@@ -152,7 +152,7 @@ class LossWatch:
     """Returns the state after one more loss."""
     count = state.count + 1
     before = np.array(state.log_wealths or [-np.inf] * _NUM_BETS)
-    log_wealths = self._step(before, np.float64(gain), count)
+    log_wealths = self._step(before, np.asarray(gain), count)
     evidence = float(self._evidence(log_wealths, count))
     alarm_at = state.alarm_at
     if alarm_at is None and evidence >= math.log(self.bound):

@@ -149,7 +149,7 @@ def tests_of_columns(
   """
   inputs.check_range(loss_range, tolerance)
   losses = inputs.check_table(losses)
-  untested = np.isnan(losses).all(axis=0)
+  untested = np.asarray(np.isnan(losses).all(axis=0))
   inputs.check_inside(losses, loss_range, where=~untested)
   mapped, mapped_tolerance = inputs.to_unit(losses, tolerance, loss_range)
   tests = np.full(losses.shape[1], math.nan)

@@ -99,7 +99,7 @@ class RiskMonitor:
       guarantee=_GUARANTEE if guarantee is None else guarantee,
     )
     self.state = monitor_states.begun(certificate, self.bound, self.watch)
-    if found is not None:
+    if path is not None and found is not None:
       monitor_states.check_alike(found, self.state, path)
       self.state = found
 

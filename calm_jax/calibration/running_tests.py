@@ -93,7 +93,7 @@ def run_tests(
     inputs.check_inside(table, bound.loss_range, where=~np.isnan(table))
   seen = _rows_seen(tables)
   rows, columns = tables[0].shape
-  number = rows if number is None else number
+  total = rows if number is None else number
   counts = np.zeros(columns, int)
   tests = np.full((len(tables), columns), np.nan)
   verdict = anytime.REJECTED
@@ -103,7 +103,7 @@ def run_tests(
     if known:
       paths = np.stack(
         [
-          _path(table[:known, column], bound, bettor, number)
+          _path(table[:known, column], bound, bettor, total)
           for table, bound in zip(tables, promises, strict=True)
         ]
       )
@@ -111,8 +111,8 @@ def run_tests(
       counts[column] = end
       best = paths[:, 0, :end].max(axis=1)
       tests[:, column] = np.exp(-np.maximum(best, 0.0))
-    if not known or (verdict == anytime.OPEN and known < number):
-      needed = Block(column, known, min(known + procedure.block, number))
+    if not known or (verdict == anytime.OPEN and known < total):
+      needed = Block(column, known, min(known + procedure.block, total))
     if needed is not None or verdict != anytime.REJECTED:
       break
   found = _bounds(tables, promises, tests, counts)
