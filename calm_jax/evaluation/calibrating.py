@@ -177,7 +177,7 @@ def run_calibration(
     )
   _check_paths(policy, plan.settings)
   meter, left_open = CostMeter(), plan.left_open
-  plan = _checked_before(plan, batches)
+  plan = checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   batches = inputs.batches
   grid = SettingGrid(decode, batches, policy, meter, plan.settings)
@@ -228,7 +228,7 @@ def run_calibration(
   certificate = meter.timed('statistics', calibration.calibrate_jointly)(
     [one.losses for one in table.alone()],
     plan.settings,
-    context={**context, 'versions': versions, **_stated(history, uses_in)},
+    context={**context, 'versions': versions, **stated(history, uses_in)},
     **statistics,
   )
   return Calibration(certificate, full, table, grid.cost(), inputs.places)
@@ -259,7 +259,7 @@ def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
       )
 
 
-def _checked_before(
+def checked_before(
   plan: CalibrationPlan, batches: Sequence[Batch]
 ) -> CalibrationPlan:
   """Returns the plan for the references of the inputs, before any is decoded.
@@ -309,7 +309,7 @@ def _use(
   )
 
 
-def _stated(
+def stated(
   history: records.RowHistory, uses_in: str | os.PathLike | None
 ) -> dict[str, Any]:
   """Returns what a certificate states of other uses; nothing if none is kept.

@@ -13,8 +13,10 @@ from typing import Any
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
+from calm_jax.runs.int8_parameters import load_first_layers
 from calm_jax.runs.loading import (
   load_classifier,
+  load_draft_head,
   load_exit_adapters,
   load_gate,
 )
@@ -22,6 +24,7 @@ from calm_jax.runs.loading import (
 # Parts that are trained: what loads them from a folder of a run directory.
 _TRAINED = {
   'Classifier': load_classifier,
+  'DraftHead': load_draft_head,
   'ExitAdapters': load_exit_adapters,
   'Gate': load_gate,
 }
@@ -55,6 +58,28 @@ def policy_of(
   try:
     policy = _Maker(run_dir).make(_filled(described, setting))
     found = decoding.describe(policy, setting)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(_refusal(described, run_dir, error)) from None
+  if found != described:
+    raise ValueError(_refusal(described, run_dir, found))
+  return policy
+
+
+def policy_described(
+  described: Mapping[str, Any], run_dir: str | os.PathLike
+) -> decoding.ComputePolicy:
+  """Returns the policy that was written down whole, made again.
+
+  Args:
+    described: what `decoding.describe(policy, {})` returned.
+    run_dir: the run whose trained parts the policy has, as for `policy_of`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `policy_of`.
+  """
+  try:
+    policy = _Maker(run_dir).make(described)
+    found = decoding.describe(policy, {})
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(_refusal(described, run_dir, error)) from None
   if found != described:
@@ -112,8 +137,8 @@ def _put(described: Any, names: Sequence[str], value: Any) -> dict[str, Any]:
 
 def _refusal(described, run_dir, found) -> str:
   return (
-    f'the certificate is of the policy {described}, which cannot be made again '
-    f'from {os.fspath(run_dir)}; found {found}. Give the policy'
+    f'what was written down is the policy {described}, which cannot be made '
+    f'again from {os.fspath(run_dir)}; found {found}. Give the policy'
   )
 
 
@@ -131,6 +156,9 @@ class _Maker:
       # A tuple is written as a list.
       return tuple(described) if isinstance(described, list) else described
     name = described['type']
+    if name == 'FirstLayers' and self._run_dir is not None:
+      layers, weights = described['layers'], described['weights']
+      return load_first_layers(self._run_dir, layers=layers, weights=weights)
     if name in _TRAINED and self._run_dir is not None:
       return _load_trained(described, self._run_dir)
     kind = getattr(exits, name, None) or getattr(decoding, name)
