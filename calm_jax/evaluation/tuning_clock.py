@@ -34,7 +34,7 @@ class Budget:
 
   def screens(self) -> bool:
     """Whether there is time to screen one more candidate."""
-    return self.left() > (1 - _SCREENING) * self._seconds
+    return self.left() >= (1 - _SCREENING) * self._seconds
 
   def describe(self) -> str:
     """Says what is left; nothing where there is no limit."""

@@ -60,9 +60,8 @@ def tuning_table(
 
 def render_tuning_text(tuning: records.Tuning) -> str:
   """Renders a tuning for a terminal."""
-  return tables.with_notes(
-    tuning_table(tuning), tables.as_text, _title(tuning) + '\n{}'
-  )
+  table = tables.with_notes(tuning_table(tuning), tables.as_text, '{}')
+  return '\n'.join((*about_tuning(tuning), '', table))
 
 
 def about_tuning(tuning: records.Tuning) -> list[str]:
@@ -121,10 +120,6 @@ def render_tuned_validation(found: records.TunedValidation) -> str:
     ),
   )
   return tables.with_notes(table)
-
-
-def _title(tuning: records.Tuning) -> str:
-  return '\n'.join(about_tuning(tuning))
 
 
 def _row(tuning: records.Tuning, place: int) -> tuple[str, ...]:
