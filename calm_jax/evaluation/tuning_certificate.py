@@ -11,7 +11,7 @@ from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import tuning_words, used_rows
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.losses import ConsistencyLoss
-from calm_jax.evaluation.tuning_result import Column, tables_of
+from calm_jax.evaluation.tuning_columns import Column, tables_of
 from calm_jax.processes import collectives
 from calm_jax.records import decoding_contexts
 

@@ -2,21 +2,25 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from calm_jax import decoding, quantisation, records
 from calm_jax.calibration import p_values
-from calm_jax.evaluation import tuning_clock, tuning_words
+from calm_jax.evaluation import tuning_clock
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
-from calm_jax.evaluation.candidates import Candidate, as_space, in_turns
-from calm_jax.evaluation.decode_dataset import Batch
-from calm_jax.evaluation.distinct_inputs import say_distinct
+from calm_jax.evaluation.candidates import Candidate
 from calm_jax.evaluation.losses import ConsistencyLoss
+from calm_jax.evaluation.tuning_columns import digest
 from calm_jax.evaluation.tuning_plan import TuningPlan
-from calm_jax.evaluation.tuning_result import Screened, digest
-from calm_jax.evaluation.tuning_rows import Decoders, HalfOfRows, split_batches
-from calm_jax.records import decoding_contexts
+from calm_jax.evaluation.tuning_result import Screened
+from calm_jax.evaluation.tuning_rows import (
+  Decoders,
+  HalfOfRows,
+)
+from calm_jax.records import decoding_contexts, provenance
 
 Say = Callable[[str], None]
 
@@ -96,6 +100,14 @@ class TuningRequest:
       progress=self.say,
     )
 
+  def run_context(self) -> records.RunContext:
+    """Returns how a result of this process comes about."""
+    return provenance.run_context(
+      device=jax.devices()[0].device_kind,
+      dtype=self.about['dtype'],
+      libraries=provenance.LIBRARIES,
+    )
+
   def fingerprint(self, device: str) -> str:
     """Returns a hash of all that was asked for but the time it may take."""
     about = {
@@ -160,56 +172,3 @@ class TuningRequest:
       left_out=tuple(left_out),
       context=run_context,
     )
-
-
-def as_request(
-  decoders: Decoders,
-  batches: Sequence[Batch],
-  space: Sequence[Any],
-  plan: TuningPlan,
-  *,
-  claims: CalibrationPlan,
-  context: Mapping[str, Any],
-  bind: tuning_clock.Bind | None,
-  say: Say,
-) -> TuningRequest:
-  """Checks what was asked for, and decodes the full model on rows that screen.
-
-  Raises:
-    TypeError, ValueError: for a space, plan or rows that are none.
-  """
-  budget = tuning_clock.Budget(plan.minutes)
-  candidates = tuple(in_turns(as_space(space), decoders(None).max_length))
-  tuning_words.check_compared(candidates, plan.compared)
-  inputs = say_distinct(batches, say)
-  halves = split_batches(
-    inputs.batches,
-    inputs.example_ids,
-    seed=plan.seed,
-    share=plan.screening_share,
-  )
-  screening, test = (HalfOfRows(decoders, half, candidates) for half in halves)
-  # Rows that are too few for it are so before anything is decoded.
-  clocked = tuning_clock.clocked_batches(halves[0], plan)
-  say(f'{tuning_words.of_candidates(candidates)}{budget.describe()}')
-  claims = claims.for_texts(
-    screening.full.texts, what="the full model's outputs"
-  )
-  say(
-    tuning_words.of_rows(
-      screening.number, test.number, claims.statistics(), plan.error_rate
-    )
-  )
-  return TuningRequest(
-    decoders=decoders,
-    candidates=candidates,
-    plan=plan,
-    claims=claims,
-    screening=screening,
-    test=test,
-    clocked=clocked,
-    budget=budget,
-    bind=bind or (lambda weights: decoders(weights).bound),
-    context=dict(context),
-    say=say,
-  )

@@ -17,7 +17,7 @@ from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.distinct_inputs import distinct_inputs, leave_out
 from calm_jax.evaluation.losses import ConsistencyLoss
-from calm_jax.evaluation.tuning_result import Column
+from calm_jax.evaluation.tuning_columns import Column
 
 # Weights of candidates -> what decodes with them.
 Decoders = Callable[[Any], DatasetDecoder]
@@ -108,6 +108,23 @@ class HalfOfRows:
       if isinstance(candidate.setting, float) and threshold >= candidate.setting
     ]
     return self._decoded[candidate.name][min(higher)[1]][1] if higher else None
+
+
+def as_decoders(given: DatasetDecoder | Decoders) -> Decoders:
+  """Returns what gives decoders; of a single one, for its own weights alone."""
+  if not isinstance(given, DatasetDecoder):
+    return given
+
+  def alone(weights: Any) -> DatasetDecoder:
+    if weights != given.bound.weights:
+      raise ValueError(
+        f'a policy of the space has weights {weights}, and the decoder has '
+        f'{given.bound.weights}: give a function from weights to what decodes '
+        'with them'
+      )
+    return given
+
+  return alone
 
 
 def split_batches(

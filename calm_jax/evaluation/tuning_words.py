@@ -7,7 +7,7 @@ import numpy as np
 from calm_jax import calibration, records
 from calm_jax.evaluation.candidates import Candidate
 from calm_jax.evaluation.losses import ConsistencyLoss
-from calm_jax.evaluation.tuning_result import Column
+from calm_jax.evaluation.tuning_columns import Column
 
 
 def of_column(column: Column, losses: Sequence[ConsistencyLoss]) -> str:

@@ -17,6 +17,7 @@ from cases.job_cases import call
 import calm_jax
 from calm_jax import decoding, exits, records, runs
 from calm_jax.calibration.certificate import Certificate
+from calm_jax.cli import validate
 from calm_jax.evaluation import tuning_clock
 
 _SPACE = """
@@ -112,6 +113,20 @@ def test_jobs_take_it(tuned):
     FileNotFoundError, match=r'tune writes it when it is done'
   ):
     runs.load_tuned_policy(files['MODEL_DIR'], tuned='elsewhere')
+
+
+def test_its_promises_are_counted_on_draws(tuned, tmp_path, capsys):
+  folder = str(pathlib.Path(tuned[0]['MODEL_DIR']) / 'tuned')
+  found = validate.run_tuned(folder, num_draws=40, output_dir=str(tmp_path))
+  first, *near = found.counts
+  assert (first.near_setting, first.num_draws) == (None, 40)
+  assert first.draw_size == 122 and first.num_certified == 40
+  assert {one.near_setting['policy'] for one in near} <= {'calm'}
+  assert '40 tunings break it' in capsys.readouterr().out
+  text = (tmp_path / 'validation.md').read_text(encoding='utf-8')
+  assert 'as promised' in text
+  with pytest.raises(FileNotFoundError):
+    validate.run_tuned(str(tmp_path / 'nowhere'), num_draws=3)
 
 
 def test_started_again_it_decodes_nothing(tuned, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from fakes.told_clock import time_decode_like
 
 from calm_jax import calibration, decoding, evaluation, exits, records
 from calm_jax.evaluation import candidates as candidates_module
-from calm_jax.evaluation import tuning_clock
+from calm_jax.evaluation import tuning_clock, tuning_rows
 
 MAX_LENGTH = 4
 MARGIN = exits.ConfidenceExit(exits.SoftmaxMargin(), 1.0)
@@ -39,6 +39,8 @@ TIMES = {
   'maximum, threshold 0.9': 5.0,
   'drafts': 8.0,
 }
+
+RUN_CONTEXT = records.RunContext(device='toy', dtype='float32')
 
 
 def same_words(prediction, references):
@@ -88,11 +90,11 @@ def tune(space=SPACE, *, batches=None, folder=None, said=None, **changes):
     }
   )
   return evaluation.run_tuning(
-    lambda weights: decode,
+    decode,
     make_batches() if batches is None else batches,
     space,
     plan,
-    run_context=records.RunContext(device='toy', dtype='float32'),
+    run_context=RUN_CONTEXT,
     context={'task': 'toys'},
     screened_path=None if folder is None else folder / 'screened.json',
     uses_in=None if folder is None else folder / 'uses',
@@ -176,7 +178,7 @@ def test_an_interrupted_tuning_goes_on_with_the_same_tests(
   monkeypatch.setattr(decoding, 'generate', counted)
   whole = tune(folder=tmp_path / 'whole')
   total, calls[:] = len(calls), []
-  column = evaluation.tuning_rows.HalfOfRows.column
+  column = tuning_rows.HalfOfRows.column
 
   def killed(half, candidate, losses):
     if half.number and len(whole.tuning.sequence) and times['asked'] == 2:
@@ -186,10 +188,10 @@ def test_an_interrupted_tuning_goes_on_with_the_same_tests(
     return column(half, candidate, losses)
 
   seen = []
-  monkeypatch.setattr(evaluation.tuning_rows.HalfOfRows, 'column', killed)
+  monkeypatch.setattr(tuning_rows.HalfOfRows, 'column', killed)
   with pytest.raises(KeyboardInterrupt):
     tune(folder=tmp_path / 'parts')
-  monkeypatch.setattr(evaluation.tuning_rows.HalfOfRows, 'column', column)
+  monkeypatch.setattr(tuning_rows.HalfOfRows, 'column', column)
   # Another clock would give another order: it is not asked again.
   times.update({'margin, threshold 0.95': 1.0, 'maximum, threshold 0.9': 9.5})
   found = tune(folder=tmp_path / 'parts')
@@ -312,6 +314,10 @@ def test_policies_take_turns_from_coarse_to_fine():
     ({'compared': 'nobody'}, "compared is 'nobody', but .* margin, maximum"),
     ({'batches': make_batches(1, 1)}, '1 rows cannot screen and test'),
     ({'spent': 0.07}, 'spent is'),
+    (
+      {'space': (dataclasses.replace(MARGINS, weights='int8'),)},
+      'give a function from weights',
+    ),
     ({'loss': 'risk', 'metric': 'rouge_l'}, 'references'),
   ],
 )
