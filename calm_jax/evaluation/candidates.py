@@ -141,6 +141,17 @@ def in_turns(
     yield from (found[turn] for found in waiting if turn < len(found))
 
 
+def check_labels(candidates: Sequence[Candidate]) -> None:
+  """Raises ValueError for candidates that look alike in words."""
+  labels = [one.label for one in candidates]
+  for label in labels:
+    if labels.count(label) > 1:
+      raise ValueError(
+        f'{labels.count(label)} candidates of the space are {label}, as '
+        'results write them; give them settings, or names, further apart'
+      )
+
+
 def coarse_first(number: int) -> list[int]:
   """Returns 0..number - 1: the middle, then the middles of what is left.
 

@@ -121,7 +121,7 @@ def run_tuning(
   certificate = tuning_certificate.certificate_of(
     tuning,
     columns,
-    request.decoders(None if choice is None else choice.weights),
+    request.decoders,
     request.statistics,
     request.losses,
     {

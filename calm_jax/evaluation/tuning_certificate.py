@@ -9,9 +9,9 @@ from calm_jax import calibration, records
 from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import tuning_words, used_rows
-from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.tuning_columns import Column, tables_of
+from calm_jax.evaluation.tuning_rows import Decoders
 from calm_jax.processes import collectives
 from calm_jax.records import decoding_contexts
 
@@ -70,7 +70,7 @@ def note_rows(
 def certificate_of(
   tuning: records.Tuning,
   columns: Sequence[Column],
-  decoder: DatasetDecoder,
+  decoders: Decoders,
   statistics: Mapping[str, Any],
   losses: Sequence[ConsistencyLoss],
   context: Mapping[str, Any],
@@ -83,7 +83,7 @@ def certificate_of(
   Args:
     tuning: with its tests and its choice.
     columns: what the rows that test say, in the order of the sequence.
-    decoder: gives what decodes with the weights of a candidate.
+    decoders: gives what decodes with the weights of a candidate.
     statistics: promises and p-value.
     losses: the loss of each promise.
     context: kept in it: the task, the history of the rows.
@@ -103,7 +103,9 @@ def certificate_of(
       'loss': losses[0].name,
       'metric': losses[0].metric_name,
       'num_layers': columns[place].decoded.num_layers,
-      **decoder.context(candidate.policy, candidate.setting).write(),
+      **decoders(candidate.weights)
+      .context(candidate.policy, candidate.setting)
+      .write(),
       **context,
       'examples': records.digest_of_rows(tuning.test_ids),
       'tuning': {

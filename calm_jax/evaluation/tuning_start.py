@@ -5,7 +5,7 @@ from typing import Any
 
 from calm_jax.evaluation import tuning_clock, tuning_words
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
-from calm_jax.evaluation.candidates import as_space, in_turns
+from calm_jax.evaluation.candidates import as_space, check_labels, in_turns
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.distinct_inputs import say_distinct
@@ -40,6 +40,7 @@ def as_request(
   budget = tuning_clock.Budget(plan.minutes)
   decoders = as_decoders(decoders)
   candidates = tuple(in_turns(as_space(space), decoders(None).max_length))
+  check_labels(candidates)
   tuning_words.check_compared(candidates, plan.compared)
   inputs = say_distinct(batches, say)
   halves = split_batches(

@@ -304,6 +304,10 @@ def test_policies_take_turns_from_coarse_to_fine():
     ({'space': (MARGINS, MARGINS)}, "2 policies .* are called 'margin'"),
     ({'space': 'margins'}, r'a list of evaluation\.Candidates'),
     ({'space': (MARGIN,)}, r'a list of evaluation\.Candidates'),
+    (
+      {'space': (dataclasses.replace(MARGINS, settings=(0.5000001, 0.5)),)},
+      '2 candidates of the space are margin, threshold 0.5',
+    ),
     ({'tolerance': 1.5}, r'tolerance 1\.5'),
     ({'error_rate': 1.5}, 'error_rate must be'),
     ({'promises': ()}, 'leave these two'),
