@@ -249,7 +249,8 @@ def save_run_with_parts(directory):
 
 def save_tuning(folder):
   """Saves what a tuning chose, of which only the policy is looked at."""
-  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), exits.DecayingThreshold())
+  threshold = exits.DecayingThreshold(1.0, temperature=4.0)
+  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
   policy = decoding.ComputePolicy(exit_rule=rule)
   chosen = records.TunedCandidate(
     policy='margin', setting=1.0, described=decoding.describe(policy, {})

@@ -25,13 +25,15 @@ def test_lossless_drafts_of_first_layers_are_made_again(run):
 
 
 def test_numbers_of_the_setting_are_in_it(run):
-  rule = exits.ConfidenceExit(
-    exits.SoftmaxMargin(), exits.DecayingThreshold(0.3)
+  threshold = exits.DecayingThreshold(0.3, temperature=4.0)
+  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
+  policy = decoding.ComputePolicy(
+    exit_rule=exits.LayerBudget(rule, per_request=7)
   )
-  policy = decoding.ComputePolicy(exit_rule=exits.LayerBudget(rule, 7))
   described = decoding.describe(policy, {})
   made = runs.policy_described(described, run)
-  assert made == policy
+  assert decoding.describe(made, {}) == described
+  assert made.exit_rule.rule.threshold.value == 0.3
   with pytest.raises(ValueError, match='cannot be made again'):
     runs.policy_described({**described, 'exit_rule': {'type': 'Nothing'}}, run)
 
