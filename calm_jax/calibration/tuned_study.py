@@ -44,9 +44,12 @@ def validate_tuning(
     FileNotFoundError: if there is no tuning.
     ValueError: for a file that is none, or rows that are too few.
   """
-  tuning = records.read_record(
-    os.path.join(folder, records.TUNED_NAME), records.Tuning
-  )
+  path = os.path.join(folder, records.TUNED_NAME)
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'there is no {path}; give a folder that calm_jax.cli.tune wrote'
+    )
+  tuning = records.read_record(path, records.Tuning)
   table = records.read_loss_table(os.path.join(folder, records.SCREENING_TABLE))
   bounds, populations = _populations(tuning, table)
   by_key = {_key(one.policy, one.setting): one for one in tuning.candidates}

@@ -125,7 +125,7 @@ def test_its_promises_are_counted_on_draws(tuned, tmp_path, capsys):
   assert '40 tunings break it' in capsys.readouterr().out
   text = (tmp_path / 'validation.md').read_text(encoding='utf-8')
   assert 'as promised' in text
-  with pytest.raises(FileNotFoundError):
+  with pytest.raises(FileNotFoundError, match='a folder that calm_jax'):
     validate.run_tuned(str(tmp_path / 'nowhere'), num_draws=3)
 
 
