@@ -39,7 +39,7 @@ GIN_PACKAGES = {
   'calm_jax.gin_configs': 'gin_configs',
   **{
     f'calm_jax.gin_configs.{folder}': f'gin_configs/{folder}'
-    for folder in ('models', 'tasks', 'policies', 'runs', 't5x')
+    for folder in ('models', 'tasks', 'policies', 'runs', 'spaces', 't5x')
   },
 }
 
@@ -59,7 +59,11 @@ setuptools.setup(
   package_data={
     # Says that the annotations are there to be checked (PEP 561).
     'calm_jax': ['py.typed'],
-    'calm_jax.reporting': ['page.html.jinja', 'page.css'],
+    'calm_jax.reporting': [
+      'page.html.jinja',
+      'page.css',
+      'tuning.html.jinja',
+    ],
     **{package: ['*.gin'] for package in GIN_PACKAGES},
   },
   install_requires=[

@@ -16,7 +16,15 @@ pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
 from cases import text_cases
 from fakes.toy_decoder import toy_decoder
 
-from calm_jax import checkpoints, decoding, exits, model, runs, training
+from calm_jax import (
+  checkpoints,
+  decoding,
+  exits,
+  model,
+  records,
+  runs,
+  training,
+)
 from calm_jax.checkpoints import gate_adapters, trained_parts
 from calm_jax.cli import command_line, gin_runner
 from calm_jax.exit_adapters import ExitAdapters
@@ -25,7 +33,7 @@ CONFIGS = gin_runner.shipped_configs()
 BY_KIND = {
   # Runs first: what they require is filled in by the files of other kinds.
   kind: sorted(path.name for path in (CONFIGS / kind).glob('*.gin'))
-  for kind in ('runs', 'models', 'tasks', 'policies')
+  for kind in ('runs', 'models', 'tasks', 'spaces', 'policies')
 }
 FILES = [f'{kind}/{name}' for kind, names in BY_KIND.items() for name in names]
 REQUIRED = re.compile(r'^([A-Z_]+) = %gin.REQUIRED', re.MULTILINE)
@@ -72,7 +80,7 @@ def parse(files, bindings=()):
 
 def filler(name):
   """Returns a literal of the type that a macro of this name has."""
-  if name in ('CONFIG', 'POLICY', 'TASK'):
+  if name in ('CONFIG', 'POLICY', 'SPACE', 'TASK'):
     return '@gin.singleton'  # some reference
   if name in ('FEATURE_LENGTHS', 'LENGTH_BUCKETS', 'METRICS'):
     return {'FEATURE_LENGTHS': "{'inputs': 8, 'targets': 8}"}.get(name, '()')
@@ -118,6 +126,7 @@ TRAINED = (
   'gate.gin',
   'gate_quantile.gin',
   'lossless_int8.gin',
+  'tuned.gin',
 )
 
 
@@ -132,6 +141,36 @@ def test_policies_build(file, tmp_path):
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   assert policy.verifies or policy.exit_rule.measure is not None
   policy.check_composition()
+
+
+@pytest.mark.parametrize('file', BY_KIND['spaces'])
+def test_spaces_build(file, run_with_parts):
+  """Each policy is a scope, and nothing of one is in another."""
+  text = (CONFIGS / 'spaces' / file).read_text(encoding='utf-8')
+  given = 'MODEL_DIR' in REQUIRED.findall(text)
+  gin_runner.parse(
+    ['runs/tune.gin', f'spaces/{file}'],
+    [
+      f'MODEL_DIR = {run_with_parts if given else "x"!r}',
+      'TASK = @gin.singleton',
+    ],
+  )
+  run = gin.get_configurable('calm_jax.cli.tune.run')
+  query = gin.config.query_parameter('%SPACE')
+  space = [one.scoped_configurable_fn() for one in query]
+  assert callable(run) and len(space) >= 3
+  assert len({one.name for one in space}) == len(space)
+  described = [
+    (str(decoding.describe(one.policy)), one.weights) for one in space
+  ]
+  assert len({*described}) == len(space)
+  for one in space:
+    exact = not one.name.startswith('calm')
+    assert isinstance(one.policy.cache_fill, decoding.CatchUp) == exact
+    assert one.policy.verifies == one.name.startswith('lossless')
+    assert (one.weights is not None) == (
+      one.name.endswith('int8') and not one.policy.verifies
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,6 +254,31 @@ def save_run_with_parts(directory):
         **gate_adapters.adapters_context(adapters),
       },
     )
+  save_tuning(directory / records.TUNED_FOLDER)
+
+
+def save_tuning(folder):
+  """Saves what a tuning chose, of which only the policy is looked at."""
+  threshold = exits.DecayingThreshold(1.0, temperature=4.0)
+  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
+  policy = decoding.ComputePolicy(exit_rule=rule)
+  chosen = records.TunedCandidate(
+    policy='margin', setting=1.0, described=decoding.describe(policy, {})
+  )
+  tuning = records.Tuning(
+    **dict.fromkeys(('fingerprint', 'p_value', 'compared'), ''),
+    **dict.fromkeys(('promises', 'front', 'sequence', 'left_out'), ()),
+    **dict.fromkeys(('screening_ids', 'test_ids'), ()),
+    error_rate=0.05,
+    seed=0,
+    batch_size=1,
+    full_milliseconds=1.0,
+    candidates=(chosen,),
+    paper=None,
+    context=records.RunContext(device='cpu', dtype='float32'),
+    chosen=0,
+  )
+  records.write_json(folder / records.TUNED_NAME, tuning)
 
 
 def parts_of(policy, directory):
@@ -411,7 +475,7 @@ def test_parameters_in_the_commands_of_readmes_are_there():
 def test_the_task_of_ones_own_goes_with_every_other_kind(tmp_path):
   """As gin_configs/README.md writes it."""
   text = (ROOT / 'gin_configs' / 'README.md').read_text(encoding='utf-8')
-  (task,) = re.findall(r'^```gin\n(.*?)^```$', text, re.M | re.S)
+  task, _ = re.findall(r'^```gin\n(.*?)^```$', text, re.M | re.S)
   (tmp_path / 'mine.gin').write_text(task, encoding='utf-8')
   mine = str(tmp_path / 'mine.gin')
   for files in (
@@ -421,3 +485,19 @@ def test_the_task_of_ones_own_goes_with_every_other_kind(tmp_path):
   ):
     gin_runner.parse(files, ["MODEL_DIR = 'run'"])
     gin.clear_config()
+
+
+def test_the_space_of_ones_own_is_one(tmp_path, run_with_parts):
+  """As gin_configs/README.md writes it."""
+  text = (ROOT / 'gin_configs' / 'README.md').read_text(encoding='utf-8')
+  _, space = re.findall(r'^```gin\n(.*?)^```$', text, re.M | re.S)
+  (tmp_path / 'space.gin').write_text(space, encoding='utf-8')
+  gin_runner.parse(
+    ['runs/tune.gin', str(tmp_path / 'space.gin')],
+    [f'MODEL_DIR = {run_with_parts!r}', 'TASK = @gin.singleton'],
+  )
+  query = gin.config.query_parameter('%SPACE')
+  margin, gate = (one.scoped_configurable_fn() for one in query)
+  assert (margin.name, gate.name) == ('margin', 'gate')
+  assert isinstance(margin.policy.exit_rule.measure, exits.SoftmaxMargin)
+  assert isinstance(gate.policy.exit_rule.measure, exits.Gate)

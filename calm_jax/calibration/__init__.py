@@ -16,9 +16,10 @@ from calm_jax.calibration.blocks import calibrate_in_blocks, next_block
 from calm_jax.calibration.bounds import Bound, TestedBound
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.calibration.corrections import Bonferroni, Holm
-from calm_jax.calibration.inputs import check_settings
+from calm_jax.calibration.inputs import check_error_rate, check_settings
 from calm_jax.calibration.joint import (
   calibrate_jointly,
+  joint_p_values,
   next_column_jointly,
 )
 from calm_jax.calibration.loaded_tables import load_loss_tables
@@ -37,12 +38,22 @@ from calm_jax.calibration.p_values import (
   hoeffding,
   hoeffding_bentkus,
 )
+from calm_jax.calibration.pareto import Screening, pareto_front, screen
 from calm_jax.calibration.paths import staircase_path
 from calm_jax.calibration.procedure import calibrate, next_column
 from calm_jax.calibration.risk_monitor import RiskMonitor
 from calm_jax.calibration.sample_sizes import (
   TooManyExamples,
   required_examples,
+)
+from calm_jax.calibration.tuned_choices import choose_tuned, count_tuned
+from calm_jax.calibration.tuned_study import validate_tuning
+from calm_jax.calibration.tuning import (
+  Tuned,
+  certified_of,
+  next_candidate,
+  split_rows,
+  tune_on_table,
 )
 from calm_jax.calibration.validation_plan import ValidationPlan
 from calm_jax.calibration.validation_study import validate
@@ -62,27 +73,40 @@ __all__ = [
   'PValue',
   'Procedure',
   'RiskMonitor',
+  'Screening',
   'TestedBound',
   'TooManyExamples',
+  'Tuned',
   'ValidationPlan',
   'bentkus',
   'betting',
   'calibrate',
   'calibrate_in_blocks',
   'calibrate_jointly',
+  'certified_of',
+  'check_error_rate',
   'check_settings',
+  'choose_tuned',
+  'count_tuned',
   'default_p_value',
   'exact_binomial',
   'fit_beta_mixture',
   'fixed_sequence',
   'hoeffding',
   'hoeffding_bentkus',
+  'joint_p_values',
   'load_loss_tables',
   'next_block',
+  'next_candidate',
   'next_column',
   'next_column_jointly',
+  'pareto_front',
   'required_examples',
+  'screen',
+  'split_rows',
   'staircase_path',
   'standing_alarm',
+  'tune_on_table',
   'validate',
+  'validate_tuning',
 ]

@@ -126,6 +126,26 @@ def next_column_jointly(
   return procedure.next_test(tests.max(axis=0), error_rate)
 
 
+def joint_p_values(
+  losses: Sequence[np.ndarray],
+  promises: Sequence[Bound],
+  *,
+  p_value: p_values.PValue | None = None,
+) -> np.ndarray:
+  """Returns the p-value of every setting [J]: the largest of its losses'.
+
+  Args:
+    losses: as for `next_column_jointly`, and so are the others.
+    promises: see `next_column_jointly`.
+    p_value: see `next_column_jointly`.
+
+  Raises:
+    ValueError: as `calibrate_jointly`.
+  """
+  losses, promises = tables_in_order(losses, promises)
+  return _tests(losses, promises, p_value or default_of(promises)).max(axis=0)
+
+
 def tables_in_order(
   losses: Sequence[np.ndarray], promises: Sequence[Bound]
 ) -> tuple[list[np.ndarray], list[Bound]]:

@@ -69,7 +69,7 @@ def _choose_on_draws(
       choices.choose_jointly(
         populations, rows, tolerances=tolerances, statistics=statistics
       )
-      for rows in _draws(number, num_draws, size, seed)
+      for rows in draws(number, num_draws, size, seed)
     ]
   )
 
@@ -170,6 +170,33 @@ def _count(
     draw_size=draw_size,
     seed=seed,
   )
+  found = counted(
+    populations,
+    tolerances,
+    chosen,
+    statistics=statistics,
+    draw_size=populations[0].num_examples if draw_size is None else draw_size,
+  )
+  return dataclasses.replace(found, near_setting=near_setting)
+
+
+def counted(
+  populations: Sequence[Population],
+  tolerances: Sequence[float],
+  chosen: np.ndarray,
+  *,
+  statistics: choices.Statistics,
+  draw_size: int,
+) -> records.ViolationCount:
+  """Counts the choices whose risk by any loss is above its tolerance.
+
+  Args:
+    populations: K tables, one per loss, of the same rows and settings.
+    tolerances: K of them.
+    chosen: int [M], the settings that M draws chose, -1 for none.
+    statistics: how each draw was calibrated.
+    draw_size: the rows of a draw.
+  """
   first = populations[0]
   above = [
     population.above(population.of_choices(chosen)[0], tolerance)
@@ -178,13 +205,13 @@ def _count(
   risks, layers = first.of_choices(chosen)
   # Where nothing was certified nothing was promised, whatever the tolerance.
   violations = int((np.any(above, axis=0) & (chosen >= 0)).sum())
-  rate_low, rate_high = rate_interval(violations, num_draws)
+  rate_low, rate_high = rate_interval(violations, len(chosen))
   return records.ViolationCount(
     tolerance=float(tolerances[0]),
     p_value=statistics.p_value_name,
-    near_setting=near_setting,
-    num_draws=num_draws,
-    draw_size=first.num_examples if draw_size is None else draw_size,
+    near_setting=None,
+    num_draws=len(chosen),
+    draw_size=draw_size,
     num_violations=violations,
     rate_low=rate_low,
     rate_high=rate_high,
@@ -251,7 +278,7 @@ def rate_interval(count: int, number: int) -> tuple[float, float]:
   return float(interval.low), float(interval.high)
 
 
-def _draws(
+def draws(
   num_rows: int, num_draws: int, size: int, seed: int
 ) -> Iterator[np.ndarray]:
   """Yields blocks [M, n] of row indices, drawn with replacement."""

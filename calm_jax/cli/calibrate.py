@@ -32,7 +32,6 @@ from calm_jax import (
   records,
   runs,
 )
-from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.processes import collectives, speaking
 
@@ -92,7 +91,7 @@ def run(
 
     def predict(batches) -> tuple[np.ndarray, np.ndarray]:
       # Before anything is decoded.
-      _refuse_training_rows(model_dir, batches, loaded.prefix)
+      jobs.refuse_training_rows(model_dir, batches, loaded.prefix)
       done['batches'] = batches
       done['calibration'] = found = evaluation.run_calibration(
         decode,
@@ -200,22 +199,6 @@ def _time_settings(
   path = os.path.join(output_dir, records.SETTING_SPEEDS_NAME)
   records.write_json(path, speeds)
   speaking.say(f'speed of {len(table.settings)} thresholds: {path}')
-
-
-def _refuse_training_rows(model_dir: str, batches, prefix: str) -> None:
-  """Refuses inputs that the run or a part was trained or selected on."""
-  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
-  if not os.path.exists(path):
-    speaking.say(
-      f'no {path}: cannot check that these rows did not choose the model'
-    )
-  parts = trained_parts.part_folders(model_dir)
-  of_parts = (
-    os.path.join(model_dir, part, records.TRAINING_ROWS_NAME) for part in parts
-  )
-  for found in filter(os.path.exists, (path, *of_parts)):
-    rows = records.read_training_rows(found)
-    data.refuse_training_rows(batches, rows, prefix=prefix)
 
 
 if __name__ == '__main__':

@@ -195,10 +195,15 @@ def _without_calibrated(certificate: str, batches):
   Raises:
     ValueError: if there are others.
   """
-  path = os.path.join(os.path.dirname(certificate), 'loss_table.npz')
-  if not os.path.exists(path):
+  beside = (
+    os.path.join(os.path.dirname(certificate), name)
+    # A tuning has two: of the rows that test, and of those that screen.
+    for name in ('loss_table.npz', records.SCREENING_TABLE)
+  )
+  tables = map(records.read_loss_table, filter(os.path.exists, beside))
+  calibrated = frozenset(one for table in tables for one in table.example_ids)
+  if not calibrated:
     return batches
-  calibrated = frozenset(records.read_loss_table(path).example_ids)
   left, shared, cut = evaluation.leave_out(batches, calibrated)
   total = sum(batch['num_valid'] for batch in batches)
   if shared > cut or not left:

@@ -221,6 +221,9 @@ def _policy(
       f'there is no certificate {certificate}; calm_jax.cli.calibrate writes '
       'one'
     )
+  if certificate is None and _is_full_model(policy):
+    speaking.tell('decoding with the full model, which needs no certificate')
+    return policy, None
   if certificate is None:
     certificate = runs.certificate_path(model_dir)
     if not os.path.exists(certificate):
@@ -231,6 +234,11 @@ def _policy(
       )
       return decoding.full_within_budget(policy), None
   return policy, certificate
+
+
+def _is_full_model(policy: decoding.ComputePolicy) -> bool:
+  full = decoding.full_model(policy)
+  return decoding.describe(policy, {}) == decoding.describe(full, {})
 
 
 if __name__ == '__main__':

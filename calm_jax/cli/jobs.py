@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from calm_jax import (
   records,
   runs,
 )
+from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import gin_runner
 from calm_jax.processes import collectives, file_locks, speaking
 from calm_jax.records import provenance
@@ -155,6 +156,24 @@ def load_run(
       f'the task has the prefix {prefix!r}, training had {expected!r}'
     )
   return dataclasses.replace(run, prefix=prefix)
+
+
+def refuse_training_rows(
+  model_dir: str, batches: Sequence[Mapping[str, Any]], prefix: str
+) -> None:
+  """Refuses inputs that the run or a part was trained or selected on."""
+  path = os.path.join(model_dir, records.TRAINING_ROWS_NAME)
+  if not os.path.exists(path):
+    speaking.say(
+      f'no {path}: cannot check that these rows did not choose the model'
+    )
+  parts = trained_parts.part_folders(model_dir)
+  of_parts = (
+    os.path.join(model_dir, part, records.TRAINING_ROWS_NAME) for part in parts
+  )
+  for found in filter(os.path.exists, (path, *of_parts)):
+    rows = records.read_training_rows(found)
+    data.refuse_training_rows(batches, rows, prefix=prefix)
 
 
 def as_begun(plan: data.DataPlan, directory: str) -> data.DataPlan:

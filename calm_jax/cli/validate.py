@@ -18,6 +18,13 @@ validation.md and pictures beside the first table.
 A table of a calibration with several promises (--gin.PROMISES) holds several
 losses; --promises=textual=0.05,signed=0.02 counts the draws that break any of
 them, without splits and pictures.
+
+  python -m calm_jax.cli.validate --tuned=runs/e2e_nlg/tuned
+
+counts instead how often a tuning (calm_jax.cli.tune) breaks what it promised:
+on each draw of the rows that screened, all of it is done anew, screening,
+ordering, testing and choosing by the times that were measured. Writes
+validation.json and validation.md there.
 """
 
 import os
@@ -32,7 +39,9 @@ _TABLE = flags.DEFINE_multi_string(
   'table',
   None,
   'A full loss table, MODEL_DIR/calibration/loss_table.npz; may be repeated.',
-  required=True,
+)
+_TUNED = flags.DEFINE_string(
+  'tuned', None, 'A folder of calm_jax.cli.tune, instead of tables.'
 )
 _NAME = flags.DEFINE_list(
   'name', None, 'Comma-separated names of the tables, else their measures.'
@@ -106,6 +115,38 @@ def run(
   validation = calibration.validate(loaded, plan, say=_say)
   _write(output_dir or os.path.dirname(loaded[0].path) or '.', validation)
   return validation
+
+
+def run_tuned(
+  folder: str,
+  *,
+  num_draws: int,
+  draw_size: int | None = None,
+  seed: int = 0,
+  output_dir: str | None = None,
+) -> records.TunedValidation:
+  """Counts how often a tuning breaks its promises, and writes what it found.
+
+  Args:
+    folder: what calm_jax.cli.tune wrote.
+    num_draws: tunings per count.
+    draw_size: rows of a draw, both halves; as many as that tuning had if None.
+    seed: of the draws.
+    output_dir: the folder itself if None.
+
+  Raises:
+    FileNotFoundError: if there is no tuning.
+    ValueError: if it is none, or of too few rows.
+  """
+  found = calibration.validate_tuning(
+    folder, num_draws=num_draws, draw_size=draw_size, seed=seed, say=_say
+  )
+  output_dir = output_dir or folder
+  text = reporting.render_tuned_validation(found)
+  records.write_json(os.path.join(output_dir, 'validation.json'), found)
+  records.write_text(os.path.join(output_dir, 'validation.md'), text + '\n')
+  _say(f'\n{text}\nwritten to {output_dir}: validation.json, validation.md')
+  return found
 
 
 def _write(folder: str, validation: records.Validation) -> None:
@@ -195,6 +236,17 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; use --table=FILE')
   with app_runner.in_one_line('validate'):
+    if bool(_TABLE.value) == bool(_TUNED.value):
+      raise ValueError('give --table=FILE, or --tuned=FOLDER for a tuning')
+    if _TUNED.value:
+      run_tuned(
+        app_runner.path(_TUNED),
+        num_draws=_DRAWS.value,
+        draw_size=_DRAW_SIZE.value,
+        seed=_SEED.value,
+        output_dir=app_runner.path(_OUTPUT_DIR),
+      )
+      return
     run(
       app_runner.path(_TABLE),
       calibration.ValidationPlan(

@@ -12,6 +12,7 @@ from calm_jax.evaluation.calibrating import (
   run_calibration,
 )
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
+from calm_jax.evaluation.candidates import Candidate, Candidates
 from calm_jax.evaluation.comparison import (
   ComparedDecode,
   Scoring,
@@ -60,11 +61,15 @@ from calm_jax.evaluation.shortlist_misses import (
 )
 from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
 from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
+from calm_jax.evaluation.tuning import TunedRun, run_tuning
+from calm_jax.evaluation.tuning_plan import TuningPlan
 
 __all__ = [
   'BatchLayout',
   'Calibration',
   'CalibrationPlan',
+  'Candidate',
+  'Candidates',
   'ComparedDecode',
   'ComparisonPlan',
   'ConsistencyLoss',
@@ -79,6 +84,8 @@ __all__ = [
   'ShallowAgreement',
   'ShortlistMisses',
   'Timed',
+  'TunedRun',
+  'TuningPlan',
   'baseline_row',
   'budget_use',
   'build_loss_table',
@@ -102,6 +109,7 @@ __all__ = [
   'row_key',
   'run_calibration',
   'run_evaluation',
+  'run_tuning',
   'sample_outputs',
   'score',
   'shallow_agreement',

@@ -194,7 +194,7 @@ def run_calibration(
     )
   _check_paths(policy, plan.settings)
   meter, left_open = CostMeter(), plan.left_open
-  plan = _checked_before(plan, batches)
+  plan = checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   rows = _rows_of(
     plan,
@@ -243,7 +243,7 @@ def run_calibration(
       **context,
       'versions': versions,
       'seen': records.to_jsonable(seen_rows(inputs, rows.full())),
-      **_stated(history, uses_in),
+      **stated(history, uses_in),
     },
     **statistics,
   )
@@ -284,7 +284,7 @@ def _check_paths(policy: decoding.ComputePolicy, settings: Sequence) -> None:
       )
 
 
-def _checked_before(
+def checked_before(
   plan: CalibrationPlan, batches: Sequence[Batch]
 ) -> CalibrationPlan:
   """Returns the plan for the references of the inputs, before any is decoded.
@@ -334,7 +334,7 @@ def _use(
   )
 
 
-def _stated(
+def stated(
   history: records.RowHistory, uses_in: str | os.PathLike | None
 ) -> dict[str, Any]:
   """Returns what a certificate states of other uses; nothing if none is kept.

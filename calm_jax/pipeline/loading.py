@@ -32,7 +32,8 @@ def load(
       certificate if None, and the full model where there is no certificate. A
       policy that is given without a certificate is used as it is, and its
       outputs are marked as not certified.
-    certificate: 'own' for the one in the run directory, if there is one; a
+    certificate: 'own' for the one in the run directory, if there is one;
+      'tuned' for what `calm_jax.cli.tune` chose there, its policy included; a
       certificate or its path; None for none.
     **options: what else `TextGenerator.from_run` and `from_loaded` take:
       `sampler` (with the policy of a certificate, its own unless given),
@@ -50,6 +51,9 @@ def load(
     certificate = runs.certificate_path(path)
     if not os.path.exists(certificate):
       certificate = None
+  elif certificate == 'tuned':
+    policy = runs.load_tuned_policy(path) if policy is None else policy
+    certificate = runs.tuned_certificate(path)
   if certificate is not None and not isinstance(certificate, Certificate):
     certificate = Certificate.load(certificate)
   if certificate is not None and policy is None:

@@ -157,6 +157,8 @@ def setting_in_words(setting: Any) -> str:
   >>> setting_in_words(0.8), setting_in_words({'readout.num_blocks': 32})
   ('threshold 0.8', 'readout.num_blocks 32')
   """
+  if setting == {}:
+    return 'the policy as it stands'
   if isinstance(setting, dict):
     return ', '.join(f'{name} {value}' for name, value in setting.items())
   if isinstance(setting, (int, float)):

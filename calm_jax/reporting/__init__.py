@@ -44,6 +44,16 @@ from calm_jax.reporting.terminal import (
 )
 from calm_jax.reporting.token_figure import token_figure
 from calm_jax.reporting.training_curves import loss_figure
+from calm_jax.reporting.tuning_figures import tuning_figure
+from calm_jax.reporting.tuning_pages import (
+  render_tuning_page,
+  write_tuning_page,
+)
+from calm_jax.reporting.tuning_tables import (
+  render_tuned_validation,
+  render_tuning_text,
+  tuning_table,
+)
 from calm_jax.reporting.validation_figures import (
   depth_figure,
   is_timed,
@@ -82,6 +92,9 @@ __all__ = [
   'render_page',
   'render_speed_markdown',
   'render_text',
+  'render_tuned_validation',
+  'render_tuning_page',
+  'render_tuning_text',
   'render_validation_markdown',
   'render_validation_text',
   'risk_figure',
@@ -92,6 +105,9 @@ __all__ = [
   'supports_colour',
   'timing_table',
   'token_figure',
+  'tuning_figure',
+  'tuning_table',
   'violation_figure',
   'write_page',
+  'write_tuning_page',
 ]

@@ -43,9 +43,9 @@ def render_page(
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
   )
-  return environment.from_string(_shipped('page.html.jinja')).render(
+  return environment.from_string(shipped('page.html.jinja')).render(
     result=result,
-    style=markupsafe.Markup(_shipped('page.css')),
+    style=markupsafe.Markup(shipped('page.css')),
     depth_style=markupsafe.Markup(_depth_style(result.num_layers)),
     facts=_facts(result),
     realised=tables.realised_consistency(result),
@@ -55,11 +55,11 @@ def render_page(
     figures=_drawings(_figures(result)),
     validation=_validation(validation),
     samples=[_sample(sample) for sample in result.samples],
-    context=_context(result.context),
+    context=context_rows(result.context),
   )
 
 
-def _shipped(name: str) -> str:
+def shipped(name: str) -> str:
   """Returns the text of a file that lies beside this module."""
   files = importlib.resources.files('calm_jax.reporting')
   return files.joinpath(name).read_text(encoding='utf-8')
@@ -281,7 +281,7 @@ def _depth_style(num_layers: int) -> str:
   )
 
 
-def _context(context: records.RunContext) -> list[tuple[str, str]]:
+def context_rows(context: records.RunContext) -> list[tuple[str, str]]:
   """Returns how the result was obtained, as names and texts."""
   rows = [
     ('device', context.device),

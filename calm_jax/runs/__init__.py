@@ -13,7 +13,11 @@ from calm_jax.runs.certificates import (
   use_certificate,
   weights_of,
 )
-from calm_jax.runs.certified_policies import policy_of, sampler_of
+from calm_jax.runs.certified_policies import (
+  policy_described,
+  policy_of,
+  sampler_of,
+)
 from calm_jax.runs.contexts import decoding_context
 from calm_jax.runs.int8_parameters import (
   int8_params,
@@ -35,6 +39,11 @@ from calm_jax.runs.text_features import (
   check_own_vocabulary,
   vocabulary_doubts,
 )
+from calm_jax.runs.tuned import (
+  load_tuned_policy,
+  read_tuning,
+  tuned_certificate,
+)
 
 __all__ = [
   'LoadedRun',
@@ -55,8 +64,12 @@ __all__ = [
   'load_gate',
   'load_int8',
   'load_run',
+  'load_tuned_policy',
+  'policy_described',
   'policy_of',
+  'read_tuning',
   'sampler_of',
+  'tuned_certificate',
   'use_certificate',
   'vocabulary_doubts',
   'weights_of',

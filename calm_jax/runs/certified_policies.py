@@ -13,11 +13,14 @@ from typing import Any
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
+from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.runs.int8_parameters import load_first_layers
 
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
   'Classifier': (exits.Classifier, trained_parts.CLASSIFIER),
+  'DraftHead': (DraftHead, trained_parts.DRAFT_HEAD),
   'ExitAdapters': (ExitAdapters, trained_parts.EXIT_ADAPTERS),
   'Gate': (exits.Gate, trained_parts.GATE),
 }
@@ -51,6 +54,28 @@ def policy_of(
   try:
     policy = _Maker(run_dir).make(_filled(described, setting))
     found = decoding.describe(policy, setting)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(_refusal(described, run_dir, error)) from None
+  if found != described:
+    raise ValueError(_refusal(described, run_dir, found))
+  return policy
+
+
+def policy_described(
+  described: Mapping[str, Any], run_dir: str | os.PathLike
+) -> decoding.ComputePolicy:
+  """Returns the policy that was written down whole, made again.
+
+  Args:
+    described: what `decoding.describe(policy, {})` returned.
+    run_dir: the run whose trained parts the policy has, as for `policy_of`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `policy_of`.
+  """
+  try:
+    policy = _Maker(run_dir).make(described)
+    found = decoding.describe(policy, {})
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(_refusal(described, run_dir, error)) from None
   if found != described:
@@ -108,8 +133,8 @@ def _put(described: Any, names: Sequence[str], value: Any) -> dict[str, Any]:
 
 def _refusal(described, run_dir, found) -> str:
   return (
-    f'the certificate is of the policy {described}, which cannot be made again '
-    f'from {os.fspath(run_dir)}; found {found}. Give the policy'
+    f'what was written down is the policy {described}, which cannot be made '
+    f'again from {os.fspath(run_dir)}; found {found}. Give the policy'
   )
 
 
@@ -127,6 +152,9 @@ class _Maker:
       # A tuple is written as a list.
       return tuple(described) if isinstance(described, list) else described
     name = described['type']
+    if name == 'FirstLayers' and self._run_dir is not None:
+      layers, weights = described['layers'], described['weights']
+      return load_first_layers(self._run_dir, layers=layers, weights=weights)
     if name in _TRAINED and self._run_dir is not None:
       return _load_trained(described, self._run_dir)
     kind = getattr(exits, name, None) or getattr(decoding, name)

@@ -151,20 +151,20 @@ def test_a_risk_at_the_tolerance_is_no_violation():
 
 
 def test_draws_are_with_replacement_and_repeatable():
-  (block,) = violations._draws(50, 20, 50, seed=1)
+  (block,) = violations.draws(50, 20, 50, seed=1)
   assert block.shape == (20, 50)
   assert all(len(set(row)) < 50 for row in block.tolist())
   assert block.min() == 0 and block.max() == 49
-  (again,) = violations._draws(50, 20, 50, seed=1)
+  (again,) = violations.draws(50, 20, 50, seed=1)
   np.testing.assert_array_equal(again, block)
-  (other,) = violations._draws(50, 20, 50, seed=2)
+  (other,) = violations.draws(50, 20, 50, seed=2)
   assert (other != block).any()
 
 
 def test_draws_do_not_depend_on_the_blocks(monkeypatch):
-  (whole,) = violations._draws(50, 7, 40, seed=0)
+  (whole,) = violations.draws(50, 7, 40, seed=0)
   monkeypatch.setattr(violations, '_MOST_LOSSES', 100)
-  blocks = list(violations._draws(50, 7, 40, seed=0))
+  blocks = list(violations.draws(50, 7, 40, seed=0))
   assert len(blocks) == 4
   np.testing.assert_array_equal(np.concatenate(blocks), whole)
 

@@ -1,0 +1,149 @@
+"""Is what a tuning promises kept? Tunings on draws of its own table."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+
+from calm_jax import records
+from calm_jax.calibration import (
+  named_p_values,
+  p_values,
+  tuned_choices,
+  violations,
+)
+from calm_jax.calibration.bounds import Bound
+from calm_jax.calibration.choices import Statistics
+from calm_jax.calibration.population import Population
+from calm_jax.records import provenance
+
+
+def validate_tuning(
+  folder: str | os.PathLike,
+  *,
+  num_draws: int = 2000,
+  draw_size: int | None = None,
+  seed: int = 0,
+  say: Callable[[str], None] = print,
+) -> records.TunedValidation:
+  """Takes the rows that screened for a population, and tunes on draws of it.
+
+  Every draw is split, screened, ordered, tested and chosen from anew, with the
+  times that were measured. Besides what was promised, each tolerance in turn is
+  put just below the risk of each candidate (`violations.near_tolerances`).
+
+  Args:
+    folder: what `calm_jax.cli.tune` wrote.
+    num_draws: per count.
+    draw_size: rows of a draw, both halves together; as many as screened and
+      tested there if None.
+    seed: of the draws.
+    say: gets a line per count.
+
+  Raises:
+    FileNotFoundError: if there is no tuning.
+    ValueError: for a file that is none, or rows that are too few.
+  """
+  path = os.path.join(folder, records.TUNED_NAME)
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'there is no {path}; give a folder that calm_jax.cli.tune wrote'
+    )
+  tuning = records.read_record(path, records.Tuning)
+  table = records.read_loss_table(os.path.join(folder, records.SCREENING_TABLE))
+  bounds, populations = _populations(tuning, table)
+  by_key = {_key(one.policy, one.setting): one for one in tuning.candidates}
+  candidates = [
+    by_key[_key(setting['policy'], setting['setting'])]
+    for setting in table.settings
+  ]
+  lossless = [one.milliseconds for one in tuning.candidates if one.lossless]
+  p_value = _p_value(tuning.p_value)
+  counts = []
+  for near, promises in _promised(bounds, populations):
+    counts.append(
+      tuned_choices.count_tuned(
+        populations,
+        [one.milliseconds for one in candidates],
+        promises,
+        statistics=Statistics(error_rate=tuning.error_rate, p_value=p_value),
+        num_draws=num_draws,
+        draw_size=draw_size or len(tuning.screening_ids + tuning.test_ids),
+        seed=seed,
+        near_setting=near,
+        time_to_beat=min([tuning.full_milliseconds, *lossless]),
+      )
+    )
+    found = counts[-1]
+    say(
+      f'{" and ".join(one.describe() for one in found.promises)}: '
+      f'{found.num_violations} of {found.num_draws} tunings break it'
+    )
+  return records.TunedValidation(
+    error_rate=tuning.error_rate,
+    p_value=tuning.p_value,
+    num_rows=table.num_examples,
+    candidates=tuple(one.label for one in candidates),
+    counts=tuple(counts),
+    context=provenance.run_context(
+      device='cpu',
+      dtype='float64',
+      libraries=('numpy', 'scipy', 'calm_jax'),
+      seeds={'draws': seed},
+    ),
+  )
+
+
+def _p_value(name: str) -> p_values.PValue:
+  """Returns the p-value of a name, whatever its parameters are."""
+  known = named_p_values.P_VALUES
+  if (found := name.split('(')[0]) not in known:
+    raise ValueError(
+      f'the tuning tested with {name}, which is none of {sorted(known)}: count '
+      'with calibration.count_tuned and that p-value'
+    )
+  return known[found]
+
+
+def _populations(
+  tuning: records.Tuning, table: records.LossTable
+) -> tuple[list[Bound], list[Population]]:
+  """Returns what was promised, and the population of each loss."""
+  bounds, populations = [], []
+  for promise, one in zip(tuning.promises, table.alone(), strict=True):
+    low, high = (float(end) for end in one.fingerprint['loss_range'])
+    bounds.append(
+      Bound(
+        loss=promise.loss,
+        metric=promise.metric,
+        tolerance=promise.tolerance,
+        loss_range=(low, high),
+      )
+    )
+    populations.append(
+      Population(
+        one.losses,
+        one.settings,
+        one.mean_exit_layers,
+        num_layers=one.fingerprint.get('num_layers'),
+        loss_range=(low, high),
+      )
+    )
+  return bounds, populations
+
+
+def _promised(
+  bounds: list[Bound], populations: list[Population]
+) -> Iterator[tuple[dict | None, list[Bound]]]:
+  """Yields what is promised, and what is barely too much for a candidate."""
+  yield None, bounds
+  for place, (bound, population) in enumerate(
+    zip(bounds, populations, strict=True)
+  ):
+    for setting, tolerance in violations.near_tolerances(population):
+      changed = dataclasses.replace(bound, tolerance=tolerance)
+      yield setting, [*bounds[:place], changed, *bounds[place + 1 :]]
+
+
+def _key(policy: str, setting: float | dict) -> str:
+  return json.dumps([policy, records.to_jsonable(setting)], sort_keys=True)

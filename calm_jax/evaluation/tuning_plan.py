@@ -1,0 +1,85 @@
+"""What a tuning promises, and what it may take."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from calm_jax import calibration, checks
+from calm_jax.evaluation import used_rows
+from calm_jax.evaluation.calibration_plan import CalibrationPlan
+from calm_jax.evaluation.losses import ConsistencyLoss
+from calm_jax.evaluation.promises import Promise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningPlan:
+  """What is promised of whatever is chosen, fixed before any loss is seen.
+
+  Attributes:
+    tolerance: as for `CalibrationPlan`.
+    error_rate: how often a promise may be broken, in (0, 1). All of it goes
+      into the test, however many candidates there are.
+    loss: as for `CalibrationPlan`.
+    metric: as for `CalibrationPlan`.
+    promises: as for `CalibrationPlan`.
+    p_value: as for `CalibrationPlan`.
+    spent: as for `CalibrationPlan`.
+    batch_size: rows that the clock decodes together: those that will be served
+      together. Losses do not depend on it.
+    timed_batches: batches that the clock measures, of the rows that screen.
+    repeats: how often it measures each.
+    minutes: the time that all of it may take; None for no limit. Candidates
+      that it does not last for are left out, and that is said.
+    seed: of the split into rows that screen and rows that test.
+    screening_share: of the rows that screen, in (0, 1).
+    compared: the policy of the space that the paper's CALM is shown for; None
+      for the first one that is not lossless.
+  """
+
+  tolerance: float = 0.1
+  error_rate: float = 0.05
+  loss: str | ConsistencyLoss = 'textual'
+  metric: str | Callable | None = None
+  promises: Sequence[Promise | tuple] | None = None
+  p_value: Any = None
+  spent: str | float = used_rows.TOLD
+  batch_size: int = 1
+  timed_batches: int = 2
+  repeats: int = 3
+  minutes: float | None = None
+  seed: int = 0
+  screening_share: float = 0.5
+  compared: str | None = None
+
+  def __post_init__(self):
+    """Raises ValueError for numbers out of range and losses that are none."""
+    for name, low in (
+      ('batch_size', 1),
+      ('timed_batches', 1),
+      ('repeats', 1),
+      ('seed', 0),
+    ):
+      checks.check_whole(getattr(self, name), name, low=low)
+    if self.minutes is not None and not 0 < self.minutes < math.inf:
+      raise ValueError(
+        f'minutes is {self.minutes}; give more than 0, or None for no limit'
+      )
+    calibration.split_rows(2, share=self.screening_share)
+    calibration.check_error_rate(self.error_rate)
+    # One that is out of range is refused here, and not after an hour.
+    _ = self.claims
+
+  @property
+  def claims(self) -> CalibrationPlan:
+    """What is promised, as a calibration of one setting would have it."""
+    return CalibrationPlan(
+      settings=({},),
+      tolerance=self.tolerance,
+      error_rate=self.error_rate,
+      loss=self.loss,
+      metric=self.metric,
+      promises=self.promises,
+      p_value=self.p_value,
+      spent=self.spent,
+    )
