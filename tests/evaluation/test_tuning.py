@@ -118,6 +118,9 @@ def test_the_fastest_of_the_certified_is_chosen(tmp_path):
   assert certificate.context['examples'] == records.digest_of_rows(
     tuning.test_ids
   )
+  seen = records.read_seen_rows(certificate.context)
+  assert (seen.given, seen.used) == (60, 60)
+  assert 'Made on' in certificate.describe()
   assert certificate.risks[0] == pytest.approx(chosen.test_means[0])
   assert certificate.p_values[0] == chosen.test_p_value <= 0.05
   assert certificate.context['tuning']['policy'] == chosen.policy
