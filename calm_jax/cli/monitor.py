@@ -11,8 +11,8 @@ With AUDIT, generate decodes a random fraction of the lines at full depth as
 well and writes how far the early text is from that. Here these losses are bet
 on: as long as their mean is what was certified, the probability that an alarm
 is ever raised is at most --false_alarms, however often one looks; once it is
-not, the alarm comes after some dozens to hundreds of audits. From then on generate
-decodes at full depth with this certificate, until --reset.
+not, the alarm comes after some dozens to hundreds of audits. From then on
+generate decodes at full depth with this certificate, until --reset.
 
 Files are read in the order given, each row once: those that grew are read on,
 and a last line that is not whole yet is left for the next time. What was seen
