@@ -94,7 +94,7 @@ def table(measured: Measured) -> tables.Table:
     rows=tuple(
       (
         loss_laws.LAWS[law].description,
-        SCENARIOS[scenario].description,
+        _in_words(scenario),
         *(
           cell
           for guarantee in ERROR_RATES
@@ -113,6 +113,12 @@ def table(measured: Measured) -> tables.Table:
       'of the other streams; in brackets, in nine of ten.',
     ),
   )
+
+
+def _in_words(scenario: str) -> str:
+  """Returns what a scenario is; its name if a file has another one."""
+  known = SCENARIOS.get(scenario)
+  return scenario if known is None else known.description
 
 
 def _cells(row: DelayRow) -> tuple[str, str]:

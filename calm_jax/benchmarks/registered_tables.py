@@ -19,6 +19,7 @@ from calm_jax.benchmarks import (
   certified_table,
   drafting_table,
   exactness_table,
+  gate_depths_table,
   layouts_table,
   measured_rows,
   mesh_memory_table,
@@ -132,6 +133,28 @@ def _of_several_runs(*paths: pathlib.Path) -> str:
   return tables.as_markdown(certified_table.table(*found))
 
 
+_GATES = {
+  'gate_deep_64_seed_0.json': '12-layer model: 64 units',
+  'gate_deep_64_seed_1.json': 'another seed',
+  'gate_deep_64_seed_2.json': 'another seed still',
+  'gate_deep_256_per_exit.json': '256 units per exit',
+  'gate_deep_cost_aware.json': '64 units, cost_aware',
+  'gate_deep_quantile.json': '64 units, quantile',
+  'gate_e2e_nlg_64_seed_0.json': 'e2e_nlg: 64 units',
+  'gate_e2e_nlg_256_per_exit.json': '256 units per exit of it',
+  'gate_tatoeba_en_fr_64_seed_0.json': 'tatoeba_en_fr: 64 units',
+  'gate_tatoeba_en_fr_256_per_exit.json': '256 units per exit of that',
+}
+
+
+def _gate_depths(*paths: pathlib.Path) -> str:
+  gates = {
+    _GATES[path.name]: records.read_record(path, records.GateEvaluation)
+    for path in paths
+  }
+  return tables.as_markdown(gate_depths_table.table(gates))
+
+
 _speed = _of_records(records.SpeedReport, _speed_table)
 _certified = _of_rows(certified_table.CertifiedRow, certified_table.table)
 _plain = _of_records(tables.Table, lambda table: table)
@@ -230,6 +253,7 @@ TABLES = {
     ('unlabelled_rows.json',),
     _of_rows(unlabelled_rows.UnlabelledRow, unlabelled_rows.table),
   ),
+  'gate_depths': RegisteredTable(tuple(_GATES), _gate_depths),
   'certified_layers': RegisteredTable(
     ('certified_layers.json',),
     _of_rows(certified_layers.LayersRow, certified_layers.table),

@@ -156,7 +156,7 @@ class Betting:
       ValueError: for losses or a tolerance outside their range, or more than N.
 
     >>> path = Betting().path(np.zeros((1, 29)), tolerance=0.1, number=29)
-    >>> round(np.exp(-path[0, -1]), 4)
+    >>> round(float(np.exp(-path[0, -1])), 4)
     0.0485
     """
     samples = np.asarray(samples, np.float64)

@@ -4,15 +4,15 @@ r"""Says whether a certificate still holds, from rows that `generate` wrote.
     --gin_file=policies/softmax_margin.gin --gin.MODEL_DIR=runs/e2e_nlg \
     --gin.INPUT_FILE=monday.jsonl --gin.OUTPUT_FILE=monday.rows.jsonl \
     --gin.AUDIT=0.05
-  python -m calm_jax.cli.monitor --run_dir=runs/e2e_nlg \
+  python -m calm_jax.cli.monitor --model_dir=runs/e2e_nlg \
     --rows=monday.rows.jsonl
 
 With AUDIT, generate decodes a random fraction of the lines at full depth as
 well and writes how far the early text is from that. Here these losses are bet
 on: as long as their mean is what was certified, the probability that an alarm
-is ever raised is at most --error_rate, however often one looks; once it is not,
-the alarm comes after some dozens to hundreds of audits. From then on generate
-decodes at full depth with this certificate, until --reset.
+is ever raised is at most --false_alarms, however often one looks; once it is
+not, the alarm comes after some dozens to hundreds of audits. From then on
+generate decodes at full depth with this certificate, until --reset.
 
 Files are read in the order given, each row once: those that grew are read on,
 and a last line that is not whole yet is left for the next time. What was seen
@@ -35,13 +35,13 @@ from calm_jax.processes.file_locks import FileLock
 
 ALARM = 3
 
-_RUN_DIR = flags.DEFINE_string(
-  'run_dir', None, 'The run directory, MODEL_DIR of the jobs.'
+_MODEL_DIR = flags.DEFINE_string(
+  'model_dir', None, 'The run directory, MODEL_DIR of the jobs.'
 )
 _CERTIFICATE = flags.DEFINE_string(
   'certificate',
   None,
-  'The certificate; RUN_DIR/calibration/certificate.json if not given.',
+  'The certificate; MODEL_DIR/calibration/certificate.json if not given.',
 )
 _ROWS = flags.DEFINE_multi_string(
   'rows', [], 'A file that generate wrote with AUDIT; may be repeated.'
@@ -49,10 +49,11 @@ _ROWS = flags.DEFINE_multi_string(
 _STATE = flags.DEFINE_string(
   'state', None, 'What was seen so far; monitor.json beside the certificate.'
 )
-_ERROR_RATE = flags.DEFINE_float(
-  'error_rate',
+_FALSE_ALARMS = flags.DEFINE_float(
+  'false_alarms',
   None,
-  'Of false alarms, in (0, 1); as before, or 0.01, if not given.',
+  'How likely a false alarm may be, in (0, 1); as before, or 0.01, if not '
+  'given.',
 )
 _GUARANTEE = flags.DEFINE_enum(
   'guarantee',
@@ -149,9 +150,9 @@ def _certificate() -> str:
   """Returns the path of the certificate that flags name."""
   if (path := app_runner.path(_CERTIFICATE)) is not None:
     return path
-  if (run_dir := app_runner.path(_RUN_DIR)) is None:
-    raise app.UsageError('give --run_dir=DIR, or --certificate=FILE')
-  return os.path.join(run_dir, 'calibration', 'certificate.json')
+  if (model_dir := app_runner.path(_MODEL_DIR)) is None:
+    raise app.UsageError('give --model_dir=DIR, or --certificate=FILE')
+  return os.path.join(model_dir, 'calibration', 'certificate.json')
 
 
 def main(argv):
@@ -164,7 +165,7 @@ def main(argv):
       certificate,
       rows=app_runner.path(_ROWS),
       state=app_runner.path(_STATE),
-      error_rate=_ERROR_RATE.value,
+      error_rate=_FALSE_ALARMS.value,
       guarantee=_GUARANTEE.value,
       metric=_METRIC.value,
       reset=_RESET.value,

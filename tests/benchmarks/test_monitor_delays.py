@@ -43,7 +43,7 @@ def test_the_table_is_of_what_was_measured(tmp_path, capsys):
       '--laws=bernoulli',
       '--streams=20',
       '--before=50',
-      '--after=150',
+      '--after=1000',
       f'--output={path}',
     ]
   )

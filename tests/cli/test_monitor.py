@@ -108,9 +108,9 @@ def test_an_alarm_ends_in_its_own_code_until_it_is_reset(
 @pytest.mark.parametrize(
   'flags, message',
   [
-    ((), 'give --run_dir=DIR, or --certificate=FILE'),
-    (('--run_dir=/nowhere',), 'there is no certificate /nowhere/calibration'),
-    (('--certificate=CERTIFICATE', '--error_rate=2'), r'must be in (0, 1)'),
+    ((), 'give --model_dir=DIR, or --certificate=FILE'),
+    (('--model_dir=/nowhere',), 'there is no certificate /nowhere/calibration'),
+    (('--certificate=CERTIFICATE', '--false_alarms=2'), r'must be in (0, 1)'),
     (('--certificate=CERTIFICATE', '--rows=/no.jsonl'), '/no.jsonl'),
     (('--certificate=CERTIFICATE', '--metric=chrf'), 'by rouge_l, not by chrf'),
   ],
