@@ -131,7 +131,13 @@ def tables(kind, *, rows=4000, candidates=12, tolerance=0.2):
 
 
 @pytest.mark.parametrize(
-  'kind', ['correlated', 'anti-correlated', 'independent', 'adversarial']
+  'kind',
+  [
+    'correlated',
+    'anti-correlated',
+    pytest.param('independent', marks=pytest.mark.slow),
+    'adversarial',
+  ],
 )
 def test_the_error_rate_is_kept_with_the_selection_included(kind):
   count = counted(kind, p_value=calibration.exact_binomial)
