@@ -254,6 +254,7 @@ TABLES = {
     _of_rows(unlabelled_rows.UnlabelledRow, unlabelled_rows.table),
   ),
   'gate_depths': RegisteredTable(tuple(_GATES), _gate_depths),
+  'certified_gates': RegisteredTable(('certified_gates.json',), _plain),
   'certified_layers': RegisteredTable(
     ('certified_layers.json',),
     _of_rows(certified_layers.LayersRow, certified_layers.table),

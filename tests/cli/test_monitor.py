@@ -85,6 +85,7 @@ def test_rows_are_read_once_and_on(certificate, path, tmp_path, capsys):
   assert state_of(path) == before
 
 
+@pytest.mark.slow
 def test_an_alarm_ends_in_its_own_code_until_it_is_reset(
   certificate, path, tmp_path
 ):

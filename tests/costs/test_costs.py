@@ -255,6 +255,7 @@ def test_checks_read_the_whole_matrix_for_all_rows(decode):
   assert sparse.flops['checks'] == 2 * 2 * HEAD
 
 
+@pytest.mark.slow
 def test_candidates_make_checks_cheap(decode):
   pruned = decoding.PrunedVocabulary(num_blocks=16, block_size=4)
   cost = decode(checked(), readout=pruned)

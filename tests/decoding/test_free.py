@@ -59,6 +59,7 @@ def test_a_token_exits_after_the_shallow_layer_or_the_last():
   assert ((seen >= 0) & (seen < threshold)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'block_sizes',
   [

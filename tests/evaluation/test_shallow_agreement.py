@@ -81,6 +81,7 @@ def test_it_is_what_the_parallel_model_says(exit_layer):
     assert 0 < found.agrees.mean() < 1
 
 
+@pytest.mark.slow
 def test_layers_apart_say_the_same():
   found, apart = agreement(), agreement(cases.bound(UNROLLED))
   np.testing.assert_allclose(found.confidences, apart.confidences, atol=1e-5)
@@ -106,6 +107,7 @@ def test_a_decode_by_the_two_exits_sees_these_confidences():
   np.testing.assert_allclose(found.confidences, seen, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_suppressed_tokens_are_said_by_neither():
   found = agreement(suppressed_tokens=cases.SUPPRESSED)
   confidences, agrees = reference(EXIT_LAYER, cases.SUPPRESSED)

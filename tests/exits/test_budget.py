@@ -49,6 +49,7 @@ def test_no_output_ever_exceeds_its_budget(kind, loop):
   assert reached, 'no budget was ever used up'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('horizon', [None, 11])
 def test_what_is_left_goes_to_tokens_as_they_come(horizon):
   """Each gets what it wants, what there is, and one layer at the least."""

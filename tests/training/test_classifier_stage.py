@@ -149,6 +149,7 @@ def test_a_model_of_one_layer_has_no_exit(tmp_path, params):
     )
 
 
+@pytest.mark.slow
 def test_memory_holds_the_logits_of_one_exit_at_a_time():
   batch, length = 4, 16
 

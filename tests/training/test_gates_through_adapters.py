@@ -89,6 +89,7 @@ def same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_layers_say_what_the_readout_of_a_decode_reads(params):
   """Of adapted states; the states, and the last layer, are what they were."""
   batch = BATCHES[0]

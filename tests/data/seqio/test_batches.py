@@ -55,6 +55,7 @@ def assert_same(left, right):
       np.testing.assert_array_equal(one[key], other[key])
 
 
+@pytest.mark.slow
 def test_rows_that_a_task_made_elsewhere_loses_are_counted(task, capsys):
   made = task.register()
   dropping = made.replace(
@@ -224,6 +225,7 @@ def segments_of(batch):
       )
 
 
+@pytest.mark.slow
 def test_packing_keeps_every_example_whole(task):
   epoch = packed(task, num_epochs=1)
   plain = take(None, task=task, feature_lengths=LENGTHS, num_epochs=1)
