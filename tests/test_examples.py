@@ -47,6 +47,7 @@ def test_nnx_model(capsys):
   assert len(depths) == 12 and 1 == min(depths) < max(depths)
 
 
+@pytest.mark.slow
 def test_an_nnx_model_can_be_exported(tmp_path):
   """Its parameters are no dicts, the program's are."""
   bound = decoding.bind(
@@ -66,6 +67,7 @@ def test_an_nnx_model_can_be_exported(tmp_path):
   assert compared.equal and compared.num_tokens >= 4
 
 
+@pytest.mark.slow
 def test_numpy_client(tmp_path):
   """Copied somewhere else and run there; by hand, see tests/toy_decoder.py."""
   spec = deployment.ProgramSpec(

@@ -180,6 +180,7 @@ def test_required_examples_of_signed_losses():
   ).certified
 
 
+@pytest.mark.slow
 def test_required_examples_refuses_the_impossible():
   with pytest.raises(ValueError, match=r'expected_risk 0\.1 must be'):
     calibration.required_examples(0.1, 0.05, expected_risk=0.1)

@@ -20,6 +20,7 @@ ODD = tuple(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', ODD)
 def test_through_every_format_and_back(config, tmp_path):
   forms = ('t5x', 'huggingface', 't5x_orbax', 'calm_jax', 't5x', 'huggingface')

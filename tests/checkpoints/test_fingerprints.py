@@ -50,6 +50,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_sharding_does_not_matter():
   result = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(SHARDED)],

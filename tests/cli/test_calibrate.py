@@ -70,6 +70,7 @@ def test_a_full_grid_changes_no_certificate(calibrated, tmp_path):
   assert records.read_loss_table(tmp_path / 'loss_table.npz').computed.all()
 
 
+@pytest.mark.slow
 def test_another_loss_decodes_nothing_again(
   calibrated, tmp_path, monkeypatch, capsys
 ):

@@ -124,6 +124,7 @@ def test_a_killed_job_goes_on_where_it_was(
   assert samples[0]['tokens'] != samples[1]['tokens']
 
 
+@pytest.mark.slow
 def test_rows_of_something_else_are_refused(model_dir, source, tmp_path):
   output = tmp_path / 'rows.jsonl'
   run(model_dir, source, output)

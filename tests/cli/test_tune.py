@@ -154,6 +154,7 @@ def test_bad_configurations_are_refused(trained, tmp_path):
       tune(trained, tmp_path, **bindings)
 
 
+@pytest.mark.slow
 def test_a_lossless_choice_needs_no_certificate(tuned, tmp_path):
   """And the full model neither, nor one that nothing was certified of."""
   files, tuning = tuned

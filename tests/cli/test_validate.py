@@ -107,6 +107,7 @@ def test_the_record_is_what_was_counted_and_is_read_back(tmp_path):
     assert certificate.calibration_loss == expected.risks[expected.index]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_another(tmp_path):
   table = validation_cases.loss_table()
 

@@ -237,6 +237,7 @@ def test_companions_read_no_further_weights(decode):
   assert cost.flops['fill'] == 2 * KV * 9
 
 
+@pytest.mark.slow
 def test_checks_read_the_whole_matrix_for_all_rows(decode):
   cost = decode(checked())
   # The deepest rows look 2, 3, 2 times, all of them 10 times.

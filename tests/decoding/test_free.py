@@ -80,6 +80,7 @@ def test_outputs_do_not_depend_on_block_sizes(block_sizes):
     agree(projected, result)
 
 
+@pytest.mark.slow
 def test_outputs_do_not_depend_on_batch_mates():
   """Nor on how far behind these are when a row catches up."""
   reference = cases.decode(NAME)

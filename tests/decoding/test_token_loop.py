@@ -199,6 +199,7 @@ def assert_agree(one, other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('depth_loop', LOOPS)
 def test_inside_another_program(depth_loop):
   arguments = (toy.toy_params(), INPUTS, 0.6, jax.random.key(3))

@@ -166,6 +166,7 @@ def test_draws_what_the_full_model_draws_with_the_same_key(options):
   assert 0 < result.work.accepted.sum() < result.work.verified.sum()
 
 
+@pytest.mark.slow
 def test_only_checked_tokens_are_handed_out():
   full = generate(None)
   state = decoding.start(

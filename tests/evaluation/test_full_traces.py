@@ -152,6 +152,7 @@ def test_adapted_exits_follow_from_the_full_model_too():
     assert evaluation.follows_from_full(cases.bound(), policy) == follows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'rule',
   [

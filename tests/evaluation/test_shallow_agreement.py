@@ -116,6 +116,7 @@ def test_suppressed_tokens_are_said_by_neither():
   assert (np.abs(found.confidences - agreement().confidences) > 1e-3).any()
 
 
+@pytest.mark.slow
 def test_other_measures_see_the_states_around_the_layer():
   found = agreement(measure=exits.StateSimilarity())
   tokens = outputs()

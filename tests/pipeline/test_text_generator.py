@@ -40,6 +40,7 @@ def outputs(generator):
   return generator.generate(TEXTS, batch_size=2)
 
 
+@pytest.mark.slow
 def test_tokens_are_aligned_with_the_text(drawing):
   outputs = drawing.generate(TEXTS, num_samples=2, batch_size=2)
   assert [len(samples) for samples in outputs] == [2] * len(TEXTS)

@@ -60,6 +60,7 @@ def test_the_loss_of_every_exit_falls(tmp_path, capsys):
   assert '2 exits, on 1 x cpu' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_parameters_are_listed(tmp_path):
   result = train(tmp_path, num_steps=1)
   table = (tmp_path / 'parameters.txt').read_text()
@@ -78,6 +79,7 @@ def test_a_resumed_run_draws_the_same_dropout(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
 
 
+@pytest.mark.slow
 def test_the_seed_and_given_parameters_decide_where_it_starts(tmp_path):
   given = training.init_train_state(CONFIG, OPTIMIZER, seed=3).params
   runs = [

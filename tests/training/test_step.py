@@ -34,6 +34,7 @@ def test_a_step_is_a_function_of_state_and_batch_and_draws_by_step():
   assert losses[0][0] != losses[1][0], 'dropout must change with the step'
 
 
+@pytest.mark.slow
 def test_the_state_is_donated():
   state = training.init_train_state(CONFIG, OPTIMIZER)
   train_step()(state, training_cases.batch(0))
