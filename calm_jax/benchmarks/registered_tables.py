@@ -254,6 +254,9 @@ TABLES = {
     _of_rows(unlabelled_rows.UnlabelledRow, unlabelled_rows.table),
   ),
   'gate_depths': RegisteredTable(tuple(_GATES), _gate_depths),
+  'certified_deep_gates': RegisteredTable(
+    ('deep_gates_batch_1_cpu.json',), _certified
+  ),
   'certified_gates': RegisteredTable(('certified_gates.json',), _plain),
   'certified_layers': RegisteredTable(
     ('certified_layers.json',),
