@@ -317,7 +317,7 @@ def test_a_gate_beside_adapters_is_certified_served_and_exported(
     (
       {'INPUT_LINES': 'others.txt', 'GATE': 'other'},
       ValueError,
-      'outputs_train.npz is not of this run and Task: task: .*; inputs: expec',
+      'outputs_train.npz is not of this run and Task: task: expected',
     ),
     (
       {'data.DataPlan.pack': True, 'GATE': 'packed'},

@@ -194,6 +194,7 @@ def test_the_shipped_space_is_tuned(calibrated, tmp_path):
     tmp_path / 'all',
     more='@exact/evaluation.Candidates(), @lossless/evaluation.Candidates()',
     OUTPUT_DIR=str(tmp_path / 'tuned'),
+    TOLERANCE=0.1,
     PROMISES=(('textual', 0.9), ('signed', 0.5)),
     BATCH_SIZE=4,
     MINUTES=30.0,
