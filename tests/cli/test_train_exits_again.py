@@ -89,6 +89,7 @@ def test_adapters_whose_inputs_have_no_hash_yet_go_on(folder, tmp_path):
 
 def test_their_gate_is_measured_on_no_inputs_either(folder, capsys):
   """All of them are for training; and it goes on with the same ones."""
+  (folder / 'inputs.txt').write_text('\n'.join(INPUTS), encoding='utf-8')
   given = {
     'MODEL_DIR': str(folder / 'run'),
     'INPUT_LINES': str(folder / 'inputs.txt'),
