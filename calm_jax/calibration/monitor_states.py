@@ -36,12 +36,48 @@ def begun(
   )
 
 
+def read(path: str | os.PathLike) -> records.MonitorState | None:
+  """Reads a state file, None if there is none.
+
+  Raises:
+    ValueError: if it cannot be read.
+  """
+  path = os.path.expanduser(path)
+  if not os.path.exists(path):
+    return None
+  return records.read_record(path, records.MonitorState)
+
+
+def check_certificate(
+  state: records.MonitorState,
+  certificate: Certificate,
+  path: str | os.PathLike,
+) -> None:
+  """Checks that a state is of a certificate.
+
+  Args:
+    state: read from a file.
+    certificate: what is watched.
+    path: of the file.
+
+  Raises:
+    ValueError: if it is of another one.
+  """
+  if state.certificate != certificate.fingerprint:
+    raise ValueError(
+      f'{os.fspath(path)} is of another certificate, '
+      f'{state.certificate[:19]}.., and this one is '
+      f'{certificate.fingerprint[:19]}..: name another state file, or remove '
+      'that one if its certificate is no longer used'
+    )
+
+
 def check_alike(
   state: records.MonitorState,
   expected: records.MonitorState,
   path: str | os.PathLike,
 ) -> None:
-  """Checks that a state can be gone on with.
+  """Checks that a state can be gone on with, by the numbers it began with.
 
   Args:
     state: read from a file.
@@ -49,15 +85,8 @@ def check_alike(
     path: of the file.
 
   Raises:
-    ValueError: if it is of another certificate or of other numbers.
+    ValueError: if it was begun with other numbers.
   """
-  if state.certificate != expected.certificate:
-    raise ValueError(
-      f'{os.fspath(path)} is of another certificate, '
-      f'{state.certificate[:19]}.., and this one is '
-      f'{expected.certificate[:19]}..: name another state file, or remove that '
-      'one if its certificate is no longer used'
-    )
   for name in _FIXED:
     there, here = getattr(state, name), getattr(expected, name)
     if there != here:
@@ -80,10 +109,10 @@ def standing_alarm(
   Raises:
     ValueError: if it cannot be read.
   """
-  if not os.path.exists(path):
+  state = read(path)
+  if state is None or state.certificate != certificate.fingerprint:
     return None
-  state = records.read_record(path, records.MonitorState)
-  return state.alarm if state.certificate == certificate.fingerprint else None
+  return state.alarm
 
 
 def now() -> str:

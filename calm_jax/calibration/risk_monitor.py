@@ -84,10 +84,13 @@ class RiskMonitor:
       ValueError: as `watched_bound`; if the state cannot be read, or is of
         another certificate or of other numbers.
     """
-    self._path, found = path, None
-    if path is not None and os.path.exists(path):
-      found = records.read_record(path, records.MonitorState)
-      # Another certificate's says nothing of these numbers.
+    found = None
+    if path is not None:
+      path = os.path.expanduser(path)
+      found = monitor_states.read(path)
+    self._path = path
+    if path is not None and found is not None:
+      monitor_states.check_certificate(found, certificate, path)
       error_rate = found.error_rate if error_rate is None else error_rate
       guarantee = found.guarantee if guarantee is None else guarantee
       metric = found.metric if metric is None else metric
@@ -128,7 +131,8 @@ class RiskMonitor:
     if (audit.loss, audit.metric) != (self.bound.loss, self.bound.metric):
       raise ValueError(
         f'{where} has the {audit.loss} loss by {audit.metric}, and the '
-        f'{self.bound.name} is watched here'
+        f'{self.bound.name} is watched here: a state watches one loss; let '
+        'generate audit that one (AUDIT_METRIC), or name another state file'
       )
     try:
       self.watch.update(records.WatchState(), [audit.value])

@@ -135,7 +135,7 @@ def run(
     speaking.tell(terminal_decoding.UNCERTIFIED)
   for line in generator.cautions:
     speaking.tell(f'certificate: {line}')
-  generator, auditor = _watched(generator, certificate, options, load)
+  generator, auditor = _watched(generator, certificate, options, load, files)
   if files.is_shown:
     return terminal_decoding.show(generator, files.inputs, options, uncertified)
   if files.is_typed:
@@ -161,6 +161,7 @@ def _watched(
   certificate: str | None,
   options: text_files.LineOptions,
   load: Callable[..., pipeline.TextGenerator],
+  files: text_files.TextFiles,
 ) -> tuple[pipeline.TextGenerator, pipeline.Auditor | None]:
   """Returns what decodes, at full depth after an alarm, and its auditor."""
   in_8_bits = generator.bound.weights is not None
@@ -185,6 +186,8 @@ def _watched(
     generator,
     fraction=options.audit,
     seed=options.seed,
+    # So that files of few lines have others audited each.
+    among=os.path.basename(files.output_file or ''),
     metric=options.audit_metric,
     full=full() if in_8_bits else None,
   )

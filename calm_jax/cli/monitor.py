@@ -9,10 +9,12 @@ r"""Says whether a certificate still holds, from rows that `generate` wrote.
 
 With AUDIT, generate decodes a random fraction of the lines at full depth as
 well and writes how far the early text is from that. Here these losses are bet
-on: as long as their mean is what was certified, the probability that an alarm
-is ever raised is at most --false_alarms, however often one looks; once it is
-not, the alarm comes after some dozens to hundreds of audits. From then on
-generate decodes at full depth with this certificate, until --reset.
+on: as long as what is to be expected of the next audit, whatever came before,
+is what was certified, the probability that an alarm is ever raised is at most
+--false_alarms, however often one looks; once it is not, the alarm comes after
+some dozens to hundreds of audits. Jobs of generate that start then decode at
+full depth with this certificate, until --reset. Lines that are sorted by topic
+or difficulty are not alike all along: shuffle them.
 
 Files are read in the order given, each row once: those that grew are read on,
 and a last line that is not whole yet is left for the next time. What was seen
@@ -47,7 +49,10 @@ _ROWS = flags.DEFINE_multi_string(
   'rows', [], 'A file that generate wrote with AUDIT; may be repeated.'
 )
 _STATE = flags.DEFINE_string(
-  'state', None, 'What was seen so far; monitor.json beside the certificate.'
+  'state',
+  None,
+  'What was seen so far; monitor.json beside the certificate if not given, the '
+  'only one by which generate stops early exits.',
 )
 _FALSE_ALARMS = flags.DEFINE_float(
   'false_alarms',

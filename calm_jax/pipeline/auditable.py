@@ -25,8 +25,14 @@ def certificate_of(generator: TextGenerator) -> Certificate:
   """Returns the certificate that a generator serves by.
 
   Raises:
-    ValueError: if there is none, or it serves what the full model says.
+    ValueError: if there is none, if it serves what the full model says, or
+      what no certificate covers.
   """
+  if generator.forced_prefix:
+    raise ValueError(
+      f'every output begins with {generator.forced_prefix!r}, and no '
+      "certificate covers such: give forced_prefix=''"
+    )
   if generator.certificate is None:
     raise ValueError(
       'no certificate covers this generator, so there is no promise to watch'

@@ -26,6 +26,8 @@ class Auditor:
     loss: the textual loss that the certificate promises.
     fraction: of the requests that are audited, in (0, 1].
     seed: which ones; a request's number decides the rest.
+    among: what the numbers count, such as the file that rows go to: of files
+      of equally many lines others are drawn.
   """
 
   generator: TextGenerator
@@ -33,6 +35,7 @@ class Auditor:
   loss: losses.ConsistencyLoss
   fraction: float
   seed: int = 0
+  among: str = ''
 
   @classmethod
   def of(
@@ -41,6 +44,7 @@ class Auditor:
     *,
     fraction: float,
     seed: int = 0,
+    among: str = '',
     metric: str | Callable | None = None,
     full: TextGenerator | None = None,
   ) -> 'Auditor':
@@ -50,6 +54,7 @@ class Auditor:
       generator: what serves.
       fraction: of the requests, in (0, 1].
       seed: which ones.
+      among: what the numbers of requests count.
       metric: see `auditable.promised_loss`.
       full: the full model in float, where the generator has weights in 8 bits.
 
@@ -60,19 +65,21 @@ class Auditor:
     certificate = auditable.certificate_of(generator)
     loss = auditable.promised_loss(certificate, metric)
     full = auditable.full_of(generator, full)
-    return cls(generator, full, loss, fraction, seed)
+    return cls(generator, full, loss, fraction, seed, among)
 
   def describe(self) -> dict[str, Any]:
     """Returns what audits depend on besides the generator."""
     return {
       'fraction': self.fraction,
       'seed': self.seed,
+      'among': self.among,
       'metric': self.loss.metric_name,
     }
 
   def draws(self, number: int) -> bool:
     """Says whether the request of this number, from 0, is audited."""
-    drawn = hashlib.sha256(f'audit {self.seed} {number}'.encode()).digest()
+    key = f'audit {self.seed} {number} {self.among}'
+    drawn = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(drawn[:8]) < self.fraction * 2**64
 
   def audit(
@@ -110,7 +117,9 @@ class Auditor:
       RequestBatch(taken, num_rows, batch.length), seed=seed
     )
     full_texts = [samples[0].text for samples in decoded]
-    values = self.loss.of_texts([texts[place] for place in places], full_texts)
+    # What a loss remembers is for a grid of settings, not for a server's life.
+    loss = dataclasses.replace(self.loss, scores={})
+    values = loss.of_texts([texts[place] for place in places], full_texts)
     found = zip(places, full_texts, values.tolist(), strict=True)
     return {place: self._audit(text, value) for place, text, value in found}
 

@@ -1,10 +1,12 @@
 """A generator whose certificate is watched while it serves."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
+from calm_jax.calibration import monitor_states
 from calm_jax.calibration.monitor_words import in_words
 from calm_jax.calibration.risk_monitor import RiskMonitor
 from calm_jax.evaluation import text_metrics
@@ -65,7 +67,10 @@ class Monitor:
       ValueError: if there is nothing to watch, if the state is of another
         certificate, of other numbers or of another process, or cannot be read.
     """
-    self._generator, self._say = generator, say
+    self._generator, self._say, self._closed = generator, say, False
+    if metric is None and state is not None:
+      begun = monitor_states.read(state)
+      metric = None if begun is None else begun.metric
     self._auditor = Auditor.of(
       generator, fraction=fraction, seed=seed, metric=metric, full=full
     )
@@ -97,7 +102,8 @@ class Monitor:
     self.close()
 
   def close(self) -> None:
-    """Lets another process have the state."""
+    """Lets another process have the state; nothing is served after it."""
+    self._closed = True
     if self._lock is not None:
       self._lock.release()
 
@@ -113,11 +119,17 @@ class Monitor:
 
   @property
   def serving(self) -> TextGenerator:
-    """What decodes the next request: early exits, or full depth."""
+    """What decodes the next request: early exits, or full depth.
+
+    Raises:
+      ValueError: if the monitor was closed.
+    """
+    self._check_open()
     return self._generator if self.alarm is None else self._full
 
   def reset(self) -> None:
     """Goes back to early exits after an alarm; see `RiskMonitor.reset`."""
+    self._check_open()
     with self._turn:
       self._risk.reset()
 
@@ -146,18 +158,24 @@ class Monitor:
   ) -> Iterator[StreamedToken]:
     """Yields tokens as `TextGenerator.stream` does.
 
-    A request is counted, and perhaps audited, once its stream was read to the
-    end.
+    A request is counted, and perhaps audited, once its stream has ended. One
+    that its reader leaves is decoded to the end then, and one that stops at
+    numbers that are none counts with what was said: else the outputs that
+    people leave would be those that nobody looks at.
     """
     serving, found = self.serving, []
     tokens = serving.stream(text, number=number, seed=seed, **options)
-    for token in tokens:
-      found.append(token.text)
-      yield token
-    if serving is self._generator:
-      request = serving.encode(number, text, **options)
-      (batch,) = serving.batches([request], 1)
-      self._audit(batch, [''.join(found)], seed)
+    try:
+      for token in tokens:
+        found.append(token.text)
+        yield token
+    finally:
+      if serving is self._generator:
+        with contextlib.suppress(FloatingPointError):
+          found.extend(token.text for token in tokens)
+        request = serving.encode(number, text, **options)
+        (batch,) = serving.batches([request], 1)
+        self._audit(batch, [''.join(found)], seed)
 
   def _audit(
     self, batch: RequestBatch, texts: Sequence[str], seed: int
@@ -175,6 +193,13 @@ class Monitor:
       raised = self._risk.observe(values, served=served)
     if raised:
       self._tell()
+
+  def _check_open(self) -> None:
+    if self._closed:
+      raise ValueError(
+        'this monitor was closed, and its state may be that of another process '
+        'now: make a new one'
+      )
 
   def _tell(self) -> None:
     if self.alarm is not None:

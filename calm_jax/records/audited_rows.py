@@ -85,7 +85,8 @@ def _start(path: str, before: Sequence[ReadRows]) -> tuple[ReadRows, Any]:
   Raises:
     ValueError: if that is no longer there, or it is another file's copy.
   """
-  hashes = _hashes(path, {0, *(one.size for one in before)})
+  own = _whole_size(path)
+  hashes = _hashes(path, {0, own, *(one.size for one in before)})
   start = ReadRows(path=path, rows=0, size=0, digest=_digest(hashes[0]))
   for one in before:
     same = one.size in hashes and _digest(hashes[one.size]) == one.digest
@@ -102,7 +103,34 @@ def _start(path: str, before: Sequence[ReadRows]) -> tuple[ReadRows, Any]:
         f'{path} begins with the {one.rows} rows that were read of '
         f'{one.path}, and a request counts once: leave it out'
       )
+    elif 0 < own < one.size and _begins_with(one.path, hashes[own], own):
+      raise ValueError(
+        f'{path} is the beginning of {one.path}, of which {one.rows} rows were '
+        'read, and a request counts once: leave it out'
+      )
   return start, hashes[start.size]
+
+
+def _whole_size(path: str) -> int:
+  """Returns the bytes of a file up to the end of its last whole line."""
+  with open(path, 'rb') as file:
+    place = file.seek(0, os.SEEK_END)
+    while place:
+      start = max(0, place - _CHUNK)
+      file.seek(start)
+      found = file.read(place - start).rfind(b'\n')
+      if found >= 0:
+        return start + found + 1
+      place = start
+  return 0
+
+
+def _begins_with(path: str, hasher: Any, size: int) -> bool:
+  """Whether a file, if it is still there, begins with what was hashed."""
+  if not os.path.exists(path):
+    return False
+  found = _hashes(path, {size}).get(size)
+  return found is not None and _digest(found) == _digest(hasher)
 
 
 def _hashes(path: str, sizes: Set[int]) -> dict[int, Any]:

@@ -47,6 +47,23 @@ def test_a_state_survives_and_an_alarm_stands(tmp_path):
   assert '7 of 31 requests' in again.describe()
 
 
+def test_a_home_directory_may_be_written_short(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  found = certificate()
+  observe(RiskMonitor(found, '~/monitor.json'), [1.0] * 10)
+  assert (tmp_path / 'monitor.json').exists()
+  assert RiskMonitor(found, '~/monitor.json').alarm is not None
+  assert calibration.standing_alarm(found, '~/monitor.json') is not None
+
+
+def test_another_certificate_is_told_before_its_numbers(tmp_path):
+  path = tmp_path / 'monitor.json'
+  by_chrf = dataclasses.replace(TEXTUAL, metric='chrf')
+  observe(RiskMonitor(certificate(by_chrf), path), [0.0])
+  with pytest.raises(ValueError, match='is of another certificate'):
+    RiskMonitor(certificate(), path)
+
+
 def test_a_reset_begins_anew_and_is_on_record(tmp_path):
   monitor = RiskMonitor(certificate(), tmp_path / 'monitor.json')
   with pytest.raises(ValueError, match='no alarm to reset'):

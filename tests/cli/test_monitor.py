@@ -75,6 +75,10 @@ def test_rows_are_read_once_and_on(certificate, path, tmp_path, capsys):
   watch = state_of(path).watch
   assert watch.count == 4 and watch.total == pytest.approx(0.6)
   before = state_of(path)
+  part = tmp_path / 'part.jsonl'
+  part.write_text(whole[:cut])
+  with pytest.raises(ValueError, match=r'part.* is the beginning of .*a\.json'):
+    monitor.run(path, rows=[str(part)])
   first.write_text(whole.replace('text 1', 'text 0'))
   with pytest.raises(ValueError, match='no longer begins with the 5 rows'):
     monitor.run(path, rows=[str(first)])
@@ -154,6 +158,7 @@ def test_bad_rows_are_named_and_change_nothing(
   assert not list(tmp_path.glob('*.lock'))
 
 
+@pytest.mark.slow
 def test_audits_of_a_job_raise_an_alarm_and_the_next_one_goes_to_the_end(
   tmp_path, capsys
 ):

@@ -55,6 +55,14 @@ def test_which_requests_are_audited_follows_from_their_number(generator):
   assert drawn(fraction=0.1, seed=1) != some
   assert set(some) < set(drawn(fraction=0.2))
   assert len(drawn(fraction=1)) == 4000
+  # Of many short files not the same lines, or none, of each.
+  files = [
+    pipeline.Auditor.of(generator, fraction=0.01, among=f'{hour}.jsonl')
+    for hour in range(48)
+  ]
+  lines = [[n for n in range(100) if one.draws(n)] for one in files]
+  assert 24 < sum(map(len, lines)) < 80
+  assert len({n for found in lines for n in found}) > 15
 
 
 def test_what_is_audited_is_kept(generator, early, full, path):
@@ -122,6 +130,68 @@ def test_a_stream_is_audited_once_it_was_read(generator, early):
   rest = ''.join(token.text for token in stream)
   assert first.text + rest == early[0].text
   assert monitor.state.watch.count == monitor.state.served == 1
+
+
+def test_a_stream_that_its_reader_leaves_is_audited_as_others_are(
+  generator, early, full
+):
+  monitor = pipeline.Monitor(generator, fraction=1.0, error_rate=1e-9)
+  for text in TEXTS[:6]:
+    stream = monitor.stream(text)
+    next(stream)
+    stream.close()
+  pairs = zip(early[:6], full[:6], strict=True)
+  losses = [one.text.strip() != other.text.strip() for one, other in pairs]
+  assert monitor.state.watch.count == monitor.state.served == 6
+  assert monitor.state.watch.total == sum(losses) > 0
+
+
+def test_a_closed_monitor_serves_no_more(generator, path):
+  with pipeline.Monitor(generator, path, fraction=1.0) as monitor:
+    monitor.generate(TEXTS[:1], batch_size=1)
+  before = path.read_text()
+  for call in (
+    lambda: monitor.generate(TEXTS[:1], batch_size=1),
+    lambda: next(monitor.stream(TEXTS[0])),
+    monitor.reset,
+  ):
+    with pytest.raises(ValueError, match='was closed, and its state may be'):
+      call()
+  assert path.read_text() == before
+
+
+def test_what_audits_compared_is_not_kept_for_ever(generator):
+  monitor = pipeline.Monitor(generator, fraction=1.0)
+  monitor.generate(TEXTS[:4], **BATCHES)
+  assert monitor.state.watch.count == 4
+  assert not monitor._auditor.loss.scores
+
+
+def test_a_state_remembers_which_metric_it_watches(generator, run_dir, path):
+  first = calm_jax.calibration.Certificate.load(runs.certificate_path(run_dir))
+  (bound,) = first.bounds
+  tested = calm_jax.calibration.bounds.TestedBound(
+    loss='textual',
+    metric='exact_match',
+    tolerance=bound.tolerance,
+    risks=first.risks,
+    p_values=first.p_values,
+  )
+  both = dataclasses.replace(
+    first, promises=(tested, dataclasses.replace(tested, metric='token_f1'))
+  )
+  twice = dataclasses.replace(generator, certificate=both)
+  for options, served in (({'metric': 'token_f1'}, 1), ({}, 2)):
+    with pipeline.Monitor(twice, path, fraction=1.0, **options) as monitor:
+      monitor.generate(TEXTS[:1], batch_size=1)
+    state = json.loads(path.read_text())
+    assert (state['metric'], state['served']) == ('token_f1', served)
+
+
+def test_a_generator_that_forces_a_prefix_has_no_promise(generator):
+  forced = dataclasses.replace(generator, forced_prefix='a')
+  with pytest.raises(ValueError, match="every output begins with 'a', and no"):
+    pipeline.Monitor(forced)
 
 
 def test_a_forced_prefix_is_no_promise_to_watch(generator):
