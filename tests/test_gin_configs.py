@@ -165,7 +165,7 @@ def test_spaces_build(file, run_with_parts):
   ]
   assert len({*described}) == len(space)
   for one in space:
-    exact = not one.name.startswith('calm')
+    exact = not one.name.startswith(('calm', 'full'))
     assert isinstance(one.policy.cache_fill, decoding.CatchUp) == exact
     assert one.policy.verifies == one.name.startswith('lossless')
     assert (one.weights is not None) == (

@@ -71,7 +71,8 @@ def validate_tuning(
         draw_size=draw_size or len(tuning.screening_ids + tuning.test_ids),
         seed=seed,
         near_setting=near,
-        time_to_beat=min([tuning.full_milliseconds, *lossless]),
+        time_to_beat=min([tuning.full_milliseconds, *lossless])
+        / tuning.least_gain,
       )
     )
     found = counts[-1]

@@ -19,7 +19,9 @@ What was chosen decodes by
 
   calm_jax.load('runs/e2e_nlg', certificate='tuned')
 
-and in every job by --gin_file=policies/tuned.gin, given last.
+and in generate, evaluate and export by --gin_file=policies/tuned.gin, given
+last. The last two are about certificates, which lossless drafts and the full
+model have none of; they say so.
 """
 
 import dataclasses
@@ -173,8 +175,6 @@ def _write(output_dir: str, found: evaluation.TunedRun) -> records.Tuning:
     return os.path.join(output_dir, name)
 
   tuning, certificate = found.tuning, found.certificate
-  if found.screening is not None:
-    records.write_loss_table(place(records.SCREENING_TABLE), found.screening)
   records.write_loss_table(place('loss_table.npz'), found.tested)
   if certificate is not None:
     certificate.save(place(records.TUNED_CERTIFICATE))

@@ -192,14 +192,15 @@ def run_calibration(
       "is the full model's at any setting: there is nothing to certify. Decode "
       'with it as it is, or calibrate the policy without verification'
     )
-  _check_paths(policy, plan.settings)
+  settings = plan.settings_of(policy)
+  _check_paths(policy, settings)
   meter, left_open = CostMeter(), plan.left_open
   plan = checked_before(plan, batches)
   inputs = say_distinct(batches, say)
   rows = _rows_of(
     plan,
     inputs,
-    lambda batches: SettingGrid(decode, batches, policy, meter, plan.settings),
+    lambda batches: SettingGrid(decode, batches, policy, meter, settings),
     meter,
     full_grid,
   )
@@ -215,13 +216,13 @@ def run_calibration(
     'metric': loss.metric_name,
     'num_layers': full.num_layers,
     # Of the decoder, its parameters and tokenizer, where it knows them.
-    **decode.context(policy, plan.settings[0]).write(),
+    **decode.context(policy, settings[0]).write(),
     **(context or {}),
     'examples': records.digest_of_rows(inputs.example_ids),
   }
   versions = context.pop('versions')
   history = used_rows.history_of(
-    _use(plan, statistics, inputs.example_ids, context),
+    _use(plan, settings, statistics, inputs.example_ids, context),
     uses_in,
     spent=plan.spent,
     share=decode.share,
@@ -230,7 +231,7 @@ def run_calibration(
   if history.others:
     say(history.describe())
   table = rows.fill(
-    plan.settings,
+    settings,
     losses,
     statistics,
     path=table_path,
@@ -304,6 +305,7 @@ def checked_before(
 
 def _use(
   plan: CalibrationPlan,
+  settings: Sequence[float | dict[str, Any]],
   statistics: Mapping[str, Any],
   example_ids: Sequence[str],
   context: Mapping[str, Any],
@@ -313,7 +315,7 @@ def _use(
   return records.RowUse(
     rows=context['examples'],
     example_ids=tuple(sorted(example_ids)),
-    settings=tuple(plan.settings),
+    settings=tuple(settings),
     loss=context['loss'],
     metric=context['metric'],
     tolerance=promises[0].tolerance,

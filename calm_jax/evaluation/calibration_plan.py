@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calm_jax import calibration, checks
+from calm_jax import calibration, checks, decoding, exits
 from calm_jax.evaluation import seen_text, used_rows
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.promises import Promise, as_promises
 
-DEFAULT_THRESHOLDS = tuple(i / 20 for i in range(19, -1, -1))
 _LOSS = 'textual'
 _TOLERANCE = 0.1
 
@@ -20,7 +19,8 @@ class CalibrationPlan:
 
   Attributes:
     settings: from conservative to aggressive: thresholds in [0, 1], strictly
-      decreasing, or {path of a field of the policy: value}.
+      decreasing, or {path of a field of the policy: value}; None for the
+      thresholds that suit the policy's measure (`exits.usual_thresholds`).
     tolerance: what the expected loss may be at most (CALM's delta), in the
       units of the losses.
     error_rate: how often a certificate may be wrong (CALM's epsilon), in
@@ -47,7 +47,7 @@ class CalibrationPlan:
       metric), in any order. One is the same as `loss` and `tolerance`.
   """
 
-  settings: Sequence[float | dict[str, Any]] = DEFAULT_THRESHOLDS
+  settings: Sequence[float | dict[str, Any]] | None = None
   tolerance: float = _TOLERANCE
   error_rate: float = 0.05
   loss: str | ConsistencyLoss = _LOSS
@@ -59,8 +59,9 @@ class CalibrationPlan:
 
   def __post_init__(self):
     """Raises ValueError for settings out of order and losses that are none."""
-    settings = calibration.check_settings(self.settings)
-    object.__setattr__(self, 'settings', settings)
+    if self.settings is not None:
+      settings = calibration.check_settings(self.settings)
+      object.__setattr__(self, 'settings', settings)
     used_rows.check_spent(self.spent, self.error_rate)
     for name in ('p_value', 'procedure'):
       given = getattr(self, name)
@@ -96,6 +97,14 @@ class CalibrationPlan:
       ('metric', promise.metric),
     ):
       object.__setattr__(self, name, value)
+
+  def settings_of(
+    self, policy: decoding.ComputePolicy
+  ) -> Sequence[float | dict[str, Any]]:
+    """Returns the settings that are tested of a policy."""
+    if self.settings is None:
+      return exits.usual_thresholds(policy.exit_rule)
+    return self.settings
 
   def promised(self) -> tuple[Promise, ...]:
     """Returns what is promised, of one loss or of several."""

@@ -4,8 +4,17 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from calm_jax import calibration, decoding, interfaces, quantisation, records
-from calm_jax.evaluation.calibration_plan import DEFAULT_THRESHOLDS
+from calm_jax import (
+  calibration,
+  decoding,
+  exits,
+  interfaces,
+  quantisation,
+  records,
+)
+
+# What results call the model that all are held against.
+FULL_MODEL = 'full model'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Candidates:
 
   name: str
   policy: decoding.ComputePolicy | interfaces.ExitRule
-  settings: Sequence[float | dict[str, Any]] = DEFAULT_THRESHOLDS
+  settings: Sequence[float | dict[str, Any]] | None = None
   weights: quantisation.Int8Weights | str | None = None
 
   def __post_init__(self):
@@ -65,7 +74,9 @@ class Candidates:
         f'a policy of the space has the name {self.name!r}; give it one'
       )
     policy = decoding.as_policy(self.policy)
-    settings = tuple(self.settings) or ({},)
+    settings = exits.usual_thresholds(policy.exit_rule)
+    if self.settings is not None:
+      settings = tuple(self.settings) or ({},)
     try:
       settings = tuple(calibration.check_settings(settings))
       for setting in settings:
@@ -90,15 +101,16 @@ class Candidates:
     policy = decoding.at_output_length(
       decoding.as_policy(self.policy), max_length
     )
+    settings = tuple(self.settings or ())
     return [
       Candidate(
         self.name,
-        self.settings[place],
-        decoding.with_setting(policy, self.settings[place]),
+        settings[place],
+        decoding.with_setting(policy, settings[place]),
         quantisation.as_weights(self.weights),
         place,
       )
-      for place in coarse_first(len(self.settings))
+      for place in coarse_first(len(settings))
     ]
 
 
@@ -144,6 +156,11 @@ def in_turns(
 def check_labels(candidates: Sequence[Candidate]) -> None:
   """Raises ValueError for candidates that look alike in words."""
   labels = [one.label for one in candidates]
+  if FULL_MODEL in labels:
+    raise ValueError(
+      f'a policy of the space is called {FULL_MODEL!r}, as results call the '
+      'model that all are held against; give it another name'
+    )
   for label in labels:
     if labels.count(label) > 1:
       raise ValueError(

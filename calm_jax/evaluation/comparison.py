@@ -118,7 +118,7 @@ def sweep(
   Args:
     decode: as for `decode_for_comparison`.
     policy: the policy, at any threshold.
-    thresholds: in [0, 1]; () for no points at all.
+    thresholds: in [0, 1], for a policy that has one; () for no points at all.
     compared: what was decoded before, the full model first.
     scoring: how decodes are scored.
     progress: gets a line per decode.
@@ -126,7 +126,8 @@ def sweep(
   say = progress if progress is not None else lambda line: None
   full = compared[0].decoded
   points = []
-  for threshold in thresholds:
+  has_threshold = decoding.threshold_path(policy) is not None
+  for threshold in thresholds if has_threshold else ():
     early = decoding.with_setting(policy, threshold)
     points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
   there = {entry.setting for entry in compared if entry.kind == 'static'}

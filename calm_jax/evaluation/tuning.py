@@ -41,15 +41,12 @@ class TunedRun:
     certificate: of the chosen candidate, or of the first that was tested if
       none was certified; None where nothing was tested, or needed to be.
     policy: what to decode with.
-    screening: the losses of the candidates on the rows that screen; None where
-      they had been screened before.
     tested: the losses of the tested ones on the rows that test.
   """
 
   tuning: records.Tuning
   certificate: Certificate | None
   policy: decoding.ComputePolicy
-  screening: records.LossTable | None
   tested: records.LossTable
 
 
@@ -80,7 +77,8 @@ def run_tuning(
     context: kept in the certificate and the tables.
     screened_path: a JSON file that keeps what was screened before anything is
       tested, so that a tuning that was interrupted tests the same candidates in
-      the same order; None for nowhere.
+      the same order; beside it the losses, `records.SCREENING_TABLE`; None for
+      nowhere.
     uses_in: as for `evaluation.calibrate`.
     progress: gets a line now and then.
 
@@ -97,7 +95,7 @@ def run_tuning(
     bind=bind,
     say=progress if progress is not None else lambda line: None,
   )
-  tuning, screening = tuning_steps.screened(
+  tuning = tuning_steps.screened(
     request, run_context or request.run_context(), screened_path
   )
   by_label = {one.label: one for one in request.candidates}
@@ -105,7 +103,8 @@ def run_tuning(
     by_label[tuning.candidates[place].label] for place in tuning.sequence
   ]
   history = None
-  if sequence:
+  if any(not one.lossless for one in tuning.candidates):
+    # Even if nothing is tested: what screening says of its rows has been seen.
     history = tuning_certificate.note_rows(
       tuning,
       request.statistics,
@@ -134,7 +133,6 @@ def run_tuning(
     tuning=dataclasses.replace(tuning, sentence=tuning_words.sentence(tuning)),
     certificate=certificate,
     policy=decoding.ComputePolicy() if choice is None else choice.policy,
-    screening=screening,
     tested=tuning_steps.table(request, columns, tuning.test_ids),
   )
 

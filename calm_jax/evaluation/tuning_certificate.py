@@ -43,8 +43,7 @@ def note_rows(
     rows=records.digest_of_rows(tuning.test_ids),
     example_ids=tuple(sorted({*tuning.test_ids, *tuning.screening_ids})),
     settings=tuple(
-      {'policy': one.policy, 'setting': one.setting}
-      for one in (tuning.candidates[place] for place in tuning.sequence)
+      {'policy': one.policy, 'setting': one.setting} for one in _noted(tuning)
     ),
     loss=losses[0].name,
     metric=losses[0].metric_name,
@@ -65,6 +64,12 @@ def note_rows(
   return used_rows.history_of(
     use, uses_in, spent=spent, share=collectives.Share()
   )
+
+
+def _noted(tuning: records.Tuning) -> list[records.TunedCandidate]:
+  """Returns what is tested, or what was screened where nothing is."""
+  tested = [tuning.candidates[place] for place in tuning.sequence]
+  return tested or [one for one in tuning.candidates if not one.lossless]
 
 
 def certificate_of(

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calm_jax import decoding, interfaces, records
-from calm_jax.evaluation.candidates import Candidate
+from calm_jax.evaluation.candidates import FULL_MODEL, Candidate
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
 from calm_jax.evaluation.tuning_plan import TuningPlan
 
-_FULL = 'full model'
 # Of the time, for losses of the rows that screen; the clock and the tests have
 # the rest.
 _SCREENING = 0.4
@@ -66,7 +65,7 @@ def clocked_batches(
   """
   try:
     return take_batches(
-      batches, batch_size=plan.batch_size, num_batches=plan.timed_batches
+      batches, batch_size=plan.batch_size, num_batches=plan.num_timed
     )
   except ValueError as error:
     raise ValueError(f'of the rows that screen, {error}') from None
@@ -103,13 +102,13 @@ def clock(
     bound[None],
     batches,
     {
-      _FULL: decoding.ComputePolicy(),
+      FULL_MODEL: decoding.ComputePolicy(),
       **{
         one.label: OfModel(one.policy, bound[one.weights]) for one in candidates
       },
     },
     max_length=max_length,
-    baseline=_FULL,
+    baseline=FULL_MODEL,
     eos_id=eos_id,
     suppressed_tokens=suppressed_tokens,
     num_repeats=plan.repeats,

@@ -11,6 +11,9 @@ from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.promises import Promise
 
+# What the clock measures if nobody says.
+_FEWEST_BATCHES, _FEWEST_ROWS = 2, 8
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuningPlan:
@@ -27,12 +30,16 @@ class TuningPlan:
     spent: as for `CalibrationPlan`.
     batch_size: rows that the clock decodes together: those that will be served
       together. Losses do not depend on it.
-    timed_batches: batches that the clock measures, of the rows that screen.
+    timed_batches: batches that the clock measures, of the rows that screen;
+      two if None, or as many as eight rows take.
     repeats: how often it measures each.
     minutes: the time that all of it may take; None for no limit. Candidates
       that it does not last for are left out, and that is said.
     seed: of the split into rows that screen and rows that test.
     screening_share: of the rows that screen, in (0, 1).
+    least_gain: how many times as fast as what loses nothing a candidate must be
+      to be worth a test, at least 1. The clock says no more of who is nearly as
+      fast, and the first one that fails ends the tests.
     compared: the policy of the space that the paper's CALM is shown for; None
       for the first one that is not lossless.
   """
@@ -45,30 +52,43 @@ class TuningPlan:
   p_value: Any = None
   spent: str | float = used_rows.TOLD
   batch_size: int = 1
-  timed_batches: int = 2
+  timed_batches: int | None = None
   repeats: int = 3
   minutes: float | None = None
   seed: int = 0
   screening_share: float = 0.5
+  least_gain: float = 1.05
   compared: str | None = None
 
   def __post_init__(self):
     """Raises ValueError for numbers out of range and losses that are none."""
     for name, low in (
       ('batch_size', 1),
-      ('timed_batches', 1),
       ('repeats', 1),
       ('seed', 0),
     ):
       checks.check_whole(getattr(self, name), name, low=low)
+    checks.check_whole(self.num_timed, 'timed_batches', low=1)
     if self.minutes is not None and not 0 < self.minutes < math.inf:
       raise ValueError(
         f'minutes is {self.minutes}; give more than 0, or None for no limit'
+      )
+    if not 1 <= self.least_gain < math.inf:
+      raise ValueError(
+        f'least_gain is {self.least_gain}; give 1 for whatever is faster at '
+        'all, or 1.05'
       )
     calibration.split_rows(2, share=self.screening_share)
     calibration.check_error_rate(self.error_rate)
     # One that is out of range is refused here, and not after an hour.
     _ = self.claims
+
+  @property
+  def num_timed(self) -> int:
+    """How many batches the clock measures."""
+    if self.timed_batches is not None:
+      return self.timed_batches
+    return max(_FEWEST_BATCHES, math.ceil(_FEWEST_ROWS / self.batch_size))
 
   @property
   def claims(self) -> CalibrationPlan:

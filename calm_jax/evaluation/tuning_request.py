@@ -130,7 +130,15 @@ class TuningRequest:
         ],
         'promises': self.promises,
         'p_value': p_values.name_of(self.statistics['p_value']),
-        'numbers': [plan.error_rate, plan.batch_size, plan.seed],
+        'numbers': [
+          plan.error_rate,
+          plan.batch_size,
+          plan.seed,
+          plan.least_gain,
+          plan.repeats,
+          plan.num_timed,
+        ],
+        'compared': self.compared,
       }
     )
 
@@ -160,6 +168,7 @@ class TuningRequest:
       p_value=p_values.name_of(self.statistics['p_value']),
       error_rate=float(self.plan.error_rate),
       seed=self.plan.seed,
+      least_gain=self.plan.least_gain,
       screening_ids=self.screening.example_ids,
       test_ids=self.test.example_ids,
       batch_size=self.plan.batch_size,

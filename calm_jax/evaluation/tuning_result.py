@@ -31,6 +31,7 @@ def screened(
   measured: Clocked,
   statistics: Mapping[str, Any],
   compared: str,
+  least_gain: float,
 ) -> Screened:
   """Returns the front of what was screened, and what is to be tested of it.
 
@@ -39,6 +40,7 @@ def screened(
     measured: their timings.
     statistics: promises, p-value and error rate.
     compared: the policy that the paper's CALM is shown for.
+    least_gain: as for `TuningPlan`.
   """
   found = [
     column.record(timing)
@@ -56,7 +58,7 @@ def screened(
     [found[c].milliseconds for c in lossy],
     statistics['promises'],
     p_value=statistics['p_value'],
-    time_to_beat=to_beat,
+    time_to_beat=to_beat / least_gain,
   )
   for c, p_value in zip(lossy, screening.p_values, strict=True):
     found[c] = dataclasses.replace(found[c], screening_p_value=p_value)

@@ -14,21 +14,26 @@ def screened(
   request: TuningRequest,
   run_context: records.RunContext,
   path: str | os.PathLike | None,
-) -> tuple[records.Tuning, records.LossTable | None]:
-  """Returns what screening leaves to test, and its losses if they are new."""
+) -> records.Tuning:
+  """Returns what screening leaves to test; its losses lie beside it then."""
   fingerprint = request.fingerprint(run_context.device)
   if path is not None and os.path.exists(path):
     found = records.read_record(path, records.Tuning)
     if found.fingerprint == fingerprint:
       request.say(
         f'{os.fspath(path)}: {len(found.candidates)} candidates were screened '
-        'before; testing goes on with those, in their order'
+        'before; testing goes on with those, in their order (delete that file '
+        'to screen anew)'
       )
-      return found, None
+      return found
   columns, left_out = _screen(request)
   measured = request.clock([column.candidate for column in columns])
   found = tuning_result.screened(
-    columns, measured, request.statistics, request.compared
+    columns,
+    measured,
+    request.statistics,
+    request.compared,
+    request.plan.least_gain,
   )
   sequence = tuning_clock.fitting(
     found.sequence,
@@ -42,8 +47,12 @@ def screened(
   )
   request.say(tuning_words.of_screening(tuning))
   if path is not None:
+    beside = os.path.join(os.path.dirname(path), records.SCREENING_TABLE)
+    records.write_loss_table(
+      beside, table(request, columns, tuning.screening_ids)
+    )
     records.write_json(path, tuning)
-  return tuning, table(request, columns, tuning.screening_ids)
+  return tuning
 
 
 def _screen(request: TuningRequest) -> tuple[list[Column], list[str]]:

@@ -69,8 +69,8 @@ def of_screening(tuning: records.Tuning) -> str:
   """Says what is left to test."""
   if not tuning.sequence:
     return (
-      'nothing to test: no candidate that might lose something is faster than '
-      'what loses nothing'
+      'nothing to test: no candidate that might lose something is '
+      f'{_enough(tuning)} as what loses nothing'
     )
   labels = [tuning.candidates[place].label for place in tuning.sequence]
   return (
@@ -141,7 +141,11 @@ def _none_faster(tuning: records.Tuning) -> str:
   return 'nothing that was certified'
 
 
+def _enough(tuning: records.Tuning) -> str:
+  return f'at least {tuning.least_gain:g} times as fast'
+
+
 def _of_none(tuning: records.Tuning) -> str:
   if not tuning.sequence:
-    return 'nothing that might lose something was faster.'
+    return f'nothing that might lose something was {_enough(tuning)}.'
   return 'nothing faster was certified.'

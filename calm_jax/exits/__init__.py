@@ -31,6 +31,7 @@ from calm_jax.exits.thresholds import (
   DecayingThreshold,
   ReleaseDecayThreshold,
 )
+from calm_jax.exits.usual_thresholds import usual_thresholds
 
 __all__ = [
   'BudgetState',
@@ -55,4 +56,5 @@ __all__ = [
   'Tempered',
   'features_of',
   'get_measure',
+  'usual_thresholds',
 ]

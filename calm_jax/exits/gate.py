@@ -7,6 +7,7 @@ the same code in training and decoding.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,12 @@ class Gate:
   logits: Array | None = None
 
   minimum_exit_layer = 1
+  # It says how likely the token is the last layer's: at 0.95, one token in
+  # twenty may differ, too many for whole outputs.
+  usual_thresholds: ClassVar[tuple[float, ...]] = (
+    *(0.9999, 0.9995, 0.999, 0.998, 0.996, 0.993, 0.99),
+    *(0.985, 0.98, 0.97, 0.95, 0.9, 0.8, 0.7),
+  )
 
   @property
   def needs_logits(self) -> bool:

@@ -1,11 +1,13 @@
 """Q-exit (PALBERT, arXiv 2204.03276): stop at a quantile of the exit layer."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits.measured_exit import MeasuredExit
+from calm_jax.exits.usual_thresholds import EVENLY
 from calm_jax.interfaces import LayeredDecoder, LayerView
 from calm_jax.pytrees import register_pytree
 
@@ -40,6 +42,9 @@ class QuantileExit(MeasuredExit):
   The confidence is that probability. Attributes are those of `MeasuredExit`,
   with q as the threshold.
   """
+
+  # Of all exits together, however the gate's own confidences lie.
+  usual_thresholds: ClassVar[tuple[float, ...]] = EVENLY
 
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int

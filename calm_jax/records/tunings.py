@@ -89,6 +89,8 @@ class Tuning:
     certificate: the name of the certificate's file beside this one; None where
       nothing was tested.
     sentence: what was chosen and what holds of it, for everybody.
+    least_gain: how many times as fast as what loses nothing a candidate had to
+      be, to be tested.
     context: how this came about.
     format_version: of this schema.
   """
@@ -112,6 +114,7 @@ class Tuning:
   chosen: int | None = None
   certificate: str | None = None
   sentence: str = ''
+  least_gain: float = 1.0
   format_version: int = FORMAT_VERSION
 
   @property

@@ -57,6 +57,8 @@ def _draw(axes: Any, tuning: records.Tuning, place: int) -> None:
     own = [one for one in lossy if one.policy == name]
     for certified in (False, True):
       marked = [one for one in own if one.certified is certified]
+      if not marked:
+        continue
       axes.plot(
         [one.milliseconds for one in marked],
         [one.screening_means[place] for one in marked],
@@ -94,7 +96,7 @@ def _draw(axes: Any, tuning: records.Tuning, place: int) -> None:
   top = max(top, promise.tolerance)
   space = 0.08 * max(top - min(lowest, 0.0), 1e-3)
   axes.set_ylim(min(lowest, 0.0) - space, top + space)
-  axes.set_ylabel(f'mean {promise.loss} loss, rows that screen')
+  axes.set_ylabel(f'mean {promise.loss} loss, screening')
 
 
 def _draw_chosen(axes: Any, tuning: records.Tuning, place: int) -> None:

@@ -1,6 +1,7 @@
 """Renders a tuning as tables: what was tested, and the rest of the front."""
 
 import math
+from collections.abc import Iterable
 
 from calm_jax import records
 from calm_jax.reporting import columns, tables
@@ -58,6 +59,52 @@ def tuning_table(
   )
 
 
+def choices_table(
+  tunings: Iterable[tuple[str, records.Tuning]],
+) -> tables.Table:
+  """Returns what several tunings chose, a row each.
+
+  Args:
+    tunings: pairs of the name of a model and a tuning of it.
+  """
+  rows = []
+  for name, tuning in tunings:
+    one = tuning.choice
+    tested = [one for one in tuning.candidates if one.test_means]
+    lossless = [one.speed_up for one in tuning.candidates if one.lossless]
+    losses = '-'
+    if one is not None and one.test_means:
+      losses = ' '.join(tables.number(mean, 4) for mean in one.test_means)
+    rows.append(
+      (
+        name,
+        str(tuning.batch_size),
+        'full model' if one is None else one.label,
+        '1.00' if one is None else tables.number(one.speed_up, 2),
+        losses,
+        f'{len(tuning.certified)} of {len(tested)}',
+        tables.number(max(lossless), 2) if lossless else '-',
+      )
+    )
+  return tables.Table(
+    header=(
+      'model',
+      'batch',
+      'chosen',
+      'speed-up',
+      'loss',
+      'certified',
+      'lossless',
+    ),
+    rows=tuple(rows),
+    notes=(
+      'loss: the mean on the inputs that tested.',
+      'certified: of those that were tested.',
+      'lossless: the speed-up of the fastest candidate that loses nothing.',
+    ),
+  )
+
+
 def render_tuning_text(tuning: records.Tuning) -> str:
   """Renders a tuning for a terminal."""
   table = tables.with_notes(tuning_table(tuning), tables.as_text, '{}')
@@ -67,10 +114,11 @@ def render_tuning_text(tuning: records.Tuning) -> str:
 def about_tuning(tuning: records.Tuning) -> list[str]:
   """Returns what was promised and how it was tested, in sentences."""
   promised = ' and '.join(one.describe() for one in tuning.promises)
+  together = ', together' if len(tuning.promises) > 1 else ''
   certified = len(tuning.certified)
   tested = sum(bool(one.test_means) for one in tuning.candidates)
   lines = [
-    f'Promised: {promised}, together, but for a probability of '
+    f'Promised: {promised}{together}, but for a probability of '
     f'{tuning.error_rate:g}.',
     f'{len(tuning.candidates)} candidates were screened by '
     f'{len(tuning.screening_ids)} inputs and by the clock. '

@@ -72,7 +72,10 @@ def applied(
   if not certificate.certified:
     return decoding.full_within_budget(policy)
   certified = decoding.with_setting(policy, certificate.setting)
-  if certificate.threshold == 1.0 and decoding.is_full_at_one(certified):
+  in_float = certificate.decoding.weights in (None, 'float')
+  # In 8 bits the full model is another one, and this is what was certified.
+  at_one = certificate.threshold == 1.0 and in_float
+  if at_one and decoding.is_full_at_one(certified):
     return decoding.full_model(certified)
   return certified
 

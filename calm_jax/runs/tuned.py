@@ -3,8 +3,7 @@
 import os
 
 from calm_jax import decoding, records
-from calm_jax.calibration.certificate import Certificate
-from calm_jax.runs.certified_policies import policy_described, policy_of
+from calm_jax.runs.certified_policies import policy_described
 
 
 def read_tuning(
@@ -42,8 +41,10 @@ def tuned_certificate(
   Raises:
     FileNotFoundError, ValueError: as `read_tuning`.
   """
-  name = read_tuning(model_dir, tuned=tuned).certificate
-  return None if name is None else os.path.join(model_dir, tuned, name)
+  tuning = read_tuning(model_dir, tuned=tuned)
+  if tuning.choice is None or tuning.certificate is None:
+    return None
+  return os.path.join(model_dir, tuned, tuning.certificate)
 
 
 def load_tuned_policy(
@@ -62,8 +63,4 @@ def load_tuned_policy(
   tuning = read_tuning(model_dir, tuned=tuned)
   if tuning.choice is not None:
     return policy_described(tuning.choice.described, model_dir)
-  path = tuned_certificate(model_dir, tuned=tuned)
-  if path is None:
-    return decoding.ComputePolicy()
-  # Of which nothing was certified: with it this is the full model.
-  return policy_of(Certificate.load(path), model_dir)
+  return decoding.ComputePolicy()

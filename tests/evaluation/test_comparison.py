@@ -172,3 +172,26 @@ def test_rows_say_what_ran_and_not_only_what_was_used(verifies):
     )
   else:
     assert early.mean_exit_layer <= early.layers_run <= 3
+
+
+def test_points_of_a_policy_without_a_threshold_are_its_static_exits():
+  """All layers in 8 bits, such as a tuning may choose."""
+  decode = functools.partial(
+    evaluation.decode_dataset,
+    toy_decoder.toy_bound(),
+    [{'encoder_input_tokens': np.array([[1, 2], [3, 4]], np.int32)}],
+    detokenize=str,
+    max_length=6,
+    eos_id=-1,
+  )
+  compared = evaluation.decode_for_comparison(
+    decode, decoding.ComputePolicy(), setting={}
+  )
+  rows = evaluation.sweep(
+    decode,
+    decoding.ComputePolicy(),
+    (0.9, 0.5),
+    compared,
+    scoring=SCORING,
+  )
+  assert {row.kind for row in rows} <= {'static'}

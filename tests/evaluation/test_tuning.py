@@ -145,9 +145,9 @@ def test_the_fastest_of_the_certified_is_chosen(tmp_path):
   assert records.to_jsonable(read) == records.to_jsonable(tuning)
 
 
-def test_what_was_screened_is_what_tables_say():
-  found = tune()
-  tuning, table = found.tuning, found.screening
+def test_what_was_screened_is_what_tables_say(tmp_path):
+  tuning = tune(folder=tmp_path).tuning
+  table = records.read_loss_table(tmp_path / records.SCREENING_TABLE)
   lossy = [one for one in tuning.candidates if not one.lossless]
   assert table.settings == tuple(
     {'policy': one.policy, 'setting': one.setting} for one in lossy
@@ -156,7 +156,7 @@ def test_what_was_screened_is_what_tables_say():
     [table.losses],
     [one.milliseconds for one in lossy],
     [calibration.Bound(loss='textual', tolerance=0.65)],
-    time_to_beat=8.0,
+    time_to_beat=8.0 / 1.05,
   )
   by_place = {place: lossy[place].label for place in range(len(lossy))}
   assert [tuning.candidates[c].label for c in tuning.sequence] == [
@@ -199,8 +199,12 @@ def test_an_interrupted_tuning_goes_on_with_the_same_tests(
   times.update({'margin, threshold 0.95': 1.0, 'maximum, threshold 0.9': 9.5})
   found = tune(folder=tmp_path / 'parts')
   assert times['asked'] == 2
-  assert found.screening is None
   assert found.tuning == dataclasses.replace(whole.tuning)
+  whole_table, table = (
+    records.read_loss_table(tmp_path / part / records.SCREENING_TABLE)
+    for part in ('whole', 'parts')
+  )
+  np.testing.assert_array_equal(whole_table.losses, table.losses)
   assert found.certificate.p_values == whole.certificate.p_values
   assert len(calls) == total, 'as many decodes in two goes as in one'
   # One use of the rows, however often it was begun.
@@ -234,6 +238,67 @@ def test_what_is_not_certified_is_not_chosen(times):
   fast = tune()
   assert fast.tuning.sequence == () and fast.tested.settings == ()
   assert fast.tuning.choice.policy == 'drafts'
+
+
+def test_rows_are_used_even_if_nothing_is_tested(times, tmp_path):
+  """Their losses were shown: who calibrates on them then is told."""
+  times['drafts'] = 0.5
+  assert tune(folder=tmp_path).tuning.sequence == ()
+  (use,) = (tmp_path / 'uses').glob('*.json')
+  noted = records.read_record(use, records.RowUse)
+  lossy = [one for one in tune().tuning.candidates if not one.lossless]
+  assert len(noted.settings) == len(lossy)
+
+
+def test_what_the_clock_was_asked_is_part_of_what_is_gone_on_with(
+  times, tmp_path
+):
+  tune(folder=tmp_path)
+  asked = times['asked']
+  tune(folder=tmp_path)
+  assert times['asked'] == asked
+  for changes in (
+    {'repeats': 5},
+    {'timed_batches': 1},
+    {'compared': 'maximum'},
+  ):
+    tune(folder=tmp_path, **changes)
+    asked += 1
+    assert times['asked'] == asked, changes
+
+
+def test_the_baselines_name_is_taken():
+  whole = evaluation.Candidates(
+    name='full model', policy=decoding.ComputePolicy(), settings=()
+  )
+  with pytest.raises(ValueError, match=r"called 'full model'.*another name"):
+    tune((whole,))
+
+
+def test_what_gains_next_to_nothing_is_not_tested():
+  """It would only end the tests of others, for a gain that clocks invent."""
+  fastest = min(one.milliseconds for one in tune().tuning.candidates)
+  just = 8.0 / fastest
+  tested = tune(least_gain=0.999 * just).tuning
+  assert [tested.candidates[c].milliseconds for c in tested.sequence] == [
+    fastest
+  ]
+  assert tune(least_gain=1.001 * just).tuning.sequence == ()
+  with pytest.raises(ValueError, match=r'least_gain is 0\.9; give 1 for'):
+    evaluation.TuningPlan(least_gain=0.9)
+
+
+@pytest.mark.parametrize(
+  ('given', 'number'),
+  [
+    ({}, 8),
+    ({'batch_size': 3}, 3),
+    ({'batch_size': 16}, 2),
+    ({'timed_batches': 1}, 1),
+  ],
+)
+def test_enough_rows_are_timed(given, number):
+  assert evaluation.TuningPlan(**given).num_timed == number
 
 
 def test_several_promises_are_kept_together():

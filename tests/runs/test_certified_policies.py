@@ -205,6 +205,24 @@ def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
     assert_equal_policies(applied, expected)
 
 
+def test_at_one_in_8_bits_the_policy_stays_what_was_certified(run_dir):
+  """In float that is the full model, of which it would be another one."""
+  loaded = runs.load_run(run_dir)
+  made_for = dict(params=loaded.params, tokenizer=loaded.tokenizer)
+  policy = POLICIES['classifier']
+  for weights, expected in (
+    ('float', decoding.ComputePolicy()),
+    ({'type': 'int8'}, decoding.with_setting(policy, 1.0)),
+  ):
+    context = runs.decoding_context(policy, weights=weights, **made_for)
+    certificate = certify(
+      policy, settings=(1.0,), losses=0.0, context=context.write()
+    )
+    applied = runs.apply_certificate(certificate, policy, context)
+    assert_equal_policies(applied, expected)
+    runs.check_covered(certificate, applied, context)
+
+
 def test_other_adapters_make_another_policy(run_dir):
   """They are compared whole, as all of a policy, and refused by what differs.
 

@@ -50,3 +50,12 @@ def test_what_is_not_there_is_named(run, tmp_path):
     runs.read_tuning(run, tuned=str(tmp_path))
   ) == records.to_jsonable(found)
   assert runs.tuned_certificate(run, tuned=str(tmp_path)) is None
+
+
+def test_where_nothing_is_chosen_it_is_the_full_model(run, tmp_path):
+  """Whatever was tested first, and whether its parts are still there."""
+  found = tuning_cases.tuning(chosen=None, certificate='certificate.json')
+  records.write_json(tmp_path / records.TUNED_NAME, found)
+  folder = {'tuned': str(tmp_path)}
+  assert runs.load_tuned_policy(run, **folder) == decoding.ComputePolicy()
+  assert runs.tuned_certificate(run, **folder) is None
