@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import itertools
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -206,17 +205,7 @@ def _thinned(population: Population, every: int) -> Population:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Calibrates, writes and prints."""
   flags = _parse(arguments)
-  rows = []
-  try:
-    for row in _measure(flags):
-      rows.append(row)
-      print(row, file=sys.stderr, flush=True)
-  except (OSError, ValueError) as error:
-    sys.exit(f'anytime_rows: {error}')
-  measured = measured_rows.of_this_process(
-    rows, flags, device='cpu', dtype='float64', libraries=('numpy', 'scipy')
-  )
-  measured_rows.publish(measured, table, flags.output)
+  measured_rows.publish_simulated(lambda: _measure(flags), flags, table)
 
 
 if __name__ == '__main__':

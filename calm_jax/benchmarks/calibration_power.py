@@ -11,7 +11,6 @@ to about 3 %. NumPy and SciPy only; about two and a half minutes on one core.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 
 from calm_jax import calibration
@@ -172,24 +171,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Measures, writes and prints."""
   flags = _parse(arguments)
-  rows = []
-  try:
-    for row in measure(
+  measured_rows.publish_simulated(
+    lambda: measure(
       laws=flags.laws.split(','),
       p_values=flags.p_values.split(','),
       tolerances=[float(item) for item in flags.tolerances.split(',')],
       seed=flags.seed,
       error_rate=flags.error_rate,
       power=flags.power,
-    ):
-      rows.append(row)
-      print(row, file=sys.stderr)
-  except ValueError as error:
-    sys.exit(f'ValueError: {error}')
-  measured = measured_rows.of_this_process(
-    rows, flags, device='cpu', dtype='float64', libraries=('numpy', 'scipy')
+    ),
+    flags,
+    table,
   )
-  measured_rows.publish(measured, table, flags.output)
 
 
 if __name__ == '__main__':

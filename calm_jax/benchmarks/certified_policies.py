@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from calm_jax import decoding, runs
+from calm_jax import decoding, records, runs
 from calm_jax.calibration.certificate import Certificate
 
 _FILLS = {
@@ -38,7 +38,8 @@ def read_policies(
     policy = runs.policy_of(certificate, run_dir)
     described = certificate.context['policy']
     rule = described['exit_rule']
-    names = [rule.get('rule', rule)['measure']['type']]
+    inner = rule.get('rule', rule)
+    names = [inner.get('measure', inner)['type']]
     if 'rule' in rule:
       names.append(rule['type'])
     if described['readout']['type'] != 'FullVocabulary':
@@ -51,7 +52,8 @@ def read_policies(
       names.append('in 8 bits')
     name = ', '.join(names)
     if name in made:  # the same policy, certified for something else
-      name = f'{name} at {certificate.threshold:g}'
+      setting = records.setting_in_words(certificate.setting)
+      name = f'{name} at {setting.removeprefix("threshold ")}'
     made[name] = certificate, policy
     if not projects:
       continue

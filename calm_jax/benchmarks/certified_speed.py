@@ -232,16 +232,7 @@ class _Details:
 
 def _peer_row(name, decode, batches, tokens, references, full, num_repeats):
   """Measures a peer against the full model's time per step."""
-  seconds = stopwatch.interleaved_seconds(
-    {
-      index: functools.partial(decode, batch)
-      for index, batch in enumerate(batches)
-    },
-    num_repeats,
-  )
-  whole = sum(statistics.median(turns) for turns in seconds.values())
-  steps = sum(int((batch != 0).sum(axis=1).max()) for batch in tokens)
-  milliseconds = 1e3 * whole / steps
+  milliseconds = peers.milliseconds_per_step(decode, batches, num_repeats)
   return CertifiedRow(
     name=name,
     threshold=math.nan,

@@ -8,12 +8,6 @@ from calm_jax.benchmarks.measured_rows import Measured
 from calm_jax.benchmarks.shares import Shares
 from calm_jax.reporting import tables
 
-_LOSSES = {
-  'textual': 'mean distance to the full model',
-  'risk': 'mean quality lost to the full model (gains not counted)',
-  'signed': 'mean quality lost to the full model (gains offset losses)',
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class CertifiedRow:
@@ -56,20 +50,6 @@ class CertifiedRow:
   tolerance: float = math.nan
   error_rate: float = math.nan
   promises: tuple[records.PromisedLoss, ...] = ()
-
-
-def promise(row: CertifiedRow) -> str:
-  """Returns what the row's certificate promises, '-' without one."""
-  if math.isnan(row.tolerance):
-    return '-'
-  first = records.PromisedLoss(
-    loss=row.loss, metric='', tolerance=row.tolerance
-  )
-  bounds = [
-    f'{_LOSSES.get(one.loss, "mean loss")} at most {one.tolerance:g}'
-    for one in row.promises or (first,)
-  ]
-  return f'{" and ".join(bounds)} with probability {1 - row.error_rate:g}'
 
 
 def name_with_tolerance(row: CertifiedRow) -> str:

@@ -29,14 +29,18 @@ import jax
 import numpy as np
 
 from calm_jax import decoding, evaluation, exits, interfaces, model, runs
-from calm_jax.benchmarks import exactness_table, measured_rows, token_inputs
+from calm_jax.benchmarks import (
+  exactness_table,
+  measured_rows,
+  token_inputs,
+  whole_outputs,
+)
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.benchmarks.exactness_table import ExactnessRow
 from calm_jax.benchmarks.peers import Decode, installed_peers
 from calm_jax.evaluation import stopwatch
 
 _FULL = 'full model'
-_BATCH_SIZE = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +129,9 @@ def measure(
   results = {}
   for way in compared:
     print(f'{way.name} at {way.threshold:g}', file=sys.stderr, flush=True)
-    results[way] = _decode(bound, sources, way.policy, max_length)
+    results[way] = whole_outputs.decode_all(
+      bound, sources, way.policy, max_length
+    )
   seconds = _seconds(
     bound,
     sources[:timed_inputs],
@@ -136,7 +142,9 @@ def measure(
   )
   loss = evaluation.get_loss('textual', 'rouge_l')
   texts = {
-    way: [detokenize(_ids(row)) for row in result.tokens]
+    way: [
+      detokenize(token_inputs.without_padding(row)) for row in result.tokens
+    ]
     for way, result in results.items()
   }
   full = compared[0]
@@ -180,7 +188,10 @@ def _peer_rows(peers, sources, result, seconds, full) -> Iterator[ExactnessRow]:
   lengths, layers = result.lengths[:timed], result.exit_layers.max()
   for name, decode in peers.items():
     same = [
-      np.array_equal(_ids(decode(batch)[0]), _ids(tokens))
+      np.array_equal(
+        token_inputs.without_padding(decode(batch)[0]),
+        token_inputs.without_padding(tokens),
+      )
       for batch, tokens in zip(
         _one_by_one(sources), result.tokens[:timed], strict=True
       )
@@ -201,22 +212,6 @@ def _peer_rows(peers, sources, result, seconds, full) -> Iterator[ExactnessRow]:
 def _one_by_one(sources: Sequence[np.ndarray]) -> list[np.ndarray]:
   """Returns sources as batches of one."""
   return [token_inputs.whole_batches([source], 1)[0] for source in sources]
-
-
-def _decode(bound, sources, policy, max_length) -> decoding.DecodeResult:
-  """Returns the outputs of all sources, on the host."""
-  padded = token_inputs.whole_batches(sources, len(sources))[0]
-  parts = []
-  for first in range(0, len(padded), _BATCH_SIZE):
-    part = padded[first : first + _BATCH_SIZE]
-    # What is missing of the last batch is filled with its last input.
-    rows = np.minimum(np.arange(_BATCH_SIZE), len(part) - 1)
-    result = jax.device_get(
-      decoding.generate(bound, part[rows], policy=policy, max_length=max_length)
-    )
-    kept = len(part)
-    parts.append(jax.tree.map(lambda leaf, n=kept: leaf[:n], result))
-  return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def _seconds(
@@ -253,11 +248,6 @@ def _seconds(
   for (way, _), median in medians.items():
     fastest[way] = min(median, fastest.get(way, math.inf))
   return fastest
-
-
-def _ids(tokens: np.ndarray) -> list[int]:
-  """Returns the ids of an output, without padding and EOS (1)."""
-  return [int(token) for token in tokens if token > 1]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -34,6 +34,7 @@ def table(
   columns: dict[str, None] = {}
   lines: dict[tuple[str, str], dict[str, str]] = {}
   for data_set, validation in validations:
+    measures = [validated.measure for validated in validation.tables]
     for validated in validation.tables:
       pairs = zip(validated.counts, validated.certificates, strict=True)
       for count, certificate in pairs:
@@ -43,7 +44,10 @@ def table(
             f'{one.loss} {one.tolerance:g}' for one in count.promises
           )
         columns[column] = None
-        name = f'{data_set}, {_in_words(validated.measure or validated.name)}'
+        called = validated.measure or validated.name
+        if measures.count(validated.measure) > 1:
+          called = validated.name
+        name = f'{data_set}, {_in_words(called)}'
         p_value = re.sub(r'\(.*', '', count.p_value)
         cells = lines.setdefault((name, p_value), {})
         if column in cells:

@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import os
+import pathlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -63,6 +65,31 @@ def of_this_process(
     details={'flags': vars(flags), **details},
   )
   return Measured(tuple(rows), context)
+
+
+def publish_simulated(
+  rows: Callable[[], Iterable[Any]],
+  flags: argparse.Namespace,
+  table: Callable[[Measured], tables.Table],
+) -> None:
+  """Publishes what needs no device, saying each row as it is found.
+
+  Args:
+    rows: gives the rows; what it refuses ends the program in one line.
+    flags: the command line, with `output`.
+    table: as for `publish`.
+  """
+  found = []
+  try:
+    for row in rows():
+      found.append(row)
+      print(row, file=sys.stderr, flush=True)
+  except (OSError, ValueError) as error:
+    sys.exit(f'{pathlib.Path(sys.argv[0]).stem}: {error}')
+  measured = of_this_process(
+    found, flags, device='cpu', dtype='float64', libraries=('numpy', 'scipy')
+  )
+  publish(measured, table, flags.output)
 
 
 def publish(

@@ -12,7 +12,6 @@ NumPy and SciPy only; a minute or so on one core.
 import argparse
 import functools
 import math
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -123,24 +122,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Measures, writes and prints."""
   flags = _parse(arguments)
-  rows = []
-  try:
-    for row in measure(
+  measured_rows.publish_simulated(
+    lambda: measure(
       laws=flags.laws.split(','),
       tolerance=flags.tolerance,
       streams=flags.streams,
       before=flags.before,
       after=flags.after,
       seed=flags.seed,
-    ):
-      rows.append(row)
-      print(row, file=sys.stderr)
-  except ValueError as error:
-    sys.exit(f'ValueError: {error}')
-  measured = measured_rows.of_this_process(
-    rows, flags, device='cpu', dtype='float64', libraries=('numpy', 'scipy')
+    ),
+    flags,
+    table,
   )
-  measured_rows.publish(measured, table, flags.output)
 
 
 if __name__ == '__main__':

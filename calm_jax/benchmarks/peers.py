@@ -10,12 +10,14 @@ import functools
 import importlib.util
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from calm_jax import checkpoints, model
 from calm_jax.array_types import Params
+from calm_jax.evaluation import stopwatch
 
 # How the name begins of what decodes with 8-bit weights.
 CTRANSLATE2_INT8 = 'CTranslate2 int8'
@@ -60,6 +62,27 @@ def installed_peers(
       decode = make(pathlib.Path(folder), config, max_length, min_length)
       made[f'{name} {_version(packages[0])}'] = decode
   return made
+
+
+def milliseconds_per_step(
+  decode: Decode, batches: Sequence[np.ndarray], num_repeats: int
+) -> float:
+  """Returns the wall clock per token of the longest output of each batch.
+
+  Args:
+    decode: the program.
+    batches: inputs [B, S].
+    num_repeats: turns; medians are added up.
+  """
+  steps = sum(int((decode(one) != 0).sum(axis=1).max()) for one in batches)
+  seconds = stopwatch.interleaved_seconds(
+    {
+      place: functools.partial(decode, batch)
+      for place, batch in enumerate(batches)
+    },
+    num_repeats,
+  )
+  return 1e3 * sum(map(statistics.median, seconds.values())) / steps
 
 
 def _version(package: str) -> str:

@@ -8,9 +8,10 @@ model at full depth, and its outputs teacher forced: for every matrix of the
 decoder, how far products in 8 bits are from those in float, how much of that
 comes from rounding the weights and how much from rounding the states, and how
 far the largest number stands out of the states. Then the whole model: how far
-the logits are from the float model's, and at how many positions another token
-comes first, with all matrices in 8 bits and with each of --rules left in float
-(rules separated by semicolons, expressions of one rule by commas).
+the logits are from the float model's, at how many positions another token comes
+first, and how far the outputs are that it decodes at full depth, with all
+matrices in 8 bits and with each of --rules left in float (rules separated by
+semicolons, expressions of one rule by commas).
 
 --keep_above makes such a rule from the errors, prints it and measures it:
 `decoding.bind(..., weights=quantisation.Int8Weights(keep=...))`. --smoothing
@@ -35,6 +36,7 @@ from calm_jax.array_types import Params
 from calm_jax.benchmarks import (
   measured_rows,
   quantisation_inputs,
+  quantisation_outputs,
   quantisation_report,
   quantisation_table,
   smoothing,
@@ -61,6 +63,9 @@ def measure(
   rules: Sequence[Sequence[str]] = (),
   keep_above: float | None = None,
   smoothing_share: float | None = None,
+  detokenize: quantisation_outputs.Detokenize = (
+    quantisation_outputs.ids_as_words
+  ),
 ) -> Report:
   """Measures a model.
 
@@ -73,6 +78,7 @@ def measure(
     rules: expressions to keep in float, measured one by one.
     keep_above: relative error above which a matrix is kept, as one more rule.
     smoothing_share: see `smoothing.smoothed`; None for none.
+    detokenize: ids without padding and EOS -> text, of which distances are.
 
   Raises:
     ValueError: for rules that match nothing, or what `smoothed` refuses.
@@ -95,6 +101,9 @@ def measure(
     plans[name], trees[name] = weights, _quantised(config, tree, weights)
     errors = _with_smoothed(errors, config, tree, batches, weights)
   models = quantisation_report.model_errors(config, params, trees, batches)
+  outputs = quantisation_outputs.compare_outputs(
+    config, params, trees, plans, batches, detokenize
+  )
   return Report(
     model=title,
     num_positions=int(sum((batch.outputs > 0).sum() for batch in batches)),
@@ -106,8 +115,10 @@ def measure(
         num_kept=sum(not plans[name].takes(one.path) for one in errors),
         logits=logits,
         other_argmax=others,
+        other_outputs=decoded.others,
+        distance=decoded.distance,
       )
-      for name, logits, others in models
+      for (name, logits, others), decoded in zip(models, outputs, strict=True)
     ),
   )
 
@@ -168,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _publish(measured_rows.read(flags.show, Report), None)
     return
   try:
-    config, params, batches = quantisation_inputs.read(flags)
+    config, params, batches, detokenize = quantisation_inputs.read(flags)
     report = measure(
       flags.shape or os.path.basename(os.path.normpath(flags.run_dir)),
       config,
@@ -178,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       rules=[rule.split(',') for rule in flags.rules.split(';') if rule],
       keep_above=flags.keep_above,
       smoothing_share=flags.smoothing,
+      detokenize=detokenize,
     )
   except (OSError, ValueError) as error:
     sys.exit(f'quantisation: {error}')

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from calm_jax import checkpoints, decoding, model
+from calm_jax import decoding, model, runs
 from calm_jax.array_types import Params
-from calm_jax.benchmarks import token_inputs
+from calm_jax.benchmarks import quantisation_outputs, token_inputs
 from calm_jax.benchmarks.quantisation_captures import Batch
+from calm_jax.benchmarks.quantisation_outputs import Detokenize
 
 _BATCH_SIZE = 8
 
 
 def read(
   flags: argparse.Namespace,
-) -> tuple[model.T5Config, Params, list[Batch]]:
+) -> tuple[model.T5Config, Params, list[Batch], Detokenize]:
   """Returns what the flags name: a run's model on its inputs, or a random one.
+
+  And what makes texts of its outputs.
 
   Raises:
     OSError: if a file is not there.
@@ -31,12 +34,16 @@ def read(
     config = model.T5Config.named(flags.shape)
     params = model.init_params(config, jax.random.key(flags.seed))
     size = (flags.num_inputs, flags.max_length)
-    return config, params, _random(config, *size, seed=flags.seed)
+    batches = _random(config, *size, seed=flags.seed)
+    return config, params, batches, quantisation_outputs.ids_as_words
   if flags.tokens is None:
     raise ValueError('give --tokens, a token file of the run')
-  params, config, about = checkpoints.load_params(flags.run_dir)
+  loaded = runs.load_run(flags.run_dir)
+  config, params = loaded.config, loaded.params
+  about = {'context': {'feature_lengths': loaded.feature_lengths}}
   sources = token_inputs.read_sources(flags.tokens, flags.num_inputs, about)
-  return config, params, _decoded(config, params, sources, flags.max_length)
+  batches = _decoded(config, params, sources, flags.max_length)
+  return config, params, batches, loaded.tokenizer.decode
 
 
 def _decoded(

@@ -30,7 +30,7 @@ class MatrixError:
 
 @dataclasses.dataclass(frozen=True)
 class ModelError:
-  """What 8 bits do to the whole model, teacher forced.
+  """What 8 bits do to the whole model, teacher forced and decoding.
 
   Attributes:
     name: which matrices are in 8 bits.
@@ -38,6 +38,8 @@ class ModelError:
     num_kept: how many these are.
     logits: ||logits - logits in 8 bits|| / ||logits||, over all real positions.
     other_argmax: share of these at which another token has the largest logit.
+    other_outputs: share of inputs whose greedy output at full depth differs.
+    distance: mean textual loss of these outputs against the float model's.
   """
 
   name: str
@@ -45,6 +47,8 @@ class ModelError:
   num_kept: int
   logits: float
   other_argmax: float
+  other_outputs: float
+  distance: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +100,22 @@ def matrix_table(measured: Measured) -> tables.Table:
 def model_table(*measured: Measured) -> tables.Table:
   """Returns the table of whole models, of one or several runs."""
   return tables.Table(
-    header=('in 8 bits', 'kept in float', 'logits %', 'other argmax %'),
+    header=(
+      'in 8 bits',
+      'kept in float',
+      'logits %',
+      'other argmax %',
+      'other outputs %',
+      'distance',
+    ),
     rows=tuple(
       (
         f'{report.model}: {one.name}',
         str(one.num_kept),
         f'{100 * one.logits:.2f}',
         f'{100 * one.other_argmax:.2f}',
+        f'{100 * one.other_outputs:.1f}',
+        f'{one.distance:.4f}',
       )
       for run in measured
       for report in run.rows
@@ -112,5 +125,7 @@ def model_table(*measured: Measured) -> tables.Table:
       'kept in float: matrices of those looked at.',
       'logits: their error, relative to the float model, teacher forced.',
       'other argmax: positions at which another token comes first.',
+      'other outputs, distance: of greedy outputs at full depth; those that '
+      "differ from the float model's, and their mean textual loss.",
     ),
   )

@@ -14,6 +14,7 @@ from calm_jax.benchmarks import (
   abuse_table,
   anytime_rows,
   anytime_study,
+  arena_table,
   calibration_power,
   certified_layers,
   certified_table,
@@ -25,7 +26,6 @@ from calm_jax.benchmarks import (
   mesh_memory_table,
   monitor_delays_table,
   quantisation_table,
-  results_table,
   scaling_model,
   throughput_table,
   unlabelled_rows,
@@ -102,17 +102,14 @@ def _demo_quality(path: pathlib.Path) -> str:
   return '\n\n'.join([*reporting.certified_sentences(result), table])
 
 
-def _results(deep: pathlib.Path, e2e_nlg: pathlib.Path) -> str:
-  runs = {
-    'deep (embedded corpus, d = 512)': deep,
-    'e2e_nlg (data to text, d = 256)': e2e_nlg,
-  }
+def _results(*paths: pathlib.Path) -> str:
+  """Returns the arena's table for readers of the first page."""
+  table = arena_table.table(
+    *(measured_rows.read(path, records.ArenaRow) for path in paths)
+  )
   return tables.with_notes(
-    results_table.table(
-      {
-        model: measured_rows.read(path, certified_table.CertifiedRow)
-        for model, path in runs.items()
-      }
+    columns.without_columns(
+      table, ('model', 'distance', 'quality', 'layers', 'cost %')
     )
   )
 
@@ -155,6 +152,24 @@ def _gate_depths(*paths: pathlib.Path) -> str:
   return tables.as_markdown(gate_depths_table.table(gates))
 
 
+_IN_ARENA = ('arena_deep_cpu.json', 'arena_e2e_nlg_cpu.json')
+_arena = _of_rows(records.ArenaRow, arena_table.table)
+_TUNED = {
+  f'tuned_{run}_batch_{size}_cpu.json': run
+  for run in ('deep', 'e2e_nlg')
+  for size in (1, 16)
+}
+
+
+def _tuned(*paths: pathlib.Path) -> str:
+  return tables.as_markdown(
+    reporting.choices_table(
+      (_TUNED[path.name], records.read_record(path, records.Tuning))
+      for path in paths
+    )
+  )
+
+
 _speed = _of_records(records.SpeedReport, _speed_table)
 _certified = _of_rows(certified_table.CertifiedRow, certified_table.table)
 _plain = _of_records(tables.Table, lambda table: table)
@@ -162,7 +177,7 @@ _DEEP = 'deep_certified_batch_1_cpu.json'
 _E2E_NLG = 'e2e_nlg_certified_batch_1_cpu.json'
 
 TABLES = {
-  'results': RegisteredTable((_DEEP, _E2E_NLG), _results),
+  'results': RegisteredTable(_IN_ARENA[:1], _results),
   'speed_batch_1': RegisteredTable(('batch_1_cpu.json',), _speed),
   'speed_batches': RegisteredTable(
     ('batch_16_cpu.json', 'small_batch_64_cpu.json', 'base_batch_64_cpu.json'),
@@ -221,13 +236,27 @@ TABLES = {
     (_E2E_NLG, 'e2e_nlg_certified_batch_16_cpu.json'), _certified
   ),
   'quantisation': RegisteredTable(
-    ('quantisation_e2e_nlg.json', 'quantisation_tatoeba_en_fr.json'),
+    tuple(
+      f'quantisation_{run}.json'
+      for run in ('e2e_nlg', 'tatoeba_en_fr', 'deep', 'demo')
+    ),
     _of_rows(quantisation_table.Report, quantisation_table.model_table),
   ),
   'weights': RegisteredTable(
-    ('weights_t5_v1_1_small_cpu.json', 'weights_t5_v1_1_base_cpu.json'),
+    (
+      'weights_t5_v1_1_small_cpu.json',
+      'weights_t5_v1_1_base_cpu.json',
+      'weights_batch_64_cpu.json',
+    ),
     _of_rows(weights_table.WeightsRow, weights_table.table),
   ),
+  'tuned_deep': RegisteredTable(
+    ('tuned_deep_batch_1_cpu.json',),
+    _of_records(records.Tuning, reporting.tuning_table),
+  ),
+  'tuned': RegisteredTable(tuple(_TUNED), _tuned),
+  'frozen_exits': RegisteredTable(('frozen_exits.json',), _plain),
+  'arena': RegisteredTable(_IN_ARENA, _arena),
   'throughput': RegisteredTable(
     ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),
     _of_rows(throughput_table.ThroughputRow, throughput_table.table),

@@ -65,3 +65,12 @@ def whole_batches(
     padded[row, : len(source)] = source
   whole = len(sources) - len(sources) % batch_size
   return np.split(padded[:whole], whole // batch_size)
+
+
+def without_padding(tokens: np.ndarray) -> list[int]:
+  """Returns the ids of an output int [T], without padding and EOS (1).
+
+  >>> without_padding(np.array([7, 12, 1, 0]))
+  [7, 12]
+  """
+  return [int(token) for token in tokens if token > 1]

@@ -16,7 +16,6 @@ import dataclasses
 import itertools
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -204,33 +203,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
+def _measure(flags: argparse.Namespace) -> Iterator[UnlabelledRow]:
+  """Measures what the flags name."""
+  pairs = [item.split('=', 1) for item in flags.tables.split(',')]
+  losses = {name: read_losses(path, flags.max_settings) for name, path in pairs}
+  return measure(
+    losses,
+    tolerances=[float(text) for text in flags.tolerances.split(',')],
+    sizes=[int(text) for text in flags.sizes.split(',')],
+    study=Study(
+      others=flags.others,
+      num_draws=flags.draws,
+      error_rate=flags.error_rate,
+    ),
+  )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Calibrates, writes and prints."""
   flags = _parse(arguments)
-  rows = []
-  try:
-    pairs = [item.split('=', 1) for item in flags.tables.split(',')]
-    losses = {
-      name: read_losses(path, flags.max_settings) for name, path in pairs
-    }
-    for row in measure(
-      losses,
-      tolerances=[float(text) for text in flags.tolerances.split(',')],
-      sizes=[int(text) for text in flags.sizes.split(',')],
-      study=Study(
-        others=flags.others,
-        num_draws=flags.draws,
-        error_rate=flags.error_rate,
-      ),
-    ):
-      rows.append(row)
-      print(row, file=sys.stderr, flush=True)
-  except (OSError, ValueError) as error:
-    sys.exit(f'unlabelled_rows: {error}')
-  measured = measured_rows.of_this_process(
-    rows, flags, device='cpu', dtype='float64', libraries=('numpy', 'scipy')
-  )
-  measured_rows.publish(measured, table, flags.output)
+  measured_rows.publish_simulated(lambda: _measure(flags), flags, table)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ One module per kind of file; all of it is named from here. This package knows
 NumPy and nothing of JAX.
 """
 
+from calm_jax.records.arenas import ArenaClock, ArenaRow
 from calm_jax.records.audited_rows import AUDITED, NewRows, read_new_rows
 from calm_jax.records.budgets import BudgetUse
 from calm_jax.records.calibration_costs import (
@@ -129,6 +130,8 @@ __all__ = [
   'TUNED_FOLDER',
   'TUNED_NAME',
   'Alarm',
+  'ArenaClock',
+  'ArenaRow',
   'ArraySpec',
   'ArtifactFile',
   'Audit',

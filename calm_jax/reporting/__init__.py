@@ -5,6 +5,7 @@ loaded only when a figure or a page is made; tables and the terminal need
 neither.
 """
 
+from calm_jax.reporting.arena_figures import arena_figure
 from calm_jax.reporting.classifier_tables import (
   classifier_table,
   render_classifier_markdown,
@@ -50,6 +51,7 @@ from calm_jax.reporting.tuning_pages import (
   write_tuning_page,
 )
 from calm_jax.reporting.tuning_tables import (
+  choices_table,
   render_tuned_validation,
   render_tuning_text,
   tuning_table,
@@ -68,8 +70,10 @@ from calm_jax.reporting.validation_tables import (
 )
 
 __all__ = [
+  'arena_figure',
   'as_svg',
   'certified_sentences',
+  'choices_table',
   'classifier_table',
   'colour_token',
   'colour_tokens',

@@ -13,6 +13,7 @@ from calm_jax.benchmarks import (
   measured_rows,
   quantisation,
   quantisation_captures,
+  quantisation_outputs,
   quantisation_report,
   quantisation_table,
   smoothing,
@@ -192,6 +193,26 @@ def test_whole_models_are_compared_at_real_positions(params, batches):
   assert other == ('turned', pytest.approx(2.0), 1.0)
 
 
+def test_whole_outputs_are_compared_with_those_in_float(params, batches):
+  """Against a model that says the least likely token, and the same one."""
+  turned = scaled(params, 'decoder/logits_dense/kernel', lambda kernel: -kernel)
+  weights = Int8Weights()
+  trees = {
+    name: int8_params.quantise_params(CONFIG, tree, weights)
+    for name, tree in {'same': params, 'turned': turned}.items()
+  }
+  same, other = quantisation_outputs.compare_outputs(
+    CONFIG,
+    params,
+    trees,
+    dict.fromkeys(trees, weights),
+    batches,
+    quantisation_outputs.ids_as_words,
+  )
+  assert 0 <= same.distance <= same.others < 1
+  assert other.others == 1.0 and other.distance > 0.8
+
+
 @pytest.mark.slow
 def test_smoothing_changes_nothing_in_float_and_helps_norms(params, batches):
   """A norm with a giant channel, and matrices that make up for it."""
@@ -273,6 +294,7 @@ def test_it_reads_a_run_and_a_token_file(tmp_path, capsys):
   # Everything is above: the float model.
   above = report.models[3]
   assert above.num_kept == 30 and above.logits < 1e-5
+  assert (above.other_outputs, above.distance) == (0, 0)
   keep = quantisation_report.matrices_above(report.matrices, 0.001)
   assert f'above 0.001: Int8Weights(encoder=True, keep={keep})' in printed
   quantisation.main([f'--show={output}'])

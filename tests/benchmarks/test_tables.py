@@ -55,7 +55,9 @@ def test_a_table_follows_each_of_its_files(name, tmp_path):
   for file in table.files:
     shutil.copytree(RESULTS, tmp_path, dirs_exist_ok=True)
     content = json.loads((tmp_path / file).read_text(encoding='utf-8'))
-    measured = {'rows', 'layers', 'timings', 'depths'} & set(content)
+    measured = {'rows', 'layers', 'timings', 'depths', 'candidates'} & set(
+      content
+    )
     assert measured
     content |= {key: altered(content[key]) for key in measured}
     (tmp_path / file).write_text(json.dumps(content), encoding='utf-8')

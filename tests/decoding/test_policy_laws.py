@@ -752,6 +752,7 @@ def test_print_the_table():
       print(f'law {law:2} {name:25} {verdict}')
 
 
+@pytest.mark.slow
 def test_the_list_can_fail_the_laws():
   """Rows stop at every layer, some end early, and policies differ."""
   names = [name for name in cases.NAMES if not cases.is_exact(name)]

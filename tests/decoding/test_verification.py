@@ -258,6 +258,7 @@ def test_on_t5_with_any_readout(readout, depth_loop):
   assert result.work.accepted.sum() > 0
 
 
+@pytest.mark.slow
 def test_samples_follow_the_full_models_distribution():
   """Chi-square over the first two tokens; unchecked drafts fail it."""
   number, ease = 4000, 1

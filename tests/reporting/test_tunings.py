@@ -80,6 +80,22 @@ def test_every_promise_has_axes(changes):
     assert low < 0 < promise.tolerance < high
 
 
+def test_choices_are_a_row_each():
+  shown = reporting.choices_table(
+    [
+      ('one', tuning_cases.tuning()),
+      ('other', tuning_cases.tuning(chosen=4)),
+      ('none', tuning_cases.tuning(chosen=None)),
+    ]
+  )
+  assert [cells[:5] for cells in shown.rows] == [
+    ('one', '8', '<margin>, threshold 0.4', '1.67', '0.0500 0.0100'),
+    ('other', '8', 'drafts', '1.25', '-'),
+    ('none', '8', 'full model', '1.00', '-'),
+  ]
+  assert {cells[5:] for cells in shown.rows} == {('1 of 2', '1.25')}
+
+
 def test_counts_of_tunings_are_a_table():
   count = records.ViolationCount(
     tolerance=0.1,

@@ -1,0 +1,96 @@
+"""Draws the arena: what each way of decoding loses, and what it is worth."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from calm_jax import records
+from calm_jax.reporting import palette, styling
+
+_MARKERS = 'osD^vPX*'
+_COLOURS = (
+  palette.EARLY,
+  '#2c78a3',
+  '#3d9a6b',
+  palette.ORACLE,
+  '#8a5fb0',
+  palette.STATIC,
+)
+
+
+def arena_figure(rows: Sequence[records.ArenaRow]) -> Any:
+  """Draws how far outputs are from the full model's against the speed-up.
+
+  One row of axes per run, one column per batch size. Hollow marks broke their
+  promise on these inputs, strokes are other programs.
+
+  Returns:
+    A matplotlib Figure.
+  """
+  from matplotlib.figure import Figure
+
+  names = list(dict.fromkeys(row.run for row in rows))
+  sizes = sorted({clock.batch_size for row in rows for clock in row.clocks})
+  families = dict.fromkeys(map(_family, rows))
+  looks = dict(zip(families, _looks(), strict=False))
+  with styling.style():
+    drawn = Figure(
+      figsize=(4.2 * len(sizes), 3.0 * len(names) + 0.9), layout='constrained'
+    )
+    grid = drawn.subplots(len(names), len(sizes), squeeze=False)
+    handles = {}
+    for axes_of_run, name in zip(grid, names, strict=True):
+      own = [row for row in rows if row.run == name]
+      for axes, size in zip(axes_of_run, sizes, strict=True):
+        _draw(axes, own, size, looks, handles)
+      axes_of_run[0].set_ylabel(f'{name}\nmean loss against the full model')
+    for axes in grid[-1]:
+      axes.set_xlabel('speed-up over our full decode')
+    drawn.legend(
+      list(handles.values()),
+      list(handles),
+      loc='outside upper center',
+      ncols=3,
+      fontsize=8.5,
+    )
+  return drawn
+
+
+def _draw(axes, rows, size, looks, handles) -> None:
+  """Draws one run at one batch size."""
+  for row in rows:
+    clock = {clock.batch_size: clock for clock in row.clocks}.get(size)
+    if clock is None:
+      continue
+    family = _family(row)
+    marker, colour = looks[family]
+    (handle,) = axes.plot(
+      [clock.speed_up],
+      [row.distance],
+      linestyle='none',
+      marker='|' if row.kind == 'other program' else marker,
+      markersize=11 if row.kind == 'other program' else 6.5,
+      markeredgewidth=1.6,
+      color=colour,
+      markerfacecolor='white' if row.kept is False else colour,
+      zorder=3,
+    )
+    handles.setdefault(family, handle)
+  axes.axvline(1.0, color=palette.FULL, linestyle=':', linewidth=1.4)
+  axes.set_title(f'batch {size}', fontsize=9.5)
+  axes.set_xlim(left=0)
+  axes.margins(0.08)
+
+
+def _family(row: records.ArenaRow) -> str:
+  """Returns what the picture calls a row: tolerances share a mark."""
+  name = row.name
+  for one in row.outcomes:
+    name = name.replace(f', {one.loss} {one.tolerance:g}', '')
+  head, _, _ = name.partition(', threshold')
+  return head.split(' at 0.')[0]
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+  """Yields marks and colours, no two alike for long."""
+  for place in range(len(_MARKERS) * len(_COLOURS)):
+    yield _MARKERS[place % len(_MARKERS)], _COLOURS[place % len(_COLOURS)]
