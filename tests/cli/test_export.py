@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from calm_jax import (
   runs,
 )
 from calm_jax.checkpoints import parameter_names
+from calm_jax.cli import export as export_job
 from calm_jax.cli import gin_runner
 from calm_jax.tokenizer import VOCABULARY_NAME, train_sentencepiece
 
@@ -261,3 +263,14 @@ def test_other_weights_are_refused(run_dir, tmp_path):
   arguments = dict(MODEL_DIR=str(run_dir), OUTPUT_DIR=str(tmp_path / 'a'))
   with pytest.raises(ValueError, match="weights is 'int4'; give 'float', 'int"):
     export(WEIGHTS='int4', **arguments)
+
+
+def test_checked_drafts_are_exported_without_a_certificate(capsys):
+  """Not with another policy's, which lies where certificates do."""
+  policy = decoding.ComputePolicy(
+    cache_fill=decoding.CatchUp(), verification=decoding.VerifyEvery(3)
+  )
+  spec = types.SimpleNamespace(policy=policy)
+  found = export_job._find_certificate(None, 'nowhere', None, spec, None, False)
+  assert found is None
+  assert "outputs are the full model's" in capsys.readouterr().out
