@@ -1,0 +1,267 @@
+"""Measures everybody who enters the arena, on the inputs of one run."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calm_jax import costs, decoding, evaluation, model, records, runs
+from calm_jax.benchmarks import (
+  arena_entries,
+  peers,
+  token_inputs,
+  whole_outputs,
+)
+from calm_jax.benchmarks.arena_entries import Entry
+from calm_jax.evaluation import text_metrics
+from calm_jax.interfaces import BoundDecoder
+from calm_jax.records import ArenaClock, ArenaRow
+
+_OTHER = 'other program'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+  """What is decoded.
+
+  Attributes:
+    sources: N inputs, token ids with EOS.
+    references: N texts.
+    max_length: T, the most tokens of an output.
+    metric: the text metric of distance and quality.
+  """
+
+  sources: Sequence[np.ndarray]
+  references: Sequence[str]
+  max_length: int
+  metric: str
+
+
+class Arena:
+  """One model and its inputs, for whoever enters."""
+
+  def __init__(
+    self,
+    run: runs.LoadedRun,
+    inputs: Inputs,
+    *,
+    title: str,
+    depth_loops: Sequence[str],
+    num_repeats: int,
+  ):
+    """Takes a run and what is decoded; `title` is what a table calls it."""
+    self._run = run
+    self._inputs = inputs
+    self._title = title
+    self._depth_loops = depth_loops
+    self._num_repeats = num_repeats
+    self._bound: dict[Any, BoundDecoder] = {}
+
+  def measure(
+    self,
+    entries: Sequence[Entry],
+    decode_peers: Mapping[str, peers.Decode],
+    batch_sizes: Mapping[int, int],
+  ) -> list[ArenaRow]:
+    """Returns a row for each entry and each other program.
+
+    Args:
+      entries: the full model first.
+      decode_peers: as `peers.installed_peers` returns.
+      batch_sizes: B -> how many inputs the clock measures at it.
+    """
+    texts = {
+      name: self._texts(
+        np.concatenate(
+          [
+            decode(part)
+            for part in whole_outputs.fixed_batches(self._inputs.sources)
+          ]
+        )
+      )
+      for name, decode in decode_peers.items()
+    }
+    found = {}
+    for entry in entries:
+      _say(f'decoding by {entry.name}')
+      found[entry.name] = whole_outputs.decode_all(
+        self._bind(entry.weights),
+        self._inputs.sources,
+        entry.policy,
+        self._inputs.max_length,
+        suppressed_tokens=self._run.suppressed_tokens,
+      )
+    full = found[entries[0].name]
+    clocks = [
+      self._clock(entries, decode_peers, size, number)
+      for size, number in batch_sizes.items()
+    ]
+    full_texts = self._texts(full.tokens)
+    rows = [
+      self._row(
+        entry.name,
+        _kind(entry),
+        self._texts(found[entry.name].tokens),
+        full_texts,
+        entry.promises,
+        clocks,
+        error_rate=entry.error_rate,
+        mean_layers=_layers(found[entry.name]),
+        cost=self._flops(found[entry.name]) / self._flops(full),
+      )
+      for entry in entries
+    ]
+    return rows + [
+      self._row(name, _OTHER, said, full_texts, (), clocks)
+      for name, said in texts.items()
+    ]
+
+  def _bind(self, weights, depth_loop: str | None = None) -> BoundDecoder:
+    """Returns the decoder with such weights; each is prepared once."""
+    key = weights, depth_loop
+    if key not in self._bound:
+      self._bound[key] = decoding.bind(
+        model.as_layered_decoder(self._run.config),
+        runs.int8_params(self._run, weights),
+        depth_loop=depth_loop and decoding.DEPTH_LOOPS[depth_loop],
+        weights=weights,
+      )
+    return self._bound[key]
+
+  def _texts(self, tokens: np.ndarray) -> list[str]:
+    """Returns the N outputs as texts."""
+    rows = tokens[: len(self._inputs.sources)]
+    decode = self._run.tokenizer.decode
+    return [decode(token_inputs.without_padding(row)) for row in rows]
+
+  def _flops(self, result: decoding.DecodeResult) -> float:
+    """Returns the decoder's operations per token, by the ledger."""
+    cost = costs.decode_cost(
+      self._run.config,
+      result.work,
+      source_length=token_inputs.bucket(max(map(len, self._inputs.sources))),
+    )
+    once = cost.flops['encoder'] + cost.flops['cross_fill']
+    return (cost.total_flops - once) / float(result.lengths.sum())
+
+  def _row(
+    self,
+    name: str,
+    kind: str,
+    texts: Sequence[str],
+    full_texts: Sequence[str],
+    promises: Sequence[records.PromisedLoss],
+    clocks: Sequence[Mapping[str, ArenaClock]],
+    *,
+    error_rate: float = math.nan,
+    mean_layers: float = math.nan,
+    cost: float = math.nan,
+  ) -> ArenaRow:
+    references = [[one] for one in self._inputs.references]
+
+    def losses(loss, metric):
+      return evaluation.get_loss(loss, metric).of_texts(
+        texts, full_texts, references
+      )
+
+    metric = text_metrics.get_metric(self._inputs.metric)
+    outcomes = []
+    for one in promises:
+      found = losses(one.loss, one.metric or self._inputs.metric)
+      outcomes.append(
+        records.PromiseOutcome(
+          **dataclasses.asdict(one),
+          mean=float(found.mean()),
+          standard_error=float(found.std(ddof=1) / math.sqrt(len(found))),
+        )
+      )
+    return ArenaRow(
+      run=self._title,
+      name=name,
+      kind=kind,
+      outcomes=tuple(outcomes),
+      error_rate=error_rate,
+      distance=float(losses('textual', self._inputs.metric).mean()),
+      quality=100
+      * float(
+        np.mean(
+          [
+            metric(text, wanted)
+            for text, wanted in zip(texts, references, strict=True)
+          ]
+        )
+      ),
+      metric=self._inputs.metric,
+      mean_layers=mean_layers,
+      cost=cost,
+      clocks=tuple(one[name] for one in clocks),
+    )
+
+  def _clock(
+    self,
+    entries: Sequence[Entry],
+    decode_peers: Mapping[str, peers.Decode],
+    batch_size: int,
+    num_inputs: int,
+  ) -> dict[str, ArenaClock]:
+    """Measures everybody at one batch size."""
+    batches = token_inputs.whole_batches(
+      self._inputs.sources[:num_inputs], batch_size
+    )
+    loops = [
+      name
+      for name in self._depth_loops
+      # One row has nothing to be compacted with.
+      if batch_size > 1 or name != 'compacting'
+    ]
+    bound = {
+      weights: {name: self._bind(weights, name) for name in loops}
+      for weights in dict.fromkeys(entry.weights for entry in entries)
+    }
+    timings = evaluation.time_decode(
+      bound[None],
+      [{'encoder_input_tokens': batch} for batch in batches],
+      {
+        entry.name: evaluation.OfModel(entry.policy, bound[entry.weights])
+        for entry in entries
+      },
+      max_length=self._inputs.max_length,
+      baseline=entries[0].name,
+      suppressed_tokens=self._run.suppressed_tokens,
+      num_repeats=self._num_repeats,
+      progress=_say,
+    )
+    found = {
+      one.name: ArenaClock(
+        batch_size,
+        one.depth_loop,
+        one.milliseconds_per_step / batch_size,
+        one.speed_up,
+      )
+      for one in timings
+    }
+    full = timings[0].milliseconds_per_step
+    for name, decode in decode_peers.items():
+      _say(f'timing {name} at batch {batch_size}')
+      took = peers.milliseconds_per_step(decode, batches, self._num_repeats)
+      found[name] = ArenaClock(batch_size, '-', took / batch_size, full / took)
+    return found
+
+
+def _kind(entry: Entry) -> str:
+  if entry.name == arena_entries.FULL:
+    return 'full'
+  return 'lossless' if entry.lossless else 'certified'
+
+
+def _layers(result: decoding.DecodeResult) -> float:
+  """Returns the layers run per token, those that caught up included."""
+  work = result.work
+  return float((work.attention + work.caught_up).sum() / result.lengths.sum())
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
