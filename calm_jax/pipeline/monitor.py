@@ -69,8 +69,10 @@ class Monitor:
     """
     self._generator, self._say, self._closed = generator, say, False
     if metric is None and state is not None:
-      begun = monitor_states.read(state)
-      metric = None if begun is None else begun.metric
+      begun, certificate = monitor_states.read(state), generator.certificate
+      # Another certificate's state is refused below, by its name.
+      if begun and certificate and begun.certificate == certificate.fingerprint:
+        metric = begun.metric
     self._auditor = Auditor.of(
       generator, fraction=fraction, seed=seed, metric=metric, full=full
     )

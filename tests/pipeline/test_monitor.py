@@ -246,4 +246,9 @@ def test_a_state_of_another_certificate_leaves_no_lock(
     monitor.generate(TEXTS[:1], batch_size=1)
   with pytest.raises(ValueError, match='is of another certificate'):
     pipeline.Monitor(generator, path)
+  # Whatever metric that one watches.
+  text = path.read_text()
+  path.write_text(text.replace('"exact_match"', '"chrf"'))
+  with pytest.raises(ValueError, match='is of another certificate'):
+    pipeline.Monitor(generator, path)
   assert [one.name for one in path.parent.iterdir()] == ['monitor.json']
