@@ -28,6 +28,7 @@ ALLOWED = {
   'model': {*BASE, 'checks', 'quantisation', 'sharding'},
   'draft_heads': {*BASE, 'checks'},
   'exit_adapters': {*BASE, 'checks'},
+  'exit_layers': {*BASE, 'exit_adapters'},
   'exits': {*BASE, 'checks', 'sharding'},
   'decoding': {
     *BASE,
@@ -78,6 +79,7 @@ ALLOWED = {
     'data',
     'draft_heads',
     'exit_adapters',
+    'exit_layers',
     'exits',
     'model',
     'processes',
@@ -92,6 +94,7 @@ ALLOWED = {
     'decoding',
     'draft_heads',
     'exit_adapters',
+    'exit_layers',
     'exits',
     'model',
     'quantisation',

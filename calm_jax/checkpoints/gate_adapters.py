@@ -22,7 +22,7 @@ def adapters_context(adapters: PyTree | None) -> dict[str, Any]:
   Their fingerprint is the one that their own checkpoint has.
 
   Args:
-    adapters: `exit_adapters.ExitAdapters`; None for a gate without.
+    adapters: `exit_adapters.AdaptsExits`; None for a gate without.
   """
   if adapters is None:
     return {}

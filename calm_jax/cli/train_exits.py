@@ -59,6 +59,7 @@ def run(
   inputs: InputPlan | None = None,
   layout: evaluation.BatchLayout | None = None,
   rank: int | None = 16,
+  feed_forward: int | None = None,
   name: str = 'exit_adapters',
   seed: int = 0,
 ) -> records.ExitAdapterEvaluation | None:
@@ -72,6 +73,8 @@ def run(
     inputs: which inputs; the defaults if None.
     layout: how they are decoded together; the defaults if None.
     rank: of the adapters; None for a scale per channel alone.
+    feed_forward: hidden units of a feed-forward layer per exit, with a rank of
+      None; None without.
     name: of the folder in `model_dir` that the adapters go to.
     seed: of first weights, of the inputs drawn and of their order.
 
@@ -90,7 +93,12 @@ def run(
     seed=seed,
   )
   stage = training.exit_adapter_stage(
-    loaded.config, loaded.params, optimizer, rank=rank, seed=seed
+    loaded.config,
+    loaded.params,
+    optimizer,
+    rank=rank,
+    feed_forward=feed_forward,
+    seed=seed,
   )
   result = _train(stage, outputs, inputs, plan)
   if 'validation' not in datasets.as_task(task).splits:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.readouts import FullVocabulary
-from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading, Readout
 from calm_jax.pytrees import register_pytree
 
@@ -33,7 +33,7 @@ class AdaptedVocabulary:
     inner: the other readout.
   """
 
-  adapters: ExitAdapters
+  adapters: AdaptsExits
   inner: Readout = FullVocabulary()
 
   @property
@@ -82,7 +82,7 @@ class AdaptedVocabulary:
     """
     checks.check_no_class(self.adapters, 'adapters of AdaptedVocabulary')
     checks.check_no_class(self.inner, 'inner of AdaptedVocabulary')
-    if not isinstance(self.adapters, ExitAdapters):
+    if not isinstance(self.adapters, AdaptsExits):
       raise ValueError(
         f'adapters of AdaptedVocabulary is {self.adapters!r}; give '
         'ExitAdapters, such as runs.load_exit_adapters(model_dir)'

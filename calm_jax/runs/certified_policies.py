@@ -14,14 +14,15 @@ from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
 from calm_jax.draft_heads import DraftHead
-from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_layers import adapters_of
 from calm_jax.runs.int8_parameters import load_first_layers
 
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
   'Classifier': (exits.Classifier, trained_parts.CLASSIFIER),
   'DraftHead': (DraftHead, trained_parts.DRAFT_HEAD),
-  'ExitAdapters': (ExitAdapters, trained_parts.EXIT_ADAPTERS),
+  'ExitAdapters': (adapters_of, trained_parts.EXIT_ADAPTERS),
+  'ExitLayers': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'Gate': (exits.Gate, trained_parts.GATE),
 }
 

@@ -13,7 +13,8 @@ from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import gate_adapters, trained_parts
 from calm_jax.draft_heads import DraftHead
-from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_adapters import AdaptsExits
+from calm_jax.exit_layers import adapters_of
 from calm_jax.quantisation import Int8Weights
 from calm_jax.runs.text_features import (
   TextFeatures,
@@ -318,7 +319,7 @@ def load_draft_head(
 
 def load_exit_adapters(
   model_dir: str | os.PathLike, *, name: str = trained_parts.EXIT_ADAPTERS.key
-) -> ExitAdapters:
+) -> AdaptsExits:
   """Loads the adapters that were trained for the exits of a run's model.
 
   Args:
@@ -331,4 +332,4 @@ def load_exit_adapters(
       holds.
   """
   part = trained_parts.EXIT_ADAPTERS
-  return ExitAdapters(**trained_parts.load_part(part, model_dir, name))
+  return adapters_of(**trained_parts.load_part(part, model_dir, name))

@@ -18,7 +18,7 @@ import numpy as np
 
 from calm_jax import model
 from calm_jax.array_types import Array, Params
-from calm_jax.exit_adapters import ExitAdapters, adapt
+from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.pytrees import register_pytree
 from calm_jax.training import step as step_lib
 from calm_jax.training.teacher import Teacher
@@ -48,11 +48,11 @@ class ExitAgreement:
 def agreement_and_gradients(
   config: model.T5Config,
   params: Params,
-  adapters: ExitAdapters,
+  adapters: AdaptsExits,
   batch: Mapping[str, Any],
   *,
   with_gradients: bool = True,
-) -> tuple[ExitAgreement, ExitAdapters | None]:
+) -> tuple[ExitAgreement, AdaptsExits | None]:
   """Returns how exits agree, and the gradient of the loss by the adapters.
 
   The loss is the divergence per token, mean over exits.
@@ -74,8 +74,7 @@ def agreement_and_gradients(
   best = last.argmax(axis=-1)
 
   def of_exit(own, hidden):
-    adapted = adapt(hidden, own.scale, own.down, own.up)
-    logits = model.output_logits(config, params, adapted)
+    logits = model.output_logits(config, params, own.adapt(hidden))
     apart = teacher.distance(logits, jax.nn.logsumexp(logits, axis=-1))
     divergence = (apart * weights).sum()
     right = ((logits.argmax(axis=-1) == best) * weights).sum()
@@ -95,7 +94,7 @@ def agreement_and_gradients(
 def evaluate_exit_adapters(
   config: model.T5Config,
   params: Params,
-  adapters: ExitAdapters,
+  adapters: AdaptsExits,
   batches: Iterable[Mapping[str, Any]],
 ) -> ExitAgreement:
   """Returns how exits agree over a whole set, in float64.

@@ -14,7 +14,7 @@ import numpy as np
 
 from calm_jax import model, records
 from calm_jax.array_types import Params
-from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.exits import Gate
 from calm_jax.training import classifier_evaluation as counting
 from calm_jax.training import exit_depths, gate_states
@@ -54,7 +54,7 @@ def evaluate_gate(
   batches: Iterable[Mapping[str, Any]],
   *,
   allowed: Sequence[float] = ALLOWED,
-  adapters: ExitAdapters | None = None,
+  adapters: AdaptsExits | None = None,
 ) -> GateMeasurement:
   """Returns how a gate does over a whole set, and what else could be done.
 

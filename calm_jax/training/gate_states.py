@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from calm_jax import exits, model
 from calm_jax.array_types import Array, Params
-from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.exits import Gate
 from calm_jax.pytrees import register_pytree
 from calm_jax.training import step as step_lib
@@ -28,7 +28,7 @@ GateStates = Callable[
     Mapping[str, Any],
     Gate,
     Array,
-    ExitAdapters | None,
+    AdaptsExits | None,
   ],
   'GateExamples',
 ]
@@ -68,7 +68,7 @@ def exact_states(
   batch: Mapping[str, Any],
   gate: Gate | None = None,
   key: Array | None = None,
-  adapters: ExitAdapters | None = None,
+  adapters: AdaptsExits | None = None,
 ) -> GateExamples:
   """Returns the full model's states, which decoding with `CatchUp` sees.
 
@@ -90,7 +90,7 @@ def own_exit_states(
   batch: Mapping[str, Any],
   gate: Gate,
   key: Array,
-  adapters: ExitAdapters | None = None,
+  adapters: AdaptsExits | None = None,
 ) -> GateExamples:
   """Returns states among K/V that are projected from the gate's own exits.
 

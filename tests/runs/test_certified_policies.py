@@ -14,6 +14,7 @@ from calm_jax.calibration import calibrate
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import classifiers, gate_adapters, trained_parts
 from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_layers import ExitLayers
 
 STORED = pathlib.Path(__file__).with_name('stored_certificate.json')
 DECAYING = exits.DecayingThreshold(1.0, temperature=4.0, max_length=6)
@@ -28,6 +29,11 @@ ADAPTERS = {
   'scale': np.linspace(0.5, 1.5, 16, dtype=np.float32)[None],
   'down': np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 16, 2),
   'up': np.linspace(1, -1, 32, dtype=np.float32).reshape(1, 2, 16),
+}
+LAYERS = {
+  'scale': ADAPTERS['scale'],
+  'gates': np.linspace(-1, 1, 96, dtype=np.float32).reshape(1, 16, 2, 3),
+  'out': np.linspace(1, -1, 48, dtype=np.float32).reshape(1, 3, 16),
 }
 GATE = {
   'layer_bias': np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4),
@@ -83,6 +89,9 @@ POLICIES = {
       ExitAdapters(**ADAPTERS), decoding.PrunedVocabulary(num_blocks=3)
     ),
   ),
+  'exit layers': with_rule(
+    MARGIN, readout=decoding.AdaptedVocabulary(ExitLayers(**LAYERS))
+  ),
   'adapted gate': with_rule(
     exits.ConfidenceExit(exits.Gate(**GATE), DECAYING),
     readout=decoding.AdaptedVocabulary(ExitAdapters(**ADAPTERS)),
@@ -124,13 +133,14 @@ def run_dir(tmp_path_factory):
     config,
     backbone=checkpoints.parameter_fingerprint(params),
   )
-  checkpoints.save(
-    pathlib.Path(folder) / 'exit_adapters',
-    1,
-    params={'exit_adapters': ADAPTERS},
-    config=config,
-    context=trained_parts.backbone_context(params),
-  )
+  for name, arrays in (('exit_adapters', ADAPTERS), ('layers', LAYERS)):
+    checkpoints.save(
+      pathlib.Path(folder) / name,
+      1,
+      params={'exit_adapters': arrays},
+      config=config,
+      context=trained_parts.backbone_context(params),
+    )
   checkpoints.save(
     pathlib.Path(folder) / 'gate',
     1,

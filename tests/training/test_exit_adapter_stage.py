@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from cases import training_cases
 
-from calm_jax import checkpoints, decoding, exits, model, runs, training
+from calm_jax import (
+  checkpoints,
+  decoding,
+  exits,
+  model,
+  records,
+  runs,
+  training,
+)
 from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_layers import ExitLayers
 from calm_jax.training import exit_adapter_losses
 from calm_jax.training import step as step_lib
 
@@ -138,6 +147,34 @@ def test_gradients_are_those_of_the_definition(params, batch):
   assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
+def test_a_feed_forward_layer_is_trained_and_loaded(tmp_path, params, batch):
+  """From the identity, through the files; no other size goes on with it."""
+  kind = dict(rank=None, feed_forward=8)
+  stage = training.exit_adapter_stage(CONFIG, params, OPTIMIZER, **kind)
+  first = training.exit_adapters_of(stage.init(None).params)
+  states = np.float32(np.random.default_rng(0).normal(size=(2, 3, 16)) * 50.0)
+  for layer in range(3):
+    np.testing.assert_array_equal(first(states, layer), states)
+  checkpoints.save(tmp_path, 7, params=params, config=CONFIG)
+  train(params, tmp_path, batch, num_steps=40, **kind)
+  layers = runs.load_exit_adapters(tmp_path)
+  assert isinstance(layers, ExitLayers) and layers.hidden_units == 8
+  assert (layers.out != 0.0).all() and (layers.gates != first.gates).any()
+  path = tmp_path / 'exit_adapters' / 'train_log.jsonl'
+  before, after = (
+    row['exit_losses']
+    for row in records.read_jsonl(path)
+    if row['kind'] == 'train'
+  )
+  assert (np.array(after) < 0.95 * np.array(before)).all()
+  for changes, words in (
+    (dict(rank=None, feed_forward=4), 'feed_forward: expected 4, found 8'),
+    (dict(rank=None), 'exit_adapter_feed_forward: expected None, found 8'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      train(params, tmp_path, batch, **changes)
+
+
 @pytest.mark.slow
 def test_a_scale_alone_is_trained_and_goes_on(tmp_path, params, batch):
   checkpoints.save(tmp_path, 7, params=params, config=CONFIG)
@@ -175,6 +212,14 @@ def test_adapters_of_another_model_or_none_are_refused(tmp_path, params, batch):
   [
     (dict(rank=0), 'rank of exit adapters 0 must be a whole number at least 1'),
     (dict(rank=2.5), 'rank of exit adapters 2.5'),
+    (
+      dict(rank=None, feed_forward=0),
+      r'feed_forward of exit adapters \(None without it\) 0 must be a whole',
+    ),
+    (
+      dict(feed_forward=8),
+      'rank 16 and feed_forward 8 .*: give rank=None beside feed_forward',
+    ),
   ],
 )
 def test_bad_arguments_are_named(params, changes, message):

@@ -17,7 +17,7 @@ import optax
 from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import gate_adapters, trained_parts
-from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.exits import Gate
 from calm_jax.training import classifier_evaluation, gate_states, losses
 from calm_jax.training import step as step_lib
@@ -39,7 +39,7 @@ def gate_stage(
   target: str | GateTarget = 'consistency',
   states: str = 'exact',
   shape: GateShape | None = None,
-  adapters: ExitAdapters | None = None,
+  adapters: AdaptsExits | None = None,
   seed: int = 0,
 ) -> Stage:
   """Returns the training of a gate for a frozen model.
@@ -76,8 +76,9 @@ def gate_stage(
     )
   frozen, through = params, ''
   if adapters is not None:
-    adapters = adapters.check(model.as_layered_decoder(config))
-    frozen, through = {**params, _ADAPTERS: adapters}, ', read through adapters'
+    # Their fingerprint is that of the arrays as they were given.
+    checked = adapters.check(model.as_layered_decoder(config))
+    frozen, through = {**params, _ADAPTERS: checked}, ', read through adapters'
   return Stage(
     config=config,
     optimizer=optimizer,
