@@ -108,6 +108,7 @@ def test_drafts_in_8_bits_change_nothing(calibrated):
   assert drafted.tokens == full.tokens
 
 
+@pytest.mark.slow
 def test_weights_in_8_bits_are_told_without_a_certificate(trained, capsys):
   (output,) = call(
     'generate',

@@ -40,6 +40,7 @@ def check(found):
       assert entry['heads'] == 'model', name
 
 
+@pytest.mark.slow
 def test_rows_decode_by_themselves_and_equal_one_device():
   found = run_script('while', 'maximum_release_decay')
   check(found)

@@ -83,6 +83,7 @@ def test_enough_changes_nothing():
       np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_up_to_the_cap_it_is_the_rule_and_confidences_are_its():
   plain = decode(MARGIN)
   capped = decode(exits.LayerBudget(MARGIN, per_token=2))

@@ -52,6 +52,7 @@ def train(params, model_dir, batch, num_steps=60, **changes):
   )
 
 
+@pytest.mark.slow
 def test_exits_agree_more_and_the_model_is_what_it_was(tmp_path, params, batch):
   """Through the files of a run; bit by bit for the model."""
   checkpoints.save(tmp_path, 7, params=params, config=CONFIG)
