@@ -41,6 +41,7 @@ def test_the_state_is_donated():
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_given_parameters_survive_the_donation():
   fresh = training.init_train_state(CONFIG, OPTIMIZER).params
   state = training.init_train_state(CONFIG, OPTIMIZER, params=fresh)
