@@ -16,6 +16,9 @@ and nothing else. On two CPU cores some minutes for T5-small at batch 1.
 With --compare=exact, fills side by side at two kinds of depths: most tokens
 after layer 1 or 2 and the others at full depth, and evenly up to L/2; 'exact'
 is `CatchUp`, which does the layers' arithmetic for earlier positions, too.
+With --compare=plans, layer plans of about L/2 layers beside exits of as many on
+the mean: layers that are kept, SkipDecode, and all attention with every second
+feed-forward block. Of plans 'mean exit layer' is how many layers ran.
 
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
 
@@ -163,12 +166,12 @@ def _rows(stepping, starts, spent, rate, num_layers):
       name=way.name,
       depth_loop=loop,
       cache_fill=way.fill,
-      mean_exit_layer=float(way.depths.mean()),
+      mean_exit_layer=way.mean_layers,
       milliseconds_per_step=1e3 * seconds / cost.num_steps,
       start_milliseconds=1e3 * starts[loop],
       parts=math.nan
       if way.policy.exit_rule.needs_logits
-      else 1e3 * (whole + per_layer * way.depths.mean()) / cost.num_steps,
+      else 1e3 * (whole + per_layer * way.mean_layers) / cost.num_steps,
       bound=1e3 * cost.stepping_bytes / rate / cost.num_steps,
       speed_up=stepping[full] / seconds,
       ceiling=costs.speed_up_ceiling(spent[full[0]], cost),
@@ -184,7 +187,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('target_length', 64, 'tokens decoded', type=int)
   add('dtype', 'float32', 'float32 or bfloat16')
   add('depth_loops', ','.join(decoding.DEPTH_LOOPS), 'depth loops, by commas')
-  add('compare', 'exits', 'exits or exact: which ways of decoding')
+  add('compare', 'exits', 'exits, exact or plans: which ways of decoding')
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('seed', 0, 'of weights, sources and depths', type=int)
   add('output', None, 'a JSON file to write')

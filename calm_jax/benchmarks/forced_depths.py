@@ -6,12 +6,20 @@ depth of every token, with or without the checks that a real rule would pay for.
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.exits import ScheduledExit
 from calm_jax.exits.measures import Measure
-from calm_jax.interfaces import LayeredDecoder, LayerView
+from calm_jax.interfaces import (
+  LayeredDecoder,
+  LayerView,
+  LayerWork,
+  PlansAhead,
+  PlanView,
+  StatelessSlot,
+)
 from calm_jax.pytrees import register_pytree
 
 
@@ -55,6 +63,24 @@ def random_depths(
       flat[place] += step
       missing -= step
   return depths
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class SomeFeedForwards(PlansAhead, StatelessSlot):
+  """A layer plan with every n-th feed-forward block alone, of all rows.
+
+  Attributes:
+    every: n, of the layers that have one: 0, n, 2 n ...
+  """
+
+  every: int = dataclasses.field(metadata=dict(static=True))
+
+  def before(self, state: PyTree, view: PlanView) -> tuple[PyTree, LayerWork]:
+    """Asks for attention, and for the feed-forward block of some layers."""
+    runs = jnp.equal(view.layer % self.every, 0)
+    runs = jnp.broadcast_to(runs, view.active.shape)
+    return state, LayerWork(feed_forward=runs)
 
 
 @register_pytree

@@ -26,12 +26,20 @@ class Way:
     fill: a key of `FILLS`.
     policy: the policy.
     depths: int [B, T], the exit layers that it forces.
+    layers: layers that a token runs on the mean, where a plan leaves some out
+      below its exit; None where none does.
   """
 
   name: str
   fill: str
   policy: decoding.ComputePolicy
   depths: np.ndarray
+  layers: float | None = None
+
+  @property
+  def mean_layers(self) -> float:
+    """Layers that a token runs on the mean."""
+    return float(self.depths.mean()) if self.layers is None else self.layers
 
 
 def exact_ways(
@@ -95,5 +103,50 @@ def ways(
     yield Way(f'{name}, {what}', 'eager', policy, exit_layers)
 
 
+def plan_ways(
+  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
+) -> Iterator[Way]:
+  """Yields layer plans of L/2 layers, and exits of as many on the mean."""
+  num_layers = config.num_decoder_layers
+  half = num_layers // 2
+  size = (batch_size, length)
+  full = np.full(size, num_layers, np.int32)
+  depths = {
+    FULL: full,
+    ONE: np.ones(size, np.int32),
+    'every token after L/2': np.full(size, half, np.int32),
+    'exits of mean L/2': forced_depths.random_depths(
+      size, num_layers, mean=half, seed=seed
+    ),
+  }
+  for name, exit_layers in depths.items():
+    rule = exits.ScheduledExit(exit_layers)
+    if name == FULL:
+      rule = exits.NeverExit()
+    policy = decoding.ComputePolicy(exit_rule=rule)
+    yield Way(name, 'eager', policy, exit_layers)
+  schedule = decoding.SkipDecode(
+    num_layers - half // 2, half - half // 2, length=length
+  )
+  plans = {
+    f'{half} layers kept': (decoding.KeepLayers(half), half),
+    f'{max(1, half // 2)} layers kept': (
+      decoding.KeepLayers(max(1, half // 2)),
+      max(1, half // 2),
+    ),
+    f'SkipDecode {schedule.max_layers} to {schedule.min_layers}': (
+      schedule,
+      np.mean(schedule.depths(length)),
+    ),
+    'FFNs of L/2 layers left out': (
+      forced_depths.SomeFeedForwards(every=2),
+      num_layers,
+    ),
+  }
+  for name, (plan, layers) in plans.items():
+    policy = decoding.ComputePolicy(layer_plan=plan)
+    yield Way(name, 'eager', policy, full, float(layers))
+
+
 # What `--compare` names.
-COMPARED = {'exits': ways, 'exact': exact_ways}
+COMPARED = {'exits': ways, 'exact': exact_ways, 'plans': plan_ways}

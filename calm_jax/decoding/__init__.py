@@ -28,7 +28,7 @@ from calm_jax.decoding.failures import describe_failure
 from calm_jax.decoding.first_tokens import FirstTokens
 from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.int8_vocabulary import Int8Vocabulary
-from calm_jax.decoding.layer_plans import EveryLayer
+from calm_jax.decoding.layer_plans import EveryLayer, KeepLayers
 from calm_jax.decoding.policy import (
   ComputePolicy,
   as_policy,
@@ -44,6 +44,7 @@ from calm_jax.decoding.sampling import (
   TopK,
   as_sampler,
 )
+from calm_jax.decoding.saturated_feed_forward import SkipSaturatedFeedForward
 from calm_jax.decoding.settings import (
   describe,
   describe_computation,
@@ -54,6 +55,7 @@ from calm_jax.decoding.settings import (
   threshold_path,
   with_setting,
 )
+from calm_jax.decoding.skip_decode import SkipDecode
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
 from calm_jax.decoding.token_loop import advance, finish, generate
@@ -105,6 +107,7 @@ __all__ = [
   'FullVocabulary',
   'Greedy',
   'Int8Vocabulary',
+  'KeepLayers',
   'NeverVerify',
   'Nucleus',
   'ProjectExitState',
@@ -112,6 +115,8 @@ __all__ = [
   'PrunedVocabulary',
   'Sampler',
   'Search',
+  'SkipDecode',
+  'SkipSaturatedFeedForward',
   'StreamedVocabulary',
   'Temperature',
   'TopK',

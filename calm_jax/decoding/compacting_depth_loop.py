@@ -16,6 +16,7 @@ from jax import lax
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.layer_steps import Layers, Memory, Rows
+from calm_jax.interfaces import LayerWork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,12 @@ class CompactingDepthLoop:
     """Runs the layers until every row has stopped; returns rows and memory."""
     buckets = self.buckets(rows.active.shape[0])
     may_have_stopped = False
-    for layer in range(layers.num_layers):
-      rows, memory = layers.fill(layer, rows, memory)
+    for layer in layers.walked:
+      rows, memory, work = layers.fill(layer, rows, memory)
       if may_have_stopped:
-        rows = _run_compacted(layers, layer, rows, memory.cache, buckets)
+        rows = _run_compacted(layers, layer, rows, memory.cache, work, buckets)
       else:
-        rows = layers.run(layer, rows, memory.cache)
+        rows = layers.run(layer, rows, memory.cache, work)
       if layers.policy.exit_rule.looks(layer) is not False:
         may_have_stopped = True
     return rows, memory
@@ -75,6 +76,7 @@ def _run_compacted(
   layer: int,
   rows: Rows,
   cache: PyTree,
+  work: LayerWork,
   buckets: tuple[int, ...],
 ) -> Rows:
   """Runs a layer on the smallest bucket that holds the active rows."""
@@ -85,8 +87,9 @@ def _run_compacted(
     if size == 0:
       return lambda rows: rows
     if size == len(rows.active):
-      return lambda rows: layers.run(layer, rows, cache)
-    return lambda rows: _run_rows(layers, layer, rows, cache, order[:size])
+      return lambda rows: layers.run(layer, rows, cache, work)
+    chosen = order[:size]
+    return lambda rows: _run_rows(layers, layer, rows, cache, work, chosen)
 
   return lax.switch(
     jnp.searchsorted(jnp.array(buckets), rows.active.sum()),
@@ -96,7 +99,12 @@ def _run_compacted(
 
 
 def _run_rows(
-  layers: Layers, layer: int, rows: Rows, cache: PyTree, chosen: Array
+  layers: Layers,
+  layer: int,
+  rows: Rows,
+  cache: PyTree,
+  work: LayerWork,
+  chosen: Array,
 ) -> Rows:
   """Runs a layer on the chosen rows [n] alone."""
   bucket = dataclasses.replace(
@@ -110,6 +118,7 @@ def _run_rows(
     layer,
     jax.tree.map(lambda leaf: leaf[chosen], rows),
     layers.bound.take_rows(cache, chosen),
+    jax.tree.map(lambda leaf: leaf[chosen], work),
   )
   return jax.tree.map(
     lambda leaf, new: leaf.at[chosen].set(new, unique_indices=True), rows, ran

@@ -31,18 +31,26 @@ class WhileDepthLoop:
     self, layers: Layers, rows: Rows, memory: Memory
   ) -> tuple[Rows, Memory]:
     """Runs the layers until every row has stopped; returns rows and memory."""
+    walked = layers.walked
+
+    def layer_of(step):
+      if len(walked) == layers.num_layers:
+        return step
+      return jnp.array(walked, jnp.int32)[step]
 
     def run_layer(carry):
-      layer, rows, memory = carry
-      rows, memory = layers.fill(layer, rows, memory)
-      rows = layers.run(layer, rows, memory.cache)
-      return layer + 1, rows, memory
+      step, rows, memory = carry
+      layer = layer_of(step)
+      rows, memory, work = layers.fill(layer, rows, memory)
+      rows = layers.run(layer, rows, memory.cache, work)
+      return step + 1, rows, memory
 
     def fill_layer(carry):
-      layer, rows, memory = carry
-      return layer + 1, *layers.fill(layer, rows, memory)
+      step, rows, memory = carry
+      rows, memory, _ = layers.fill(layer_of(step), rows, memory)
+      return step + 1, rows, memory
 
-    layer, rows, memory = lax.while_loop(
+    step, rows, memory = lax.while_loop(
       lambda carry: carry[1].active.any(),
       run_layer,
       (jnp.int32(0), rows, memory),
@@ -50,9 +58,9 @@ class WhileDepthLoop:
     if not layers.policy.cache_fill.fills_left_over:
       return rows, memory
     _, rows, memory = lax.while_loop(
-      lambda carry: carry[0] < layers.num_layers,
+      lambda carry: carry[0] < len(walked),
       fill_layer,
-      (layer, rows, memory),
+      (step, rows, memory),
     )
     return rows, memory
 
@@ -76,15 +84,15 @@ class UnrolledDepthLoop:
     """Runs the layers until every row has stopped; returns rows and memory."""
     may_have_stopped = False
     fills_left_over = layers.policy.cache_fill.fills_left_over
-    for layer in range(layers.num_layers):
+    for layer in layers.walked:
       if may_have_stopped and not fills_left_over:
         rows, memory = _run_if_needed(layers, layer, rows, memory)
         continue
-      rows, memory = layers.fill(layer, rows, memory)
+      rows, memory, work = layers.fill(layer, rows, memory)
       needed = rows.active.any() if may_have_stopped else True
 
-      def run_layer(rows, layer=layer, cache=memory.cache):
-        return layers.run(layer, rows, cache)
+      def run_layer(rows, layer=layer, cache=memory.cache, work=work):
+        return layers.run(layer, rows, cache, work)
 
       rows = when(needed, run_layer, rows)
       if layers.policy.exit_rule.looks(layer) is not False:
@@ -99,8 +107,8 @@ def _run_if_needed(
 
   def fill_and_run(carry):
     _, rows, memory = carry
-    rows, memory = layers.fill(layer, rows, memory)
-    rows = layers.run(layer, rows, memory.cache)
+    rows, memory, work = layers.fill(layer, rows, memory)
+    rows = layers.run(layer, rows, memory.cache, work)
     return jnp.zeros((), bool), rows, memory
 
   # A loop of one turn or none: a branch would copy the cache.

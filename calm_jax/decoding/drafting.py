@@ -55,6 +55,7 @@ def draft_and_verify(
   policy: ComputePolicy,
   sampler: Sampler,
   *,
+  walk: tuple[int, ...],
   eos_id: int,
   num_samples: int,
 ) -> Carry:
@@ -62,7 +63,9 @@ def draft_and_verify(
   del num_samples
   drafts, alive = carry.drafts, carry.alive
   assert drafts is not None, 'start made them'
-  layers, rows, memory = run_layers(carry, bound, policy, asked=~drafts.due)
+  layers, rows, memory = run_layers(
+    carry, bound, policy, walk=walk, asked=~drafts.due
+  )
   full = alive & (rows.exit_layers == bound.num_layers)
   drafted = alive & ~full
   choose = functools.partial(choose_tokens, sampler, carry)

@@ -31,13 +31,14 @@ def draft_ahead(
   policy: ComputePolicy,
   sampler: Sampler,
   *,
+  walk: tuple[int, ...],
   eos_id: int,
   num_samples: int,
 ) -> Carry:
   """Appends drafts to every row, and checks them."""
   del num_samples
   carry = _draft(carry, bound, policy, sampler, eos_id=eos_id)
-  layers, rows, memory = run_layers(carry, bound, policy)
+  layers, rows, memory = run_layers(carry, bound, policy, walk=walk)
   choose = functools.partial(choose_tokens, sampler, carry)
   return check_drafts(
     carry, layers, rows, memory, carry.alive, None, choose, eos_id=eos_id

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import companions as company
@@ -20,6 +21,8 @@ from calm_jax.interfaces import (
   BoundDecoder,
   Companions,
   LayerView,
+  LayerWork,
+  PlanView,
   Reading,
   Work,
 )
@@ -88,6 +91,8 @@ class Layers:
     asked: bool [B], rows that the exit rule is asked about; the others run all
       layers, and nobody wants logits of the last one. None for all rows, whose
       last layer is read out.
+    walk: the layers that are in the program, ascending; None for all. Every
+      row ends at the last of them.
   """
 
   bound: BoundDecoder
@@ -95,11 +100,17 @@ class Layers:
   positions: Array
   alive: Array
   asked: Array | None = None
+  walk: tuple[int, ...] | None = None
 
   @property
   def num_layers(self) -> int:
     """L."""
     return self.bound.num_layers
+
+  @property
+  def walked(self) -> tuple[int, ...]:
+    """The layers that are in the program, ascending."""
+    return tuple(range(self.num_layers)) if self.walk is None else self.walk
 
   def start(self, hidden: Array, policy: PolicyState) -> Rows:
     """Returns rows before the first layer; `hidden` [B, 1, D]."""
@@ -129,11 +140,51 @@ class Layers:
 
   def fill(
     self, layer: Array | int, rows: Rows, memory: Memory
-  ) -> tuple[Rows, Memory]:
+  ) -> tuple[Rows, Memory, LayerWork]:
     """Writes the K/V of a layer that is about to run, or is left over.
 
-    Returns the rows, now with who runs the layer beside them, and the memory.
+    Returns the rows, now with who runs the layer beside them, the memory, and
+    what the layer plan asks of the layer.
     """
+    plan_state, asked = self.policy.layer_plan.before(
+      rows.policy.layer_plan, self._plan_view(layer, rows)
+    )
+    rows = self._keep_plan(rows, plan_state, rows.active)
+    if asked.fill is None:
+      return *self._fill(layer, rows, memory, self.alive), asked
+    wanted = self.alive & asked.fill
+    if not self.policy.layer_plan.may_skip_for_all:
+      return *self._fill(layer, rows, memory, wanted), asked
+
+    def fill_once(carry):
+      _, rows, memory = carry
+      return jnp.zeros((), bool), *self._fill(layer, rows, memory, wanted)
+
+    # A loop of one turn or none: a branch would copy the cache.
+    _, rows, memory = lax.while_loop(
+      lambda carry: carry[0], fill_once, (wanted.any(), rows, memory)
+    )
+    return rows, memory, asked
+
+  def _plan_view(self, layer: Array | int, rows: Rows) -> PlanView:
+    """Returns what the layer plan sees of a layer that will run."""
+    return PlanView(
+      layer=layer,
+      positions=self.positions,
+      hidden=rows.hidden[:, 0],
+      active=rows.active,
+    )
+
+  def _keep_plan(self, rows: Rows, state: PyTree, where: Array) -> Rows:
+    """Returns rows with the plan's state replaced in some, bool [B]."""
+    state = row_masks.keep_rows(where, state, rows.policy.layer_plan)
+    policy = dataclasses.replace(rows.policy, layer_plan=state)
+    return dataclasses.replace(rows, policy=policy)
+
+  def _fill(
+    self, layer: Array | int, rows: Rows, memory: Memory, wanted: Array
+  ) -> tuple[Rows, Memory]:
+    """Writes the K/V of a layer for the rows that are wanted, bool [B]."""
     fill, state = self.policy.cache_fill, memory.cache_fill
     if rows.companions is not None:
       state = fill.take_back(state, rows.companions, self.positions)
@@ -145,7 +196,7 @@ class Layers:
       positions=self.positions,
       cache=memory.cache,
       active=rows.active,
-      alive=self.alive,
+      alive=wanted,
     )
     companions = fill.companions(state, self.positions)
     done = rows.work.plus(
@@ -164,12 +215,12 @@ class Layers:
     state = fill.finish(state, rows.hidden, self.positions, self.alive)
     return dataclasses.replace(memory, cache_fill=state)
 
-  def run(self, layer: Array | int, rows: Rows, cache: PyTree) -> Rows:
+  def run(
+    self, layer: Array | int, rows: Rows, cache: PyTree, work: LayerWork
+  ) -> Rows:
     """Runs a layer whose K/V are in the cache, and lets the exit rule look."""
-    previous = rows.hidden
-    plan_state, work = self.policy.layer_plan.step(
-      rows.policy.layer_plan, layer, self.positions
-    )
+    before, previous, plan = rows.active, rows.hidden, self.policy.layer_plan
+    view = self._plan_view(layer, rows)
 
     def attend(hidden, positions):
       return self.bound.attend(layer, hidden, positions, cache, work.context)
@@ -181,13 +232,13 @@ class Layers:
       return self.bound.feed_forward(layer, hidden)
 
     companions = rows.companions
+    attended = previous
     if companions is None:
-      hidden = row_masks.run_rows(
-        rows.active, work.attention, attend_here, previous
+      run = functools.partial(
+        row_masks.run_rows, rows.active, branch=plan.may_skip_for_all
       )
-      hidden = row_masks.run_rows(
-        rows.active, work.feed_forward, feed_forward, hidden
-      )
+      attended = run(work.attention, attend_here, previous)
+      hidden = run(work.feed_forward, feed_forward, attended)
     else:
       hidden, companions = company.run_together(
         lambda hidden, positions: feed_forward(attend(hidden, positions)),
@@ -198,19 +249,21 @@ class Layers:
     rows = dataclasses.replace(
       rows,
       hidden=row_masks.keep_rows(rows.active, hidden, previous),
-      policy=dataclasses.replace(
-        rows.policy,
-        layer_plan=row_masks.keep_rows(
-          rows.active, plan_state, rows.policy.layer_plan
-        ),
-      ),
       companions=companions,
       work=rows.work.plus(
         attention=row_masks.wanted_rows(rows.active, work.attention),
         feed_forward=row_masks.wanted_rows(rows.active, work.feed_forward),
       ),
     )
-    return self._exit(layer, rows, previous)
+    ran = None
+    if work.attention is not None and work.feed_forward is not None:
+      ran = work.attention | work.feed_forward
+    rows = self._exit(layer, rows, previous, ran)
+    if all(part is None for part in work):
+      return rows
+    view = dataclasses.replace(view, attended=attended[:, 0], left=hidden[:, 0])
+    state = plan.after(rows.policy.layer_plan, view, work)
+    return self._keep_plan(rows, state, before)
 
   def read(self, rows: Rows) -> Rows:
     """Returns rows with the logits of their exit states."""
@@ -225,8 +278,8 @@ class Layers:
   def first_check(self) -> int:
     """The layer of the first check of every token; the last one is a check."""
     looks = self.policy.exit_rule.looks
-    last = self.num_layers - 1
-    return next((layer for layer in range(last) if looks(layer)), last)
+    *before, last = self.walked
+    return next((layer for layer in before if looks(layer)), last)
 
   def _read(
     self, rows: Rows, layer: Array | int, *, first: Array | bool, of: Array
@@ -253,19 +306,29 @@ class Layers:
       policy=dataclasses.replace(rows.policy, readout=state),
     )
 
-  def _exit(self, layer: Array | int, rows: Rows, previous: Array) -> Rows:
-    """Ends the rows that the exit rule, or the last layer, ends here."""
+  def _exit(
+    self, layer: Array | int, rows: Rows, previous: Array, ran: Array | None
+  ) -> Rows:
+    """Ends the rows that the exit rule, or the last layer, ends here.
+
+    The rule is not asked about rows in which the layer did not run; `ran` bool
+    [B], None for all.
+    """
     rule = self.policy.exit_rule
-    last = layer == self.num_layers - 1
+    last = layer == self.walked[-1]
     looks = rule.looks(layer)
     asked, wanted = rows.active, looks | last
     if self.asked is not None:
       asked = rows.active & self.asked
       wanted = looks = looks if looks is False else looks & asked.any()
+    read_of = asked
+    if ran is not None:
+      # Whatever ran, the last layer's end is where a row is read out.
+      read_of, asked = asked & (ran | last), asked & ran
     now = rows
     if rule.needs_logits:
       first = layer == self.first_check
-      read = functools.partial(self._read, layer=layer, first=first, of=asked)
+      read = functools.partial(self._read, layer=layer, first=first, of=read_of)
       now = row_masks.when(wanted, read, rows)
 
     def look(_):
@@ -283,7 +346,7 @@ class Layers:
       )
       state, stops, confidences = rule.step(now.policy.exit_rule, view)
       state = row_masks.keep_rows(asked, state, now.policy.exit_rule)
-      if self.asked is not None:
+      if asked is not rows.active:
         stops &= asked
         confidences = jnp.where(asked, confidences, jnp.nan)
       return state, stops, confidences.astype(jnp.float32)

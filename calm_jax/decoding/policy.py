@@ -92,13 +92,8 @@ class ComputePolicy:
     Before anything is put around them.
     """
     exact = isinstance(self.cache_fill, CatchUp)
-    plan, rule = self.layer_plan, self.exit_rule
-    if exact and not isinstance(plan, EveryLayer):
-      raise ValueError(
-        'CatchUp makes the K/V of the full model, which has every layer, and '
-        f'the layer plan {type(plan).__name__} leaves some out; use '
-        'ProjectExitState() with it'
-      )
+    rule = self.exit_rule
+    self._check_plan()
     if not self.verifies:
       return
     verification = type(self.verification).__name__
@@ -133,6 +128,50 @@ class ComputePolicy:
         'LayerBudget can be kept; leave one of them out'
       )
 
+  def _check_plan(self):
+    """Raises ValueError for what does not go with the layer plan."""
+    plan, rule, fill = self.layer_plan, self.exit_rule, self.cache_fill
+    name = type(plan).__name__
+    if not hasattr(plan, 'before'):
+      raise ValueError(
+        f'the slot layer_plan holds a {name}, which does not say what runs '
+        'before a layer; give a plan such as decoding.KeepLayers(6), or '
+        'decoding.EveryLayer()'
+      )
+    if isinstance(plan, EveryLayer):
+      return
+    if self.verifies:
+      raise ValueError(
+        f'{type(self.verification).__name__} checks drafts by the full model, '
+        f'and the layer plan {name} leaves parts of it out; leave one of them '
+        'out'
+      )
+    if isinstance(fill, CatchUp) and not plan.same_everywhere:
+      raise ValueError(
+        'CatchUp makes the K/V of positions that ran every layer, and the '
+        f'layer plan {name} leaves some out here and there; use '
+        'ProjectExitState() with it'
+      )
+    if isinstance(rule, LayerBudget) and not plan.every_layer:
+      raise ValueError(
+        f'a LayerBudget counts on every layer, and the layer plan {name} '
+        'leaves some out, which is a budget itself; leave one of them out'
+      )
+    if plan.same_everywhere or plan.every_layer:
+      return
+    if not isinstance(rule, NeverExit):
+      raise ValueError(
+        f'{name} leaves out layers below the last one, and '
+        f'{type(rule).__name__} those above the exit, whose K/V later '
+        'positions would read and nobody made; leave exit_rule=NeverExit(), or '
+        'the plan'
+      )
+    if not isinstance(fill, ProjectExitState):
+      raise ValueError(
+        f'{name} says itself whose K/V are made, and {type(fill).__name__} '
+        'makes others later; use ProjectExitState() with it'
+      )
+
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PolicyState:
@@ -150,7 +189,8 @@ def at_output_length(policy: ComputePolicy, max_length: int) -> ComputePolicy:
   """Returns the policy for outputs of at most T tokens.
 
   Numbers that depend on that length and were left open get it: N of a decaying
-  threshold (arXiv 2207.07061, Eq. 5), the length and the layers of a budget. A
+  threshold (arXiv 2207.07061, Eq. 5), the length and the layers of a budget,
+  the length of a schedule. A
   decode does so by itself; a job does it once, so that the policy says the same
   in every decode of a run, whatever length that one is given.
 
@@ -158,11 +198,12 @@ def at_output_length(policy: ComputePolicy, max_length: int) -> ComputePolicy:
     policy: the policy.
     max_length: T, EOS included.
   """
-  rule: Any = policy.exit_rule
-  if not hasattr(rule, 'at_output_length'):
-    return policy
-  rule = rule.at_output_length(max_length)
-  return dataclasses.replace(policy, exit_rule=rule)
+  for name in ('layer_plan', 'exit_rule'):
+    slot: Any = getattr(policy, name)
+    if hasattr(slot, 'at_output_length'):
+      slot = slot.at_output_length(max_length)
+      policy = dataclasses.replace(policy, **{name: slot})
+  return policy
 
 
 def as_policy(policy: ComputePolicy | ExitRule | None) -> ComputePolicy:

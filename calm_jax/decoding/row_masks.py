@@ -33,12 +33,17 @@ def run_rows(
   wanted: Array | None,
   run: Callable[[Array], Array],
   hidden: Array,
+  *,
+  branch: bool,
 ) -> Array:
-  """Runs a sub-layer, only for the rows that a layer plan wants (None: all)."""
+  """Runs a sub-layer, only for the rows that a layer plan wants (None: all).
+
+  With `branch`, not at all if there are none.
+  """
   if wanted is None:
     return run(hidden)
   return when(
-    (wanted & active).any(),
+    (wanted & active).any() if branch else True,
     lambda hidden: keep_rows(wanted, run(hidden), hidden),
     hidden,
   )

@@ -57,7 +57,9 @@ def setting_paths(policy: ComputePolicy, setting: Any) -> tuple[str, ...]:
 
 
 def threshold_path(policy: ComputePolicy) -> str | None:
-  """Returns where the number of the exit rule's threshold is; None if nowhere.
+  """Returns where the number of the policy's threshold is; None if nowhere.
+
+  The exit rule's, or that of a layer plan where nothing exits.
 
   >>> from calm_jax import exits
   >>> rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.9)
@@ -69,7 +71,9 @@ def threshold_path(policy: ComputePolicy) -> str | None:
   while isinstance(rule, LayerBudget):
     rule, path = rule.rule, f'{path}.rule'
   if not hasattr(rule, 'threshold'):
-    return None
+    by_plan = isinstance(rule, NeverExit)
+    by_plan &= hasattr(policy.layer_plan, 'threshold')
+    return 'layer_plan.threshold' if by_plan else None
   path = f'{path}.threshold'
   return f'{path}.value' if hasattr(rule.threshold, 'value') else path
 
@@ -151,10 +155,10 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
   """
   if policy.verifies:
     return True
-  if not isinstance(policy.layer_plan, EveryLayer):
-    return False
   if not getattr(policy.readout, 'chooses_from_all', False):
     return False
+  if not isinstance(policy.layer_plan, EveryLayer):
+    return threshold_path(policy) == 'layer_plan.threshold'
   if isinstance(policy.exit_rule, NeverExit):
     return True
   return threshold_path(policy) is not None and not isinstance(

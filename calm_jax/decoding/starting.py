@@ -87,7 +87,9 @@ def start(
     bound.mesh, inputs, policy, sampler
   )
   sizes = dict(max_length=max_length, num_rows=num_rows)
-  cache = encode(bound, inputs, **sizes)
+  segments = policy.layer_plan.segments(decoder.num_layers, max_length)
+  layers = frozenset().union(*(segment.layers for segment in segments))
+  cache = encode(bound, inputs, layers=tuple(sorted(layers)), **sizes)
   carry = _first_carry(
     cache,
     policy,
@@ -109,12 +111,22 @@ def start(
   )
 
 
-@functools.partial(jax.jit, static_argnames=('max_length', 'num_rows'))
-def encode(bound, inputs, *, max_length, num_rows) -> PyTree:
-  """Runs the encoder and returns the cache of all rows, so many per request."""
+@functools.partial(
+  jax.jit, static_argnames=('max_length', 'num_rows', 'layers')
+)
+def encode(bound, inputs, *, max_length, num_rows, layers=None) -> PyTree:
+  """Runs the encoder and returns the cache of all rows, so many per request.
+
+  Args:
+    bound: the decoder with its parameters.
+    inputs: int [B, S].
+    max_length: T.
+    num_rows: rows per request.
+    layers: those that ever run; None for all.
+  """
 
   def encode_rows(inputs, bound):
-    cache = bound.start(bound.encode(inputs), max_length)
+    cache = bound.start(bound.encode(inputs), max_length, layers)
     if num_rows == 1:
       return cache
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)

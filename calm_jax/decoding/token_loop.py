@@ -143,20 +143,28 @@ def _advance(carry, bound, policy, sampler, steps, **static) -> Carry:
 
 def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
   """The token loop, of all rows or those of one part of a mesh."""
-
-  def unfinished(loop):
-    number, carry = loop
-    return (number < steps) & carry.alive.any()
-
   step = _step_of(policy, sampler)
   readout = policy.readout.keep_rows(bound)
   policy = dataclasses.replace(policy, readout=readout)
 
-  def decode_token(loop):
-    number, carry = loop
-    return number + 1, step(carry, bound, policy, sampler, **static)
+  length = carry.tokens.shape[1]
+  number = jnp.int32(0)
+  for segment in policy.layer_plan.segments(bound.num_layers, length):
 
-  _, carry = lax.while_loop(unfinished, decode_token, (jnp.int32(0), carry))
+    def unfinished(loop, end=segment.end):
+      number, carry = loop
+      goes_on = (number < steps) & carry.alive.any()
+      if end >= length:
+        return goes_on
+      # Rows that are further on wait for nobody: they run among the others.
+      return goes_on & (carry.alive & (carry.positions < end)).any()
+
+    def decode_token(loop, walk=segment.layers):
+      number, carry = loop
+      carry = step(carry, bound, policy, sampler, walk=walk, **static)
+      return number + 1, carry
+
+    number, carry = lax.while_loop(unfinished, decode_token, (number, carry))
   return carry
 
 

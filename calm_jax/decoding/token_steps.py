@@ -29,10 +29,14 @@ class TokenStep(Protocol):
     policy: ComputePolicy,
     sampler: Sampler,
     *,
+    walk: tuple[int, ...],
     eos_id: int,
     num_samples: int,
   ) -> Carry:
-    """Returns the carry after it."""
+    """Returns the carry after it.
+
+    `walk` are the layers that are in the program, see `Layers`.
+    """
     ...
 
 
@@ -40,6 +44,8 @@ def run_layers(
   carry: Carry,
   bound: BoundDecoder,
   policy: ComputePolicy,
+  *,
+  walk: tuple[int, ...],
   asked: Array | None = None,
 ) -> tuple[Layers, Rows, Memory]:
   """Runs the layers of the present position of every row that is alive.
@@ -48,6 +54,7 @@ def run_layers(
     carry: the decode so far.
     bound: the decoder with its parameters.
     policy: the policy.
+    walk: see `Layers`.
     asked: bool [R], see `Layers`.
 
   Returns:
@@ -60,6 +67,7 @@ def run_layers(
     positions=jnp.minimum(carry.positions, carry.tokens.shape[1] - 1),
     alive=carry.alive,
     asked=asked,
+    walk=walk,
   )
   hidden = bound.embed(
     carry.previous_tokens[:, None], layers.positions[:, None]
@@ -83,7 +91,10 @@ def reading_of(carry: Carry, layers: Layers, rows: Rows) -> Reading:
 
 
 def read_token(
-  carry: Carry, bound: BoundDecoder, policy: ComputePolicy
+  carry: Carry,
+  bound: BoundDecoder,
+  policy: ComputePolicy,
+  walk: tuple[int, ...],
 ) -> tuple[Carry, Array, Reading]:
   """Runs the layers of the present position and reads every row's exit state.
 
@@ -91,7 +102,7 @@ def read_token(
     The carry with how the token was computed in it, the positions, int32 [R],
     and what they read as.
   """
-  layers, rows, memory = run_layers(carry, bound, policy)
+  layers, rows, memory = run_layers(carry, bound, policy, walk=walk)
   rows = layers.read(rows)
   reading = reading_of(carry, layers, rows)
   return carry.record(rows, memory), layers.positions, reading
@@ -103,12 +114,13 @@ def one_token(
   policy: ComputePolicy,
   sampler: Sampler,
   *,
+  walk: tuple[int, ...],
   eos_id: int,
   num_samples: int,
 ) -> Carry:
   """Decodes one token of every row that is alive."""
   del num_samples
-  carry, positions, reading = read_token(carry, bound, policy)
+  carry, positions, reading = read_token(carry, bound, policy, walk)
   keys = carry.keys
   if keys is not None:
     keys = sampling.draw_keys(keys, positions, carry.samples)
@@ -125,12 +137,13 @@ def beam_step(
   policy: ComputePolicy,
   sampler: Sampler,
   *,
+  walk: tuple[int, ...],
   eos_id: int,
   num_samples: int,
 ) -> Carry:
   """Decodes one token of every beam, and goes on with the best ones."""
   assert isinstance(sampler, Search), 'no other sampler has beams'
-  carry, _, reading = read_token(carry, bound, policy)
+  carry, _, reading = read_token(carry, bound, policy, walk)
   return sampler.extend(
     carry,
     reading,

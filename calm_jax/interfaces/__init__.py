@@ -22,6 +22,7 @@ from calm_jax.interfaces.ledger import FillWork, Work
 from calm_jax.interfaces.policy_slots import (
   ExitRule,
   LayerPlan,
+  PlansAhead,
   PolicySlot,
   StatelessSlot,
   Verification,
@@ -31,7 +32,9 @@ from calm_jax.interfaces.slot_views import (
   Companions,
   LayerView,
   LayerWork,
+  PlanView,
   Reading,
+  Segment,
 )
 
 __all__ = [
@@ -47,10 +50,13 @@ __all__ = [
   'LayerWork',
   'LayeredDecoder',
   'NoCompanions',
+  'PlanView',
+  'PlansAhead',
   'PolicySlot',
   'Reading',
   'Readout',
   'ReadsAll',
+  'Segment',
   'StatelessSlot',
   'Verification',
   'Work',

@@ -88,8 +88,23 @@ class BoundDecoder:
     """Returns the encoded sources [B, S]."""
     return self.decoder.encode(self.params, inputs)
 
-  def start(self, encoded: PyTree, max_length: int) -> PyTree:
-    """Returns the cache of the sources, with room for T positions."""
+  def start(
+    self,
+    encoded: PyTree,
+    max_length: int,
+    layers: tuple[int, ...] | None = None,
+  ) -> PyTree:
+    """Returns the cache of the sources, with room for T positions.
+
+    Args:
+      encoded: the encoded sources.
+      max_length: T.
+      layers: those that ever run; None for all.
+    """
+    start_layers = self.decoder.start_layers
+    if start_layers is not None and layers is not None:
+      if len(layers) < self.num_layers:
+        return start_layers(self.params, encoded, max_length, layers)
     return self.decoder.start(self.params, encoded, max_length)
 
   def embed(self, tokens: Array, positions: Array) -> Array:

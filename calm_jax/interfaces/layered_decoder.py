@@ -42,6 +42,21 @@ class StartFunction(Protocol):
     ...
 
 
+class StartLayersFunction(Protocol):
+  """As `StartFunction`, for a decode in which only some layers ever run."""
+
+  def __call__(
+    self,
+    params: PyTree,
+    encoded: PyTree,
+    max_length: int,
+    layers: tuple[int, ...],
+    /,
+  ) -> PyTree:
+    """Returns the cache; of other layers than `layers` nothing is read."""
+    ...
+
+
 class EmbedFunction(Protocol):
   """Embeds tokens int32 [B, P] at their positions."""
 
@@ -179,6 +194,8 @@ class LayeredDecoder:
     take_rows: rows of a cache.
     output_block: neighbouring rows of the output matrix. None if the decoder
       has no such thing; readouts that need it then refuse it.
+    start_layers: makes the cache where only some layers ever run. None if the
+      decoder makes all of it then, too.
     quantise: brings matrices to 8 bits. None if the decoder cannot;
       `decoding.bind(..., weights='int8')` then refuses it.
   """
@@ -199,3 +216,4 @@ class LayeredDecoder:
   take_rows: TakeRowsFunction
   output_block: OutputBlockFunction | None = None
   quantise: QuantiseFunction | None = None
+  start_layers: StartLayersFunction | None = None

@@ -8,7 +8,12 @@ from typing import Protocol, Self, runtime_checkable
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
-from calm_jax.interfaces.slot_views import LayerView, LayerWork
+from calm_jax.interfaces.slot_views import (
+  LayerView,
+  LayerWork,
+  PlanView,
+  Segment,
+)
 
 
 class PolicySlot(Protocol):
@@ -48,14 +53,67 @@ class StatelessSlot:
     del decoder, batch_size, max_length
 
 
+@runtime_checkable
 class LayerPlan(PolicySlot, Protocol):
-  """Decides, before a layer, which of its sub-layers run for which rows."""
+  """Decides, before a layer, which of its sub-layers run for which rows.
 
-  def step(
-    self, state: PyTree, layer: Array | int, positions: Array
-  ) -> tuple[PyTree, LayerWork]:
-    """Returns the new state and the work of `layer` at `positions` [B]."""
+  The order inside a layer is `before`, fill, run, exit rule, `after`.
+  """
+
+  @property
+  def same_everywhere(self) -> bool:
+    """Whether all positions run the same layers, whole ones; static."""
     ...
+
+  @property
+  def every_layer(self) -> bool:
+    """Whether every layer's attention runs at every position; static."""
+    ...
+
+  @property
+  def may_skip_for_all(self) -> bool:
+    """Whether a layer in the program may run for no row at all; static.
+
+    Where not, no branch is put around what a plan leaves out for some rows.
+    """
+    ...
+
+  def segments(self, num_layers: int, max_length: int) -> tuple[Segment, ...]:
+    """Returns which layers are in the program at positions up to T.
+
+    One segment or more, ends ascending, the last at T or behind. Layers of a
+    segment hold those of later ones, so that rows that are further on are
+    served by the segment of those that are behind.
+    """
+    ...
+
+  def before(self, state: PyTree, view: PlanView) -> tuple[PyTree, LayerWork]:
+    """Returns the new state and what is asked of the layer."""
+    ...
+
+  def after(self, state: PyTree, view: PlanView, work: LayerWork) -> PyTree:
+    """Returns the state after the layer has run as `before` asked.
+
+    Called only if `before` has asked for anything but all of the layer.
+    """
+    ...
+
+
+class PlansAhead:
+  """What a layer plan inherits that knows beforehand, and may use any layer."""
+
+  same_everywhere = False
+  every_layer = True
+  may_skip_for_all = True
+
+  def segments(self, num_layers: int, max_length: int) -> tuple[Segment, ...]:
+    """Returns one segment of all layers."""
+    return (Segment(max_length, tuple(range(num_layers))),)
+
+  def after(self, state: PyTree, view: PlanView, work: LayerWork) -> PyTree:
+    """Returns the state as it is."""
+    del view, work
+    return state
 
 
 @runtime_checkable

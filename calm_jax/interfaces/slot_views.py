@@ -59,15 +59,56 @@ class Reading(NamedTuple):
 class LayerWork(NamedTuple):
   """What a layer plan asks of one layer; None means all rows.
 
+  A row of which neither sub-layer runs keeps its state, and the exit rule does
+  not look at it there, unless the layer is the last one.
+
   Attributes:
     attention: bool [B] or None, rows whose attention sub-layers run.
     feed_forward: bool [B] or None, rows whose FFN runs.
-    context: passed to `attend` as it is (for context pruning), or None.
+    fill: bool [B] or None, rows whose K/V of the layer are made. A plan by
+      which no later position reads those of others leaves them out.
+    context: passed to `attend` as it is (for context pruning), or None; every
+      leaf leads with B.
   """
 
   attention: Array | None = None
   feed_forward: Array | None = None
+  fill: Array | None = None
   context: PyTree = None
+
+
+class Segment(NamedTuple):
+  """Positions that run the same layers.
+
+  Attributes:
+    end: the first position behind it, 1..T.
+    layers: the layers that run there, ascending; no others are in the program.
+  """
+
+  end: int
+  layers: tuple[int, ...]
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class PlanView:
+  """What a layer plan sees of a layer: before it runs, and again afterwards.
+
+  Attributes:
+    layer: int32 scalar (or Python int), 0..L-1.
+    positions: int32 [B], the target position each row is decoding.
+    hidden: [B, D], the residual stream that enters the layer.
+    active: bool [B], the rows that have not stopped before it.
+    attended: [B, D], the residual stream that enters the FFN; None before.
+    left: [B, D], the residual stream that leaves the FFN; None before.
+  """
+
+  layer: Array | int
+  positions: Array
+  hidden: Array
+  active: Array
+  attended: Array | None = None
+  left: Array | None = None
 
 
 @register_pytree

@@ -43,8 +43,10 @@ class Cache:
   @property
   def max_length(self) -> int:
     """T, the number of target positions."""
-    key = self.self_key if self.stacked else self.self_key[0]
-    return key.shape[-2]
+    if isinstance(self.self_key, tuple):
+      # Layers that never run have no room for any.
+      return max(key.shape[-2] for key in self.self_key)
+    return self.self_key.shape[-2]
 
 
 def read_layer(

@@ -42,8 +42,18 @@ def start(
   params: DecodeParams,
   encoded: transformer.Encoded,
   max_length: int,
+  layers: tuple[int, ...] | None = None,
 ) -> cache_lib.Cache:
-  """Projects the cross-attention K/V of every layer; empties the rest."""
+  """Projects the cross-attention K/V of layers; empties the rest.
+
+  Args:
+    config: the model's shape.
+    params: its parameters.
+    encoded: the encoded sources.
+    max_length: T.
+    layers: those that ever run; None for all. Of others there are zeros, or
+      nothing at all where every layer has arrays of its own.
+  """
 
   def project(layer_params):
     return _apply(config, layer_params, 'project_cross_kv', encoded.hidden)
@@ -51,14 +61,28 @@ def start(
   batch_size = encoded.hidden.shape[0]
   shape = (batch_size, config.num_heads, max_length, config.head_dim)
   if not params.traced_layers:
-    cross = [project(layer_params) for layer_params in params.layers]
+    runs = [
+      layers is None or layer in layers
+      for layer in range(config.num_decoder_layers)
+    ]
+    nothing = (*shape[:2], 0, config.head_dim)
+
+    def zeros(*shapes):
+      # An array each: a buffer could not be donated twice.
+      return tuple(
+        jnp.zeros(shape, config.activation_dtype) for shape in shapes
+      )
+
+    cross = [
+      project(layer_params) if is_run else zeros(nothing, nothing)
+      for layer_params, is_run in zip(params.layers, runs, strict=True)
+    ]
     cross_key, cross_value = (tuple(side) for side in zip(*cross, strict=True))
-    empty = tuple(
-      jnp.zeros(shape, config.activation_dtype) for _ in params.layers
-    )
+    empty = zeros(*(shape if is_run else nothing for is_run in runs))
   else:
     cross_key, cross_value = (
-      jnp.moveaxis(side, 0, 1) for side in jax.lax.map(project, params.layers)
+      jnp.moveaxis(side, 0, 1)
+      for side in _project_stacked(params, project, layers)
     )
     empty = jnp.zeros(
       (batch_size, config.num_decoder_layers, *shape[1:]),
@@ -77,6 +101,24 @@ def start(
     ),
     cross_bias=relative_positions.mask_to_bias(encoded.mask[:, None, None, :]),
   )
+
+
+def _project_stacked(params, project, layers):
+  """Returns what `project` makes of stacked layers, zeros of others."""
+  if layers is None:
+    return jax.lax.map(project, params.layers)
+  places = jnp.array(layers)
+  some = jax.lax.map(
+    project, jax.tree.map(lambda leaf: leaf[places], params.layers)
+  )
+
+  def spread(side):
+    zeros = jnp.zeros(
+      (len(jax.tree.leaves(params.layers)[0]), *side.shape[1:]), side.dtype
+    )
+    return zeros.at[places].set(side, unique_indices=True)
+
+  return tuple(spread(side) for side in some)
 
 
 def embed(
@@ -226,4 +268,5 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     take_rows=take_rows,
     output_block=output_block,
     quantise=bind(quantise_params, config),
+    start_layers=bind(start, config),
   )

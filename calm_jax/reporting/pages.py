@@ -193,7 +193,9 @@ def _facts(result) -> list[dict[str, str]]:
 
 
 def _more_run(row: records.PolicyRow) -> str:
-  """Says how many layers ran in all, where that is more than tokens used."""
+  """Says how many layers ran in all, where not those below the exits."""
+  if row.layers_run < row.mean_exit_layer - 0.005:
+    return f', {row.layers_run:.2f} run, the others left out'
   if not row.layers_run > row.mean_exit_layer + 0.005:
     return ''
   return f', {row.layers_run:.2f} run with those caught up later'

@@ -62,6 +62,7 @@ from calm_jax.training.losses import LossSettings, multi_exit_loss
 from calm_jax.training.objective import BatchObjective, Objective
 from calm_jax.training.objectives.layer_dropout import LayerDropout
 from calm_jax.training.objectives.own_exits import OwnExits
+from calm_jax.training.objectives.planned_layers import PlannedLayers
 from calm_jax.training.objectives.pulled_states import PulledStates
 from calm_jax.training.objectives.rotated_exits import RotatedExits
 from calm_jax.training.objectives.sampled_depth import SampledDepth
@@ -132,6 +133,7 @@ __all__ = [
   'Optimizer',
   'OwnExits',
   'Plan',
+  'PlannedLayers',
   'PulledStates',
   'Quantile',
   'RotatedExits',

@@ -67,7 +67,7 @@ class Forward:
     batch: arrays under `step.BATCH_KEYS`, packed or not; may be a part of the
       batch of a step.
     states: [L, B, T, D], the residual stream after every decoder layer.
-    layer_mask: bool [B, 1, L], which layers ran; None if all did.
+    layer_mask: bool [B, 1, L] or [B, T, L], which layers ran; None if all did.
     draws: what may be drawn on.
     denominator: float32 scalar, what sums over target tokens are divided by.
     states_rng: the PRNG key of dropout in the layers; None without dropout.
@@ -119,6 +119,18 @@ def logits_fn(config: model.T5Config) -> losses.LogitsFn:
     return model.output_logits(config, params, hidden, dropout_rng=dropout_rng)
 
   return project
+
+
+def target_positions(batch: Mapping[str, Any]) -> Array:
+  """Returns each target token's position in its own output, int32 [B, T]."""
+  places = jnp.arange(jnp.shape(batch['decoder_input_tokens'])[1])
+  if 'decoder_segment_ids' not in batch:
+    shape = jnp.shape(batch['decoder_input_tokens'])
+    return jnp.broadcast_to(places, shape)
+  ids = jnp.asarray(batch['decoder_segment_ids'])
+  begins = jnp.diff(ids, axis=1, prepend=-1) != 0
+  first = jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+  return places - first
 
 
 def batch_states(

@@ -39,8 +39,14 @@ class BatchObjective(abc.ABC):
     """
 
   @abc.abstractmethod
-  def layer_mask(self, draws: Draws, num_layers: int) -> Array | None:
-    """Returns which decoder layers run, bool [B, 1, L]; None for all."""
+  def layer_mask(
+    self, draws: Draws, num_layers: int, positions: Array
+  ) -> Array | None:
+    """Returns which decoder layers run, bool [B, 1, L] or [B, T, L].
+
+    None for all. `positions` int32 [B, T] are those of target tokens in their
+    outputs, of which a packed row holds several.
+    """
 
   @abc.abstractmethod
   def loss(self, forward: Forward) -> tuple[Array, ExitMetrics]:
@@ -125,9 +131,9 @@ class Objective(BatchObjective):
       frozen=frozen if isinstance(frozen, str) else tuple(frozen),
     )
 
-  def layer_mask(self, draws: Draws, num_layers: int) -> None:
+  def layer_mask(self, draws: Draws, num_layers: int, positions: Array) -> None:
     """Returns None: all layers run."""
-    del draws, num_layers
+    del draws, num_layers, positions
 
   def loss(self, forward: Forward) -> tuple[Array, ExitMetrics]:
     """Returns the weighted loss of the exits."""

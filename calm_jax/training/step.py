@@ -24,6 +24,7 @@ from calm_jax.training.forward import (
   Forward,
   batch_states,
   logits_fn,
+  target_positions,
 )
 from calm_jax.training.objective import BatchObjective
 from calm_jax.training.optimizer import Optimizer
@@ -171,7 +172,9 @@ def batch_loss(
   states_rng = logits_rng = None
   if dropout_rng is not None:
     states_rng, logits_rng = jax.random.split(dropout_rng)
-  layer_mask = objective.layer_mask(draws, config.num_decoder_layers)
+  layer_mask = objective.layer_mask(
+    draws, config.num_decoder_layers, target_positions(batch)
+  )
   forward = Forward(
     config=config,
     params=params,

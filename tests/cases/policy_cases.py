@@ -17,7 +17,7 @@ import numpy as np
 
 from calm_jax import decoding, exits, model
 from calm_jax.exit_adapters import ExitAdapters
-from calm_jax.interfaces import LayerWork
+from calm_jax.interfaces import LayerWork, PlansAhead
 from calm_jax.model.transformer import Transformer
 from calm_jax.pytrees import register_pytree
 
@@ -43,7 +43,7 @@ WEIGHTS = None
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class SkipFeedForward:
+class SkipFeedForward(PlansAhead):
   """A layer plan for these tests: no FFN where position + layer is odd.
 
   Attributes:
@@ -58,8 +58,8 @@ class SkipFeedForward:
   def init(self, decoder, batch_size, max_length):
     return jnp.broadcast_to(self.first_position, (batch_size,))
 
-  def step(self, state, layer, positions):
-    runs = ((positions + layer) % 2 == 0) | (positions < state)
+  def before(self, state, view):
+    runs = ((view.positions + view.layer) % 2 == 0) | (view.positions < state)
     return state, LayerWork(feed_forward=runs)
 
 
@@ -148,6 +148,10 @@ ADAPTED = decoding.AdaptedVocabulary(_adapters())
 PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
+
+KEPT = decoding.KeepLayers(3)
+SKIP_DECODE = decoding.SkipDecode(4, 2, length=T)
+SATURATED = decoding.SkipSaturatedFeedForward(0.9)
 
 _PROJECTED = (
   Case('full', lambda rows, threshold: decoding.ComputePolicy()),
@@ -298,6 +302,22 @@ _PROJECTED = (
       layer_plan=SkipFeedForward()
     ),
   ),
+  Case(
+    'keep_layers_margin',
+    _exits(_confident(_MARGIN), layer_plan=KEPT),
+    0.3,
+  ),
+  Case(
+    'skip_decode',
+    lambda rows, threshold: decoding.ComputePolicy(layer_plan=SKIP_DECODE),
+  ),
+  Case(
+    'skip_saturated',
+    lambda rows, threshold: decoding.ComputePolicy(
+      layer_plan=dataclasses.replace(SATURATED, threshold=threshold)
+    ),
+    0.9,
+  ),
 )
 
 
@@ -322,6 +342,7 @@ _TWINS = (
   'margin_prefix_suppressed',
   'margin_adapted',
   'budget_similarity',
+  'keep_layers_margin',
 )
 # FREE (arXiv 2310.05424): exits after layer E and after the last one.
 FREE = Case(
@@ -544,12 +565,28 @@ def _adapted(adapters, hidden, mask):
 
 def layer_masks(name):
   """Returns which layers and which FFNs a decode ran, each bool [B, T, L]."""
-  exit_layers = decode(name).exit_layers
-  mask = np.arange(L) < exit_layers[..., None]
+  result = decode(name)
+  mask = np.arange(L) < result.exit_layers[..., None]
   ffn_mask = np.ones((B, T, L), bool)
   if name == 'skip_feed_forward':
     ffn_mask &= (np.arange(T)[:, None] + np.arange(L)) % 2 == 0
-  return mask, ffn_mask
+  if name == 'skip_saturated':
+    # In the middle, from one layer on: so many as were left out.
+    left_out = mask.sum(axis=-1) - result.work.feed_forward
+    ffn_mask &= np.arange(L) < (L - 1 - left_out)[..., None]
+    ffn_mask[..., -1] = True
+  return mask & planned_layers(name), ffn_mask
+
+
+def planned_layers(name):
+  """Returns which layers a case's plan has at each position, bool [T, L]."""
+  planned = np.ones((T, L), bool)
+  if name.startswith('keep_layers'):
+    planned[:, 1] = False
+  if name == 'skip_decode':
+    for position, depth in enumerate(SKIP_DECODE.depths(T)):
+      planned[position, 1 : L - depth + 1] = False
+  return planned
 
 
 def decoder_input_tokens(name):
@@ -582,16 +619,22 @@ def _fill_in_parallel(
   return (cache.self_key, cache.self_value), seam.logits(weights, hidden)
 
 
-def full_reference(state):
+def full_reference(state, planned=True):
   """Returns the full model's K/V [R, L, H, T, K] and logits [R, T, V].
 
   Teacher forced with the tokens that the rows of a decode hold.
+
+  Args:
+    state: of the decode.
+    planned: bool [T, L], the layers that the full model has; all.
   """
   tokens = np.pad(state.carry.tokens, ((0, 0), (1, 0)))[:, :-1]
   everything = np.ones((*tokens.shape, L), bool)
   source = np.repeat(inputs(), state.rows_per_request, axis=0)
   return host(
-    _fill_in_parallel(source, tokens, everything, everything, first_exit=False)
+    _fill_in_parallel(
+      source, tokens, everything & planned, everything, first_exit=False
+    )
   )
 
 
@@ -649,7 +692,10 @@ def masked_reference(name, exit_layer=None, weights=None):
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
   tokens, adapters = decoder_input_tokens(name), readout_of(name)[1]
   if is_exact(name):
-    logits = np.array(_exit_logits()(tree, inputs(), tokens, mask, adapters))
+    planned = np.broadcast_to(planned_layers(name), mask.shape)
+    logits = np.array(
+      _exit_logits()(tree, inputs(), tokens, mask, adapters, planned)
+    )
   elif adapters is not None:
     logits = np.array(_adapted_logits()(tree, inputs(), tokens, mask, adapters))
   else:
@@ -668,9 +714,11 @@ def masked_reference(name, exit_layer=None, weights=None):
 def _exit_logits():
   """Returns a function to the logits of the full model's states at exits."""
 
-  def run(params, source, tokens, mask, adapters):
-    states = model.layer_states(CONFIG, params, source, tokens)
-    last = jnp.maximum(mask.sum(axis=-1) - 1, 0)
+  def run(params, source, tokens, mask, adapters, planned):
+    states = model.layer_states(
+      CONFIG, params, source, tokens, layer_mask=planned
+    )
+    last = jnp.where(mask, jnp.arange(L), 0).max(axis=-1)
     hidden = jnp.take_along_axis(states, last[None, ..., None], axis=0)[0]
     hidden = _adapted(adapters, hidden, mask)
     return model.output_logits(CONFIG, params, hidden)

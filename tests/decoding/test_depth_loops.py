@@ -14,7 +14,13 @@ import pytest
 from fakes import toy_decoder as toy
 
 from calm_jax import decoding, exits
-from calm_jax.interfaces import AddsNothing, LayerWork, NoCompanions, Reading
+from calm_jax.interfaces import (
+  AddsNothing,
+  LayerWork,
+  NoCompanions,
+  PlansAhead,
+  Reading,
+)
 from calm_jax.pytrees import register_pytree
 
 LOOPS = (decoding.WhileDepthLoop(), decoding.UnrolledDepthLoop())
@@ -49,10 +55,10 @@ class CountingRule(_Slot):
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class CountingPlan(_Slot):
+class CountingPlan(PlansAhead, _Slot):
   """Row 0 runs no attention, row 1 no FFN; counts the layers per row."""
 
-  def step(self, state, layer, positions):
+  def before(self, state, view):
     return state + 1, LayerWork(
       attention=jnp.arange(state.shape[0]) != 0,
       feed_forward=jnp.arange(state.shape[0]) != 1,

@@ -38,6 +38,9 @@ EXCEPTIONS = {
   (2, 'budget_margin_per_row'): 'capped; with a budget for all layers it is',
   (2, 'budget_similarity'): 'capped; with a budget for all layers it is',
   (2, 'skip_feed_forward'): 'not the full model; with nothing skipped it is',
+  (2, 'keep_layers_margin'): 'not the full model; with all layers kept it is',
+  (2, 'keep_layers_margin_exact'): 'likewise',
+  (2, 'skip_decode'): 'not the full model; with no depth below L it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
@@ -59,6 +62,9 @@ EXCEPTIONS = {
     for name in cases.NAMES
     if not name.startswith('margin_nucleus')
   },
+  (6, 'keep_layers_margin'): 'once per check of a layer that is kept',
+  (6, 'keep_layers_margin_exact'): 'once per check of a layer that is kept',
+  (6, 'skip_decode'): 'once in the program of each depth',
   (6, 'margin_first_tokens'): 'never multiplies all of it',
   (6, 'margin_streamed'): 'reads blocks; a loop over blocks counts as one',
 }
@@ -199,6 +205,23 @@ def law_2__skip_feed_forward(name):
     ),
   )
   same_tokens_as_full(cases.run(case))
+
+
+def law_2__keep_layers_margin(name):
+  plan = decoding.KeepLayers(cases.L)
+  policy = decoding.ComputePolicy(layer_plan=plan)
+  case = dataclasses.replace(cases.case(name), policy=lambda *_: policy)
+  same(cases.run(case), cases.decode('full'))
+
+
+def law_2__keep_layers_margin_exact(name):
+  law_2__keep_layers_margin(name)
+
+
+def law_2__skip_decode(name):
+  policy = decoding.ComputePolicy(layer_plan=decoding.SkipDecode(4, 4))
+  case = dataclasses.replace(cases.case(name), policy=lambda *_: policy)
+  same(cases.run(case), cases.decode('full'))
 
 
 def law_2__budget_margin_per_row(name):
@@ -425,7 +448,9 @@ def has_kv_of(name, expected, written=None):
   """
   _, kv = cases.decode_poisoned(name)
   if written is None:
-    written = (cases.decode(name).exit_layers > 0)[:, None]
+    decoded = cases.decode(name).exit_layers > 0
+    # Law 13: what a plan leaves out for good is neither made nor read.
+    written = decoded[:, None] & cases.planned_layers(name).T
   where = np.broadcast_to(written[:, :, None, :, None], kv[0].shape)
   for array, reference in zip(kv, expected, strict=True):
     same_kv(array[where], reference[where])
@@ -491,6 +516,22 @@ def law_6(name):
   pruned = isinstance(cases.readout_of(name)[0], decoding.PrunedVocabulary)
   expected = len(checks) if rule.needs_logits and not pruned else 1
   assert output_matmuls(state) == expected + again
+
+
+def law_6__keep_layers_margin(name):
+  kept = cases.planned_layers(name)[0].sum()
+  assert output_matmuls(cases.start(cases.case(name))) == 1
+  assert output_matmuls(cases.start_alone(name, 0)) == kept < cases.L
+
+
+def law_6__keep_layers_margin_exact(name):
+  law_6__keep_layers_margin(name)
+
+
+def law_6__skip_decode(name):
+  depths = len(set(cases.SKIP_DECODE.depths(cases.T)))
+  assert output_matmuls(cases.start(cases.case(name))) == depths
+  assert output_matmuls(cases.start_alone(name, 0)) == depths
 
 
 def law_6__margin_first_tokens(name):
@@ -584,8 +625,9 @@ def law_10(name):
   """
   case, rows = cases.case(name), np.arange(cases.B)
   policy = case.policy(rows, 1.0)
-  if isinstance(policy.layer_plan, cases.SkipFeedForward):
-    with pytest.raises(ValueError, match='layer plan SkipFeedForward'):
+  plan = policy.layer_plan
+  if not plan.same_everywhere:
+    with pytest.raises(ValueError, match=f'layer plan {type(plan).__name__}'):
       cases.start(cases.exact(case))
     return
   exact = isinstance(policy.cache_fill, decoding.CatchUp)
@@ -597,7 +639,8 @@ def law_10(name):
   ran = np.asarray(carry.policy.cache_fill.ran)
   where = np.arange(cases.T) < ran[..., None]
   where = np.broadcast_to(where[:, :, None, :, None], cache.self_key.shape)
-  expected, logits = cases.full_reference(state)
+  planned = cases.planned_layers(name)
+  expected, logits = cases.full_reference(state, planned)
   exit_layers = np.asarray(carry.exit_layers)
   for array, reference in zip(
     (cache.self_key, cache.self_value), expected, strict=True
@@ -605,7 +648,7 @@ def law_10(name):
     array = np.asarray(array)
     same_kv(array[where], reference[where])
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
-  np.testing.assert_array_equal(ran, run_up_to(exit_layers))
+  np.testing.assert_array_equal(ran, run_up_to(exit_layers) * planned[0])
   # What ran all layers says what the full model says after the same tokens.
   plain = isinstance(case.sampler, decoding.Greedy)
   plain &= policy.readout.chooses_from_all and not case.options(rows)
@@ -653,17 +696,17 @@ def law_12(name):
     early += decoded & (result.exit_layers < cases.L)
   products = 0 if adapters is None else adapters.products
   np.testing.assert_array_equal(work.extra_products, products * early)
-  ran = run_up_to(result.exit_layers).sum()
+  planned = cases.planned_layers(name)
+  ran = (run_up_to(result.exit_layers) * planned[0]).sum()
   late = isinstance(
     policy.cache_fill, decoding.CatchUp | decoding.DeferredExitState
   )
-  made = ran if late else cases.L * decoded.sum()
+  filled = decoded * planned.sum(axis=-1)
+  made = ran if late else filled.sum()
   assert work.projections.sum() == made
   caught_up = ran - work.attention.sum() if cases.is_exact(name) else 0
   assert work.caught_up.sum() == caught_up
-  np.testing.assert_array_equal(
-    work.fills, work.attention if late else cases.L * decoded
-  )
+  np.testing.assert_array_equal(work.fills, work.attention if late else filled)
 
 
 LAWS = {

@@ -111,14 +111,15 @@ def test_layers_are_dropped_more_often_with_depth_and_steps():
   )
   np.testing.assert_array_equal(always.probabilities(0, 1), [0.0])
   draws = objective_cases.draws(rows=4000)
-  runs = np.asarray(always.layer_mask(draws, LAYERS))
+  runs = np.asarray(always.layer_mask(draws, LAYERS, None))
   assert runs.shape == (4000, 1, LAYERS)
   # Four standard deviations.
   np.testing.assert_allclose(1 - runs.mean((0, 1)), by_layer, atol=0.031)
   # A row draws the same whatever it is drawn with.
   rows = jnp.array([3, 17])
   alone = training.Draws(draws.key, draws.step, rows)
-  np.testing.assert_array_equal(always.layer_mask(alone, LAYERS), runs[rows])
+  again = always.layer_mask(alone, LAYERS, None)
+  np.testing.assert_array_equal(again, runs[rows])
 
 
 def test_a_dropped_layer_hands_states_on_and_learns_nothing():

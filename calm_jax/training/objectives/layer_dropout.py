@@ -65,9 +65,11 @@ class LayerDropout(WrappingObjective):
     done = jnp.minimum(step / max(self.curriculum_steps - 1, 1), 1.0)
     return jnp.asarray(by_layer, jnp.float32) * jnp.expm1(np.log(2) * done)
 
-  def layer_mask(self, draws: Draws, num_layers: int) -> Array | None:
-    """Returns which layers run, bool [B, 1, L]."""
-    inside = super().layer_mask(draws, num_layers)
+  def layer_mask(
+    self, draws: Draws, num_layers: int, positions: Array
+  ) -> Array | None:
+    """Returns which layers run, bool [B, 1, L] or [B, T, L]."""
+    inside = super().layer_mask(draws, num_layers, positions)
     if self.max_probability == 0:
       return inside
     drawn = draws.uniform('LayerDropout', (num_layers,))

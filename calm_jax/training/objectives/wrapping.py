@@ -39,9 +39,11 @@ class WrappingObjective(BatchObjective):
       self, objective=self.objective.for_layers(num_layers)
     )
 
-  def layer_mask(self, draws: Draws, num_layers: int) -> Array | None:
+  def layer_mask(
+    self, draws: Draws, num_layers: int, positions: Array
+  ) -> Array | None:
     """Returns which layers run inside."""
-    return self.objective.layer_mask(draws, num_layers)
+    return self.objective.layer_mask(draws, num_layers, positions)
 
   def description(self) -> dict[str, Any]:
     """Returns the name and all fields, those of Eq. 6 left out."""
