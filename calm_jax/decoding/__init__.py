@@ -52,6 +52,7 @@ from calm_jax.decoding.settings import (
   full_within_budget,
   is_full_at_one,
   setting_paths,
+  threshold_of,
   threshold_path,
   with_setting,
 )
@@ -147,6 +148,7 @@ __all__ = [
   'refill',
   'setting_paths',
   'start',
+  'threshold_of',
   'threshold_path',
   'trace',
   'with_setting',

@@ -96,6 +96,9 @@ def compile_decode(
     inputs,
     max_length=options['max_length'],
     num_rows=state.rows_per_request,
+    layers=starting.layers_that_run(
+      state.policy, bound.num_layers, options['max_length']
+    ),
   ).compile()
   carry = dataclasses.replace(
     _laid_out_alike(state.carry, rows),

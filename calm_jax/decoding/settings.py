@@ -78,6 +78,17 @@ def threshold_path(policy: ComputePolicy) -> str | None:
   return f'{path}.value' if hasattr(rule.threshold, 'value') else path
 
 
+def threshold_of(policy: ComputePolicy) -> Any:
+  """Returns the number, or numbers, at `threshold_path`; None if nowhere."""
+  path = threshold_path(policy)
+  if path is None:
+    return None
+  value: Any = policy
+  for name in path.split('.'):
+    value = getattr(value, name)
+  return value
+
+
 def _by_path(policy: ComputePolicy, setting: Any) -> dict[str, Any]:
   """Returns a setting as {path: value}, without abbreviation."""
   if not isinstance(setting, Mapping):

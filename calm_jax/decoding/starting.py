@@ -87,9 +87,8 @@ def start(
     bound.mesh, inputs, policy, sampler
   )
   sizes = dict(max_length=max_length, num_rows=num_rows)
-  segments = policy.layer_plan.segments(decoder.num_layers, max_length)
-  layers = frozenset().union(*(segment.layers for segment in segments))
-  cache = encode(bound, inputs, layers=tuple(sorted(layers)), **sizes)
+  layers = layers_that_run(policy, decoder.num_layers, max_length)
+  cache = encode(bound, inputs, layers=layers, **sizes)
   carry = _first_carry(
     cache,
     policy,
@@ -109,6 +108,15 @@ def start(
     eos_id=eos_id,
     num_samples=num_samples,
   )
+
+
+def layers_that_run(
+  policy: ComputePolicy, num_layers: int, max_length: int
+) -> tuple[int, ...] | None:
+  """Returns the layers that a decode of T positions runs; None for all."""
+  segments = policy.layer_plan.segments(num_layers, max_length)
+  layers = frozenset().union(*(segment.layers for segment in segments))
+  return None if len(layers) == num_layers else tuple(sorted(layers))
 
 
 @functools.partial(

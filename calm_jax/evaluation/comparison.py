@@ -76,9 +76,6 @@ def decode_for_comparison(
   """
   say = progress if progress is not None else lambda line: None
 
-  def with_rule(rule):
-    return dataclasses.replace(policy, exit_rule=rule)
-
   if full is None:
     say('decoding with the full model')
     full = decode(policy=decoding.full_model(policy))
@@ -95,13 +92,24 @@ def decode_for_comparison(
   ]
   for layer in static_layers(early.mean_exit_layer, full.num_layers):
     say(f'decoding with every token at layer {layer}')
-    static = decode(policy=with_rule(exits.FixedExit(layer)))
+    static = decode(policy=static_policy(policy, layer))
     name = f'static, layer {layer}'
     compared.append(ComparedDecode(name, 'static', layer, static))
   say('decoding with the oracle')
   oracle = decode(policy_for_batch=oracle_policy(full, policy))
   compared.append(ComparedDecode('oracle', 'oracle', None, oracle))
   return tuple(compared)
+
+
+def static_policy(
+  policy: decoding.ComputePolicy, layer: int
+) -> decoding.ComputePolicy:
+  """Returns the policy that runs the same first layers for every token."""
+  return dataclasses.replace(
+    policy,
+    layer_plan=decoding.EveryLayer(),
+    exit_rule=exits.FixedExit(layer),
+  )
 
 
 def sweep(
@@ -133,7 +141,7 @@ def sweep(
   there = {entry.setting for entry in compared if entry.kind == 'static'}
   for layer in range(1, full.num_layers if thresholds else 0):
     if layer not in there:
-      static = dataclasses.replace(policy, exit_rule=exits.FixedExit(layer))
+      static = static_policy(policy, layer)
       points.append((f'static, layer {layer}', 'static', layer, static))
   rows = []
   for name, kind, setting, at in points:

@@ -154,7 +154,9 @@ def oracle_policy(
     A function from the rows of a batch to the policy whose tokens exit at the
     first layer that agrees with the full model.
   """
-  base = decoding.as_policy(policy)
+  base = dataclasses.replace(
+    decoding.as_policy(policy), layer_plan=decoding.EveryLayer()
+  )
 
   def policy_for_batch(rows: np.ndarray) -> decoding.ComputePolicy:
     rule = exits.OracleExit(full.tokens[rows])

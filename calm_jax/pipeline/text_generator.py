@@ -362,7 +362,6 @@ class TextGenerator:
 
   def describe(self) -> dict[str, Any]:
     """Returns everything that outputs depend on but input, seed and batch."""
-    threshold = getattr(self.policy.exit_rule, 'threshold', None)
     described = self.context().write()
     # A later release goes on where an earlier one was interrupted.
     del described['versions']
@@ -371,7 +370,7 @@ class TextGenerator:
       **described,
       # Apart, so that a difference of thresholds is seen to be one.
       'policy': decoding.describe(self.policy),
-      'threshold': decoding.describe(getattr(threshold, 'value', threshold)),
+      'threshold': decoding.describe(decoding.threshold_of(self.policy)),
       'certified': self.certificate is not None,
       'forced_prefix': self.forced_prefix,
     }

@@ -117,6 +117,10 @@ def _threshold_path(described: Mapping[str, Any]) -> str:
   """Returns where the threshold is, which the description leaves out."""
   rule, path = described['exit_rule'], 'exit_rule'
   while 'threshold' not in rule:
+    if 'rule' not in rule:
+      # Nothing exits: the threshold is the layer plan's.
+      rule, path = described['layer_plan'], 'layer_plan'
+      break
     rule, path = rule['rule'], f'{path}.rule'
   path = f'{path}.threshold'
   return path if rule['threshold'] is None else f'{path}.value'

@@ -111,6 +111,9 @@ POLICIES = {
     ),
     cache_fill=decoding.CatchUp(),
   ),
+  'a plan': decoding.ComputePolicy(
+    layer_plan=decoding.SkipSaturatedFeedForward(1.0, measure='update')
+  ),
   'all at once': with_rule(
     exits.LayerBudget(
       exits.ConfidenceExit(exits.Classifier(**WEIGHTS), DECAYING), 64
@@ -182,9 +185,25 @@ def test_there_and_back(run_dir, tmp_path, name):
   assert_equal_policies(found, decoding.with_setting(policy, 0.5))
 
 
-def test_patience_is_certified_by_whole_numbers(run_dir):
-  settings = tuple({'exit_rule.patience': times} for times in (3, 1))
-  policy = decoding.ComputePolicy(exit_rule=exits.PatienceExit(9))
+@pytest.mark.parametrize(
+  ('slot', 'path', 'numbers'),
+  [
+    ({'exit_rule': exits.PatienceExit(9)}, 'exit_rule.patience', (3, 1)),
+    (
+      {'layer_plan': decoding.KeepLayers(4)},
+      'layer_plan.num_layers',
+      (3, 2),
+    ),
+    (
+      {'layer_plan': decoding.SkipDecode(4, 4)},
+      'layer_plan.min_layers',
+      (3, 2),
+    ),
+  ],
+)
+def test_whole_numbers_are_certified(run_dir, slot, path, numbers):
+  settings = tuple({path: number} for number in numbers)
+  policy = decoding.ComputePolicy(**slot)
   certificate = certify(
     policy,
     losses=np.zeros((200, 2)),
@@ -192,7 +211,7 @@ def test_patience_is_certified_by_whole_numbers(run_dir):
     context={'policy': decoding.describe(policy, settings[0])},
   )
   found = runs.policy_of(certificate, run_dir)
-  assert found.exit_rule == exits.PatienceExit(1)
+  assert found == decoding.with_setting(policy, settings[-1])
 
 
 def test_the_policy_of_what_was_certified_can_be_applied(run_dir):
