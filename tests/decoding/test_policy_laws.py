@@ -697,6 +697,8 @@ _LONG = (
   'margin_adapted',
   'margin_adapted_exact',
   'margin_adapted_pruned',
+  'margin_exit_layers',
+  'margin_exit_layers_exact',
   'gate',
   'gate_exact',
   'gate_adapted_exact',
