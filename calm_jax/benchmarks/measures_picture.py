@@ -25,9 +25,12 @@ import sys
 from collections.abc import Sequence
 
 from calm_jax import records, reporting
-from calm_jax.benchmarks import measure_lines, measured_rows
+from calm_jax.benchmarks import (
+  measure_lines,
+  measured_rows,
+  measures_table,
+)
 from calm_jax.benchmarks.arguments import Arguments
-from calm_jax.reporting import tables
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -47,36 +50,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('show', None, 'draw this JSON file, and read no run')
   add('picture', None, 'an image file to write')
   return parser.parse_args(arguments)
-
-
-def table(measured: measured_rows.Measured) -> tables.Table:
-  """Returns what is certified, a measure to a line."""
-  lines = [row for row in measured.rows if row.kind == 'measure']
-  tolerances = [float(one) for one in measured.flags['tolerances'].split(',')]
-  return tables.Table(
-    header=('model', 'measure', *(f'at {one:g}' for one in tolerances)),
-    rows=tuple(
-      (line.run, line.name, *(_cell(line, one) for one in tolerances))
-      for line in lines
-    ),
-    notes=(
-      f'certified at a mean {lines[0].loss} loss ({lines[0].metric}): setting, '
-      'mean layers that tokens used, cost by the ledger in decoder layers '
-      'where it was asked for. -: not decoded far enough to tell.',
-    ),
-  )
-
-
-def _cell(line: records.MeasureLine, tolerance: float) -> str:
-  for one in line.certified:
-    if one.tolerance == tolerance:
-      if one.place is None:
-        return 'nothing'
-      setting = records.setting_in_words(line.settings[one.place])
-      cost = f', {line.costs[one.place]:.2f}' if line.costs else ''
-      depth = f'{line.exit_layers[one.place]:.2f}'
-      return f'{setting.removeprefix("threshold ")}: {depth}{cost}'
-  return '-'
 
 
 def _read(flags: argparse.Namespace) -> measured_rows.Measured:
@@ -107,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = _read(flags)
   except (OSError, ValueError) as error:
     sys.exit(f'measures_picture: {error}')
-  measured_rows.publish(measured, table, flags.output)
+  measured_rows.publish(measured, measures_table.table, flags.output)
   if flags.picture:
     figure = reporting.measures_figure(measured.rows)
     reporting.save_figure(figure, flags.picture, dpi=105)
