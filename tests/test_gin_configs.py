@@ -400,7 +400,7 @@ JOB_OF = dict.fromkeys(
 )
 JOB_OF['calibration'] = 'calibrate'
 # Those of T5X's jobs, and of the files of policies and tasks.
-NOT_OF_RUNS = {'exits', 'infer', 'tasks'}
+NOT_OF_RUNS = {'decoding', 'exits', 'infer', 'tasks'}
 
 
 def bindings_in(line):

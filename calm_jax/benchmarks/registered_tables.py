@@ -23,6 +23,7 @@ from calm_jax.benchmarks import (
   gate_depths_table,
   layouts_table,
   measured_rows,
+  measures_table,
   mesh_memory_table,
   monitor_delays_table,
   quantisation_table,
@@ -281,6 +282,12 @@ TABLES = {
   'unlabelled_rows': RegisteredTable(
     ('unlabelled_rows.json',),
     _of_rows(unlabelled_rows.UnlabelledRow, unlabelled_rows.table),
+  ),
+  'certified_measures': RegisteredTable(
+    tuple(
+      f'measures_{run}.json' for run in ('deep', 'e2e_nlg', 'tatoeba_en_fr')
+    ),
+    _of_rows(records.MeasureLine, measures_table.table),
   ),
   'gate_depths': RegisteredTable(tuple(_GATES), _gate_depths),
   'certified_deep_gates': RegisteredTable(

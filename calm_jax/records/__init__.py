@@ -59,6 +59,7 @@ from calm_jax.records.loss_tables import (
   read_loss_table,
   write_loss_table,
 )
+from calm_jax.records.measure_lines import CertifiedPlace, MeasureLine
 from calm_jax.records.monitoring import (
   MONITOR_NAME,
   Alarm,
@@ -138,6 +139,7 @@ __all__ = [
   'BudgetUse',
   'CalibrationCost',
   'CertificateSummary',
+  'CertifiedPlace',
   'ClassifierEvaluation',
   'ClassifierLayer',
   'DecodedText',
@@ -151,6 +153,7 @@ __all__ = [
   'Lengths',
   'LossTable',
   'MeasureDepth',
+  'MeasureLine',
   'MonitorState',
   'NewRows',
   'OtherLoss',

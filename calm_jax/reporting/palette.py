@@ -23,6 +23,9 @@ EARLY = '#d1495b'
 STATIC = '#7a8290'
 ORACLE = '#e0a030'
 BASELINE = '#a8adb5'
+# Lines beside each other: the dark ones of Okabe and Ito's eight colours, which
+# readers tell apart whose eyes have two kinds of cones.
+LINES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#7a5195')
 
 
 def depth_colour(exit_layer: int, num_layers: int) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from calm_jax import decoding, exits, model
 from calm_jax.exit_adapters import ExitAdapters
+from calm_jax.exit_layers import ExitLayers
 from calm_jax.interfaces import LayerWork, PlansAhead
 from calm_jax.model.transformer import Transformer
 from calm_jax.pytrees import register_pytree
@@ -144,7 +145,20 @@ def _adapters(rank=3):
   )
 
 
+def _exit_layers(units=5):
+  """Returns exit layers that change much and say nothing in particular."""
+  rng = np.random.default_rng(6)
+  exits_before, size = CONFIG.num_decoder_layers - 1, CONFIG.embed_dim
+  gates = rng.normal(size=(exits_before, size, 2, units)) / 2.0
+  out = rng.normal(size=(exits_before, units, size)) / 2.0
+  scale = rng.uniform(0.5, 1.5, (exits_before, size))
+  return ExitLayers(
+    *(array.astype(np.float32) for array in (scale, gates, out))
+  )
+
+
 ADAPTED = decoding.AdaptedVocabulary(_adapters())
+EXIT_LAYERS = decoding.AdaptedVocabulary(_exit_layers())
 PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
@@ -247,6 +261,11 @@ _PROJECTED = (
   Case('margin_streamed', _exits(_confident(_MARGIN), readout=STREAMED), 0.3),
   Case('margin_adapted', _exits(_confident(_MARGIN), readout=ADAPTED), 0.3),
   Case(
+    'margin_exit_layers',
+    _exits(_confident(_MARGIN), readout=EXIT_LAYERS),
+    0.3,
+  ),
+  Case(
     'margin_adapted_pruned',
     _exits(
       _confident(_MARGIN), readout=dataclasses.replace(ADAPTED, inner=PRUNED)
@@ -341,6 +360,7 @@ _TWINS = (
   'beams_margin_per_row',
   'margin_prefix_suppressed',
   'margin_adapted',
+  'margin_exit_layers',
   'budget_similarity',
   'keep_layers_margin',
 )

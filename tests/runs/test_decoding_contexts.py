@@ -132,17 +132,10 @@ def test_every_field_is_compared():
       assert not found.breaking and name in found.told[0]
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    # Twins decode for it: their settings are those of what they are twins of.
-    pytest.param(name, marks=pytest.mark.slow) if cases.is_exact(name) else name
-    for name in cases.NAMES
-  ],
-)
-def test_laws_of_settings(name):
+@pytest.mark.parametrize('case', cases.CASES, ids=cases.NAMES)
+def test_laws_of_settings(case):
   """Over all policies: what is set, what is left out, and nothing else."""
-  policy = cases.case(name).policy(np.arange(cases.B), 0.5)
+  name, policy = case.name, case.policy(np.arange(cases.B), 0.5)
   path = decoding.threshold_path(policy)
   if path is None:
     with pytest.raises(ValueError, match='has no threshold to set'):
