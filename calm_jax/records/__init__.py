@@ -67,6 +67,7 @@ from calm_jax.records.monitoring import (
   ReadRows,
   WatchState,
 )
+from calm_jax.records.oracles import OracleRow
 from calm_jax.records.promises import (
   SIGNED_LOSS_NOTE,
   PromisedLoss,
@@ -153,6 +154,7 @@ __all__ = [
   'MeasureDepth',
   'MonitorState',
   'NewRows',
+  'OracleRow',
   'OtherLoss',
   'PolicyRow',
   'PromiseOutcome',

@@ -22,6 +22,7 @@ from calm_jax.reporting.gate_tables import (
   gate_table,
   render_gate_text,
 )
+from calm_jax.reporting.oracle_figures import oracle_figure
 from calm_jax.reporting.pages import render_page, write_page
 from calm_jax.reporting.pieces import shown
 from calm_jax.reporting.speed_tables import (
@@ -87,6 +88,7 @@ __all__ = [
   'is_timed',
   'legend',
   'loss_figure',
+  'oracle_figure',
   'quality_figure',
   'render_classifier_markdown',
   'render_classifier_text',
