@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.benchmarks.route_oracles import Oracle, best_single
+from calm_jax.benchmarks.route_oracles import Oracle, best_mix, best_single
 
 
 def dealt_out(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -47,7 +47,7 @@ def luck(
 ) -> np.ndarray:
   """Returns what an oracle gains by luck alone, for each budget.
 
-  The oracle's mean score over that of the best single route, on scores that
+  The oracle's mean score over that of the best blind mix, on scores that
   were dealt out (`dealt_out`). That is rather more than the luck of the real
   oracle: what is dealt holds what routes truly are to inputs as well, and like
   routes no longer share their scores.
@@ -66,7 +66,7 @@ def luck(
     gains.append(
       [
         oracle.value(budget)
-        - dealt[:, best_single(dealt, costs, budget)].mean()
+        - dealt.mean(axis=0) @ best_mix(dealt, costs, budget)
         for budget in budgets
       ]
     )
@@ -81,13 +81,15 @@ class HeldOut:
     seen: the oracle's mean score on the half by which it chose.
     unseen: on the other one.
     single: that of the best single route, chosen and judged likewise.
-    gain_error: the standard error of unseen - single over the inputs.
+    mix: that of the best blind mix, likewise.
+    gain_error: the standard error of unseen - mix over the inputs.
     mean_cost: of the oracle's routes.
   """
 
   seen: float
   unseen: float
   single: float
+  mix: float
   gain_error: float
   mean_cost: float
 
@@ -121,7 +123,7 @@ def held_out(
     )
   half = len(scores) // 2
   rows = np.arange(scores.shape[1])
-  # Per budget and way: seen, unseen and single [N], costs [N].
+  # Per budget and way: seen, unseen, single, mix and costs, [5, N].
   found: list[list[np.ndarray]] = [[] for _ in budgets]
   for _ in range(num_splits):
     order = rng.permutation(len(scores))
@@ -140,6 +142,7 @@ def held_out(
               choose[rows, routes],
               judge[rows, routes],
               judge[:, single],
+              judge @ best_mix(choose, costs, budget),
               np.asarray(costs)[routes],
             ]
           )
@@ -148,11 +151,16 @@ def held_out(
 
 
 def _summary(means: np.ndarray) -> HeldOut:
-  """Returns the means over the inputs of what is known of each, [4, N]."""
-  _, unseen, single, _ = means
-  gains = unseen - single
+  """Returns the means over the inputs of what is known of each, [5, N]."""
+  seen, unseen, single, mix, cost = means
   error = math.nan
-  if len(gains) > 1:
-    error = float(gains.std(ddof=1) / math.sqrt(len(gains)))
-  of_seen, of_unseen, of_single, cost = map(float, means.mean(axis=1))
-  return HeldOut(of_seen, of_unseen, of_single, error, cost)
+  if len(unseen) > 1:
+    error = float((unseen - mix).std(ddof=1) / math.sqrt(len(unseen)))
+  return HeldOut(
+    seen=float(seen.mean()),
+    unseen=float(unseen.mean()),
+    single=float(single.mean()),
+    mix=float(mix.mean()),
+    gain_error=error,
+    mean_cost=float(cost.mean()),
+  )

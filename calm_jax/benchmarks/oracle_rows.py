@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax.benchmarks import oracle_luck, routes
-from calm_jax.benchmarks.route_oracles import Oracle, best_single
+from calm_jax.benchmarks.route_oracles import Oracle, best_mix, best_single
 from calm_jax.benchmarks.route_scores import SCORES, Scores
 from calm_jax.records import OracleRow
 
@@ -100,6 +100,7 @@ def _greedy(scores, budgets, baselines, about, *, num, rng) -> list[OracleRow]:
         **columns,
         decoding='greedy',
         single=float(means[best_single(scores, costs, budget)]),
+        mix=float(means @ best_mix(scores, costs, budget)),
         oracle=oracle.value(budget),
         held_out=math.nan,
         gain_error=math.nan,
@@ -129,6 +130,7 @@ def _sampled(scores, budgets, baselines, about, *, num, rng) -> list[OracleRow]:
       **baselines(means, budget),
       decoding='sampled',
       single=one.single,
+      mix=one.mix,
       oracle=one.seen,
       held_out=one.unseen,
       gain_error=one.gain_error,

@@ -20,6 +20,7 @@ def table(*measured: Measured) -> tables.Table:
       'evenly',
       'random, 5 to 95 %',
       'best single',
+      'blind mix',
       'oracle',
       'by the other half',
       'gain if dealt out',
@@ -31,14 +32,15 @@ def table(*measured: Measured) -> tables.Table:
       "consistency to the full model's greedy output, over "
       f'{first.flags["num_inputs"]} inputs.',
       'best single: of all routes within the budget the one that is best for '
-      'all inputs together; oracle: the best one for each input, by its score.',
+      'all inputs together; blind mix: likewise the best two, a deeper one for '
+      'as many inputs as the budget allows, whichever they are; oracle: the '
+      'best one for each input, by its score.',
       f'sampled: {first.flags["num_samples"]} outputs of each route and input '
       f'at temperature {first.flags["temperature"]:g}; routes are chosen by '
-      'one half of them. The oracle is judged by the same half, and by the '
-      'other one, with the standard error of what it is above the best single '
-      'route, which is judged by the other half, too.',
-      'gain if dealt out: of the oracle over the best single route, after what '
-      'routes are to single inputs was dealt out to others, a gain by luck.',
+      'one half of them and judged by the other one, the oracle by both: by '
+      'the other one with the standard error of what it is above the mix.',
+      'gain if dealt out: of the oracle over the mix, after what routes are to '
+      'single inputs was dealt out to others, a gain by luck.',
       *dict.fromkeys(map(_matches, rows)),
     ),
   )
@@ -57,6 +59,7 @@ def _cells(row: records.OracleRow) -> tuple[str, ...]:
     _points(row.uniform),
     '-' if math.isnan(row.random[1]) else f'{middle} ({low} to {high})',
     _points(row.single),
+    _points(row.mix),
     _points(row.oracle),
     other,
     _points(row.luck),
@@ -64,7 +67,8 @@ def _cells(row: records.OracleRow) -> tuple[str, ...]:
 
 
 def _points(share: float) -> str:
-  return '-' if math.isnan(share) else f'{100 * share:.1f}'
+  # Adding 0 makes 0 of what rounds to -0.
+  return '-' if math.isnan(share) else f'{round(100 * share, 1) + 0:.1f}'
 
 
 def _matches(row: records.OracleRow) -> str:

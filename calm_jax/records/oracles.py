@@ -24,12 +24,14 @@ class OracleRow:
     single: of the one route of at most so many layers that is best for all
       inputs together; of sampled outputs chosen by one half and judged by the
       other.
+    mix: of the best blind mix: some inputs, whichever they are, by one route
+      and the others by a deeper one; chosen and judged like `single`.
     oracle: of the best route for each input, by the scores it was chosen by;
       of sampled outputs those of a half.
     held_out: the same routes by the other half; NaN for greedy outputs.
-    gain_error: standard error of held_out - single over the inputs.
-    luck: what an oracle gains over the best single route after what routes are
-      to single inputs was dealt out to others, so that it gains by luck.
+    gain_error: standard error of held_out - mix over the inputs.
+    luck: what an oracle gains over the best blind mix after what routes are to
+      single inputs was dealt out to others, so that it gains by luck.
     mean_layers: of the oracle's routes.
     matches_full: the least mean layers with the full model's score: for greedy
       outputs of the oracle, for sampled ones of the least budget at which the
@@ -46,6 +48,7 @@ class OracleRow:
   uniform: float
   random: tuple[float, float, float]
   single: float
+  mix: float
   oracle: float
   held_out: float
   gain_error: float

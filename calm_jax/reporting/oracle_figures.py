@@ -12,6 +12,7 @@ from calm_jax.reporting import palette, styling
 _LINES = {
   'oracle': ('oracle, by its own scores', palette.ORACLE, '--', 'o'),
   'held_out': ('oracle, by the other half', palette.ORACLE, '-', 'o'),
+  'mix': ('best blind mix', '#8a5fb0', '-', 'D'),
   'single': ('best single route', palette.FULL, '-', 's'),
   'uniform': ('evenly', '#2c78a3', '-', '^'),
   'early_exit': ('first layers', palette.EARLY, '-', 'v'),

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from calm_jax.benchmarks import oracle_luck, route_oracles, routes
 from calm_jax.benchmarks.route_oracles import Oracle
@@ -106,6 +107,28 @@ def test_the_best_single_route_is_the_cheapest_of_equals():
     route_oracles.best_single(scores, costs, 0.5)
 
 
+def test_the_blind_mix_is_the_best_of_all_shares():
+  for scores, costs in instances(30):
+    means, budgets = scores.mean(axis=0), np.linspace(costs.min(), 6, 5)
+    for budget in budgets:
+      shares = route_oracles.best_mix(scores, costs, budget)
+      assert shares.min() >= 0 and shares.sum() == pytest.approx(1)
+      assert shares @ costs <= budget + 1e-9
+      linear = optimize.linprog(
+        -means,
+        A_ub=[costs],
+        b_ub=[budget],
+        A_eq=[np.ones(len(costs))],
+        b_eq=[1],
+      )
+      assert shares @ means == pytest.approx(-linear.fun, abs=1e-7)
+  # Where nothing is gained by it, there is one route.
+  shares = route_oracles.best_mix([[0.2, 0.4, 0.6]], [1, 2, 3], 2)
+  assert shares.tolist() == [0, 1, 0]
+  with pytest.raises(ValueError, match=r'budget of 0\.5'):
+    route_oracles.best_mix([[0.2, 0.4]], [1, 2], 0.5)
+
+
 @pytest.mark.parametrize(
   ('scores', 'costs', 'message'),
   [
@@ -144,8 +167,8 @@ def held_out(scores, seed=0):
 def test_luck_is_gone_on_the_other_half():
   found = held_out(noise(0))
   # Six routes whose means over four scores have an error of 0.05.
-  assert found.seen - found.single > 0.04
-  assert abs(found.unseen - found.single) < 4 * found.gain_error < 0.02
+  assert found.seen - found.mix > 0.04
+  assert abs(found.unseen - found.mix) < 4 * found.gain_error < 0.02
   assert found.mean_cost <= 2
 
 
@@ -155,11 +178,11 @@ def test_what_is_no_luck_stays():
   suits = rng.integers(0, 3, N)
   scores[:, np.arange(N), suits] += 0.3
   found = held_out(scores)
-  assert found.unseen - found.single > 0.15 > 10 * found.gain_error
+  assert found.unseen - found.mix > 0.15 > 10 * found.gain_error
   assert found.unseen <= found.seen
   # Dealt out, the same gain is luck: the other half knows nothing of it.
   dealt = held_out(oracle_luck.dealt_out(scores, rng))
-  assert dealt.unseen - dealt.single < 0.03 < dealt.seen - dealt.single
+  assert dealt.unseen - dealt.mix < 0.03 < dealt.seen - dealt.mix
 
 
 def test_dealing_keeps_routes_and_inputs():
@@ -180,8 +203,8 @@ def test_luck_is_as_large_as_the_gain_of_noise():
   scores = noise(4)[0]
   rng = np.random.default_rng(0)
   (gain,) = oracle_luck.luck(scores, COSTS, [2.0], num_draws=3, rng=rng)
-  single = scores[:, route_oracles.best_single(scores, COSTS, 2.0)].mean()
-  found = Oracle(scores, COSTS).value(2.0) - single
+  mix = scores.mean(axis=0) @ route_oracles.best_mix(scores, COSTS, 2.0)
+  found = Oracle(scores, COSTS).value(2.0) - mix
   assert gain == pytest.approx(found, rel=0.15)
   assert found > 0.05
 
