@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.benchmarks.route_oracles import Oracle, best_mix, best_single
+from calm_jax.benchmarks.blind_routes import best_mix, best_single
+from calm_jax.benchmarks.route_oracles import Oracle
 
 
 def dealt_out(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:

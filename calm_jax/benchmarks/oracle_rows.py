@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax.benchmarks import oracle_luck, routes
-from calm_jax.benchmarks.route_oracles import Oracle, best_mix, best_single
+from calm_jax.benchmarks.blind_routes import best_mix, best_single
+from calm_jax.benchmarks.route_oracles import Oracle
 from calm_jax.benchmarks.route_scores import SCORES, Scores
 from calm_jax.records import OracleRow
 

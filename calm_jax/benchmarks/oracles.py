@@ -37,12 +37,10 @@ from calm_jax.benchmarks import (
   oracle_rows,
   oracles_table,
   routes,
-  token_inputs,
+  text_inputs,
 )
-from calm_jax.benchmarks.arena_rows import Inputs
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.benchmarks.route_scores import RouteScorer, Sampling
-from calm_jax.evaluation import seen_text
 from calm_jax.records import OracleRow
 
 _FOLDER = 'oracles'
@@ -80,8 +78,10 @@ def _check(flags: argparse.Namespace) -> None:
     ('num_samples', 0),
     ('num_splits', 1),
     ('seed', 0),
+    ('max_length', 1),
   ):
-    checks.check_whole(getattr(flags, name), name, low=low)
+    if getattr(flags, name) is not None:
+      checks.check_whole(getattr(flags, name), name, low=low)
   if flags.num_samples == 1:
     raise ValueError(
       'num_samples is 1, which has no halves; give 2 or more, or 0 for none'
@@ -110,32 +110,19 @@ def _budgets(text: str | None, num_layers: int) -> list[int]:
   return found
 
 
-def _inputs(flags: argparse.Namespace, run: runs.LoadedRun) -> Inputs:
-  """Returns the inputs of a token file, cut as wherever the run decodes."""
-  sources = token_inputs.read_sources(
-    flags.tokens,
-    flags.num_inputs,
-    {'context': {'feature_lengths': run.feature_lengths}},
-  )
-  references = [
-    run.tokenizer.decode(token_inputs.without_padding(row))
-    for row in token_inputs.read_targets(flags.tokens, flags.num_inputs)
-  ]
-  return Inputs(
-    sources=sources,
-    references=references,
-    max_length=flags.max_length or run.feature_lengths['targets'],
-    metric=flags.metric or seen_text.default_metric(references),
-  )
-
-
 def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   """Measures what the flags name."""
   _check(flags)
   run = runs.load_run(flags.run_dir)
   num_layers = run.config.num_decoder_layers
   budgets = _budgets(flags.budgets, num_layers)
-  inputs = _inputs(flags, run)
+  inputs = text_inputs.read_inputs(
+    flags.tokens,
+    run,
+    number=flags.num_inputs,
+    max_length=flags.max_length,
+    metric=flags.metric,
+  )
   flags.num_inputs = len(inputs.sources)
   drawn = functools.partial(
     routes.random_routes,

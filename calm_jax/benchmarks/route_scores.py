@@ -8,19 +8,18 @@ are shared by all routes of as many layers.
 import dataclasses
 import functools
 import hashlib
-import json
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from calm_jax import decoding, evaluation, model, records, runs
+from calm_jax import decoding, evaluation, model, runs
 from calm_jax.benchmarks import token_inputs, whole_outputs
-from calm_jax.benchmarks.arena_rows import Inputs
+from calm_jax.benchmarks.kept_scores import KeptScores
 from calm_jax.benchmarks.routes import Route
+from calm_jax.benchmarks.text_inputs import Inputs
 
 # What is known of each output.
 SCORES = ('quality', 'consistency')
@@ -88,12 +87,7 @@ class RouteScorer:
     """
     self._run, self._inputs, self._sampling = run, inputs, sampling
     self._loss = evaluation.get_loss('textual', inputs.metric)
-    about = self._about()
-    text = json.dumps(about, sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    self._folder = pathlib.Path(folder) / name
-    self._folder.mkdir(parents=True, exist_ok=True)
-    records.write_json(self._folder / 'about.json', about)
+    self._kept = KeptScores(folder, self._about())
 
   def score(
     self, every: Sequence[Route], *, progress: Callable[[str], None]
@@ -108,9 +102,8 @@ class RouteScorer:
     full_texts = self._of_route(full, None)['texts'].tolist()
     found = []
     for number, route in enumerate(every, 1):
-      kept = self._path(route).exists()
       layers = ', '.join(map(str, route))
-      done = 'kept' if kept else 'decoding'
+      done = 'kept' if route in self._kept else 'decoding'
       progress(f'route {number} of {len(every)}: layers {layers} ({done})')
       found.append(self._of_route(route, full_texts))
     return Scores(
@@ -133,10 +126,8 @@ class RouteScorer:
       route: the layers.
       full_texts: of the full model; None if the route is that.
     """
-    path = self._path(route)
-    if path.exists():
-      with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    if route in self._kept:
+      return self._kept[route]
     config, params = model.truncate(self._run.config, self._run.params, route)
     bound = decoding.bind(model.as_layered_decoder(config), params)
     texts = self._texts(bound)
@@ -150,14 +141,8 @@ class RouteScorer:
       ]
     for name in SCORES:
       found[f'sampled_{name}'] = np.array([one[name] for one in drawn])
-    temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-    with open(temporary, 'wb') as file:
-      np.savez_compressed(file, **found)
-    os.replace(temporary, path)
+    self._kept[route] = found
     return found
-
-  def _path(self, route: Route) -> pathlib.Path:
-    return self._folder / f'layers_{"_".join(map(str, route))}.npz'
 
   def _decode(self, bound, **sampling: Any) -> np.ndarray:
     """Returns the tokens of all inputs, [N, T] or [N, K, T]."""

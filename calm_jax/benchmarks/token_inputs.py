@@ -37,18 +37,6 @@ def read_sources(
   return [cut_input(source, lengths['inputs']) for source in sources]
 
 
-def read_targets(path: str, number: int) -> list[np.ndarray]:
-  """Returns the first targets of a token file, int [T] each, EOS included.
-
-  Args:
-    path: the token file.
-    number: at most so many.
-  """
-  examples = token_files.read_npz(path)
-  ends = examples['targets_offsets'][1 : number + 1]
-  return np.split(examples['targets_ids'][: ends[-1]], ends[:-1])
-
-
 def bucket(length: int) -> int:
   """Returns the padded length of sources of this length.
 

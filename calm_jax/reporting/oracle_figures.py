@@ -87,4 +87,9 @@ def _draw(
       zorder=3,
     )
     handles.setdefault(label, handle)
-  axes.axhline(rows[0].full, color=palette.FULL, linestyle=':', linewidth=1.2)
+  full = axes.axhline(
+    rows[0].full, color=palette.FULL, linestyle=':', linewidth=1.2
+  )
+  handles.setdefault('full model', full)
+  if len(budgets) < 13:
+    axes.set_xticks(budgets)
