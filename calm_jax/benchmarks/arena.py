@@ -29,7 +29,6 @@ import tempfile
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from calm_jax import decoding, records, reporting, runs
 from calm_jax.benchmarks import (
@@ -37,14 +36,11 @@ from calm_jax.benchmarks import (
   arena_table,
   measured_rows,
   peers,
-  token_inputs,
+  text_inputs,
 )
-from calm_jax.benchmarks.arena_rows import Arena, Inputs
+from calm_jax.benchmarks.arena_rows import Arena
 from calm_jax.benchmarks.arguments import Arguments
-from calm_jax.data import token_files
-from calm_jax.evaluation import seen_text
 from calm_jax.records import ArenaRow
-from calm_jax.tokenizer import cut_input
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,28 +65,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('show', None, 'print these JSON files, by commas, and measure nothing')
   add('picture', None, 'with --show: an image file to write')
   return parser.parse_args(arguments)
-
-
-def _inputs(flags: argparse.Namespace, run: runs.LoadedRun) -> Inputs:
-  """Returns the inputs of a token file, cut as wherever the run decodes."""
-  examples = token_files.read_npz(flags.tokens)
-
-  def rows(name):
-    ends = examples[f'{name}_offsets'][1 : flags.num_inputs + 1]
-    return np.split(examples[f'{name}_ids'][: ends[-1]], ends[:-1])
-
-  references = [
-    run.tokenizer.decode(token_inputs.without_padding(row))
-    for row in rows('targets')
-  ]
-  return Inputs(
-    sources=[
-      cut_input(row, run.feature_lengths['inputs']) for row in rows('inputs')
-    ],
-    references=references,
-    max_length=flags.max_length or run.feature_lengths['targets'],
-    metric=flags.metric or seen_text.default_metric(references),
-  )
 
 
 def _batch_sizes(flags: argparse.Namespace) -> dict[int, int]:
@@ -123,7 +97,13 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   for folder in filter(None, flags.tuned.split(',')):
     entries += arena_entries.of_tuning(flags.run_dir, folder)
   entries = arena_entries.each_once(entries)
-  inputs = _inputs(flags, run)
+  inputs = text_inputs.read_inputs(
+    flags.tokens,
+    run,
+    number=flags.num_inputs,
+    max_length=flags.max_length,
+    metric=flags.metric,
+  )
   for entry in entries:
     arena_entries.check_holds(entry, run, max_length=inputs.max_length)
   arena = Arena(

@@ -16,28 +16,12 @@ from calm_jax.benchmarks import (
   whole_outputs,
 )
 from calm_jax.benchmarks.arena_entries import Entry
+from calm_jax.benchmarks.text_inputs import Inputs
 from calm_jax.evaluation import text_metrics
 from calm_jax.interfaces import BoundDecoder
 from calm_jax.records import ArenaClock, ArenaRow
 
 _OTHER = 'other program'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Inputs:
-  """What is decoded.
-
-  Attributes:
-    sources: N inputs, token ids with EOS.
-    references: N texts.
-    max_length: T, the most tokens of an output.
-    metric: the text metric of distance and quality.
-  """
-
-  sources: Sequence[np.ndarray]
-  references: Sequence[str]
-  max_length: int
-  metric: str
 
 
 class Arena:

@@ -18,18 +18,28 @@ def decode_all(
   max_length: int,
   *,
   suppressed_tokens: Sequence[int] = (),
+  sampler: decoding.Sampler | None = None,
+  num_samples: int | None = None,
+  rng: jax.Array | None = None,
 ) -> decoding.DecodeResult:
   """Returns the outputs of all sources, on the host, [N, T] each.
 
   Args:
     bound: the decoder with its parameters.
     sources: N inputs, token ids with EOS.
-    policy: decodes them, greedily.
+    policy: decodes them.
     max_length: T.
     suppressed_tokens: ids that are never said.
+    sampler: how tokens are chosen; greedily if None.
+    num_samples: K, outputs per source, [N, K, T] each; one if None.
+    rng: a key, for samplers that draw; source r draws from fold_in(rng, r).
   """
   parts = []
-  for part in fixed_batches(sources):
+  for number, part in enumerate(fixed_batches(sources)):
+    keys = None
+    if rng is not None:
+      rows = np.arange(len(part)) + number * len(part)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
     result = jax.device_get(
       decoding.generate(
         bound,
@@ -37,6 +47,9 @@ def decode_all(
         policy=policy,
         max_length=max_length,
         suppressed_tokens=suppressed_tokens or None,
+        sampler=sampler,
+        num_samples=num_samples,
+        rng=keys,
       )
     )
     parts.append(result)

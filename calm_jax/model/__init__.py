@@ -3,7 +3,7 @@
 `T5Config` and `init_params` make a model, `layer_states` and `output_logits`
 run it teacher forced, `as_layered_decoder` takes it apart for incremental
 decoding and `decode_with_layer_mask` is the reference every dynamic depth must
-agree with.
+agree with. `truncate` makes a model of some of the decoder's layers.
 """
 
 from calm_jax.model.config import T5Config
@@ -16,6 +16,7 @@ from calm_jax.model.teacher_forcing import (
   output_logits,
 )
 from calm_jax.model.transformer import Transformer
+from calm_jax.model.truncation import truncate
 
 __all__ = [
   'T5Config',
@@ -26,4 +27,5 @@ __all__ = [
   'init_params',
   'layer_states',
   'output_logits',
+  'truncate',
 ]

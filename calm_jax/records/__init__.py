@@ -68,6 +68,7 @@ from calm_jax.records.monitoring import (
   ReadRows,
   WatchState,
 )
+from calm_jax.records.oracles import OracleRow
 from calm_jax.records.promises import (
   SIGNED_LOSS_NOTE,
   PromisedLoss,
@@ -156,6 +157,7 @@ __all__ = [
   'MeasureLine',
   'MonitorState',
   'NewRows',
+  'OracleRow',
   'OtherLoss',
   'PolicyRow',
   'PromiseOutcome',

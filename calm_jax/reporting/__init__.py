@@ -23,6 +23,7 @@ from calm_jax.reporting.gate_tables import (
   render_gate_text,
 )
 from calm_jax.reporting.measure_figures import measures_figure
+from calm_jax.reporting.oracle_figures import oracle_figure
 from calm_jax.reporting.pages import render_page, write_page
 from calm_jax.reporting.pieces import shown
 from calm_jax.reporting.speed_tables import (
@@ -89,6 +90,7 @@ __all__ = [
   'legend',
   'loss_figure',
   'measures_figure',
+  'oracle_figure',
   'quality_figure',
   'render_classifier_markdown',
   'render_classifier_text',
