@@ -96,11 +96,12 @@ def compile_decode(
     inputs,
     max_length=options['max_length'],
     num_rows=state.rows_per_request,
+    pooled=state.policy.reads_source,
   ).compile()
   carry = dataclasses.replace(
     _laid_out_alike(state.carry, rows),
     # As the encoder's program leaves it: heads lie over 'model'.
-    cache=_laid_out(state.carry.cache, encode.output_shardings),
+    cache=_laid_out(state.carry.cache, encode.output_shardings[0]),
   )
   whole = sharding.replicated(mesh)
   state = dataclasses.replace(

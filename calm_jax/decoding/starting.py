@@ -87,13 +87,12 @@ def start(
     bound.mesh, inputs, policy, sampler
   )
   sizes = dict(max_length=max_length, num_rows=num_rows)
-  cache = encode(bound, inputs, **sizes)
+  cache, source = encode(bound, inputs, pooled=policy.reads_source, **sizes)
   carry = _first_carry(
     cache,
     policy,
     sampler,
-    keys,
-    forced,
+    (source, keys, forced),
     decoder=decoder,
     batch_size=batch_size,
     mesh=bound.mesh,
@@ -109,16 +108,25 @@ def start(
   )
 
 
-@functools.partial(jax.jit, static_argnames=('max_length', 'num_rows'))
-def encode(bound, inputs, *, max_length, num_rows) -> PyTree:
-  """Runs the encoder and returns the cache of all rows, so many per request."""
+@functools.partial(
+  jax.jit, static_argnames=('max_length', 'num_rows', 'pooled')
+)
+def encode(
+  bound, inputs, *, max_length, num_rows, pooled
+) -> tuple[PyTree, tuple[Array, Array] | None]:
+  """Runs the encoder: the cache of all rows, so many per request.
+
+  If wanted also sources pooled [B, D] and their lengths [B], one per request.
+  """
 
   def encode_rows(inputs, bound):
-    cache = bound.start(bound.encode(inputs), max_length)
+    encoded = bound.encode(inputs)
+    source = bound.pool_source(encoded) if pooled else None
+    cache = bound.start(encoded, max_length)
     if num_rows == 1:
-      return cache
+      return cache, source
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
-    return bound.take_rows(cache, rows)
+    return bound.take_rows(cache, rows), source
 
   return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound)
 
@@ -132,8 +140,7 @@ def _first_carry(
   cache,
   policy,
   sampler,
-  keys,
-  forced,
+  of_requests,
   *,
   decoder,
   batch_size,
@@ -142,11 +149,15 @@ def _first_carry(
   mesh,
 ) -> Carry:
   """Returns the carry before the first token, `num_rows` rows per request."""
+  source, keys, forced = of_requests
+  state = policy.init(decoder, batch_size, max_length)
+  if source is not None:
+    state = policy.see_source(state, *source)
   # `repeat` also makes copies: a state that were the policy's own array would
   # be donated together with the carry.
   policy_state, keys, forced = jax.tree.map(
     lambda leaf: jnp.copy(jnp.repeat(leaf, num_rows, axis=0)),
-    (policy.init(decoder, batch_size, max_length), keys, forced),
+    (state, keys, forced),
   )
   size = batch_size * num_rows
   shape = (size, max_length)

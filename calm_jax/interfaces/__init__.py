@@ -23,8 +23,10 @@ from calm_jax.interfaces.policy_slots import (
   ExitRule,
   LayerPlan,
   PolicySlot,
+  SourceRule,
   StatelessSlot,
   Verification,
+  reads_source,
 )
 from calm_jax.interfaces.readout_slot import AddsNothing, Readout, ReadsAll
 from calm_jax.interfaces.slot_views import (
@@ -51,8 +53,10 @@ __all__ = [
   'Reading',
   'Readout',
   'ReadsAll',
+  'SourceRule',
   'StatelessSlot',
   'Verification',
   'Work',
   'check_decoder',
+  'reads_source',
 ]

@@ -145,6 +145,21 @@ class TakeRowsFunction(Protocol):
     ...
 
 
+class PoolSourceFunction(Protocol):
+  """Sums a source up, for exit rules that see it once per request.
+
+  What it returns depends on no padding and on no other row.
+  """
+
+  def __call__(self, encoded: PyTree, /) -> tuple[Array, Array]:
+    """Returns the mean state float32 [B, D] and the length int32 [B].
+
+    Both over the tokens of each source that are not padding; 0 where there is
+    none.
+    """
+    ...
+
+
 class QuantiseFunction(Protocol):
   """Brings matrices to fewer bits, before `prepare` lays them out.
 
@@ -181,6 +196,8 @@ class LayeredDecoder:
       has no such thing; readouts that need it then refuse it.
     quantise: brings matrices to 8 bits. None if the decoder cannot;
       `decoding.bind(..., weights='int8')` then refuses it.
+    pool_source: sums encoded sources up. None if the decoder has no such thing;
+      exit rules that read the source then refuse it.
   """
 
   num_layers: int
@@ -199,3 +216,4 @@ class LayeredDecoder:
   take_rows: TakeRowsFunction
   output_block: OutputBlockFunction | None = None
   quantise: QuantiseFunction | None = None
+  pool_source: PoolSourceFunction | None = None

@@ -144,6 +144,19 @@ def _adapters(rank=3):
   )
 
 
+def _router():
+  """Returns a router that gives each row of the batch another depth."""
+  rng = np.random.default_rng(2)
+  return exits.Router(
+    bias=np.array([2.5, 1.2, 0.0]),
+    state=rng.normal(size=(_D, _U)) / 2.0,
+    length_weights=rng.normal(size=(_U,)) / 2.0,
+    hidden_bias=rng.normal(size=(_U,)),
+    out=rng.normal(size=(_U, 1)) / 2.0,
+  )
+
+
+ROUTER = _router()
 ADAPTED = decoding.AdaptedVocabulary(_adapters())
 PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
@@ -293,6 +306,11 @@ _PROJECTED = (
     0.8,
   ),
   Case(
+    'router',
+    _exits(lambda rows, threshold: exits.RoutedExit(ROUTER, threshold)),
+    0.5,
+  ),
+  Case(
     'skip_feed_forward',
     lambda rows, threshold: decoding.ComputePolicy(
       layer_plan=SkipFeedForward()
@@ -322,6 +340,7 @@ _TWINS = (
   'margin_prefix_suppressed',
   'margin_adapted',
   'budget_similarity',
+  'router',
 )
 # FREE (arXiv 2310.05424): exits after layer E and after the last one.
 FREE = Case(
