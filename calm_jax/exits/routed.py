@@ -130,7 +130,7 @@ class RoutedExit:
     if isinstance(threshold, ConstantThreshold):
       return threshold
     checks.check_no_class(threshold, 'threshold')
-    if hasattr(threshold, 'at'):
+    if hasattr(threshold, 'init'):
       raise ValueError(
         f'{type(threshold).__name__} changes with the position, and a request '
         'has one depth; give a number in [0, 1]'

@@ -121,7 +121,14 @@ def _check_functions(trial: Trial) -> None:
 
 def _check_pool_source(trial: Trial, encoded: PyTree) -> None:
   name, inputs = 'pool_source', trial.inputs
-  found = pooled, lengths = trial.call(name, encoded)
+  found = trial.call(name, encoded)
+  if not isinstance(found, tuple) or len(found) != 2:
+    raise trial.fault(
+      name,
+      f'returns {type(found).__name__}',
+      'return mean states [B, D] and lengths [B]',
+    )
+  pooled, lengths = found
   shape = (len(inputs), trial.decoder.embed_dim)
   trial.has_form(name, pooled, shape, jnp.float32, 'of mean states')
   trial.has_form(name, lengths, shape[:1], jnp.int32, 'of lengths')
