@@ -5,7 +5,7 @@ from calm_jax.reporting import tables
 
 
 def router_table(evaluation: records.RouterEvaluation) -> tables.Table:
-  """Returns one row per threshold that gives another mean depth."""
+  """Returns one row per mean depth, at the lowest threshold that gives it."""
   shown = {depth.mean_layers: depth for depth in evaluation.depths}
   rows = tuple(
     (

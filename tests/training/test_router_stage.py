@@ -14,7 +14,7 @@ from calm_jax import checkpoints, decoding, exits, model, runs, training
 from calm_jax.training import router_labels
 from calm_jax.training.stages import router as router_stage
 
-CONFIG = dataclasses.replace(training_cases.CONFIG, num_decoder_layers=4)
+CONFIG = dataclasses.replace(training_cases.CONFIG, num_decoder_layers=3)
 L = CONFIG.num_decoder_layers
 # One object for all runs, so that each step is compiled once.
 OPTIMIZER = training.adamw(0.05)
@@ -24,7 +24,17 @@ T = 5
 
 @pytest.fixture(scope='module')
 def params():
-  return training.init_train_state(CONFIG, OPTIMIZER).params
+  """Returns random parameters, without compiling a program to draw them."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda: model.init_params(CONFIG, jax.random.key(0)))
+
+  def draw(shape):
+    if len(shape.shape) == 1:
+      return np.ones(shape.shape, np.float32)
+    scale = 1.0 / np.sqrt(shape.shape[0])
+    return (rng.normal(size=shape.shape) * scale).astype(np.float32)
+
+  return jax.tree.map(draw, shapes)
 
 
 examples_of = jax.jit(functools.partial(training.router_examples, CONFIG))
@@ -147,7 +157,7 @@ def test_a_trained_router_is_loaded_and_knows_better(trained, params):
 @pytest.mark.slow
 def test_a_measurement_by_hand(params):
   router = exits.Router(
-    bias=np.zeros(3, 'f4'),
+    bias=np.zeros(L - 1, 'f4'),
     state=np.random.default_rng(0).normal(size=(16, 1)).astype('f4'),
     length_weights=np.zeros(1, 'f4'),
   )
