@@ -55,28 +55,15 @@ class Router:
         'the router has one of hidden_bias and out; give both, or neither of '
         'them for a linear one'
       )
-    directions = (1, depths)
-    units = directions if self.out is None else np.shape(self.hidden_bias)
-    if self.out is not None and len(units) != 1:
-      raise ValueError(
-        f'hidden_bias of the router has shape {list(units)}, wanted [U]; '
-        f'{_REMEDY}'
-      )
-    shapes = {
-      'bias': [(depths,)],
-      'state': [(width, size) for size in units],
-      'length_weights': [(size,) for size in units],
-      'hidden_bias': [(size,) for size in units],
-      'out': [(size, last) for size in units for last in directions],
-    }
+    allowed = self._shapes(width, depths)
     checked = {
       name: checks.checked_array(
         getattr(self, name),
         f'{name} of the router',
-        shapes=tuple(allowed),
+        shapes=shapes,
         remedy=f'{_REMEDY} (width {width}, {depths} depths before the last)',
       )
-      for name, allowed in shapes.items()
+      for name, shapes in allowed.items()
       if getattr(self, name) is not None
     }
     # Of a linear one, whose arrays could each be of another kind.
@@ -86,6 +73,27 @@ class Router:
         f'length_weights {list(checked["length_weights"].shape)}; {_REMEDY}'
       )
     return Router(**checked)
+
+  def _shapes(
+    self, width: int, depths: int
+  ) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Returns the shapes that each array may have."""
+    units = directions = (1, depths)
+    if self.hidden_bias is not None:
+      units = np.shape(self.hidden_bias)
+      if len(units) != 1:
+        raise ValueError(
+          f'hidden_bias of the router has shape {list(units)}, wanted [U]; '
+          f'{_REMEDY}'
+        )
+    of_units = tuple((size,) for size in units)
+    return {
+      'bias': ((depths,),),
+      'state': tuple((width, size) for size in units),
+      'length_weights': of_units,
+      'hidden_bias': of_units,
+      'out': tuple((size, last) for size in units for last in directions),
+    }
 
   def scores(self, pooled: Array, lengths: Array) -> Array:
     """Returns the log-odds of needing more than k layers, float32 [B, L-1].
@@ -97,7 +105,7 @@ class Router:
     logs = jnp.log(jnp.maximum(lengths, 1).astype(jnp.float32))
     inner = _product(_norm(pooled), self.state)
     inner += logs[:, None] * self.length_weights
-    if self.out is not None:
+    if self.out is not None and self.hidden_bias is not None:
       inner = _product(jax.nn.gelu(inner + self.hidden_bias), self.out)
     return inner + self.bias
 
