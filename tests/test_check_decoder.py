@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from fakes import routed_decoder as routed
 from fakes import toy_decoder as toy
 from flax import nnx
 
@@ -217,6 +218,43 @@ def block_from_zero(params, first, count):
 def test_a_planted_fault_is_named(name, fault, words):
   with pytest.raises(ValueError, match=f'^{name}[: ].*{words}'):
     check(**{name: fault})
+
+
+def pool_padding(encoded):
+  inputs = encoded['inputs']
+  _, lengths = routed.DECODER.pool_source(encoded)
+  mean = jnp.mean(inputs, axis=1, dtype=jnp.float32)
+  return jnp.stack([mean, mean], axis=-1), lengths
+
+
+def pool_places(encoded):
+  pooled, lengths = routed.DECODER.pool_source(encoded)
+  return pooled, jnp.full_like(lengths, encoded['inputs'].shape[1])
+
+
+def pool_mates(encoded):
+  pooled, lengths = routed.DECODER.pool_source(encoded)
+  return pooled - pooled.mean(axis=0), lengths
+
+
+@pytest.mark.parametrize(
+  ('fault', 'words'),
+  [
+    (pool_padding, 'with more padding .* not padding'),
+    (pool_places, r'lengths are .* count the tokens that are not 0'),
+    (pool_mates, 'row 0 alone is not row 0 among 3'),
+    (lambda encoded: encoded['inputs'], 'mean states'),
+  ],
+)
+def test_faults_of_a_source_that_is_summed_up(fault, words):
+  decoder = dataclasses.replace(routed.DECODER, pool_source=fault)
+  with pytest.raises(ValueError, match=f'^pool_source: .*{words}'):
+    interfaces.check_decoder(decoder, toy.toy_params(3), source_length=2)
+
+
+@pytest.mark.slow
+def test_a_source_that_is_summed_up_passes():
+  interfaces.check_decoder(routed.DECODER, toy.toy_params(3))
 
 
 def test_what_cannot_be_tried_is_refused():

@@ -42,6 +42,7 @@ EXIT_ADAPTERS = TrainedPart(
   'exit_adapters', 'set of exit adapters', 'calm_jax.cli.train_exits'
 )
 GATE = TrainedPart('gate', 'gate', 'calm_jax.cli.train_gates')
+ROUTER = TrainedPart('router', 'router', 'calm_jax.cli.train_router')
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

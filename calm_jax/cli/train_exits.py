@@ -15,39 +15,15 @@ twice; with other inputs, or another MAX_INPUTS or seed, it is refused before
 anything is written. Decode and certify with policies/adapted_exits.gin.
 """
 
-import dataclasses
 import os
 from typing import Any
 
-from calm_jax import checkpoints, checks, evaluation, records, runs, training
 from calm_jax import data as datasets
-from calm_jax.cli import gin_runner, jobs, own_outputs, part_rows
+from calm_jax import evaluation, records, runs, training
+from calm_jax.cli import gin_runner, jobs, outputs_training, own_outputs
+from calm_jax.cli.outputs_training import InputPlan
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.processes import speaking
-from calm_jax.training.run_directory import check_same_run
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InputPlan:
-  """Which inputs the model is asked, and how its outputs are learnt from.
-
-  Attributes:
-    batch_size: rows of a training step.
-    max_inputs: different inputs to learn from at most; None for all.
-    eval_inputs: those of the validation split to measure on at most.
-    length_buckets: (inputs, outputs) lengths that batches are padded to.
-  """
-
-  batch_size: int = 32
-  max_inputs: int | None = 2000
-  eval_inputs: int | None = 200
-  length_buckets: tuple[tuple[int, int], ...] = ()
-
-  def __post_init__(self):
-    """Raises ValueError for numbers below 1."""
-    for name in ('batch_size', 'max_inputs', 'eval_inputs'):
-      if (value := getattr(self, name)) is not None or name == 'batch_size':
-        checks.check_whole(value, name, low=1)
 
 
 def run(
@@ -100,76 +76,17 @@ def run(
     feed_forward=feed_forward,
     seed=seed,
   )
-  result = _train(stage, outputs, inputs, plan)
-  if 'validation' not in datasets.as_task(task).splits:
+  result = outputs_training.train_on_outputs(
+    stage, outputs, inputs, plan, config_name='train_exits.gin'
+  )
+  batches = outputs_training.validation_batches(outputs, inputs)
+  if batches is None:
     speaking.say(f'{directory}: no validation inputs, so nothing is measured')
     return None
-  outputs.decode('validation', inputs.eval_inputs)
-  batches = outputs.batches(
-    'validation',
-    inputs.batch_size,
-    inputs.length_buckets,
-    shuffle=False,
-    num_epochs=1,
-  )
-  measured = _measure(loaded, result, list(batches), outputs)
+  measured = _measure(loaded, result, batches, outputs)
   records.write_json(os.path.join(directory, 'evaluation.json'), measured)
   speaking.say(measured.describe())
   return measured
-
-
-def _train(
-  stage: training.Stage,
-  outputs: own_outputs.OwnOutputs,
-  inputs: InputPlan,
-  plan: training.Plan,
-) -> training.TrainResult:
-  """Trains on what the model says."""
-  task, directory = outputs.task, outputs.directory
-  context = _context(outputs, inputs)
-  # Before outputs of another run replace those that are there.
-  check_same_run(directory, stage.config, {**context, **stage.context})
-  # Before training, which lets signals wait for a step to end.
-  outputs.decode('train', inputs.max_inputs)
-
-  def batches(skip):
-    # Asked for once the directory is known to be of this very run.
-    gin_runner.write_operative_config(directory, 'train_exits.gin')
-    return outputs.batches(
-      'train',
-      inputs.batch_size,
-      inputs.length_buckets,
-      seed=outputs.seed,
-      skip=skip,
-    )
-
-  return training.train(
-    stage,
-    batches,
-    plan=plan,
-    model_dir=directory,
-    seen_rows=lambda: part_rows.seen_rows(task),
-    context=context,
-  )
-
-
-def _context(
-  outputs: own_outputs.OwnOutputs, inputs: InputPlan
-) -> dict[str, Any]:
-  """Returns what a restart must give again."""
-  context = {
-    'task': datasets.as_task(outputs.task).name,
-    'seed': outputs.seed,
-    **records.to_jsonable(dataclasses.asdict(inputs)),
-  }
-  step = checkpoints.latest_step(outputs.directory)
-  if step is not None:
-    path = checkpoints.checkpoint_path(outputs.directory, step)
-    if 'inputs_hash' not in checkpoints.read_metadata(path)['context']:
-      # Begun when runs did not say it yet.
-      return context
-  # A restart skips what it has seen: of other inputs it would skip others.
-  return {**context, 'inputs_hash': outputs.inputs_hash('train')}
 
 
 def _measure(

@@ -36,6 +36,7 @@ from calm_jax.decoding.policy import (
 )
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.refilling import decode_queue, refill
+from calm_jax.decoding.routing import routed_depths
 from calm_jax.decoding.sampling import (
   Greedy,
   Nucleus,
@@ -146,6 +147,7 @@ __all__ = [
   'generate',
   'is_full_at_one',
   'refill',
+  'routed_depths',
   'setting_paths',
   'start',
   'threshold_of',

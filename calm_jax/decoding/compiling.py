@@ -99,11 +99,12 @@ def compile_decode(
     layers=starting.layers_that_run(
       state.policy, bound.num_layers, options['max_length']
     ),
+    pooled=state.policy.reads_source,
   ).compile()
   carry = dataclasses.replace(
     _laid_out_alike(state.carry, rows),
     # As the encoder's program leaves it: heads lie over 'model'.
-    cache=_laid_out(state.carry.cache, encode.output_shardings),
+    cache=_laid_out(state.carry.cache, encode.output_shardings[0]),
   )
   whole = sharding.replicated(mesh)
   state = dataclasses.replace(

@@ -59,8 +59,8 @@ def trace(state: DecodeState, tokens: Array, lengths: Array) -> Trace:
     lengths: int32 [B], how many of them count.
 
   Raises:
-    ValueError: for another cache fill, or a decode with more than a row per
-      input, forced tokens or drafts.
+    ValueError: for another cache fill, an exit rule without a measure, or a
+      decode with more than a row per input, forced tokens or drafts.
   """
   check_followed(state)
   rows = state.carry.cache, *whole(tokens, lengths)
@@ -85,6 +85,12 @@ def check_followed(state: DecodeState) -> None:
     raise ValueError(
       'a decode with samples, beams, forced tokens or drafts does not follow '
       'from what exits say; leave them out'
+    )
+  rule = state.policy.exit_rule
+  if not hasattr(rule, 'measure'):
+    raise ValueError(
+      f'{type(rule).__name__} has no measure of the state after a layer, so '
+      'that nothing can be said of its exits beforehand; decode it'
     )
 
 

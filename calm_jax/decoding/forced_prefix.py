@@ -6,6 +6,7 @@ so that its log-probability is 0 for samplers and searches alike.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from calm_jax.interfaces import (
   LayeredDecoder,
   LayerView,
   Reading,
+  reads_source,
 )
 from calm_jax.pytrees import register_pytree
 
@@ -42,6 +44,11 @@ class FullDepthPrefix:
     """Whether the other rule needs logits."""
     return self.exit_rule.needs_logits
 
+  @property
+  def reads_source(self) -> bool:
+    """Whether the other rule sees the encoded source."""
+    return reads_source(self.exit_rule)
+
   def check(self, decoder: LayeredDecoder, batch_size: int, max_length: int):
     """Returns itself with the other rule checked."""
     rule = self.exit_rule.check(decoder, batch_size, max_length)
@@ -53,6 +60,14 @@ class FullDepthPrefix:
     """Returns the prefix length of each row and the other rule's state."""
     state = self.exit_rule.init(decoder, batch_size, max_length)
     return self.prefix_lengths, state
+
+  def see_source(
+    self, state: tuple[Array, PyTree], pooled: Array, lengths: Array
+  ) -> tuple[Array, PyTree]:
+    """Returns the state once the other rule has seen the sources."""
+    prefix_lengths, inner = state
+    rule: Any = self.exit_rule
+    return prefix_lengths, rule.see_source(inner, pooled, lengths)
 
   def looks(self, layer: Array | int) -> Array | bool:
     """Returns whether the other rule looks at this layer."""

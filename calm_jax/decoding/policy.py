@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from calm_jax import checks
-from calm_jax.array_types import PyTree
+from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.cache_fills import ProjectExitState
 from calm_jax.decoding.catch_up import CatchUp
 from calm_jax.decoding.layer_plans import EveryLayer
@@ -22,6 +22,7 @@ from calm_jax.interfaces import (
   LayerPlan,
   Readout,
   Verification,
+  reads_source,
 )
 from calm_jax.pytrees import register_pytree
 
@@ -85,6 +86,11 @@ class ComputePolicy:
   def verifies(self) -> bool:
     """Whether drafts are checked, so that outputs are the full model's."""
     return not isinstance(self.verification, NeverVerify)
+
+  @property
+  def reads_source(self) -> bool:
+    """Whether the exit rule sees the encoded source."""
+    return reads_source(self.exit_rule)
 
   def check_composition(self):
     """Raises ValueError for slots that do not go together.
@@ -183,6 +189,20 @@ class ComputePolicy:
       readout=self.readout.init(*size),
       exit_rule=self.exit_rule.init(*size),
     )
+
+  def see_source(
+    self, state: PolicyState, pooled: Array, lengths: Array
+  ) -> PolicyState:
+    """Returns the states of the slots once the exit rule has seen sources.
+
+    Args:
+      state: of `init`.
+      pooled: float32 [B, D], mean states of the sources.
+      lengths: int32 [B], their tokens.
+    """
+    rule: Any = self.exit_rule
+    rule_state = rule.see_source(state.exit_rule, pooled, lengths)
+    return dataclasses.replace(state, exit_rule=rule_state)
 
 
 def at_output_length(policy: ComputePolicy, max_length: int) -> ComputePolicy:

@@ -88,13 +88,14 @@ def start(
   )
   sizes = dict(max_length=max_length, num_rows=num_rows)
   layers = layers_that_run(policy, decoder.num_layers, max_length)
-  cache = encode(bound, inputs, layers=layers, **sizes)
+  cache, source = encode(
+    bound, inputs, layers=layers, pooled=policy.reads_source, **sizes
+  )
   carry = _first_carry(
     cache,
     policy,
     sampler,
-    keys,
-    forced,
+    (source, keys, forced),
     decoder=decoder,
     batch_size=batch_size,
     mesh=bound.mesh,
@@ -120,10 +121,14 @@ def layers_that_run(
 
 
 @functools.partial(
-  jax.jit, static_argnames=('max_length', 'num_rows', 'layers')
+  jax.jit, static_argnames=('max_length', 'num_rows', 'layers', 'pooled')
 )
-def encode(bound, inputs, *, max_length, num_rows, layers=None) -> PyTree:
-  """Runs the encoder and returns the cache of all rows, so many per request.
+def encode(
+  bound, inputs, *, max_length, num_rows, layers=None, pooled=False
+) -> tuple[PyTree, tuple[Array, Array] | None]:
+  """Runs the encoder: the cache of all rows, so many per request.
+
+  If wanted also sources pooled [B, D] and their lengths [B], one per request.
 
   Args:
     bound: the decoder with its parameters.
@@ -131,14 +136,17 @@ def encode(bound, inputs, *, max_length, num_rows, layers=None) -> PyTree:
     max_length: T.
     num_rows: rows per request.
     layers: those that ever run; None for all.
+    pooled: whether sources are wanted.
   """
 
   def encode_rows(inputs, bound):
-    cache = bound.start(bound.encode(inputs), max_length, layers)
+    encoded = bound.encode(inputs)
+    source = bound.pool_source(encoded) if pooled else None
+    cache = bound.start(encoded, max_length, layers)
     if num_rows == 1:
-      return cache
+      return cache, source
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
-    return bound.take_rows(cache, rows)
+    return bound.take_rows(cache, rows), source
 
   return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound)
 
@@ -152,8 +160,7 @@ def _first_carry(
   cache,
   policy,
   sampler,
-  keys,
-  forced,
+  of_requests,
   *,
   decoder,
   batch_size,
@@ -162,11 +169,15 @@ def _first_carry(
   mesh,
 ) -> Carry:
   """Returns the carry before the first token, `num_rows` rows per request."""
+  source, keys, forced = of_requests
+  state = policy.init(decoder, batch_size, max_length)
+  if source is not None:
+    state = policy.see_source(state, *source)
   # `repeat` also makes copies: a state that were the policy's own array would
   # be donated together with the carry.
   policy_state, keys, forced = jax.tree.map(
     lambda leaf: jnp.copy(jnp.repeat(leaf, num_rows, axis=0)),
-    (policy.init(decoder, batch_size, max_length), keys, forced),
+    (state, keys, forced),
   )
   size = batch_size * num_rows
   shape = (size, max_length)

@@ -34,6 +34,7 @@ from calm_jax.evaluation.delaying_inputs import (
   random_inputs,
   shuffled_inputs,
 )
+from calm_jax.evaluation.depth_batches import batches_by_depth
 from calm_jax.evaluation.distinct_inputs import leave_out
 from calm_jax.evaluation.evaluating import Evaluation, Timed, run_evaluation
 from calm_jax.evaluation.followed_policies import follows_from_full
@@ -87,6 +88,7 @@ __all__ = [
   'TunedRun',
   'TuningPlan',
   'baseline_row',
+  'batches_by_depth',
   'budget_use',
   'build_loss_table',
   'calibrate',

@@ -19,6 +19,8 @@ from calm_jax.exits.measures import (
 from calm_jax.exits.oracle import OracleExit
 from calm_jax.exits.patience import PatienceExit
 from calm_jax.exits.quantile import QuantileExit
+from calm_jax.exits.routed import RoutedExit, RoutedState
+from calm_jax.exits.router import Router
 from calm_jax.exits.rules import (
   ConfidenceExit,
   FixedExit,
@@ -49,6 +51,9 @@ __all__ = [
   'PerPosition',
   'QuantileExit',
   'ReleaseDecayThreshold',
+  'RoutedExit',
+  'RoutedState',
+  'Router',
   'ScheduledExit',
   'SoftmaxMargin',
   'SoftmaxMaximum',

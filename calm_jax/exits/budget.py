@@ -18,7 +18,12 @@ from jax import lax
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.interfaces import ExitRule, LayeredDecoder, LayerView
+from calm_jax.interfaces import (
+  ExitRule,
+  LayeredDecoder,
+  LayerView,
+  reads_source,
+)
 from calm_jax.pytrees import register_pytree
 
 
@@ -105,6 +110,11 @@ class LayerBudget:
   def needs_logits(self) -> bool:
     """Whether the other rule reads logits."""
     return self.rule.needs_logits
+
+  @property
+  def reads_source(self) -> bool:
+    """Whether the other rule sees the encoded source."""
+    return reads_source(self.rule)
 
   @property
   def measure(self) -> Any:
@@ -228,6 +238,14 @@ class LayerBudget:
         jnp.array([*following, decoder.num_layers], jnp.int32), (batch_size, 1)
       ),
     )
+
+  def see_source(
+    self, state: BudgetState, pooled: Array, lengths: Array
+  ) -> BudgetState:
+    """Returns the state once the other rule has seen the sources."""
+    rule: Any = self.rule
+    seen = rule.see_source(state.rule, pooled, lengths)
+    return dataclasses.replace(state, rule=seen)
 
   def looks(self, layer: Array | int) -> Array | bool:
     """Returns whether the other rule looks, or True if looking is free."""

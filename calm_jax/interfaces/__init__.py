@@ -24,8 +24,10 @@ from calm_jax.interfaces.policy_slots import (
   LayerPlan,
   PlansAhead,
   PolicySlot,
+  SourceRule,
   StatelessSlot,
   Verification,
+  reads_source,
 )
 from calm_jax.interfaces.readout_slot import AddsNothing, Readout, ReadsAll
 from calm_jax.interfaces.slot_views import (
@@ -57,8 +59,10 @@ __all__ = [
   'Readout',
   'ReadsAll',
   'Segment',
+  'SourceRule',
   'StatelessSlot',
   'Verification',
   'Work',
   'check_decoder',
+  'reads_source',
 ]

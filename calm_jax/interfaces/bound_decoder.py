@@ -107,6 +107,15 @@ class BoundDecoder:
         return start_layers(self.params, encoded, max_length, layers)
     return self.decoder.start(self.params, encoded, max_length)
 
+  def pool_source(self, encoded: PyTree) -> tuple[Array, Array]:
+    """Returns mean states float32 [B, D] and lengths int32 [B] of sources."""
+    if self.decoder.pool_source is None:
+      raise ValueError(
+        'this decoder has no pool_source, so no exit rule can see the source; '
+        'give its LayeredDecoder one'
+      )
+    return self.decoder.pool_source(encoded)
+
   def embed(self, tokens: Array, positions: Array) -> Array:
     """Returns what enters the first layer, [B, P, D]."""
     return self.decoder.embed(self.params, tokens, positions)

@@ -98,6 +98,8 @@ def _check_functions(trial: Trial) -> None:
   encoded = trial.call('encode', trial.inputs)
   trial.leads_with_rows('encode', encoded)
   trial.rows_alone('encode', encoded, trial.inputs)
+  if trial.decoder.pool_source is not None:
+    _check_pool_source(trial, encoded)
   cache = trial.call('start', encoded, trial.max_length)
   trial.leads_with_rows('start', cache)
   trial.rows_alone('start', cache, encoded, trial.max_length)
@@ -115,6 +117,38 @@ def _check_functions(trial: Trial) -> None:
     cache = filled
   _check_take_rows(trial, cache)
   _check_logits(trial, hidden)
+
+
+def _check_pool_source(trial: Trial, encoded: PyTree) -> None:
+  name, inputs = 'pool_source', trial.inputs
+  found = trial.call(name, encoded)
+  if not isinstance(found, tuple) or len(found) != 2:
+    raise trial.fault(
+      name,
+      f'returns {type(found).__name__}',
+      'return mean states [B, D] and lengths [B]',
+    )
+  pooled, lengths = found
+  shape = (len(inputs), trial.decoder.embed_dim)
+  trial.has_form(name, pooled, shape, jnp.float32, 'of mean states')
+  trial.has_form(name, lengths, shape[:1], jnp.int32, 'of lengths')
+  trial.equal(
+    name,
+    lengths,
+    (inputs != 0).sum(axis=1),
+    f'of sources of {(inputs != 0).sum(axis=1).tolist()} tokens the lengths '
+    f'are {lengths.tolist()}',
+    'count the tokens that are not 0',
+  )
+  trial.rows_alone(name, found, encoded)
+  padded = trial.call('encode', jnp.pad(inputs, ((0, 0), (0, 2))))
+  trial.equal(
+    name,
+    trial.call(name, padded),
+    found,
+    'with more padding behind the sources, other numbers come out',
+    'take the mean over the tokens that are not padding',
+  )
 
 
 def _check_fill(

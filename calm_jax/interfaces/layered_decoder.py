@@ -160,6 +160,21 @@ class TakeRowsFunction(Protocol):
     ...
 
 
+class PoolSourceFunction(Protocol):
+  """Sums a source up, for exit rules that see it once per request.
+
+  What it returns depends on no padding and on no other row.
+  """
+
+  def __call__(self, encoded: PyTree, /) -> tuple[Array, Array]:
+    """Returns the mean state float32 [B, D] and the length int32 [B].
+
+    Both over the tokens of each source that are not padding; 0 where there is
+    none.
+    """
+    ...
+
+
 class QuantiseFunction(Protocol):
   """Brings matrices to fewer bits, before `prepare` lays them out.
 
@@ -198,6 +213,8 @@ class LayeredDecoder:
       decoder makes all of it then, too.
     quantise: brings matrices to 8 bits. None if the decoder cannot;
       `decoding.bind(..., weights='int8')` then refuses it.
+    pool_source: sums encoded sources up. None if the decoder has no such thing;
+      exit rules that read the source then refuse it.
   """
 
   num_layers: int
@@ -217,3 +234,4 @@ class LayeredDecoder:
   output_block: OutputBlockFunction | None = None
   quantise: QuantiseFunction | None = None
   start_layers: StartLayersFunction | None = None
+  pool_source: PoolSourceFunction | None = None

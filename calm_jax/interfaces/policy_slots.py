@@ -4,7 +4,7 @@ A policy decides, the loops in `calm_jax.decoding` obey. `cache_fill_slot` and
 `readout_slot` hold the other two.
 """
 
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
@@ -139,6 +139,35 @@ class ExitRule(PolicySlot, Protocol):
     whatever this says, and ignores rows that are not active.
     """
     ...
+
+
+class SourceRule(ExitRule, Protocol):
+  """An exit rule that sees the encoded source once, before the first token.
+
+  Other rules have neither of these, and sources are not pooled for them. A rule
+  around another one hands both on. In `check` such a rule refuses a decoder
+  without `pool_source`.
+  """
+
+  @property
+  def reads_source(self) -> bool:
+    """Whether `see_source` is called; static."""
+    ...
+
+  def see_source(self, state: PyTree, pooled: Array, lengths: Array) -> PyTree:
+    """Returns the state of rows that have seen their sources.
+
+    Args:
+      state: of `init`, with a row per request.
+      pooled: float32 [B, D], of `LayeredDecoder.pool_source`.
+      lengths: int32 [B], tokens of the sources.
+    """
+    ...
+
+
+def reads_source(rule: Any) -> bool:
+  """Whether an exit rule wants to see the encoded source, static."""
+  return getattr(rule, 'reads_source', False)
 
 
 class Verification(PolicySlot, Protocol):

@@ -13,6 +13,7 @@ from calm_jax.interfaces.layered_decoder import LayeredDecoder
 
 # What is a Python int in programs: places of arguments behind the parameters.
 _STATIC = {'start': (2,), 'output_block': (2,)}
+_WITHOUT_PARAMS = ('take_rows', 'pool_source')
 _OF_A_LAYER = ('fill_layer', 'attend', 'feed_forward')
 
 # Faults and remedies.
@@ -89,7 +90,7 @@ class Trial:
       if name in _OF_A_LAYER and not self.traced_layers:
         static = (1,)
       function = jax.jit(function, static_argnums=static)
-    if name != 'take_rows':
+    if name not in _WITHOUT_PARAMS:
       arguments = (self.params, *arguments)
     try:
       return function(*arguments, **options)

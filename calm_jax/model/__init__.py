@@ -7,7 +7,7 @@ agree with. `truncate` makes a model of some of the decoder's layers.
 """
 
 from calm_jax.model.config import T5Config
-from calm_jax.model.stepwise import as_layered_decoder
+from calm_jax.model.stepwise import as_layered_decoder, pool_source
 from calm_jax.model.teacher_forcing import (
   decode_with_layer_mask,
   encode,
@@ -27,5 +27,6 @@ __all__ = [
   'init_params',
   'layer_states',
   'output_logits',
+  'pool_source',
   'truncate',
 ]

@@ -37,6 +37,14 @@ def encode(config: T5Config, params: DecodeParams, inputs: Array):
   return teacher_forcing.encode(config, tree, inputs)
 
 
+def pool_source(encoded: transformer.Encoded) -> tuple[Array, Array]:
+  """Returns mean states float32 [B, D] and lengths int32 [B] of sources."""
+  mask = encoded.mask[..., None]
+  lengths = encoded.mask.sum(axis=1, dtype=jnp.int32)
+  total = jnp.where(mask, encoded.hidden.astype(jnp.float32), 0.0).sum(axis=1)
+  return total / jnp.maximum(lengths, 1)[:, None], lengths
+
+
 def start(
   config: T5Config,
   params: DecodeParams,
@@ -269,4 +277,5 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     output_block=output_block,
     quantise=bind(quantise_params, config),
     start_layers=bind(start, config),
+    pool_source=pool_source,
   )

@@ -74,6 +74,7 @@ from calm_jax.records.promises import (
   PromisedLoss,
   PromiseOutcome,
 )
+from calm_jax.records.routers import RoutedDepths, RouterEvaluation
 from calm_jax.records.row_uses import (
   ROW_USES_NAME,
   RowHistory,
@@ -163,6 +164,8 @@ __all__ = [
   'PromiseOutcome',
   'PromisedLoss',
   'ReadRows',
+  'RoutedDepths',
+  'RouterEvaluation',
   'RowHistory',
   'RowUse',
   'RunContext',

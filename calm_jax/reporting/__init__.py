@@ -26,6 +26,7 @@ from calm_jax.reporting.measure_figures import measures_figure
 from calm_jax.reporting.oracle_figures import oracle_figure
 from calm_jax.reporting.pages import render_page, write_page
 from calm_jax.reporting.pieces import shown
+from calm_jax.reporting.router_tables import render_router_text, router_table
 from calm_jax.reporting.speed_tables import (
   fastest_rows,
   render_speed_markdown,
@@ -98,6 +99,7 @@ __all__ = [
   'render_markdown',
   'render_output',
   'render_page',
+  'render_router_text',
   'render_speed_markdown',
   'render_text',
   'render_tuned_validation',
@@ -106,6 +108,7 @@ __all__ = [
   'render_validation_markdown',
   'render_validation_text',
   'risk_figure',
+  'router_table',
   'save_figure',
   'shown',
   'speed_figure',

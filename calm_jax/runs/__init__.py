@@ -32,6 +32,7 @@ from calm_jax.runs.loading import (
   load_draft_head,
   load_exit_adapters,
   load_gate,
+  load_router,
   load_run,
 )
 from calm_jax.runs.text_features import (
@@ -63,6 +64,7 @@ __all__ = [
   'load_first_layers',
   'load_gate',
   'load_int8',
+  'load_router',
   'load_run',
   'load_tuned_policy',
   'policy_described',

@@ -24,6 +24,7 @@ _TRAINED = {
   'ExitAdapters': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'ExitLayers': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'Gate': (exits.Gate, trained_parts.GATE),
+  'Router': (exits.Router, trained_parts.ROUTER),
 }
 
 

@@ -300,6 +300,23 @@ def load_gate(
   return gate
 
 
+def load_router(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.ROUTER.key
+) -> exits.Router:
+  """Loads the router that was trained for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_router` was run on.
+    name: of the router's folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it was trained for other parameters than the directory holds.
+  """
+  part = trained_parts.ROUTER
+  return exits.Router(**trained_parts.load_part(part, model_dir, name))
+
+
 def load_draft_head(
   model_dir: str | os.PathLike, *, name: str = trained_parts.DRAFT_HEAD.key
 ) -> DraftHead:

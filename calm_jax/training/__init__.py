@@ -2,6 +2,7 @@
 
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
 the early-exit classifier of a finished one, `gate_stage` a gate of it,
+`router_stage` what gives each request its depth,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
 early layers are read through. `Plan` and `Objective` (or what is around one:
 `SampledDepth`, `LayerDropout`, ...) say what a run does, optimizers and
@@ -78,6 +79,12 @@ from calm_jax.training.optimizer import (
   warmup_linear,
 )
 from calm_jax.training.plan import Plan, TrainResult
+from calm_jax.training.router_evaluation import (
+  RouterMeasurement,
+  evaluate_router,
+)
+from calm_jax.training.router_labels import RouterExamples, router_examples
+from calm_jax.training.router_shape import RouterShape
 from calm_jax.training.seen_rows import npz_rows
 from calm_jax.training.stage import Stage
 from calm_jax.training.stages.classifier import (
@@ -101,6 +108,11 @@ from calm_jax.training.stages.gate import (
   gate_stage,
 )
 from calm_jax.training.stages.multi_exit import multi_exit_stage
+from calm_jax.training.stages.router import (
+  router_directory,
+  router_of,
+  router_stage,
+)
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
   init_train_state,
@@ -137,6 +149,9 @@ __all__ = [
   'PulledStates',
   'Quantile',
   'RotatedExits',
+  'RouterExamples',
+  'RouterMeasurement',
+  'RouterShape',
   'SampledDepth',
   'SelfDistillation',
   'Stage',
@@ -157,6 +172,7 @@ __all__ = [
   'evaluate_draft_head',
   'evaluate_exit_adapters',
   'evaluate_gate',
+  'evaluate_router',
   'exit_adapter_directory',
   'exit_adapter_stage',
   'exit_adapters_of',
@@ -182,6 +198,10 @@ __all__ = [
   'npz_metadata',
   'npz_rows',
   'quadratic_weights',
+  'router_directory',
+  'router_examples',
+  'router_of',
+  'router_stage',
   'rsqrt_with_warmup',
   'subset_weights',
   'teacher_forced_evaluator',

@@ -157,6 +157,19 @@ def _exit_layers(units=5):
   )
 
 
+def _router():
+  """Returns a router that gives each row of the batch another depth."""
+  rng = np.random.default_rng(2)
+  return exits.Router(
+    bias=np.array([2.5, 1.2, 0.0]),
+    state=rng.normal(size=(_D, _U)) / 2.0,
+    length_weights=rng.normal(size=(_U,)) / 2.0,
+    hidden_bias=rng.normal(size=(_U,)),
+    out=rng.normal(size=(_U, 1)) / 2.0,
+  )
+
+
+ROUTER = _router()
 ADAPTED = decoding.AdaptedVocabulary(_adapters())
 EXIT_LAYERS = decoding.AdaptedVocabulary(_exit_layers())
 PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
@@ -316,6 +329,11 @@ _PROJECTED = (
     0.8,
   ),
   Case(
+    'router',
+    _exits(lambda rows, threshold: exits.RoutedExit(ROUTER, threshold)),
+    0.5,
+  ),
+  Case(
     'skip_feed_forward',
     lambda rows, threshold: decoding.ComputePolicy(
       layer_plan=SkipFeedForward()
@@ -363,6 +381,7 @@ _TWINS = (
   'margin_exit_layers',
   'budget_similarity',
   'keep_layers_margin',
+  'router',
 )
 # FREE (arXiv 2310.05424): exits after layer E and after the last one.
 FREE = Case(

@@ -34,6 +34,7 @@ def test_there_are_the_mains_of_the_readme():
     'train_draft_head',
     'train_exits',
     'train_gates',
+    'train_router',
     'tune',
     'validate',
   ]

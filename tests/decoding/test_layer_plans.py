@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cases import policy_cases as cases
 
-from calm_jax import decoding, exits
+from calm_jax import decoding, exits, model
 from calm_jax.decoding.layer_plans import evenly_spaced
 from calm_jax.interfaces import LayerWork, PlansAhead, StatelessSlot
 from calm_jax.pytrees import register_pytree
@@ -65,6 +65,33 @@ def test_every_number_of_layers_can_be_kept(num_layers):
       assert layers[-1] == num_layers - 1
       gaps = np.diff(layers)
       assert gaps.max() - gaps.min() <= 1
+
+
+def test_kept_layers_are_the_model_that_has_no_others():
+  kept = decode(cases.KEPT)
+  config, params = model.truncate(
+    cases.CONFIG,
+    cases.params(),
+    evenly_spaced(cases.KEPT.num_layers, cases.L),
+  )
+  bound = decoding.bind(
+    model.as_layered_decoder(config), params, depth_loop=cases.WHILE
+  )
+  alone = cases.host(
+    decoding.generate(
+      bound, cases.inputs(), max_length=cases.T, eos_id=cases.EOS_ID
+    )
+  )
+  for field in ('tokens', 'lengths', 'work'):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      getattr(kept, field),
+      getattr(alone, field),
+    )
+  np.testing.assert_allclose(kept.scores, alone.scores, atol=1e-4)
+  # A token leaves after the last layer, whatever its number.
+  at_the_end = np.where(alone.exit_layers > 0, cases.L, -1)
+  np.testing.assert_array_equal(kept.exit_layers, at_the_end)
 
 
 def test_kept_layers_alone_have_cross_attention():

@@ -759,12 +759,18 @@ _LONG = (
   'margin_nucleus_exact',
   'maximum_release_decay',
   'state_similarity_per_row_exact',
+  'router_exact',
 )
+
+
+# Their second program, of one row at a time, is compiled in long runs.
+_SECOND_IS_LONG = ('router',)
 
 
 def _marks(name, law):
   # A program of its own for each twin that is not in the list.
   alone = law == '10' and not cases.is_exact(name)
+  alone |= law in ('1b', '7') and name in _SECOND_IS_LONG
   return [pytest.mark.slow] if alone or name in _LONG else []
 
 

@@ -1,0 +1,52 @@
+"""The depth that a router gives each request, before anything is decoded."""
+
+from typing import Any
+
+import jax
+from numpy.typing import ArrayLike
+
+from calm_jax import sharding
+from calm_jax.array_types import Array
+from calm_jax.decoding import binding, input_checks
+from calm_jax.decoding.policy import ComputePolicy, as_policy
+from calm_jax.exits import LayerBudget, RoutedExit
+from calm_jax.interfaces import BoundDecoder, ExitRule
+
+
+def routed_depths(
+  bound: BoundDecoder, inputs: ArrayLike, policy: ComputePolicy | ExitRule
+) -> Array:
+  """Returns how many layers every token of each request will run, int32 [B].
+
+  The encoder runs for it, as it does again when the requests are decoded. So
+  requests of one depth can be put into one batch
+  (`evaluation.batches_by_depth`). A budget around the rule may stop them
+  earlier.
+
+  Args:
+    bound: the decoder with its parameters.
+    inputs: int [B, S], 0 = padding.
+    policy: its exit rule is a `RoutedExit`, or a budget around one.
+
+  Raises:
+    ValueError: for another exit rule, or as `generate`.
+  """
+  binding.check_bound(bound)
+  inputs = input_checks.check_inputs(inputs, bound.vocab_size)
+  rule: Any = as_policy(policy).exit_rule
+  while isinstance(rule, LayerBudget):
+    rule = rule.rule
+  if not isinstance(rule, RoutedExit):
+    raise ValueError(
+      f'{type(rule).__name__} gives requests no depth before they are decoded; '
+      'give an exits.RoutedExit'
+    )
+  return _depths(inputs, bound, rule.check(bound.decoder, len(inputs), 1))
+
+
+@jax.jit
+def _depths(inputs: Array, bound: BoundDecoder, rule: RoutedExit) -> Array:
+  def pool(inputs, bound):
+    return bound.pool_source(bound.encode(inputs))
+
+  return rule.depths(*sharding.map_rows(pool, bound.mesh)(inputs, bound))
