@@ -6,7 +6,7 @@ that picks the threshold so that the output stays close to the full model's
 with a stated probability. Importing this package loads nothing; its
 subpackages load when they are first named, and so does `load`:
 
-  generator = calm_jax.load('runs/demo')
+  generator = calm_jax.load('runs/demo', certificate='tuned')
   generator.generate(['...'])
 """
 

@@ -53,6 +53,13 @@ def call(script, *arguments, environment):
   )
 
 
+def copy_scripts(folder):
+  """All but the demo's checkpoint, which is 25 MB."""
+  shutil.copytree(
+    SCRIPTS, folder / 'scripts', ignore=shutil.ignore_patterns('demo_t5')
+  )
+
+
 def calls(environment):
   """The calls of stubs, each as a list of words."""
   text = pathlib.Path(environment['CALLS']).read_text()
@@ -72,13 +79,14 @@ def test_bash_reads_it(script):
   'script,words',
   [
     ('demo.sh', ('--input', '--directory')),
+    ('make_demo_checkpoint.sh', ('--directory', 'scripts/demo_t5')),
     ('launch_tpu_pod.sh', ('--setup', '--print', 'MODEL_DIR')),
     ('setup_environment.sh', ('EXTRAS=', 'PYTHON=', 'cuda12')),
     ('test.sh', ('--all', 'pytest', '-n 0')),
   ],
 )
 def test_help_teaches_and_runs_nothing(script, words, tmp_path):
-  shutil.copytree(SCRIPTS, tmp_path / 'scripts')
+  copy_scripts(tmp_path)
   done = subprocess.run(
     ['bash', f'scripts/{script}', '--help'],
     cwd=tmp_path,
@@ -95,7 +103,7 @@ def test_help_teaches_and_runs_nothing(script, words, tmp_path):
 @pytest.fixture
 def checkout(tmp_path):
   """A folder that looks set up, its programs stubs that note their calls."""
-  shutil.copytree(SCRIPTS, tmp_path / 'scripts')
+  copy_scripts(tmp_path)
   shutil.copy(ROOT / 'setup.py', tmp_path)
   programs = tmp_path / '.venv' / 'bin'
   programs.mkdir(parents=True)
@@ -160,6 +168,54 @@ def test_an_extra_that_does_not_exist_is_refused(checkout):
     text=True,
   )
   assert done.returncode == 2 and "no extra 'cuda'" in done.stderr
+
+
+def test_the_demo_runs_its_jobs_on_one_directory(checkout):
+  environment = {**os.environ, 'CALLS': str(checkout / 'calls')}
+  done = subprocess.run(
+    [
+      'bash',
+      'scripts/demo.sh',
+      '--input',
+      "it's 3 pm",
+      '--directory',
+      'd',
+    ],
+    cwd=checkout,
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  called = calls(environment)
+  jobs = [words[2].removeprefix('calm_jax.cli.') for words in called]
+  assert jobs == 'convert train tune tune evaluate generate generate'.split()
+  assert all('--gin.MODEL_DIR=d' in words for words in called[1:])
+  assert '--target=d/t5' in called[0] and '--gin.CHECKPOINT=d/t5' in called[1]
+  assert '--gin.OUTPUT_DIR=d/tuned_8' in called[3]
+  for words in called[5:]:
+    assert "--gin.INPUTS=it's 3 pm" in words
+  # The names of a shell's arrays and quotes are none of gin's.
+  files = [w for words in called for w in words if w.startswith('--gin_file=')]
+  for file in files:
+    assert (ROOT / 'gin_configs' / file.partition('=')[2]).is_file(), file
+
+
+def test_the_demo_starts_from_what_its_model_file_says():
+  gin = pytest.importorskip('gin')
+  pytest.importorskip('seqio', reason='the gin files name seqio Tasks')
+  from calm_jax import runs
+  from calm_jax.cli import gin_runner
+
+  folder = SCRIPTS / 'demo_t5'
+  loaded = runs.load(folder, folder / 'spiece.model', extra_ids=0)
+  gin_runner.parse(['models/demo.gin'], ['VOCAB_SIZE = 512'])
+  config = gin.query_parameter('%CONFIG').scoped_configurable_fn()
+  gin.clear_config()
+  assert loaded.config == config
+  assert loaded.tokenizer.vocab_size <= config.vocab_size
+  size = sum(file.stat().st_size for file in folder.iterdir())
+  assert size < 25e6, 'what a clone takes'
 
 
 def test_commits_are_checked_as_submissions_are():

@@ -1,7 +1,7 @@
 """What does a grid of thresholds cost, in passes of the full model?
 
-  python -m calm_jax.benchmarks.calibration_passes --run_dir=runs/demo \
-    --tokens=runs/demo/tokens/calibration.npz --max_length=18
+  python -m calm_jax.benchmarks.calibration_passes --run_dir=runs/narrow \
+    --tokens=runs/narrow/tokens/calibration.npz --max_length=18
 
 Decodes inputs of a token file with the full model and at 20 thresholds from
 0.95 to 0, none left out, as a calibration with exact K/V does, by the softmax

@@ -1,7 +1,7 @@
 """Measures what exact keys and values are worth, for a trained model.
 
-  python -m calm_jax.benchmarks.exactness --run_dir=runs/demo \
-    --tokens=runs/demo/tokens/test.npz --thresholds=0.9,0.7,0.5,0.3
+  python -m calm_jax.benchmarks.exactness --run_dir=runs/narrow \
+    --tokens=runs/narrow/tokens/test.npz --thresholds=0.9,0.7,0.5,0.3
 
 Decodes inputs of a token file (see calm_jax.cli.tokenize) with the full model
 and by the softmax margin at each threshold (Eq. 5 of CALM, temperature 4) in

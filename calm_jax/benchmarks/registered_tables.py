@@ -201,7 +201,7 @@ TABLES = {
     _of_rows(layouts_table.LayoutRow, layouts_table.table),
   ),
   'exactness': RegisteredTable(
-    ('exactness_demo_cpu.json',),
+    ('exactness_narrow_cpu.json',),
     _of_rows(exactness_table.ExactnessRow, exactness_table.table),
   ),
   'exactness_e2e_nlg': RegisteredTable(
@@ -229,7 +229,7 @@ TABLES = {
   'certified_int8': RegisteredTable(
     tuple(
       f'{run}_int8_certified_batch_1_cpu.json'
-      for run in ('e2e_nlg', 'tatoeba_en_fr', 'deep', 'demo')
+      for run in ('e2e_nlg', 'tatoeba_en_fr', 'deep', 'narrow')
     ),
     _of_several_runs,
   ),
@@ -239,7 +239,7 @@ TABLES = {
   'quantisation': RegisteredTable(
     tuple(
       f'quantisation_{run}.json'
-      for run in ('e2e_nlg', 'tatoeba_en_fr', 'deep', 'demo')
+      for run in ('e2e_nlg', 'tatoeba_en_fr', 'deep', 'narrow')
     ),
     _of_rows(quantisation_table.Report, quantisation_table.model_table),
   ),
@@ -266,11 +266,13 @@ TABLES = {
     ('e2e_nlg_abuse_cpu.json',),
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
   ),
-  'demo_quality': RegisteredTable(('demo.json',), _demo_quality),
-  'demo_speed': RegisteredTable(
-    ('demo.json',),
-    _of_records(records.EvaluationResult, reporting.timing_table),
+  'demo_tuned': RegisteredTable(
+    ('demo_tuned.json',), _of_records(records.Tuning, reporting.tuning_table)
   ),
+  'demo_tuned_8': RegisteredTable(
+    ('demo_tuned_8.json',), _of_records(records.Tuning, reporting.tuning_table)
+  ),
+  'demo_quality': RegisteredTable(('demo.json',), _demo_quality),
   'calibration_power': RegisteredTable(
     ('calibration_power.json',),
     _of_rows(calibration_power.PowerRow, calibration_power.table),
@@ -306,7 +308,7 @@ TABLES = {
     ),
     _of_records(records.ClassifierEvaluation, reporting.classifier_table),
   ),
-  'exit_weights': RegisteredTable(('demo_exit_weights.json',), _plain),
+  'exit_weights': RegisteredTable(('narrow_exit_weights.json',), _plain),
   'mesh_memory': RegisteredTable(
     ('mesh_memory.json',),
     _of_rows(mesh_memory_table.MemoryRow, mesh_memory_table.table),

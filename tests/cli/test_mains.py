@@ -78,7 +78,7 @@ def test_a_directory_that_cannot_be_written_ends_in_one_line():
   result = run_main(
     'train',
     '--gin_file=runs/train.gin',
-    '--gin_file=models/demo.gin',
+    '--gin_file=models/narrow.gin',
     '--gin_file=tasks/embedded_corpus.gin',
     '--gin.MODEL_DIR=/proc/run',
   )

@@ -228,6 +228,7 @@ def test_a_refilled_slot_has_the_depth_of_its_request():
     assert set(said.tolist()) == {DEPTHS[number % 4]}, number
 
 
+@pytest.mark.slow
 def test_an_exported_program_routes(tmp_path):
   spec = deployment.ProgramSpec(
     source_length=3, max_length=T, eos_id=-1, policy=RULE

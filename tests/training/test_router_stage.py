@@ -133,6 +133,7 @@ def test_the_router_reads_what_decoding_reads(params):
   np.testing.assert_allclose(pooled[row], states.mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trained_router_is_loaded_and_knows_better(trained, params):
   folder, result = trained
   router = runs.load_router(folder)

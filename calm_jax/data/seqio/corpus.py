@@ -47,6 +47,8 @@ class EmbeddedCorpus:
     max_operand: the largest number added or subtracted, 1..20.
     max_start: the number a sum starts from at most, 2..60.
     vocab_size: pieces of the vocabulary.
+    vocabulary_model: path of a SentencePiece model to use instead of training
+      one: that of a checkpoint to go on from.
     metrics: as for `JsonlTask`.
   """
 
@@ -66,6 +68,7 @@ class EmbeddedCorpus:
   max_operand: int = 9
   max_start: int = 40
   vocab_size: int = 512
+  vocabulary_model: str | None = None
   metrics: Sequence[str] = ('exact_match', 'rouge_l')
 
   def __post_init__(self):
@@ -105,6 +108,8 @@ class EmbeddedCorpus:
   @property
   def vocabulary(self) -> str:
     """Path of the SentencePiece model; it exists once `register` has run."""
+    if self.vocabulary_model is not None:
+      return resolve_path(self.vocabulary_model)
     content = dataclasses.replace(self, name='', directory='', metrics=())
     key = hashlib.sha256(f'{VERSION} {content}'.encode()).hexdigest()[:12]
     return os.path.join(resolve_path(self.directory), f'vocabulary_{key}.model')
@@ -129,6 +134,11 @@ class EmbeddedCorpus:
 
   def register(self):
     """Registers the Task, once, and returns it; trains its vocabulary."""
+    if self.vocabulary_model and not os.path.exists(self.vocabulary):
+      raise ValueError(
+        f'{self.name}: there is no vocabulary_model {self.vocabulary_model!r}; '
+        'give the SentencePiece model of a checkpoint, or None to train one'
+      )
     splits = self.read_splits()
     if not os.path.exists(self.vocabulary):
       train_sentencepiece(

@@ -164,6 +164,26 @@ def test_vocabulary_is_cached_and_reproducible(tmp_path):
     changed.register()
 
 
+def test_a_vocabulary_that_there_is_may_be_given(tmp_path):
+  own = corpus.EmbeddedCorpus('own_vocabulary', str(tmp_path / 'own'), **SMALL)
+  own.register()
+  given = dataclasses.replace(
+    own,
+    name='given_vocabulary',
+    directory=str(tmp_path / 'given'),
+    vocabulary_model=own.vocabulary,
+  )
+  given.register()
+  assert given.vocabulary == own.vocabulary
+  assert not (tmp_path / 'given').exists()
+  assert given.read_splits() == own.read_splits()
+  missing = dataclasses.replace(
+    given, name='missing_vocabulary', vocabulary_model='nowhere.model'
+  )
+  with pytest.raises(ValueError, match=r"no vocabulary_model 'nowhere\.model'"):
+    missing.register()
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
