@@ -109,7 +109,14 @@ def test_kept_layers_alone_have_cross_attention():
   assert cache.max_length == cases.T
 
 
-@pytest.mark.parametrize('loop', [name for name in LOOPS if name != 'while'])
+@pytest.mark.parametrize(
+  'loop',
+  [
+    'unrolled',
+    pytest.param('compacting', marks=pytest.mark.slow),
+    pytest.param('compacting pairs', marks=pytest.mark.slow),
+  ],
+)
 @pytest.mark.parametrize(
   'plan',
   [
@@ -123,7 +130,9 @@ def test_all_loops_say_the_same(plan, loop):
   same(decode(plan, LOOPS[loop]), decode(plan))
 
 
-@pytest.mark.parametrize('loop', ['while', 'unrolled'])
+@pytest.mark.parametrize(
+  'loop', ['while', pytest.param('unrolled', marks=pytest.mark.slow)]
+)
 def test_a_program_per_depth_is_one_with_masks(loop):
   """Law 7 of SkipDecode."""
   masked = dataclasses.replace(cases.SKIP_DECODE, segmented=False)
@@ -139,7 +148,9 @@ def test_skip_decode_visits_as_many_layers_as_it_says():
   assert len(set(depths[decoded])) == 3
 
 
-@pytest.mark.parametrize('segmented', [True, False])
+@pytest.mark.parametrize(
+  'segmented', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_slots_at_different_positions(segmented):
   """A queue serves rows that are ahead by the program of those behind."""
   plan = dataclasses.replace(cases.SKIP_DECODE, segmented=segmented)
@@ -222,7 +233,9 @@ class LeaveOutTheSecond(PlansAhead, StatelessSlot):
     return state, LayerWork(attention=runs, feed_forward=runs)
 
 
-@pytest.mark.parametrize('loop', ['while', 'unrolled'])
+@pytest.mark.parametrize(
+  'loop', ['while', pytest.param('unrolled', marks=pytest.mark.slow)]
+)
 def test_an_exit_rule_does_not_look_at_a_layer_that_did_not_run(loop):
   """A state that nothing turned is as similar as can be, and says nothing."""
   rule = exits.ConfidenceExit(exits.StateSimilarity(), 0.9999)

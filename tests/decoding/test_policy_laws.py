@@ -764,7 +764,7 @@ _LONG = (
 
 
 # Their second program, of one row at a time, is compiled in long runs.
-_SECOND_IS_LONG = ('router',)
+_SECOND_IS_LONG = ('router', 'skip_decode')
 
 
 def _marks(name, law):
