@@ -192,6 +192,7 @@ TABLES = {
     ),
     _speed,
   ),
+  'speed_plans': RegisteredTable(('plans_base_cpu.json',), _speed),
   'drafting': RegisteredTable(
     ('drafting_cpu.json',),
     _of_rows(drafting_table.DraftingRow, drafting_table.table),
