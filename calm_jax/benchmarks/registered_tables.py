@@ -296,6 +296,9 @@ TABLES = {
   'certified_deep_gates': RegisteredTable(
     ('deep_gates_batch_1_cpu.json',), _certified
   ),
+  'certified_tatoeba_gates': RegisteredTable(
+    ('tatoeba_gates_cpu.json',), _certified
+  ),
   'certified_gates': RegisteredTable(('certified_gates.json',), _plain),
   'certified_layers': RegisteredTable(
     ('certified_layers.json',),
