@@ -15,7 +15,8 @@ from jax import lax
 
 from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding.layer_steps import Layers, Memory, Rows
+from calm_jax.decoding.layer_rows import Memory, Rows
+from calm_jax.decoding.layer_steps import Layers
 from calm_jax.interfaces import LayerWork
 
 

@@ -13,7 +13,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import lax
 
-from calm_jax.decoding.layer_steps import Layers, Memory, Rows
+from calm_jax.decoding.layer_rows import Memory, Rows
+from calm_jax.decoding.layer_steps import Layers
 from calm_jax.decoding.row_masks import when
 
 

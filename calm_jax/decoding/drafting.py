@@ -20,7 +20,8 @@ from calm_jax.decoding import companions as company
 from calm_jax.decoding import forced_prefix as prefixes
 from calm_jax.decoding import sampling
 from calm_jax.decoding.catch_up import CatchUp
-from calm_jax.decoding.layer_steps import Layers, Memory, Rows
+from calm_jax.decoding.layer_rows import Memory, Rows
+from calm_jax.decoding.layer_steps import Layers
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.states import Carry, Drafts

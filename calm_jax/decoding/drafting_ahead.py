@@ -17,7 +17,8 @@ from calm_jax.array_types import Array
 from calm_jax.decoding.draft_ahead import DraftAhead
 from calm_jax.decoding.drafters import Guess, drafter_of
 from calm_jax.decoding.drafting import check_drafts, choose_tokens
-from calm_jax.decoding.layer_steps import Layers, Memory
+from calm_jax.decoding.layer_rows import Memory
+from calm_jax.decoding.layer_steps import Layers
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.states import Carry

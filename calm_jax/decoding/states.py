@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding.layer_steps import Memory, Rows
+from calm_jax.decoding.layer_rows import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.interfaces import BoundDecoder, LayeredDecoder, Reading, Work
