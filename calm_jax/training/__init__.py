@@ -134,6 +134,7 @@ from calm_jax.training.twin_losses import (
   chosen_states,
   evaluate_twins,
 )
+from calm_jax.training.twin_shape import TwinShape
 
 __all__ = [
   'BatchObjective',
@@ -170,6 +171,7 @@ __all__ = [
   'TrainResult',
   'TrainState',
   'TwinAgreement',
+  'TwinShape',
   'WrappingObjective',
   'adafactor',
   'adamw',

@@ -14,7 +14,7 @@ from cases import policy_cases as cases
 
 from calm_jax import costs, decoding, exits
 from calm_jax.decoding import token_loop
-from calm_jax.interfaces import LayerWork, PlansAhead, StatelessSlot
+from calm_jax.interfaces import LayerWork, PlansAhead, PlanView, StatelessSlot
 from calm_jax.pytrees import register_pytree
 from calm_jax.small_twins import SmallTwins
 
@@ -45,10 +45,14 @@ def decode(plan, depth_loop=cases.WHILE, **slots):
   return cases.host(decoding.finish(decoding.advance(state)))
 
 
-def test_own_blocks_everywhere_are_the_full_model():
-  """To the bit, with twins at hand."""
-  found = decode(decoding.ChosenFeedForward((1,) * cases.L, TWINS))
-  jax.tree.map(np.testing.assert_array_equal, found, cases.decode('full'))
+@pytest.mark.parametrize('twins', [None, TWINS])
+@pytest.mark.parametrize('layer', [2, jnp.int32(2)])
+def test_own_blocks_everywhere_are_the_full_model(twins, layer):
+  """What is asked for is what `EveryLayer` asks for; law 2 decodes."""
+  rows = jnp.zeros((cases.B,), jnp.int32)
+  view = PlanView(layer=layer, positions=rows, hidden=rows, active=rows == 0)
+  plan = decoding.ChosenFeedForward((1,) * cases.L, twins)
+  assert plan.before(None, view) == decoding.EveryLayer().before(None, view)
 
 
 @pytest.mark.slow
@@ -144,6 +148,7 @@ def cost(choices):
   return counted, (work.checks > 0).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('choices', [(2, 1, 0, 2), (0, 0, 0, 0)])
 def test_the_cost_is_the_sum_of_what_was_chosen(choices):
   counted, tokens = cost(choices)

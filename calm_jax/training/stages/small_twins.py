@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from calm_jax import checks, model
+from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.small_twins import SmallTwins
@@ -24,6 +24,7 @@ from calm_jax.training.forward import Draws
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
 from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.twin_shape import TwinShape
 
 _KEY = trained_parts.SMALL_TWINS.key
 
@@ -33,9 +34,7 @@ def twin_stage(
   params: Params,
   optimizer: Optimizer,
   *,
-  hidden_units: int = 32,
-  twin_rate: float = 0.5,
-  none_rate: float = 0.1,
+  shape: TwinShape | None = None,
   seed: int = 0,
 ) -> Stage:
   """Returns the training of small twins for a frozen model.
@@ -52,50 +51,27 @@ def twin_stage(
     config: the model.
     params: its parameters, which stay as they are.
     optimizer: from `training.adamw` or `training.adafactor`.
-    hidden_units: U, of each twin.
-    twin_rate: how probable a twin is where a feed-forward runs, in (0, 1].
-    none_rate: how probable it is that none does, in [0, 1).
+    shape: hidden units, and how often they run; `TwinShape()` if None.
     seed: of its first weights and of what is drawn.
-
-  Raises:
-    ValueError: for hidden units below 1, or rates that are none.
   """
-  checks.check_whole(hidden_units, 'hidden_units of small twins', low=1)
-  rates = (_rate(twin_rate, 'twin_rate'), _rate(none_rate, 'none_rate'))
-  if not rates[0] or rates[1] == 1.0:
-    raise ValueError(
-      f'with twin_rate {twin_rate} and none_rate {none_rate} no twin ever runs '
-      'in training; give a twin_rate above 0 and a none_rate below 1'
-    )
+  shape = TwinShape() if shape is None else shape
+  layers = config.num_decoder_layers
   return Stage(
     config=config,
     optimizer=optimizer,
     init=lambda _: init_twin_state(
-      config, optimizer, hidden_units=hidden_units, seed=seed
+      config, optimizer, hidden_units=shape.hidden_units, seed=seed
     ),
-    step=make_twin_step(
-      config, optimizer, twin_rate=rates[0], none_rate=rates[1]
-    ),
+    step=make_twin_step(config, optimizer, shape),
     check_batch=functools.partial(step_lib.check_batch, config=config),
     constants=params,
     context={
-      'twin_hidden_units': hidden_units,
-      'twin_rate': rates[0],
-      'none_rate': rates[1],
+      'twin_shape': repr(shape),
       **trained_parts.backbone_context(params),
     },
-    title=f'{config.num_decoder_layers} small twins of {hidden_units} units',
+    title=f'{layers} small twins of {shape.hidden_units} units',
     inside=True,
   )
-
-
-def _rate(value: float, name: str) -> float:
-  """Returns a probability; raises ValueError if it is none."""
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise ValueError(f'{name} of small twins is {value!r}; give one in [0, 1]')
-  if not 0.0 <= value <= 1.0:
-    raise ValueError(f'{name} of small twins is {value}; give one in [0, 1]')
-  return float(value)
 
 
 def twin_directory(model_dir: str | os.PathLike, name: str = _KEY) -> str:
@@ -136,11 +112,7 @@ def init_twin_state(
 
 @functools.lru_cache(maxsize=8)
 def make_twin_step(
-  config: model.T5Config,
-  optimizer: Optimizer,
-  *,
-  twin_rate: float,
-  none_rate: float,
+  config: model.T5Config, optimizer: Optimizer, shape: TwinShape
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """Returns the jitted `(state, batch, params) -> (state, metrics)`.
 
@@ -155,8 +127,8 @@ def make_twin_step(
     choices = twin_losses.draw_choices(
       Draws.of_step(state.rng, state.step, jnp.arange(rows)),
       (length, config.num_decoder_layers),
-      twin_rate=twin_rate,
-      none_rate=none_rate,
+      twin_rate=shape.twin_rate,
+      none_rate=shape.none_rate,
     )
 
     def loss_of(tree):
