@@ -156,6 +156,7 @@ ALLOWED = {
     'reporting',
     'runs',
     'sharding',
+    'small_twins',
     'tokenizer',
     'training',
   },
