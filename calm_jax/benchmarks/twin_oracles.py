@@ -15,21 +15,22 @@ others. Needs neither gin, seqio nor TensorFlow.
 """
 
 import argparse
-import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import checks, model, runs, training
-from calm_jax.benchmarks import measured_rows, twin_patterns
+from calm_jax import checks, runs, training
+from calm_jax.benchmarks import (
+  measured_rows,
+  twin_oracle_rows,
+  twin_oracles_table,
+  twin_patterns,
+  twin_scores,
+)
 from calm_jax.benchmarks.arguments import Arguments
-from calm_jax.reporting import tables
-from calm_jax.small_twins import SmallTwins
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -56,85 +57,6 @@ def _check(flags: argparse.Namespace) -> None:
   checks.check_whole(flags.seed, 'seed', low=0)
 
 
-def label_scores(
-  config: model.T5Config,
-  params: Any,
-  twins: SmallTwins,
-  batches: Sequence[Mapping[str, Any]],
-  patterns: Sequence[twin_patterns.Pattern],
-  *,
-  num_permutations: int,
-  rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns log-probabilities of tokens' labels, and of permuted ones.
-
-  Args:
-    config: the model.
-    params: its parameters.
-    twins: its twins.
-    batches: with T5X's keys, not packed.
-    patterns: R of them.
-    num_permutations: K, of the labels of all target tokens.
-    rng: draws them.
-
-  Returns:
-    float [N, R] and [K, N, R].
-
-  Raises:
-    ValueError: if there is no target token.
-  """
-  where = [batch['decoder_loss_weights'] > 0 for batch in batches]
-  labels = np.concatenate(
-    [
-      batch['decoder_target_tokens'][kept]
-      for batch, kept in zip(batches, where, strict=True)
-    ]
-  )
-  if not labels.size:
-    raise ValueError('there is no target token to score')
-  asked = [labels, *(rng.permutation(labels) for _ in range(num_permutations))]
-  score = jax.jit(functools.partial(_scores, config))
-  starts = np.cumsum([0, *(kept.sum() for kept in where)])
-  found = np.zeros((len(asked), len(labels), len(patterns)))
-  for number, (batch, kept) in enumerate(zip(batches, where, strict=True)):
-    here = slice(starts[number], starts[number + 1])
-    of_batch = np.zeros((len(asked), *kept.shape), np.int32)
-    of_batch[:, kept] = [one[here] for one in asked]
-    for place, pattern in enumerate(patterns):
-      chosen = np.array(pattern, np.int32)[None, None]
-      logs = np.asarray(score(params, twins, dict(batch), chosen, of_batch))
-      found[:, here, place] = logs[:, kept]
-  return found[0], found[1:]
-
-
-def _scores(config, params, twins, batch, choices, labels):
-  """Returns the log-probabilities of labels [K, B, T] with a pattern."""
-  states = training.chosen_states(config, params, twins, batch, choices)
-  logs = jax.nn.log_softmax(model.output_logits(config, params, states[-1]))
-  return jnp.take_along_axis(logs[None], labels[..., None], axis=-1)[..., 0]
-
-
-def first_tokens(
-  batches: Iterator[Mapping[str, Any]], number: int
-) -> list[dict[str, Any]]:
-  """Returns the batches that hold the first target tokens, others weightless.
-
-  Args:
-    batches: with T5X's keys.
-    number: how many target tokens.
-  """
-  kept = []
-  for batch in batches:
-    weights = np.array(batch['decoder_loss_weights'])
-    order = np.cumsum(weights > 0).reshape(weights.shape)
-    weights[order > number] = 0
-    kept.append({**batch, 'decoder_loss_weights': weights})
-    number -= int((weights > 0).sum())
-    if number <= 0:
-      break
-  return kept
-
-
 def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   """Measures what the flags name."""
   _check(flags)
@@ -150,17 +72,17 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     shuffle=False,
     num_epochs=1,
   )
-  scores, permuted = label_scores(
+  scores, permuted = twin_scores.label_scores(
     config,
     run.params,
     twins,
-    first_tokens(batches, flags.num_tokens),
+    twin_scores.first_tokens(batches, flags.num_tokens),
     patterns,
     num_permutations=flags.num_permutations,
     rng=np.random.default_rng(flags.seed),
   )
   flags.num_tokens = len(scores)
-  rows = twin_patterns.rows_of(
+  rows = twin_oracle_rows.rows_of(
     patterns,
     scores,
     permuted,
@@ -180,53 +102,6 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   )
 
 
-def table(measured: measured_rows.Measured) -> tables.Table:
-  """Returns the table of a run, losses in nats per token."""
-  details = measured.context.details
-  return tables.Table(
-    header=(
-      'run',
-      'blocks',
-      'best single',
-      'pattern',
-      'blind mix',
-      'oracle',
-      'gain',
-      'on permuted labels',
-      'dealt out',
-    ),
-    rows=tuple(
-      (
-        row.run,
-        f'{row.budget:g}',
-        f'{-row.single:.3f}',
-        ''.join(map(str, row.pattern)),
-        f'{-row.mix:.3f}',
-        f'{-row.oracle:.3f}',
-        f'{row.gain:.3f}',
-        f'{row.permuted_gain:.3f}',
-        f'{row.luck:.3f}',
-      )
-      for row in measured.rows
-    ),
-    notes=(
-      'blocks: the budget of a token, on the mean, in feed-forward blocks of '
-      f'the model; a twin of {details["twin_units"]} hidden units is '
-      f'{details["twin_units"] / details["own_units"]:.3f} of one. Losses are '
-      f'in nats per token, over {measured.flags["num_tokens"]} tokens and '
-      f"{details['num_patterns']} patterns; the model's own is "
-      f'{-measured.rows[0].full:.3f}.',
-      'pattern: for each layer 0 no feed-forward, 1 its own, 2 its twin. Best '
-      'single: the one that is best for all tokens together; blind mix: '
-      'likewise the best two; oracle: the best for each token by its label.',
-      'gain: of the oracle over the mix; on permuted labels: the same where '
-      'each token has the label of another, and no pattern can know it; dealt '
-      'out: the same after what patterns are to single tokens was dealt out to '
-      'others. Both are gains by luck.',
-    ),
-  )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
   """Measures, writes and prints."""
   flags = _parse(arguments)
@@ -234,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = _run(flags)
   except (OSError, ValueError) as error:
     sys.exit(f'twin_oracles: {error}')
-  measured_rows.publish(measured, table, flags.output)
+  measured_rows.publish(measured, twin_oracles_table.table, flags.output)
 
 
 if __name__ == '__main__':

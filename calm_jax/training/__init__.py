@@ -129,12 +129,9 @@ from calm_jax.training.temperatures import (
   FittedTemperatures,
   fit_temperatures,
 )
-from calm_jax.training.twin_losses import (
-  TwinAgreement,
-  chosen_states,
-  evaluate_twins,
-)
+from calm_jax.training.twin_losses import TwinAgreement, evaluate_twins
 from calm_jax.training.twin_shape import TwinShape
+from calm_jax.training.twin_states import chosen_states
 
 __all__ = [
   'BatchObjective',

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from calm_jax.benchmarks import twin_patterns
+from calm_jax.benchmarks import twin_oracle_rows, twin_patterns
 
 UNITS = {'own_units': 8, 'twin_units': 2}
 
@@ -42,7 +42,7 @@ def scored(layers=2, tokens=40, suits=0.0, seed=0):
 def test_the_oracle_is_the_best_of_all_choices():
   """By brute force over the patterns of four tokens."""
   patterns, scores, permuted = scored(tokens=4)
-  rows = twin_patterns.rows_of(patterns, scores, permuted, **UNITS)
+  rows = twin_oracle_rows.rows_of(patterns, scores, permuted, **UNITS)
   costs, block = twin_patterns.costs_of(patterns, **UNITS)
   assert [row.budget for row in rows] == [1.0, 2.0]
   for row in rows:
@@ -61,7 +61,7 @@ def test_the_oracle_is_the_best_of_all_choices():
 
 def test_more_budget_is_never_worse():
   given = scored(layers=3, tokens=60)
-  rows = twin_patterns.rows_of(*given, **UNITS)
+  rows = twin_oracle_rows.rows_of(*given, **UNITS)
   for column in ('single', 'mix', 'oracle'):
     values = [getattr(row, column) for row in rows]
     assert values == sorted(values)
@@ -73,7 +73,7 @@ def test_the_curse_is_told_from_what_suits():
   """Of noise alone the oracle gains what it does on permuted labels."""
   for suits in (0.0, 6.0):
     given = scored(layers=3, tokens=150, suits=suits)
-    row = twin_patterns.rows_of(*given, **UNITS)[-1]
+    row = twin_oracle_rows.rows_of(*given, **UNITS)[-1]
     assert row.permuted_gain > 1.0, 'the best of 27 draws is above their mean'
     if suits:
       assert row.gain > 3 * row.permuted_gain / 2
@@ -88,13 +88,13 @@ def test_the_curse_is_told_from_what_suits():
     (lambda: twin_patterns.patterns_of(0, count=3), 'num_layers 0 must be'),
     (lambda: twin_patterns.patterns_of(9, count=2), 'patterns 2 must be'),
     (
-      lambda: twin_patterns.rows_of(
+      lambda: twin_oracle_rows.rows_of(
         [(1,), (0,)], np.zeros((4, 2)), np.zeros((4, 2)), **UNITS
       ),
       r'\(4, 2\); give \[N, R\] and \[K, N, R\]',
     ),
     (
-      lambda: twin_patterns.rows_of(
+      lambda: twin_oracle_rows.rows_of(
         [(1,), (0,)], np.full((4, 2), np.nan), np.zeros((1, 4, 2)), **UNITS
       ),
       'the score of route 0 on input 0 is nan',

@@ -13,7 +13,7 @@ from fakes.counting_task import bindings_of
 
 from calm_jax import decoding, records, runs, training
 from calm_jax.benchmarks import measured_rows, twin_oracles
-from calm_jax.benchmarks.twin_patterns import TwinOracleRow
+from calm_jax.benchmarks.twin_oracle_rows import TwinOracleRow
 
 pytestmark = pytest.mark.slow
 PLAN = {

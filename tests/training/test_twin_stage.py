@@ -11,7 +11,7 @@ from cases import training_cases
 
 from calm_jax import checkpoints, decoding, model, runs, training
 from calm_jax.small_twins import OWN, TWIN, SmallTwins
-from calm_jax.training import twin_losses
+from calm_jax.training import twin_states
 from calm_jax.training.forward import Draws
 
 CONFIG = dataclasses.replace(training_cases.CONFIG, dropout_rate=0.0)
@@ -54,7 +54,7 @@ def test_what_is_drawn_is_as_probable_as_said():
   draws = Draws.of_step(key, jnp.int32(3), jnp.arange(50))
 
   def drawn(draws, **rates):
-    return np.asarray(twin_losses.draw_choices(draws, (20, 6), **rates))
+    return np.asarray(twin_states.draw_choices(draws, (20, 6), **rates))
 
   choices = drawn(draws, twin_rate=0.75, none_rate=0.2)
   shares = np.bincount(choices.ravel()) / choices.size

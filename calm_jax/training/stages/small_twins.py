@@ -19,7 +19,7 @@ from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.small_twins import SmallTwins
 from calm_jax.training import step as step_lib
-from calm_jax.training import twin_losses
+from calm_jax.training import twin_losses, twin_states
 from calm_jax.training.forward import Draws
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
@@ -124,7 +124,7 @@ def make_twin_step(
 
   def twin_step(state, batch, params):
     rows, length = batch['decoder_input_tokens'].shape
-    choices = twin_losses.draw_choices(
+    choices = twin_states.draw_choices(
       Draws.of_step(state.rng, state.step, jnp.arange(rows)),
       (length, config.num_decoder_layers),
       twin_rate=shape.twin_rate,
