@@ -82,7 +82,7 @@ def filler(name):
   """Returns a literal of the type that a macro of this name has."""
   if name in ('CONFIG', 'POLICY', 'SPACE', 'TASK'):
     return '@gin.singleton'  # some reference
-  if name in ('FEATURE_LENGTHS', 'LENGTH_BUCKETS', 'METRICS'):
+  if name in ('CHOICES', 'FEATURE_LENGTHS', 'LENGTH_BUCKETS', 'METRICS'):
     return {'FEATURE_LENGTHS': "{'inputs': 8, 'targets': 8}"}.get(name, '()')
   return '64' if name.endswith(('SIZE', 'STEPS', 'LENGTH')) else "'x'"
 
