@@ -29,6 +29,7 @@ ALLOWED = {
   'draft_heads': {*BASE, 'checks'},
   'exit_adapters': {*BASE, 'checks'},
   'exit_layers': {*BASE, 'exit_adapters'},
+  'small_twins': {*BASE, 'checks', 'exit_adapters'},
   'exits': {*BASE, 'checks', 'sharding'},
   'decoding': {
     *BASE,
@@ -38,6 +39,7 @@ ALLOWED = {
     'exits',
     'quantisation',
     'sharding',
+    'small_twins',
   },
   'costs': {
     'array_types',
@@ -85,6 +87,7 @@ ALLOWED = {
     'processes',
     'records',
     'sharding',
+    'small_twins',
     'tokenizer',
   },
   'runs': {
@@ -99,6 +102,7 @@ ALLOWED = {
     'model',
     'quantisation',
     'records',
+    'small_twins',
     'tokenizer',
   },
   'pipeline': {
@@ -152,6 +156,7 @@ ALLOWED = {
     'reporting',
     'runs',
     'sharding',
+    'small_twins',
     'tokenizer',
     'training',
   },

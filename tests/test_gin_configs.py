@@ -82,7 +82,7 @@ def filler(name):
   """Returns a literal of the type that a macro of this name has."""
   if name in ('CONFIG', 'POLICY', 'SPACE', 'TASK'):
     return '@gin.singleton'  # some reference
-  if name in ('FEATURE_LENGTHS', 'LENGTH_BUCKETS', 'METRICS'):
+  if name in ('CHOICES', 'FEATURE_LENGTHS', 'LENGTH_BUCKETS', 'METRICS'):
     return {'FEATURE_LENGTHS': "{'inputs': 8, 'targets': 8}"}.get(name, '()')
   return '64' if name.endswith(('SIZE', 'STEPS', 'LENGTH')) else "'x'"
 
@@ -128,6 +128,7 @@ TRAINED = (
   'lossless_int8.gin',
   'router.gin',
   'tuned.gin',
+  'twins.gin',
 )
 
 
@@ -244,6 +245,7 @@ def save_run_with_parts(directory):
     'beside': gate,
     'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},
     'router': {'bias': (1,), 'state': (3, 1), 'length_weights': (1,)},
+    'small_twins': {'scale': (2, 3), 'gates': (2, 3, 2, 1), 'out': (2, 1, 3)},
   }
   for part, of_part in shapes.items():
     arrays = {name: np.ones(shape, 'f4') for name, shape in of_part.items()}
@@ -288,7 +290,8 @@ def save_tuning(folder):
 def parts_of(policy, directory):
   """Returns what a file of policies is told of a run with parts."""
   beside = ["GATE = 'beside'"] if policy == 'adapted_gate.gin' else []
-  return [f'MODEL_DIR = {str(directory)!r}', *beside]
+  choices = ['CHOICES = (2, 0)'] if policy == 'twins.gin' else []
+  return [f'MODEL_DIR = {str(directory)!r}', *beside, *choices]
 
 
 def test_run_files_say_how_to_run_them():

@@ -43,6 +43,9 @@ EXIT_ADAPTERS = TrainedPart(
 )
 GATE = TrainedPart('gate', 'gate', 'calm_jax.cli.train_gates')
 ROUTER = TrainedPart('router', 'router', 'calm_jax.cli.train_router')
+SMALL_TWINS = TrainedPart(
+  'small_twins', 'set of small twins', 'calm_jax.cli.train_twins'
+)
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from calm_jax.decoding.cache_fills import (
   ProjectFirstExitState,
 )
 from calm_jax.decoding.catch_up import CatchUp
+from calm_jax.decoding.chosen_feed_forward import ChosenFeedForward
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
 from calm_jax.decoding.deferred_fill import DeferredExitState
@@ -96,6 +97,7 @@ __all__ = [
   'AdaptedVocabulary',
   'BeamSearch',
   'CatchUp',
+  'ChosenFeedForward',
   'CompactingDepthLoop',
   'CompiledDecode',
   'ComputePolicy',

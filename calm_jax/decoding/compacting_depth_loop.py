@@ -119,7 +119,7 @@ def _run_rows(
     layer,
     jax.tree.map(lambda leaf: leaf[chosen], rows),
     layers.bound.take_rows(cache, chosen),
-    jax.tree.map(lambda leaf: leaf[chosen], work),
+    work.of_rows(chosen),
   )
   return jax.tree.map(
     lambda leaf, new: leaf.at[chosen].set(new, unique_indices=True), rows, ran

@@ -14,7 +14,7 @@ from jax import lax
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import companions as company
-from calm_jax.decoding import row_masks
+from calm_jax.decoding import feed_forwards, row_masks
 from calm_jax.decoding.layer_rows import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.interfaces import (
@@ -24,6 +24,7 @@ from calm_jax.interfaces import (
   PlanView,
   Work,
 )
+from calm_jax.small_twins import OWN, TWIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +186,15 @@ class Layers:
         row_masks.run_rows, rows.active, branch=plan.may_skip_for_all
       )
       attended = run(work.attention, attend_here, previous)
-      hidden = run(work.feed_forward, feed_forward, attended)
+      hidden = feed_forwards.run_chosen(
+        rows.active,
+        work.feed_forward,
+        own=feed_forward,
+        twins=plan.twins,
+        layer=layer,
+        hidden=attended,
+        branch=plan.may_skip_for_all,
+      )
     else:
       hidden, companions = company.run_together(
         lambda hidden, positions: feed_forward(attend(hidden, positions)),
@@ -197,20 +206,25 @@ class Layers:
       rows,
       hidden=row_masks.keep_rows(rows.active, hidden, previous),
       companions=companions,
-      work=rows.work.plus(
-        attention=row_masks.wanted_rows(rows.active, work.attention),
-        feed_forward=row_masks.wanted_rows(rows.active, work.feed_forward),
-      ),
+      work=rows.work.plus(**self._done(rows.active, work)),
     )
-    ran = None
-    if work.attention is not None and work.feed_forward is not None:
-      ran = work.attention | work.feed_forward
-    rows = self._exit(layer, rows, previous, ran)
+    rows = self._exit(layer, rows, previous, work.ran)
     if all(part is None for part in work):
       return rows
     view = dataclasses.replace(view, attended=attended[:, 0], left=hidden[:, 0])
     state = plan.after(rows.policy.layer_plan, view, work)
     return self._keep_plan(rows, state, before)
+
+  def _done(self, active: Array, work: LayerWork) -> dict[str, Array]:
+    """Returns what the ledger says of a layer that has run."""
+    ran = functools.partial(feed_forwards.rows_of, active, work.feed_forward)
+    done = {
+      'attention': row_masks.wanted_rows(active, work.attention),
+      'feed_forward': ran(OWN),
+    }
+    if (twins := self.policy.layer_plan.twins) is not None:
+      done['extra_products'] = ran(TWIN) * twins.products
+    return done
 
   def read(self, rows: Rows) -> Rows:
     """Returns rows with the logits of their exit states."""

@@ -21,6 +21,7 @@ from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.interfaces.ledger import FillWork, Work
 from calm_jax.interfaces.policy_slots import (
   ExitRule,
+  FeedForwardTwins,
   LayerPlan,
   PlansAhead,
   PolicySlot,
@@ -46,6 +47,7 @@ __all__ = [
   'Companions',
   'DepthLoop',
   'ExitRule',
+  'FeedForwardTwins',
   'FillWork',
   'LayerPlan',
   'LayerView',

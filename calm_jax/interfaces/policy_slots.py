@@ -53,6 +53,19 @@ class StatelessSlot:
     del decoder, batch_size, max_length
 
 
+class FeedForwardTwins(Protocol):
+  """Feed-forward blocks that a layer plan brings, one beside each layer's."""
+
+  @property
+  def products(self) -> int:
+    """Products with D weights that a state takes, for the ledger."""
+    ...
+
+  def __call__(self, hidden: Array, layer: Array | int) -> Array:
+    """Returns states [..., D] after the twin of a layer, residual included."""
+    ...
+
+
 @runtime_checkable
 class LayerPlan(PolicySlot, Protocol):
   """Decides, before a layer, which of its sub-layers run for which rows.
@@ -76,6 +89,11 @@ class LayerPlan(PolicySlot, Protocol):
 
     Where not, no branch is put around what a plan leaves out for some rows.
     """
+    ...
+
+  @property
+  def twins(self) -> FeedForwardTwins | None:
+    """What `LayerWork.feed_forward` of 2 runs; None if it never says that."""
     ...
 
   def segments(self, num_layers: int, max_length: int) -> tuple[Segment, ...]:
@@ -105,6 +123,7 @@ class PlansAhead:
   same_everywhere = False
   every_layer = True
   may_skip_for_all = True
+  twins: Any = None
 
   def segments(self, num_layers: int, max_length: int) -> tuple[Segment, ...]:
     """Returns one segment of all layers."""

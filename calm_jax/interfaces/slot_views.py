@@ -3,6 +3,8 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
+
 from calm_jax.array_types import Array, PyTree
 from calm_jax.pytrees import register_pytree
 
@@ -64,7 +66,9 @@ class LayerWork(NamedTuple):
 
   Attributes:
     attention: bool [B] or None, rows whose attention sub-layers run.
-    feed_forward: bool [B] or None, rows whose FFN runs.
+    feed_forward: int32 [B] or None, which FFN runs: 0 none, 1 the layer's own,
+      2 the plan's twin of it (`LayerPlan.twins`). A Python number is for all
+      rows, and leaves the others out of the program; bool [B] says none or own.
     fill: bool [B] or None, rows whose K/V of the layer are made. A plan by
       which no later position reads those of others leaves them out.
     context: passed to `attend` as it is (for context pruning), or None; every
@@ -72,9 +76,22 @@ class LayerWork(NamedTuple):
   """
 
   attention: Array | None = None
-  feed_forward: Array | None = None
+  feed_forward: Array | int | None = None
   fill: Array | None = None
   context: PyTree = None
+
+  @property
+  def ran(self) -> Array | None:
+    """Rows of which some sub-layer runs, bool [B]; None for all."""
+    if self.attention is None or self.feed_forward is None:
+      return None
+    return self.attention | (self.feed_forward > 0)
+
+  def of_rows(self, rows: Array) -> 'LayerWork':
+    """Returns what is asked of some rows, int32 [R]."""
+    return jax.tree.map(
+      lambda leaf: leaf if isinstance(leaf, int) else leaf[rows], self
+    )
 
 
 class Segment(NamedTuple):

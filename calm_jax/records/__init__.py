@@ -92,6 +92,7 @@ from calm_jax.records.setting_speeds import (
   SettingSpeeds,
   find_setting_speeds,
 )
+from calm_jax.records.small_twins import TwinEvaluation, TwinPattern
 from calm_jax.records.speed_reports import (
   SpeedReport,
   SpeedRow,
@@ -182,6 +183,8 @@ __all__ = [
   'TunedCandidate',
   'TunedValidation',
   'Tuning',
+  'TwinEvaluation',
+  'TwinPattern',
   'ValidatedTable',
   'Validation',
   'ViolationCount',

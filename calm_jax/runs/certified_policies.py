@@ -16,6 +16,7 @@ from calm_jax.checkpoints import trained_parts
 from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_layers import adapters_of
 from calm_jax.runs.int8_parameters import load_first_layers
+from calm_jax.small_twins import SmallTwins
 
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
@@ -25,6 +26,7 @@ _TRAINED = {
   'ExitLayers': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'Gate': (exits.Gate, trained_parts.GATE),
   'Router': (exits.Router, trained_parts.ROUTER),
+  'SmallTwins': (SmallTwins, trained_parts.SMALL_TWINS),
 }
 
 

@@ -21,6 +21,7 @@ from calm_jax.runs.text_features import (
   check_own_vocabulary,
   vocabulary_doubts,
 )
+from calm_jax.small_twins import SmallTwins
 from calm_jax.tokenizer import KEEPS_EOS, Tokenizer, find_tokenizer
 
 _LOGGER = logging.getLogger(__name__)
@@ -350,3 +351,21 @@ def load_exit_adapters(
   """
   part = trained_parts.EXIT_ADAPTERS
   return adapters_of(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_twins(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.SMALL_TWINS.key
+) -> SmallTwins:
+  """Loads the small twins of the feed-forwards of a run's model.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_twins` was run on.
+    name: of the twins' folder in it.
+
+  Raises:
+    FileNotFoundError: if there are none.
+    ValueError: if they were trained for other parameters than the directory
+      holds.
+  """
+  part = trained_parts.SMALL_TWINS
+  return SmallTwins(**trained_parts.load_part(part, model_dir, name))

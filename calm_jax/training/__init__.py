@@ -4,7 +4,8 @@
 the early-exit classifier of a finished one, `gate_stage` a gate of it,
 `router_stage` what gives each request its depth,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
-early layers are read through. `Plan` and `Objective` (or what is around one:
+early layers are read through, `twin_stage` small twins of its feed-forwards.
+`Plan` and `Objective` (or what is around one:
 `SampledDepth`, `LayerDropout`, ...) say what a run does, optimizers and
 schedules are builders, and gin binds all of them.
 `teacher_forced_evaluator` measures every exit. No TensorFlow and no seqio:
@@ -113,6 +114,11 @@ from calm_jax.training.stages.router import (
   router_of,
   router_stage,
 )
+from calm_jax.training.stages.small_twins import (
+  twin_directory,
+  twin_stage,
+  twins_of,
+)
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
   init_train_state,
@@ -123,6 +129,9 @@ from calm_jax.training.temperatures import (
   FittedTemperatures,
   fit_temperatures,
 )
+from calm_jax.training.twin_losses import TwinAgreement, evaluate_twins
+from calm_jax.training.twin_shape import TwinShape
+from calm_jax.training.twin_states import chosen_states
 
 __all__ = [
   'BatchObjective',
@@ -158,9 +167,12 @@ __all__ = [
   'StepMetrics',
   'TrainResult',
   'TrainState',
+  'TwinAgreement',
+  'TwinShape',
   'WrappingObjective',
   'adafactor',
   'adamw',
+  'chosen_states',
   'classifier_directory',
   'classifier_of',
   'classifier_stage',
@@ -173,6 +185,7 @@ __all__ = [
   'evaluate_exit_adapters',
   'evaluate_gate',
   'evaluate_router',
+  'evaluate_twins',
   'exit_adapter_directory',
   'exit_adapter_stage',
   'exit_adapters_of',
@@ -206,6 +219,9 @@ __all__ = [
   'subset_weights',
   'teacher_forced_evaluator',
   'train',
+  'twin_directory',
+  'twin_stage',
+  'twins_of',
   'uniform_weights',
   'warmup_cosine',
   'warmup_linear',

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import decoding, exits, model
+from calm_jax import decoding, exits, model, training
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.exit_layers import ExitLayers
 from calm_jax.interfaces import LayerWork, PlansAhead
 from calm_jax.model.transformer import Transformer
 from calm_jax.pytrees import register_pytree
+from calm_jax.small_twins import SmallTwins
 
 B, S, T, V = 4, 6, 8, 40
 LONGER_S, LONGER_T = 8, 10
@@ -157,6 +158,17 @@ def _exit_layers(units=5):
   )
 
 
+def _twins(units=5):
+  """Returns small twins that add something, and nothing in particular."""
+  rng = np.random.default_rng(9)
+  gates = rng.normal(size=(L, _D, 2, units)) / 2.0
+  out = rng.normal(size=(L, units, _D)) / 2.0
+  scale = rng.uniform(0.5, 1.5, (L, _D))
+  return SmallTwins(
+    *(array.astype(np.float32) for array in (scale, gates, out))
+  )
+
+
 def _router():
   """Returns a router that gives each row of the batch another depth."""
   rng = np.random.default_rng(2)
@@ -179,6 +191,7 @@ _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 KEPT = decoding.KeepLayers(3)
 SKIP_DECODE = decoding.SkipDecode(4, 2, length=T)
 SATURATED = decoding.SkipSaturatedFeedForward(0.9)
+TWINS = decoding.ChosenFeedForward((2, 1, 0, 2), _twins())
 
 _PROJECTED = (
   Case('full', lambda rows, threshold: decoding.ComputePolicy()),
@@ -354,6 +367,10 @@ _PROJECTED = (
       layer_plan=dataclasses.replace(SATURATED, threshold=threshold)
     ),
     0.9,
+  ),
+  Case(
+    'twins',
+    lambda rows, threshold: decoding.ComputePolicy(layer_plan=TWINS),
   ),
 )
 
@@ -614,7 +631,17 @@ def layer_masks(name):
     left_out = mask.sum(axis=-1) - result.work.feed_forward
     ffn_mask &= np.arange(L) < (L - 1 - left_out)[..., None]
     ffn_mask[..., -1] = True
+  if name == 'twins':
+    ffn_mask &= np.array(TWINS.choices) == 1
   return mask & planned_layers(name), ffn_mask
+
+
+def twin_mask(name):
+  """Returns which small twins a decode ran, bool [B, T, L], and these."""
+  if name != 'twins':
+    return np.zeros((B, T, L), bool), None
+  decoded = decode(name).exit_layers > 0
+  return decoded[..., None] & (np.array(TWINS.choices) == 2), TWINS.twins
 
 
 def planned_layers(name):
@@ -635,7 +662,7 @@ def decoder_input_tokens(name):
 
 @functools.partial(jax.jit, static_argnames='first_exit')
 def _fill_in_parallel(
-  source, tokens, mask, ffn_mask, adapters=None, *, first_exit
+  source, tokens, mask, ffn_mask, adapters=None, twins=None, *, first_exit
 ):
   """Runs all positions at once through the seam, one layer after the other."""
   seam, weights = decoder(), prepared(True)
@@ -653,6 +680,9 @@ def _fill_in_parallel(
     attended = seam.attend(weights, layer, hidden, positions, cache)
     fed = seam.feed_forward(weights, layer, attended)
     fed = jnp.where(ffn_mask[..., layer, None], fed, attended)
+    if twins is not None:
+      small, where = twins[0](attended, layer), twins[1][..., layer, None]
+      fed = jnp.where(where, small, fed)
     hidden = jnp.where(runs, fed, hidden)
   hidden = _adapted(adapters, hidden, mask)
   return (cache.self_key, cache.self_value), seam.logits(weights, hidden)
@@ -703,6 +733,7 @@ def parallel_reference(name, first_exit=False):
   layer 1 with `first_exit`.
   """
   mask, ffn_mask = layer_masks(name)
+  where, twins = twin_mask(name)
   return host(
     _fill_in_parallel(
       inputs(),
@@ -710,6 +741,7 @@ def parallel_reference(name, first_exit=False):
       mask,
       ffn_mask,
       readout_of(name)[1],
+      None if twins is None else (twins, where),
       first_exit=first_exit,
     )
   )
@@ -730,7 +762,11 @@ def masked_reference(name, exit_layer=None, weights=None):
   if exit_layer is not None:
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
   tokens, adapters = decoder_input_tokens(name), readout_of(name)[1]
-  if is_exact(name):
+  where, twins = twin_mask(name)
+  if twins is not None:
+    choices = np.where(where, 2, ffn_mask)
+    logits = np.array(_twin_logits()(tree, inputs(), tokens, twins, choices))
+  elif is_exact(name):
     planned = np.broadcast_to(planned_layers(name), mask.shape)
     logits = np.array(
       _exit_logits()(tree, inputs(), tokens, mask, adapters, planned)
@@ -761,6 +797,18 @@ def _exit_logits():
     hidden = jnp.take_along_axis(states, last[None, ..., None], axis=0)[0]
     hidden = _adapted(adapters, hidden, mask)
     return model.output_logits(CONFIG, params, hidden)
+
+  return jax.jit(run)
+
+
+@functools.cache
+def _twin_logits():
+  """Returns the model's own pass, with small twins where they were chosen."""
+
+  def run(params, source, tokens, twins, choices):
+    batch = {'encoder_input_tokens': source, 'decoder_input_tokens': tokens}
+    states = training.chosen_states(CONFIG, params, twins, batch, choices)
+    return model.output_logits(CONFIG, params, states[-1])
 
   return jax.jit(run)
 

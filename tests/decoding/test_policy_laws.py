@@ -41,6 +41,7 @@ EXCEPTIONS = {
   (2, 'keep_layers_margin'): 'not the full model; with all layers kept it is',
   (2, 'keep_layers_margin_exact'): 'likewise',
   (2, 'skip_decode'): 'not the full model; with no depth below L it is',
+  (2, 'twins'): 'not the full model; with own blocks everywhere it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (3, 'margin_pruned'): 'all is over the candidates of the first check',
   (3, 'margin_pruned_full_final'): 'so are its confidences, not its tokens',
@@ -220,6 +221,13 @@ def law_2__keep_layers_margin_exact(name):
 
 def law_2__skip_decode(name):
   policy = decoding.ComputePolicy(layer_plan=decoding.SkipDecode(4, 4))
+  case = dataclasses.replace(cases.case(name), policy=lambda *_: policy)
+  same(cases.run(case), cases.decode('full'))
+
+
+def law_2__twins(name):
+  own = dataclasses.replace(cases.TWINS, choices=(1,) * cases.L)
+  policy = decoding.ComputePolicy(layer_plan=own)
   case = dataclasses.replace(cases.case(name), policy=lambda *_: policy)
   same(cases.run(case), cases.decode('full'))
 
@@ -695,7 +703,9 @@ def law_12(name):
   if not rule.needs_logits:
     early += decoded & (result.exit_layers < cases.L)
   products = 0 if adapters is None else adapters.products
-  np.testing.assert_array_equal(work.extra_products, products * early)
+  where, twins = cases.twin_mask(name)
+  small = 0 if twins is None else 3 * twins.hidden_units * where.sum(axis=-1)
+  np.testing.assert_array_equal(work.extra_products, products * early + small)
   planned = cases.planned_layers(name)
   ran = (run_up_to(result.exit_layers) * planned[0]).sum()
   late = isinstance(
@@ -760,6 +770,7 @@ _LONG = (
   'maximum_release_decay',
   'state_similarity_per_row_exact',
   'router_exact',
+  'twins',
 )
 
 
