@@ -27,6 +27,7 @@ ALLOWED = {
   'sharding': {'array_types', 'checks'},
   'model': {*BASE, 'checks', 'quantisation', 'sharding'},
   'draft_heads': {*BASE, 'checks'},
+  'source_scorer': {*BASE, 'checks'},
   'exit_adapters': {*BASE, 'checks'},
   'exit_layers': {*BASE, 'exit_adapters'},
   'exits': {*BASE, 'checks', 'sharding'},
@@ -38,6 +39,7 @@ ALLOWED = {
     'exits',
     'quantisation',
     'sharding',
+    'source_scorer',
   },
   'costs': {
     'array_types',
@@ -86,6 +88,7 @@ ALLOWED = {
     'records',
     'sharding',
     'tokenizer',
+    'source_scorer',
   },
   'runs': {
     *BASE,
@@ -100,6 +103,7 @@ ALLOWED = {
     'quantisation',
     'records',
     'tokenizer',
+    'source_scorer',
   },
   'pipeline': {
     *BASE,

@@ -11,7 +11,7 @@ def follows_from_full(
 ) -> bool:
   """Whether greedy outputs under a policy follow from the full model's.
 
-  They do where K/V are exact, every layer runs, the exit rule compares a
+  They do where K/V are exact, every layer runs over all of the source, the exit rule compares a
   measure of the present state with a threshold, the same for all rows, and
   logits are over the whole vocabulary, of states or of adapted ones; no draft
   is checked. Numbers must be those of float32, too: otherwise a block of
@@ -28,6 +28,7 @@ def follows_from_full(
   return (
     isinstance(policy.cache_fill, decoding.CatchUp)
     and isinstance(policy.layer_plan, decoding.EveryLayer)
+    and policy.source_plan.whole
     and isinstance(readout, decoding.FullVocabulary)
     and not policy.verifies
     and isinstance(rule, exits.ConfidenceExit)
