@@ -43,6 +43,9 @@ EXIT_ADAPTERS = TrainedPart(
 )
 GATE = TrainedPart('gate', 'gate', 'calm_jax.cli.train_gates')
 ROUTER = TrainedPart('router', 'router', 'calm_jax.cli.train_router')
+SOURCE_SCORER = TrainedPart(
+  'source_scorer', 'source scorer', 'calm_jax.cli.train_source'
+)
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

@@ -8,6 +8,7 @@ everything else, so that a certificate can say which policy it was made for.
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -147,8 +148,8 @@ def full_model(policy: ComputePolicy) -> ComputePolicy:
   """Returns the full model as the policy decodes it: every layer, every token.
 
   Its exit rule never looks and has no budget, no layer is skipped, tokens come
-  from all of the vocabulary, and all of the source is read. What losses are measured against;
-  `full_within_budget` is what to decode with.
+  from all of the vocabulary, and all of the source is read. What losses are
+  measured against; `full_within_budget` is what to decode with.
   """
   return dataclasses.replace(
     policy,
@@ -240,13 +241,13 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
   if path in left_out:
     return None
   if not dataclasses.is_dataclass(value):
-    if value is None or isinstance(value, (bool, int, float, str)):
-      return value
     if isinstance(value, tuple):
       return list(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+      return _in_json(value)
     array = np.asarray(value)
     if array.ndim == 0:
-      return array.item()
+      return _in_json(array.item())
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return f'{array.dtype}{list(array.shape)} sha256 {digest[:16]}'
   describe_itself = getattr(value, 'describe', None)
@@ -262,3 +263,9 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
       getattr(value, field.name), below, left_out
     )
   return described
+
+
+def _in_json(value: Any) -> Any:
+  """Returns a value of JSON; infinity, which is none, by its name."""
+  infinite = isinstance(value, float) and math.isinf(value)
+  return str(value) if infinite else value

@@ -34,6 +34,7 @@ from calm_jax.runs.loading import (
   load_gate,
   load_router,
   load_run,
+  load_source_scorer,
 )
 from calm_jax.runs.text_features import (
   TextFeatures,
@@ -66,6 +67,7 @@ __all__ = [
   'load_int8',
   'load_router',
   'load_run',
+  'load_source_scorer',
   'load_tuned_policy',
   'policy_described',
   'policy_of',

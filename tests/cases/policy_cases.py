@@ -512,7 +512,7 @@ def kept_source(is_pruned):
   if not is_pruned:
     return mask
   plan, weights = SOURCE_PRUNED, prepared(True)
-  states = np.asarray(decoder().encode(weights, inputs()).hidden)
+  states = np.asarray(jax.jit(decoder().encode)(weights, inputs()).hidden)
   sizes = np.sqrt(np.square(states).mean(axis=-1, keepdims=True) + 1e-6)
   scores = (states / sizes) @ plan.scorer.weights + plan.scorer.bias
   scores = np.where(mask, scores, -np.inf)
