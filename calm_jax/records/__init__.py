@@ -92,6 +92,10 @@ from calm_jax.records.setting_speeds import (
   SettingSpeeds,
   find_setting_speeds,
 )
+from calm_jax.records.source_scorers import (
+  PrunedShare,
+  SourceScorerEvaluation,
+)
 from calm_jax.records.speed_reports import (
   SpeedReport,
   SpeedRow,
@@ -163,6 +167,7 @@ __all__ = [
   'PolicyRow',
   'PromiseOutcome',
   'PromisedLoss',
+  'PrunedShare',
   'ReadRows',
   'RoutedDepths',
   'RouterEvaluation',
@@ -173,6 +178,7 @@ __all__ = [
   'SeenRows',
   'SettingCost',
   'SettingSpeeds',
+  'SourceScorerEvaluation',
   'SpeedReport',
   'SpeedRow',
   'SplitStudy',

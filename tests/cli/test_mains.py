@@ -35,6 +35,7 @@ def test_there_are_the_mains_of_the_readme():
     'train_exits',
     'train_gates',
     'train_router',
+    'train_source',
     'tune',
     'validate',
   ]
