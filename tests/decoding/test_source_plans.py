@@ -127,6 +127,50 @@ def sure(ease, layers=1):
   return (k - 1 / 9) / (k + 1)
 
 
+@pytest.mark.slow
+def test_sources_exits_and_vocabulary_are_pruned_by_one_setting():
+  """Three axes of one policy, set together; each alone changes what is said."""
+  with jax.default_matmul_precision('highest'):
+    case = cases.case('pruned_source_margin')
+    base = dataclasses.replace(
+      case.policy(np.arange(cases.B), 1.0), readout=cases.PRUNED
+    )
+
+    def decode(**setting):
+      paths = {
+        'source_plan.keep': cases.S,
+        'source_plan.beta_shift': INF,
+        'exit_rule.threshold': 1.0,
+        'readout.num_blocks': -(-cases.V // cases.PRUNED.block_size),
+      }
+      paths |= {name.replace('__', '.'): n for name, n in setting.items()}
+      policy = decoding.with_setting(base, paths)
+      return cases.run(dataclasses.replace(case, policy=lambda *_: policy))
+
+    full = cases.decode('full')
+    np.testing.assert_array_equal(decode().tokens, full.tokens)
+    both = decode(
+      source_plan__keep=5,
+      source_plan__beta_shift=0.0,
+      exit_rule__threshold=case.threshold,
+    )
+    expected = cases.decode('pruned_source_margin')
+    np.testing.assert_array_equal(both.tokens, expected.tokens)
+    np.testing.assert_array_equal(both.exit_layers, expected.exit_layers)
+    said = {
+      decode(
+        source_plan__keep=5,
+        source_plan__beta_shift=0.0,
+        exit_rule__threshold=case.threshold,
+        readout__num_blocks=2,
+      ).tokens.tobytes(),
+      both.tokens.tobytes(),
+      decode(source_plan__keep=3).tokens.tobytes(),
+      full.tokens.tobytes(),
+    }
+    assert len(said) == 4
+
+
 def test_a_decode_reads_what_is_kept():
   never = decoding.ComputePolicy(
     exit_rule=exits.ConfidenceExit(MARGIN.measure, 0)

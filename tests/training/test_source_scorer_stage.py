@@ -57,7 +57,6 @@ def test_alpha_sigmoids(alpha):
   inside = (gates > 0) & (gates < 1)
   u = max(alpha - 1, 1e-6)
   p = gates[inside].astype(np.float64)
-  atol = 2e-5 if alpha > 1 else 1e-4
   solved = (p**u - (1 - p) ** u) / u
   np.testing.assert_allclose(solved, SCORES[inside], atol=1e-4)
   assert (gates[SCORES >= 1 / u] == 1).all()
