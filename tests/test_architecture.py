@@ -43,6 +43,7 @@ ALLOWED = {
   },
   'costs': {
     'array_types',
+    'checks',
     'decoding',
     'interfaces',
     'model',
