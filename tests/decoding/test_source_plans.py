@@ -128,6 +128,21 @@ def sure(ease, layers=1):
 
 
 @pytest.mark.slow
+def test_a_router_sees_the_whole_source():
+  case, expected = cases.case('router'), cases.decode('router')
+
+  def policy(rows, threshold):
+    policy = case.policy(rows, threshold)
+    return dataclasses.replace(policy, source_plan=cases.SOURCE_PRUNED)
+
+  result = cases.run(dataclasses.replace(case, policy=policy))
+  assert (result.tokens != expected.tokens).any()
+  np.testing.assert_array_equal(
+    result.exit_layers.max(axis=1), expected.exit_layers.max(axis=1)
+  )
+
+
+@pytest.mark.slow
 def test_sources_exits_and_vocabulary_are_pruned_by_one_setting():
   """Three axes of one policy, set together; each alone changes what is said."""
   with jax.default_matmul_precision('highest'):
