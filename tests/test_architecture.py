@@ -27,6 +27,7 @@ ALLOWED = {
   'sharding': {'array_types', 'checks'},
   'model': {*BASE, 'checks', 'quantisation', 'sharding'},
   'draft_heads': {*BASE, 'checks'},
+  'source_scorer': {*BASE, 'checks'},
   'exit_adapters': {*BASE, 'checks'},
   'exit_layers': {*BASE, 'exit_adapters'},
   'small_twins': {*BASE, 'checks', 'exit_adapters'},
@@ -40,9 +41,11 @@ ALLOWED = {
     'quantisation',
     'sharding',
     'small_twins',
+    'source_scorer',
   },
   'costs': {
     'array_types',
+    'checks',
     'decoding',
     'interfaces',
     'model',
@@ -89,6 +92,7 @@ ALLOWED = {
     'sharding',
     'small_twins',
     'tokenizer',
+    'source_scorer',
   },
   'runs': {
     *BASE,
@@ -104,6 +108,7 @@ ALLOWED = {
     'records',
     'small_twins',
     'tokenizer',
+    'source_scorer',
   },
   'pipeline': {
     *BASE,

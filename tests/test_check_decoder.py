@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from fakes import routed_decoder as routed
+from fakes import sourced_decoder as sourced
 from fakes import toy_decoder as toy
 from flax import nnx
 
@@ -250,6 +251,48 @@ def test_faults_of_a_source_that_is_summed_up(fault, words):
   decoder = dataclasses.replace(routed.DECODER, pool_source=fault)
   with pytest.raises(ValueError, match=f'^pool_source: .*{words}'):
     interfaces.check_decoder(decoder, toy.toy_params(3), source_length=2)
+
+
+def select_in_place(encoded, indices, valid):
+  """As if C = S: what is left out is masked, and stays."""
+  return {**encoded, 'mask': encoded['mask'] & valid[:, :1]}
+
+
+def select_all_that_is_kept(encoded, indices, valid):
+  return sourced.DECODER.select_source(encoded, indices, valid | True)
+
+
+def select_padding(encoded, indices, valid):
+  found = sourced.DECODER.select_source(encoded, indices, valid)
+  return {**found, 'mask': valid}
+
+
+@pytest.mark.parametrize(
+  ('name', 'fault', 'words'),
+  [
+    ('select_source', select_in_place, 'what is left out is not what is not'),
+    ('select_source', select_all_that_is_kept, 'let nothing be read where'),
+    ('select_source', select_padding, 'with all of their positions other'),
+    ('source_states', lambda encoded: encoded['states'], 'return states'),
+    (
+      'source_states',
+      lambda encoded: (encoded['states'], encoded['mask'] | True),
+      'return False where inputs are 0',
+    ),
+  ],
+)
+def test_faults_of_a_source_to_choose_from(name, fault, words):
+  decoder = dataclasses.replace(sourced.DECODER, **{name: fault})
+  with pytest.raises(ValueError, match=f'^{name}: .*{words}'):
+    interfaces.check_decoder(decoder, toy.toy_params(3), source_length=3)
+
+
+@pytest.mark.slow
+def test_a_source_to_choose_from_passes():
+  for length in (2, 5):
+    interfaces.check_decoder(
+      sourced.DECODER, toy.toy_params(3), source_length=length
+    )
 
 
 @pytest.mark.slow

@@ -126,6 +126,7 @@ TRAINED = (
   'gate.gin',
   'gate_quantile.gin',
   'lossless_int8.gin',
+  'pruned_source.gin',
   'router.gin',
   'tuned.gin',
   'twins.gin',
@@ -246,6 +247,7 @@ def save_run_with_parts(directory):
     'draft_head': {'entry': (2, 3, 4), 'bias': (4,), 'back': (4, 3)},
     'router': {'bias': (1,), 'state': (3, 1), 'length_weights': (1,)},
     'small_twins': {'scale': (2, 3), 'gates': (2, 3, 2, 1), 'out': (2, 1, 3)},
+    'source_scorer': {'weights': (3,), 'bias': ()},
   }
   for part, of_part in shapes.items():
     arrays = {name: np.ones(shape, 'f4') for name, shape in of_part.items()}

@@ -46,6 +46,9 @@ ROUTER = TrainedPart('router', 'router', 'calm_jax.cli.train_router')
 SMALL_TWINS = TrainedPart(
   'small_twins', 'set of small twins', 'calm_jax.cli.train_twins'
 )
+SOURCE_SCORER = TrainedPart(
+  'source_scorer', 'source scorer', 'calm_jax.cli.train_source'
+)
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

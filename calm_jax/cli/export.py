@@ -163,8 +163,8 @@ def _find_certificate(
   elif not certificate.certified and not decoding.is_full_at_one(spec.policy):
     differing.append(
       'policy: nothing was certified of it, and at threshold 1 it is not the '
-      'full model (its readout chooses among a part of the vocabulary, its '
-      'plan skips layers, or a budget stops it)'
+      'full model (its readout chooses among a part of the vocabulary, a plan '
+      'of it skips layers or source positions, or a budget stops it)'
     )
   elif not certificate.certified and weights is not None:
     differing.append(

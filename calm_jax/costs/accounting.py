@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from calm_jax import checks
 from calm_jax.costs.weight_bytes import WeightBytes
 from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
@@ -43,7 +44,7 @@ class Cost:
       some row uses them, for as many positions as were projected.
     self_attention: the K/V of all T positions, for each row and layer run. (The
       program reads the whole cache and masks what is not there yet.)
-    cross_attention: the K/V of the S source positions, likewise.
+    cross_attention: the K/V of the source positions that are read, likewise.
     head: the output matrix once per step: some logits choose the token.
     checks: further reads of the output matrix, by an exit rule that wants
       logits after more layers than the one a row leaves at; with a pruned
@@ -83,6 +84,7 @@ def decode_cost(
   work: Work,
   *,
   source_length: int,
+  source_kept: int | None = None,
   weights: Int8Weights | str | None = None,
 ) -> Cost:
   """Adds up what a decode with this ledger costs.
@@ -106,6 +108,8 @@ def decode_cost(
     work: `DecodeResult.work`, int [B, T] each. A position of a row with no
       checks was not decoded.
     source_length: S, padding included.
+    source_kept: positions of it that the decoder reads, where a source plan
+      prunes, 1..S; None for all.
     weights: what the model was bound with (`BoundDecoder.weights`). A number of
       a matrix in 8 bits is one byte, with 4 for the scale of each output
       channel; where only some layers are in 8 bits, a layer has the bytes of
@@ -113,10 +117,12 @@ def decode_cost(
       done.
 
   Raises:
-    ValueError: for a ledger of another shape, or of nothing; for weights that
-      `decoding.bind` would not take.
+    ValueError: for a ledger of another shape, or of nothing; for more positions
+      kept than there are; for weights that `decoding.bind` would not take.
   """
   work = _checked(work)
+  read = source_length if source_kept is None else source_kept
+  checks.check_whole(read, 'source_kept', low=1, high=source_length)
   sizes = _Sizes(config, as_weights(weights))
   held = sizes.held
   batch_size, length = work.checks.shape
@@ -140,7 +146,7 @@ def decode_cost(
   extra = work.extra_products
   terms = {
     'encoder': sizes.encoder(batch_size, source_length),
-    'cross_fill': sizes.cross_fill(batch_size, source_length),
+    'cross_fill': sizes.cross_fill(batch_size, read),
     'layers': (
       2 * (sizes.projections * attention + sizes.mlp * feed_forward),
       held.projections * deepest(work.attention)
@@ -151,7 +157,7 @@ def decode_cost(
       held.self_kv * deepest(work.fills) + sizes.kv_bytes * projected,
     ),
     'self_attention': sizes.attention(attention, attended, length),
-    'cross_attention': sizes.attention(attention, attended, source_length),
+    'cross_attention': sizes.attention(attention, attended, read),
     'head': (
       2 * config.embed_dim * int(chosen.sum()),
       held.head * deepest(np.minimum(whole, 1)),

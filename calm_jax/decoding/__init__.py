@@ -1,9 +1,9 @@
-"""Decoding: the token loop, the depth loops and three of the policy's slots.
+"""Decoding: the token loop, the depth loops and most of the policy's slots.
 
 `generate` is the whole of it; `start`, `advance` and `finish` are its parts. A
 `ComputePolicy` says how much each token computes, a sampler which token is
-chosen, and a depth loop how the program walks the layers. The fourth slot, when
-to stop, is `calm_jax.exits`.
+chosen, and a depth loop how the program walks the layers. What goes into the
+slot `exit_rule`, when to stop, is `calm_jax.exits`.
 """
 
 from collections.abc import Sequence
@@ -59,6 +59,7 @@ from calm_jax.decoding.settings import (
   with_setting,
 )
 from calm_jax.decoding.skip_decode import SkipDecode
+from calm_jax.decoding.source_plans import PrunedSource, WholeSource
 from calm_jax.decoding.starting import start
 from calm_jax.decoding.states import DecodeResult, DecodeState, Search
 from calm_jax.decoding.token_loop import advance, finish, generate
@@ -116,6 +117,7 @@ __all__ = [
   'Nucleus',
   'ProjectExitState',
   'ProjectFirstExitState',
+  'PrunedSource',
   'PrunedVocabulary',
   'Sampler',
   'Search',
@@ -129,6 +131,7 @@ __all__ = [
   'VerifyAdaptively',
   'VerifyEvery',
   'WhileDepthLoop',
+  'WholeSource',
   'advance',
   'as_policy',
   'as_sampler',

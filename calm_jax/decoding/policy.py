@@ -1,4 +1,4 @@
-"""`ComputePolicy`: the five decisions of adaptive decoding, in one object.
+"""`ComputePolicy`: the six decisions of adaptive decoding, in one object.
 
 A policy decides, the loops obey. Each slot has a null object as its default, so
 that `ComputePolicy()` is the plain full model.
@@ -13,6 +13,7 @@ from calm_jax.decoding.cache_fills import ProjectExitState
 from calm_jax.decoding.catch_up import CatchUp
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.readouts import FullVocabulary
+from calm_jax.decoding.source_plans import WholeSource
 from calm_jax.decoding.verification import NeverVerify
 from calm_jax.exits import LayerBudget, NeverExit
 from calm_jax.interfaces import (
@@ -21,6 +22,7 @@ from calm_jax.interfaces import (
   LayeredDecoder,
   LayerPlan,
   Readout,
+  SourcePlan,
   Verification,
   reads_source,
 )
@@ -30,7 +32,7 @@ from calm_jax.pytrees import register_pytree
 @register_pytree
 @dataclasses.dataclass(frozen=True)
 class PolicyState:
-  """The states of the first four slots; every leaf leads with the batch axis.
+  """The states of four slots; every leaf leads with the batch axis.
 
   Attributes:
     layer_plan: state of the layer plan.
@@ -57,6 +59,7 @@ class ComputePolicy:
     readout: when logits are needed: over which candidates?
     exit_rule: after a layer: which rows stop?
     verification: after a token: are drafts checked at full depth?
+    source_plan: before the first token: which source positions are read?
   """
 
   layer_plan: LayerPlan = EveryLayer()
@@ -64,6 +67,7 @@ class ComputePolicy:
   readout: Readout = FullVocabulary()
   exit_rule: ExitRule = NeverExit()
   verification: Verification = NeverVerify()
+  source_plan: SourcePlan = WholeSource()
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
@@ -80,6 +84,7 @@ class ComputePolicy:
       readout=self.readout.check(*size),
       exit_rule=self.exit_rule.check(*size),
       verification=self.verification.check(*size),
+      source_plan=self.source_plan.check(*size),
     )
 
   @property
@@ -100,6 +105,7 @@ class ComputePolicy:
     exact = isinstance(self.cache_fill, CatchUp)
     rule = self.exit_rule
     self._check_plan()
+    self._check_source_plan()
     if not self.verifies:
       return
     verification = type(self.verification).__name__
@@ -176,6 +182,24 @@ class ComputePolicy:
       raise ValueError(
         f'{name} says itself whose K/V are made, and {type(fill).__name__} '
         'makes others later; use ProjectExitState() with it'
+      )
+
+  def _check_source_plan(self):
+    """Raises ValueError for what does not go with the source plan."""
+    plan = self.source_plan
+    name = type(plan).__name__
+    checks.check_no_class(plan, 'source_plan')
+    if not isinstance(plan, SourcePlan):
+      raise ValueError(
+        f'the slot source_plan holds a {name}, which does not say which source '
+        'positions are read; give a plan such as '
+        'decoding.PrunedSource(scorer, 128), or decoding.WholeSource()'
+      )
+    if self.verifies and not plan.whole:
+      raise ValueError(
+        f'{type(self.verification).__name__} checks drafts by the full model, '
+        f'and the source plan {name} leaves parts of its source out; leave one '
+        'of them out'
       )
 
   def init(

@@ -8,6 +8,7 @@ everything else, so that a certificate can say which policy it was made for.
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import ComputePolicy
+from calm_jax.decoding.source_plans import WholeSource
 from calm_jax.decoding.verification import NeverVerify
 from calm_jax.exits import LayerBudget, NeverExit
 from calm_jax.interfaces import BoundDecoder
@@ -145,9 +147,9 @@ def _replace(parent: Any, names: list[str], value: Any, path: str) -> Any:
 def full_model(policy: ComputePolicy) -> ComputePolicy:
   """Returns the full model as the policy decodes it: every layer, every token.
 
-  Its exit rule never looks and has no budget, no layer is skipped, and tokens
-  come from all of the vocabulary. What losses are measured against;
-  `full_within_budget` is what to decode with.
+  Its exit rule never looks and has no budget, no layer is skipped, tokens come
+  from all of the vocabulary, and all of the source is read. What losses are
+  measured against; `full_within_budget` is what to decode with.
   """
   return dataclasses.replace(
     policy,
@@ -155,6 +157,7 @@ def full_model(policy: ComputePolicy) -> ComputePolicy:
     layer_plan=EveryLayer(),
     readout=policy.readout.over_all(),
     verification=NeverVerify(),
+    source_plan=WholeSource(),
   )
 
 
@@ -162,8 +165,11 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
   """Whether the policy at threshold 1.0 says what the full model says.
 
   Not with a layer budget, which may stop a token all the same, nor with a plan
-  that skips layers or a readout that chooses tokens among a part of V.
+  that skips layers or source positions, or a readout that chooses tokens among
+  a part of V.
   """
+  if not policy.source_plan.whole:
+    return False
   if policy.verifies:
     return True
   if not getattr(policy.readout, 'chooses_from_all', False):
@@ -235,13 +241,13 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
   if path in left_out:
     return None
   if not dataclasses.is_dataclass(value):
-    if value is None or isinstance(value, (bool, int, float, str)):
-      return value
     if isinstance(value, tuple):
       return list(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+      return _in_json(value)
     array = np.asarray(value)
     if array.ndim == 0:
-      return array.item()
+      return _in_json(array.item())
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return f'{array.dtype}{list(array.shape)} sha256 {digest[:16]}'
   describe_itself = getattr(value, 'describe', None)
@@ -249,11 +255,17 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
     return describe_itself()
   described: dict[str, Any] = {'type': type(value).__name__}
   for field in dataclasses.fields(value):
-    if isinstance(getattr(value, field.name), NeverVerify):
-      # Policies were written down before there was this slot.
+    if isinstance(getattr(value, field.name), (NeverVerify, WholeSource)):
+      # Policies were written down before there were these slots.
       continue
     below = f'{path}.{field.name}' if path else field.name
     described[field.name] = _described(
       getattr(value, field.name), below, left_out
     )
   return described
+
+
+def _in_json(value: Any) -> Any:
+  """Returns a value of JSON; infinity, which is none, by its name."""
+  infinite = isinstance(value, float) and math.isinf(value)
+  return str(value) if infinite else value

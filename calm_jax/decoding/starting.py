@@ -89,7 +89,12 @@ def start(
   sizes = dict(max_length=max_length, num_rows=num_rows)
   layers = layers_that_run(policy, decoder.num_layers, max_length)
   cache, source = encode(
-    bound, inputs, layers=layers, pooled=policy.reads_source, **sizes
+    bound,
+    inputs,
+    policy.source_plan,
+    layers=layers,
+    pooled=policy.reads_source,
+    **sizes,
   )
   carry = _first_carry(
     cache,
@@ -124,31 +129,35 @@ def layers_that_run(
   jax.jit, static_argnames=('max_length', 'num_rows', 'layers', 'pooled')
 )
 def encode(
-  bound, inputs, *, max_length, num_rows, layers=None, pooled=False
+  bound, inputs, plan, *, max_length, num_rows, layers=None, pooled=False
 ) -> tuple[PyTree, tuple[Array, Array] | None]:
   """Runs the encoder: the cache of all rows, so many per request.
 
-  If wanted also sources pooled [B, D] and their lengths [B], one per request.
+  If wanted also sources pooled [B, D] and their lengths [B], one per request:
+  whole ones, whatever of them is read later.
 
   Args:
     bound: the decoder with its parameters.
     inputs: int [B, S].
+    plan: the source plan, checked.
     max_length: T.
     num_rows: rows per request.
     layers: those that ever run; None for all.
     pooled: whether sources are wanted.
   """
 
-  def encode_rows(inputs, bound):
+  def encode_rows(inputs, bound, plan):
     encoded = bound.encode(inputs)
     source = bound.pool_source(encoded) if pooled else None
+    if not plan.whole:
+      encoded = bound.select_source(encoded, *plan.select(bound, encoded))
     cache = bound.start(encoded, max_length, layers)
     if num_rows == 1:
       return cache, source
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
     return bound.take_rows(cache, rows), source
 
-  return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound)
+  return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound, plan)
 
 
 @functools.partial(

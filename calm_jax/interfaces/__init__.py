@@ -1,11 +1,11 @@
 """The seam: what a decoder must offer and what a policy may decide.
 
 `LayeredDecoder` is the model side, pure functions over P positions and one
-layer at a time. The protocols of the five slots are the policy side: a
+layer at a time. The protocols of the six slots are the policy side: a
 policy decides, the loops in `calm_jax.decoding` obey, the model knows nothing
 of exits. Anyone with another JAX model supplies a `LayeredDecoder`, which
 `check_decoder` tries function by function; anyone with another adaptive-compute
-method supplies one of the five slots.
+method supplies one of the six slots.
 
 Conventions. `layer` counts from 0 and is a Python int or a traced int32 scalar;
 `exit_layer` is the number of layers used, 1..L. Positions are int32 [P] (shared
@@ -39,6 +39,7 @@ from calm_jax.interfaces.slot_views import (
   Reading,
   Segment,
 )
+from calm_jax.interfaces.source_plan_slot import SourcePlan
 
 __all__ = [
   'AddsNothing',
@@ -61,6 +62,7 @@ __all__ = [
   'Readout',
   'ReadsAll',
   'Segment',
+  'SourcePlan',
   'SourceRule',
   'StatelessSlot',
   'Verification',

@@ -116,6 +116,26 @@ class BoundDecoder:
       )
     return self.decoder.pool_source(encoded)
 
+  def source_states(self, encoded: PyTree) -> tuple[Array, Array]:
+    """Returns the states [B, S, D] of sources and their tokens, bool [B, S]."""
+    if self.decoder.source_states is None:
+      raise ValueError(
+        'this decoder has no source_states, so no plan can look at its '
+        'sources; give its LayeredDecoder one'
+      )
+    return self.decoder.source_states(encoded)
+
+  def select_source(
+    self, encoded: PyTree, indices: Array, valid: Array
+  ) -> PyTree:
+    """Returns the encoded sources with positions [B, C] alone."""
+    if self.decoder.select_source is None:
+      raise ValueError(
+        'this decoder has no select_source, so all of a source is read; give '
+        'its LayeredDecoder one'
+      )
+    return self.decoder.select_source(encoded, indices, valid)
+
   def embed(self, tokens: Array, positions: Array) -> Array:
     """Returns what enters the first layer, [B, P, D]."""
     return self.decoder.embed(self.params, tokens, positions)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
+from calm_jax.interfaces.source_conformance import check_source_parts
 from calm_jax.interfaces.trial import BY_ROW, ONE_BY_ONE, Trial
 
 
@@ -100,6 +101,7 @@ def _check_functions(trial: Trial) -> None:
   trial.rows_alone('encode', encoded, trial.inputs)
   if trial.decoder.pool_source is not None:
     _check_pool_source(trial, encoded)
+  check_source_parts(trial, encoded)
   cache = trial.call('start', encoded, trial.max_length)
   trial.leads_with_rows('start', cache)
   trial.rows_alone('start', cache, encoded, trial.max_length)

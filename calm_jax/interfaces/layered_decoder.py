@@ -175,6 +175,35 @@ class PoolSourceFunction(Protocol):
     ...
 
 
+class SourceStatesFunction(Protocol):
+  """Shows the states of a source, for plans that choose among its positions."""
+
+  def __call__(self, encoded: PyTree, /) -> tuple[Array, Array]:
+    """Returns the states [B, S, D] and bool [B, S], False at padding."""
+    ...
+
+
+class SelectSourceFunction(Protocol):
+  """Keeps some positions of encoded sources, of which a cache is then made.
+
+  A position whose `valid` is False is not read, nor is padding that is kept.
+  Only for decoders that read a source alike wherever its states lie: keys of
+  cross-attention that know their place must have it from the states.
+  """
+
+  def __call__(
+    self, encoded: PyTree, indices: Array, valid: Array, /
+  ) -> PyTree:
+    """Returns sources of C positions: int32 [B, C], all different by row.
+
+    Args:
+      encoded: of `EncodeFunction`.
+      indices: int32 [B, C].
+      valid: bool [B, C].
+    """
+    ...
+
+
 class QuantiseFunction(Protocol):
   """Brings matrices to fewer bits, before `prepare` lays them out.
 
@@ -215,6 +244,10 @@ class LayeredDecoder:
       `decoding.bind(..., weights='int8')` then refuses it.
     pool_source: sums encoded sources up. None if the decoder has no such thing;
       exit rules that read the source then refuse it.
+    source_states: the states of encoded sources. None if the decoder has no
+      such thing; source plans that look at them then refuse it.
+    select_source: keeps some positions of encoded sources. None if the decoder
+      cannot; source plans that prune then refuse it.
   """
 
   num_layers: int
@@ -235,3 +268,5 @@ class LayeredDecoder:
   quantise: QuantiseFunction | None = None
   start_layers: StartLayersFunction | None = None
   pool_source: PoolSourceFunction | None = None
+  source_states: SourceStatesFunction | None = None
+  select_source: SelectSourceFunction | None = None

@@ -1,7 +1,7 @@
-"""The policy side: what the five slots share, and three of them.
+"""The policy side: what slots share, and three of the six.
 
 A policy decides, the loops in `calm_jax.decoding` obey. `cache_fill_slot` and
-`readout_slot` hold the other two.
+`readout_slot` hold two more, `source_plan_slot` the one without a state.
 """
 
 from typing import Any, Protocol, Self, runtime_checkable
@@ -17,7 +17,7 @@ from calm_jax.interfaces.slot_views import (
 
 
 class PolicySlot(Protocol):
-  """What the five slots share."""
+  """What the five slots share that have a state."""
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int

@@ -13,7 +13,12 @@ from calm_jax.interfaces.layered_decoder import LayeredDecoder
 
 # What is a Python int in programs: places of arguments behind the parameters.
 _STATIC = {'start': (2,), 'output_block': (2,)}
-_WITHOUT_PARAMS = ('take_rows', 'pool_source')
+_WITHOUT_PARAMS = (
+  'take_rows',
+  'pool_source',
+  'source_states',
+  'select_source',
+)
 _OF_A_LAYER = ('fill_layer', 'attend', 'feed_forward')
 
 # Faults and remedies.

@@ -45,6 +45,20 @@ def pool_source(encoded: transformer.Encoded) -> tuple[Array, Array]:
   return total / jnp.maximum(lengths, 1)[:, None], lengths
 
 
+def source_states(encoded: transformer.Encoded) -> tuple[Array, Array]:
+  """Returns the states [B, S, D] of sources, and bool [B, S] for tokens."""
+  return encoded.hidden, encoded.mask
+
+
+def select_source(
+  encoded: transformer.Encoded, indices: Array, valid: Array
+) -> transformer.Encoded:
+  """Gathers positions [B, C]; cross-attention has no biases of positions."""
+  hidden = jnp.take_along_axis(encoded.hidden, indices[..., None], axis=1)
+  mask = jnp.take_along_axis(encoded.mask, indices, axis=1) & valid
+  return transformer.Encoded(hidden=hidden, mask=mask)
+
+
 def start(
   config: T5Config,
   params: DecodeParams,
@@ -278,4 +292,6 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     quantise=bind(quantise_params, config),
     start_layers=bind(start, config),
     pool_source=pool_source,
+    source_states=source_states,
+    select_source=select_source,
   )

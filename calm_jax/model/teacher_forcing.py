@@ -39,6 +39,7 @@ def layer_states(
   encoder_segment_ids: Array | None = None,
   decoder_segment_ids: Array | None = None,
   layer_mask: Array | None = None,
+  source_bias: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns the residual stream after each decoder layer, teacher forced.
@@ -61,6 +62,8 @@ def layer_states(
       not run at a position hands its state on, and the layer's keys and values
       there are those of that state, as in `decode_with_layer_mask`. None if all
       run.
+    source_bias: float32 [B, S], added to the logits of every cross-attention:
+      the logarithm of how much a source position counts. None for nothing.
     dropout_rng: a PRNG key switches dropout on.
 
   Returns:
@@ -68,8 +71,9 @@ def layer_states(
 
   Raises:
     ValueError: if only one of the segment ids is given, or one of a wrong
-      shape, or such a mask.
+      shape, or such a mask or bias.
   """
+  _check_source_bias(source_bias, encoder_input_tokens)
   if layer_mask is not None:
     rows, length = decoder_input_tokens.shape
     shapes = [(rows, at, config.num_decoder_layers) for at in (length, 1)]
@@ -98,11 +102,21 @@ def layer_states(
     encoder_input_tokens,
     decoder_input_tokens,
     layer_mask,
+    source_bias=source_bias,
     segment_ids=segment_ids,
     deterministic=dropout_rng is None,
     rngs={} if dropout_rng is None else {'dropout': dropout_rng},
     method='states',
   )
+
+
+def _check_source_bias(bias: Array | None, source: Array) -> None:
+  """Raises ValueError for a bias that is not of the source's shape [B, S]."""
+  if bias is not None and bias.shape != source.shape:
+    raise ValueError(
+      f'source_bias must be [B, S] = {source.shape}, a number for every source '
+      f'position: {bias.shape}'
+    )
 
 
 def output_logits(
@@ -129,6 +143,8 @@ def decode_with_layer_mask(
   decoder_input_tokens: Array,
   mask: Array,
   ffn_mask: Array | None = None,
+  *,
+  source_bias: Array | None = None,
 ) -> Array:
   """The reference of every depth-adaptive decoder: logits float32 [B, T, V].
 
@@ -144,7 +160,9 @@ def decode_with_layer_mask(
     decoder_input_tokens: int32 [B, T], the decoded tokens shifted right.
     mask: bool [B, T, L], whether layer l runs at a position.
     ffn_mask: bool [B, T, L], whether its feed-forward runs; everywhere if None.
+    source_bias: as for `layer_states`.
   """
+  _check_source_bias(source_bias, encoder_input_tokens)
   expected = (*decoder_input_tokens.shape, config.num_decoder_layers)
   for name, value in (('mask', mask), ('ffn_mask', ffn_mask)):
     if value is not None and value.shape != expected:
@@ -155,6 +173,7 @@ def decode_with_layer_mask(
     decoder_input_tokens,
     mask,
     ffn_mask,
+    source_bias=source_bias,
     method='states',
   )
   return output_logits(config, params, states[-1])

@@ -100,6 +100,7 @@ class Decoder(nn.Module):
     mask: Array | None = None,
     ffn_mask: Array | None = None,
     *,
+    source_bias: Array | None = None,
     segment_ids: relative_positions.SegmentIds | None = None,
     deterministic: bool = True,
   ) -> Array:
@@ -115,6 +116,8 @@ class Decoder(nn.Module):
       length, length
     ) + relative_positions.mask_to_bias(self_mask)
     cross_bias = relative_positions.mask_to_bias(cross_mask)
+    if source_bias is not None:
+      cross_bias = cross_bias + source_bias[:, None, None, :]
     hidden = self.dropout(hidden, deterministic=deterministic)
     states = []
     for index, layer in enumerate(self.layers):
@@ -192,6 +195,7 @@ class Transformer(nn.Module):
     mask: Array | None = None,
     ffn_mask: Array | None = None,
     *,
+    source_bias: Array | None = None,
     segment_ids: relative_positions.SegmentIds | None = None,
     deterministic: bool = True,
   ) -> Array:
@@ -206,6 +210,7 @@ class Transformer(nn.Module):
       encoded,
       mask,
       ffn_mask,
+      source_bias=source_bias,
       segment_ids=segment_ids,
       deterministic=deterministic,
     )

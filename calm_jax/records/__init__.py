@@ -93,6 +93,10 @@ from calm_jax.records.setting_speeds import (
   find_setting_speeds,
 )
 from calm_jax.records.small_twins import TwinEvaluation, TwinPattern
+from calm_jax.records.source_scorers import (
+  PrunedShare,
+  SourceScorerEvaluation,
+)
 from calm_jax.records.speed_reports import (
   SpeedReport,
   SpeedRow,
@@ -164,6 +168,7 @@ __all__ = [
   'PolicyRow',
   'PromiseOutcome',
   'PromisedLoss',
+  'PrunedShare',
   'ReadRows',
   'RoutedDepths',
   'RouterEvaluation',
@@ -174,6 +179,7 @@ __all__ = [
   'SeenRows',
   'SettingCost',
   'SettingSpeeds',
+  'SourceScorerEvaluation',
   'SpeedReport',
   'SpeedRow',
   'SplitStudy',

@@ -34,6 +34,7 @@ from calm_jax.runs.loading import (
   load_gate,
   load_router,
   load_run,
+  load_source_scorer,
   load_twins,
 )
 from calm_jax.runs.text_features import (
@@ -67,6 +68,7 @@ __all__ = [
   'load_int8',
   'load_router',
   'load_run',
+  'load_source_scorer',
   'load_tuned_policy',
   'load_twins',
   'policy_described',

@@ -17,6 +17,7 @@ from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_layers import adapters_of
 from calm_jax.runs.int8_parameters import load_first_layers
 from calm_jax.small_twins import SmallTwins
+from calm_jax.source_scorer import SourceScorer
 
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
@@ -27,6 +28,7 @@ _TRAINED = {
   'Gate': (exits.Gate, trained_parts.GATE),
   'Router': (exits.Router, trained_parts.ROUTER),
   'SmallTwins': (SmallTwins, trained_parts.SMALL_TWINS),
+  'SourceScorer': (SourceScorer, trained_parts.SOURCE_SCORER),
 }
 
 
@@ -157,6 +159,8 @@ class _Maker:
     if not isinstance(described, Mapping):
       if isinstance(described, str) and ' sha256 ' in described:
         raise TypeError(f'only the hash of the array {described}')
+      if described in ('inf', '-inf'):
+        return float(described)
       # A tuple is written as a list.
       return tuple(described) if isinstance(described, list) else described
     name = described['type']

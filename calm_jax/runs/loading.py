@@ -22,6 +22,7 @@ from calm_jax.runs.text_features import (
   vocabulary_doubts,
 )
 from calm_jax.small_twins import SmallTwins
+from calm_jax.source_scorer import SourceScorer
 from calm_jax.tokenizer import KEEPS_EOS, Tokenizer, find_tokenizer
 
 _LOGGER = logging.getLogger(__name__)
@@ -316,6 +317,23 @@ def load_router(
   """
   part = trained_parts.ROUTER
   return exits.Router(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_source_scorer(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.SOURCE_SCORER.key
+) -> SourceScorer:
+  """Loads the scorer of source positions trained for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_source` was run on.
+    name: of the scorer's folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it was trained for other parameters than the directory holds.
+  """
+  part = trained_parts.SOURCE_SCORER
+  return SourceScorer(**trained_parts.load_part(part, model_dir, name))
 
 
 def load_draft_head(

@@ -3,6 +3,7 @@
 `train` runs any stage; `multi_exit_stage` trains the model, `classifier_stage`
 the early-exit classifier of a finished one, `gate_stage` a gate of it,
 `router_stage` what gives each request its depth,
+`source_scorer_stage` what chooses among its source positions,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
 early layers are read through, `twin_stage` small twins of its feed-forwards.
 `Plan` and `Objective` (or what is around one:
@@ -87,6 +88,11 @@ from calm_jax.training.router_evaluation import (
 from calm_jax.training.router_labels import RouterExamples, router_examples
 from calm_jax.training.router_shape import RouterShape
 from calm_jax.training.seen_rows import npz_rows
+from calm_jax.training.source_evaluation import (
+  SourceMeasurement,
+  evaluate_source_scorer,
+)
+from calm_jax.training.source_gates import SourceBudget, alpha_sigmoid
 from calm_jax.training.stage import Stage
 from calm_jax.training.stages.classifier import (
   classifier_directory,
@@ -118,6 +124,11 @@ from calm_jax.training.stages.small_twins import (
   twin_directory,
   twin_stage,
   twins_of,
+)
+from calm_jax.training.stages.source_scorer import (
+  source_scorer_directory,
+  source_scorer_of,
+  source_scorer_stage,
 )
 from calm_jax.training.state import StepMetrics, TrainState
 from calm_jax.training.step import (
@@ -163,6 +174,8 @@ __all__ = [
   'RouterShape',
   'SampledDepth',
   'SelfDistillation',
+  'SourceBudget',
+  'SourceMeasurement',
   'Stage',
   'StepMetrics',
   'TrainResult',
@@ -172,6 +185,7 @@ __all__ = [
   'WrappingObjective',
   'adafactor',
   'adamw',
+  'alpha_sigmoid',
   'chosen_states',
   'classifier_directory',
   'classifier_of',
@@ -185,6 +199,7 @@ __all__ = [
   'evaluate_exit_adapters',
   'evaluate_gate',
   'evaluate_router',
+  'evaluate_source_scorer',
   'evaluate_twins',
   'exit_adapter_directory',
   'exit_adapter_stage',
@@ -216,6 +231,9 @@ __all__ = [
   'router_of',
   'router_stage',
   'rsqrt_with_warmup',
+  'source_scorer_directory',
+  'source_scorer_of',
+  'source_scorer_stage',
   'subset_weights',
   'teacher_forced_evaluator',
   'train',

@@ -139,6 +139,7 @@ def batch_states(
   batch: Mapping[str, Any],
   *,
   layer_mask: Array | None = None,
+  source_bias: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns `model.layer_states` of a batch, packed or not: [L, B, T, D]."""
@@ -149,5 +150,6 @@ def batch_states(
     batch['decoder_input_tokens'],
     **{key: batch[key] for key in packing.SEGMENT_KEYS if key in batch},
     layer_mask=layer_mask,
+    source_bias=source_bias,
     dropout_rng=dropout_rng,
   )

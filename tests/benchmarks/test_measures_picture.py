@@ -177,6 +177,10 @@ def test_bad_input_ends_in_one_line(run, change, message):
       dataclasses.replace(EXACT, cache_fill=decoding.DeferredExitState()),
       'layers and projections',
     ),
+    (
+      dataclasses.replace(EXACT, source_plan=cases.SOURCE_PRUNED),
+      'layers and projections a policy of .*PrunedSource',
+    ),
     (dataclasses.replace(EXACT, readout=decoding.FirstTokens(9)), 'logits'),
     (decoding.ComputePolicy(exit_rule=exits.PatienceExit(2)), 'checks'),
     (

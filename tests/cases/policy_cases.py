@@ -22,6 +22,7 @@ from calm_jax.interfaces import LayerWork, PlansAhead
 from calm_jax.model.transformer import Transformer
 from calm_jax.pytrees import register_pytree
 from calm_jax.small_twins import SmallTwins
+from calm_jax.source_scorer import SourceScorer
 
 B, S, T, V = 4, 6, 8, 40
 LONGER_S, LONGER_T = 8, 10
@@ -188,6 +189,10 @@ PREFIXES = np.array([[5, 6, 0], [7, 0, 0], [0, 0, 0], [1, 1, 30]])
 SUPPRESSED = (13, 27, 18)
 _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 
+# Room for 5 of 6 positions, of a padded row for padding, too; closes gates.
+SOURCE_PRUNED = decoding.PrunedSource(
+  SourceScorer(np.random.default_rng(4).normal(size=_D), 1.0), 5
+)
 KEPT = decoding.KeepLayers(3)
 SKIP_DECODE = decoding.SkipDecode(4, 2, length=T)
 SATURATED = decoding.SkipSaturatedFeedForward(0.9)
@@ -345,6 +350,11 @@ _PROJECTED = (
     'router',
     _exits(lambda rows, threshold: exits.RoutedExit(ROUTER, threshold)),
     0.5,
+  ),
+  Case(
+    'pruned_source_margin',
+    _exits(_confident(_MARGIN), source_plan=SOURCE_PRUNED),
+    0.3,
   ),
   Case(
     'skip_feed_forward',
@@ -509,6 +519,25 @@ def _in_a_gap(found, threshold):
   )
 
 
+@functools.cache
+def kept_source(is_pruned):
+  """Returns which source positions are read, bool [B, S]; all if not pruned.
+
+  Worked out from the encoder's states in NumPy, whatever `select` does.
+  """
+  mask = inputs() > 0
+  if not is_pruned:
+    return mask
+  plan, weights = SOURCE_PRUNED, prepared(True)
+  states = np.asarray(jax.jit(decoder().encode)(weights, inputs()).hidden)
+  sizes = np.sqrt(np.square(states).mean(axis=-1, keepdims=True) + 1e-6)
+  scores = (states / sizes) @ plan.scorer.weights + plan.scorer.bias
+  scores = np.where(mask, scores, -np.inf)
+  least = np.sort(scores, axis=-1)[:, -plan.keep, None]
+  best = scores == scores.max(axis=-1, keepdims=True)
+  return mask & (scores >= least) & ((scores > 0) | best)
+
+
 def start(case, *, source=None, rows=None, rng=KEY, **options):
   """Starts a case in the first program, with [B, S] inputs."""
   rows = np.arange(B) if rows is None else rows
@@ -662,11 +691,21 @@ def decoder_input_tokens(name):
 
 @functools.partial(jax.jit, static_argnames='first_exit')
 def _fill_in_parallel(
-  source, tokens, mask, ffn_mask, adapters=None, twins=None, *, first_exit
+  source,
+  tokens,
+  mask,
+  ffn_mask,
+  adapters=None,
+  twins=None,
+  kept=True,
+  *,
+  first_exit,
 ):
   """Runs all positions at once through the seam, one layer after the other."""
   seam, weights = decoder(), prepared(True)
-  cache = seam.start(weights, seam.encode(weights, source), T)
+  encoded = seam.encode(weights, source)
+  encoded = dataclasses.replace(encoded, mask=encoded.mask & kept)
+  cache = seam.start(weights, encoded, T)
   positions = jnp.arange(T)
   hidden = seam.embed(weights, tokens, positions)
   for layer in range(L):
@@ -699,10 +738,19 @@ def full_reference(state, planned=True):
   """
   tokens = np.pad(state.carry.tokens, ((0, 0), (1, 0)))[:, :-1]
   everything = np.ones((*tokens.shape, L), bool)
-  source = np.repeat(inputs(), state.rows_per_request, axis=0)
+  kept = kept_source(not state.policy.source_plan.whole)
+  source, kept = (
+    np.repeat(array, state.rows_per_request, axis=0)
+    for array in (inputs(), kept)
+  )
   return host(
     _fill_in_parallel(
-      source, tokens, everything & planned, everything, first_exit=False
+      source,
+      tokens,
+      everything & planned,
+      everything,
+      kept=kept,
+      first_exit=False,
     )
   )
 
@@ -742,6 +790,7 @@ def parallel_reference(name, first_exit=False):
       ffn_mask,
       readout_of(name)[1],
       None if twins is None else (twins, where),
+      kept=kept_source(name.startswith('pruned_source')),
       first_exit=first_exit,
     )
   )
@@ -775,7 +824,11 @@ def masked_reference(name, exit_layer=None, weights=None):
     logits = np.array(_adapted_logits()(tree, inputs(), tokens, mask, adapters))
   else:
     run_masked = _masked_decode()
-    logits = np.array(run_masked(tree, inputs(), tokens, mask, ffn_mask))
+    kept = kept_source(name.startswith('pruned_source'))
+    bias = np.where(kept, 0.0, -1e10).astype(np.float32)
+    logits = np.array(
+      run_masked(tree, inputs(), tokens, mask, ffn_mask, source_bias=bias)
+    )
   options = case(name).options(np.arange(B))
   logits[..., list(options.get('suppressed_tokens', ()))] = -np.inf
   forced = options.get('forced_prefix', np.zeros((B, 0), int))

@@ -36,6 +36,7 @@ def test_there_are_the_mains_of_the_readme():
     'train_gates',
     'train_router',
     'train_twins',
+    'train_source',
     'tune',
     'validate',
   ]

@@ -415,6 +415,28 @@ def test_int8_weights_are_counted_by_hand():
     costs.decode_cost(CONFIG, work, source_length=SOURCE, weights='int4')
 
 
+def test_source_positions_that_are_not_read_cost_nothing():
+  layers = CONFIG.num_decoder_layers
+  work = ledger(attention=[[layers]], checks=[[1]], outputs=[[1536]])
+  whole, part, unread = (
+    costs.decode_cost(CONFIG, work, source_length=SOURCE, **kept)
+    for kept in ({}, {'source_kept': 4}, {'source_kept': SOURCE})
+  )
+  assert unread == whole
+  for term in whole.bytes:
+    for name in ('flops', 'bytes'):
+      before, after = (getattr(one, name)[term] for one in (whole, part))
+      if term == 'cross_attention':
+        assert after == before * 4 / SOURCE > 0
+      elif term == 'cross_fill':
+        assert 0 < after < before
+      else:
+        assert after == before, term
+  for bad in (0, SOURCE + 1, 2.5):
+    with pytest.raises(ValueError, match=f'source_kept {bad} must be a whole'):
+      costs.decode_cost(CONFIG, work, source_length=SOURCE, source_kept=bad)
+
+
 @pytest.mark.parametrize(
   ('columns', 'message'),
   [

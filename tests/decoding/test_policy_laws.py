@@ -40,6 +40,7 @@ EXCEPTIONS = {
   (2, 'skip_feed_forward'): 'not the full model; with nothing skipped it is',
   (2, 'keep_layers_margin'): 'not the full model; with all layers kept it is',
   (2, 'keep_layers_margin_exact'): 'likewise',
+  (2, 'pruned_source_margin'): 'reads a part; with all kept it is unpruned',
   (2, 'skip_decode'): 'not the full model; with no depth below L it is',
   (2, 'twins'): 'not the full model; with own blocks everywhere it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
@@ -230,6 +231,25 @@ def law_2__twins(name):
   policy = decoding.ComputePolicy(layer_plan=own)
   case = dataclasses.replace(cases.case(name), policy=lambda *_: policy)
   same(cases.run(case), cases.decode('full'))
+
+
+def law_2__pruned_source_margin(name):
+  """With room for all and no gate closed it is unpruned, to the bit."""
+  plan = dataclasses.replace(
+    cases.SOURCE_PRUNED, keep=cases.S + 3, beta_shift=np.inf
+  )
+  unpruned = cases.case('softmax_margin')
+
+  def policy(rows, threshold):
+    policy = unpruned.policy(rows, threshold)
+    return dataclasses.replace(policy, source_plan=plan)
+
+  all_kept = dataclasses.replace(unpruned, policy=policy)
+  same(cases.run(all_kept), cases.decode('softmax_margin'))
+  same_tokens_as_full(cases.run(dataclasses.replace(all_kept, threshold=1.0)))
+  at_one = cases.run(dataclasses.replace(cases.case(name), threshold=1.0))
+  assert set(np.unique(at_one.exit_layers)) <= {-1, cases.L}
+  assert (at_one.tokens != cases.decode('full').tokens).any()
 
 
 def law_2__budget_margin_per_row(name):
@@ -771,6 +791,7 @@ _LONG = (
   'state_similarity_per_row_exact',
   'router_exact',
   'twins',
+  'pruned_source_margin',
 )
 
 
