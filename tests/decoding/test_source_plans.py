@@ -63,6 +63,7 @@ def test_which_positions_are_read(keep, beta_shift, expected):
   assert selected(keep, beta_shift) == expected
 
 
+@pytest.mark.slow
 def test_keys_and_values_are_made_of_what_is_kept_alone():
   """Of C positions, to the bit those that the whole source has there."""
   sizes = dict(max_length=cases.T, num_rows=1)

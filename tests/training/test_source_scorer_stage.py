@@ -101,6 +101,7 @@ def train(params, model_dir, *, num_steps=6, name='source_scorer', **changes):
   )
 
 
+@pytest.mark.slow
 def test_a_scorer_learns_to_keep_its_share(params):
   """It starts from the whole model and ends near its share, still like it."""
   stage = training.source_scorer_stage(CONFIG, params, OPTIMIZER, budget=BUDGET)
