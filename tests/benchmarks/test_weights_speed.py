@@ -134,6 +134,7 @@ def test_it_needs_no_peers(small, monkeypatch, capsys):
   assert all(' | - | ' in row for row in rows)
 
 
+@pytest.mark.slow
 def test_a_peer_that_ends_early_is_refused(small, monkeypatch):
   fake_peers(monkeypatch, last=0)
   with pytest.raises(SystemExit, match=f'{PEER} ended before 6 tokens'):

@@ -107,6 +107,7 @@ def test_half_a_file_is_named(tmp_path):
     report.run(run_dir)
 
 
+@pytest.mark.slow
 def test_the_main_ends_in_one_line(tmp_path):
   result = run_main('report', f'--run_dir={tmp_path}')
   assert result.returncode != 0

@@ -153,6 +153,7 @@ def test_companions_are_what_xla_says(analysis):
   assert ours < step(5)['bytes accessed'] < 1.6 * ours
 
 
+@pytest.mark.slow
 def test_checks_are_what_xla_says(analysis):
   analysed, _, _ = analysis
   rule = exits.ConfidenceExit(measure=exits.SoftmaxMargin(), threshold=1.0)

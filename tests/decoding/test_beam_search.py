@@ -86,7 +86,7 @@ def assert_agree(one, other, rows=slice(None)):
     (1.0, 0.6, False),
     (1.0, 3.0, False),
     (0.31, 0.6, False),
-    (0.3, 0.6, True),
+    pytest.param(0.3, 0.6, True, marks=pytest.mark.slow),
   ],
 )
 def test_equals_the_reference(threshold, length_penalty, constrained):
@@ -189,6 +189,7 @@ def test_pieces_make_the_whole_and_show_the_way():
   assert_agree(result, decode(0.31))
 
 
+@pytest.mark.slow
 def test_inside_another_program_with_traced_numbers():
   @jax.jit
   def inside(threshold, length_penalty):

@@ -155,6 +155,8 @@ _MORE = (
   'candidates, then all',
   'drafts of any depth',
   'drafts of a head',
+  'deferred',
+  'checked drafts',
 )
 
 

@@ -174,6 +174,7 @@ def test_rows_say_what_ran_and_not_only_what_was_used(verifies):
     assert early.mean_exit_layer <= early.layers_run <= 3
 
 
+@pytest.mark.slow
 def test_points_of_a_policy_without_a_threshold_are_its_static_exits():
   """All layers in 8 bits, such as a tuning may choose."""
   decode = functools.partial(

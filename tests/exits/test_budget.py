@@ -122,6 +122,7 @@ class Counting(exits.FixedExit):
     return state + 1, stops, jnp.full(state.shape, 0.25)
 
 
+@pytest.mark.slow
 def test_a_rule_is_asked_only_where_it_looks():
   rule = exits.LayerBudget(Counting(), per_token=np.array([1, 2, 3, 4]))
   for loop in ('while', 'unrolled'):
@@ -192,6 +193,7 @@ def test_bad_budgets_are_refused(budget, message):
     budget.check(*SIZE)
 
 
+@pytest.mark.slow
 def test_traced_budgets_decode_as_concrete_ones():
   @jax.jit
   def layers(per_request, per_token):

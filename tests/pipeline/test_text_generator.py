@@ -227,6 +227,7 @@ def test_every_request_is_in_one_batch_of_few_shapes(window):
   assert shapes <= {(rows, size) for rows in (1, 2, 4) for size in buckets}
 
 
+@pytest.mark.slow
 def test_other_checkpoints_come_with_a_vocabulary(run, tmp_path, outputs):
   target = checkpoints.Target(format='huggingface')
   opened = checkpoints.open_checkpoint(run)

@@ -80,6 +80,7 @@ def test_a_run_is_loaded_without_its_floats(run_dir, monkeypatch):
       runs.int8_params(found, None)
 
 
+@pytest.mark.slow
 def test_both_ways_decode_alike(run_dir):
   decoder = model.as_layered_decoder(runs.load_run(run_dir).config)
   inputs = np.random.default_rng(0).integers(2, decoder.vocab_size, (2, 5))

@@ -11,6 +11,7 @@ def run(tmp_path_factory):
   return text_cases.save_run(tmp_path_factory.mktemp('run'))
 
 
+@pytest.mark.slow
 def test_lossless_drafts_of_first_layers_are_made_again(run):
   policy = decoding.ComputePolicy(
     cache_fill=decoding.CatchUp(block_sizes=(3,)),

@@ -148,6 +148,7 @@ def test_gradients_are_those_of_the_definition(params, batch):
   assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_a_feed_forward_layer_is_trained_and_loaded(tmp_path, params, batch):
   """From the identity, through the files; no other size goes on with it."""
   kind = dict(rank=None, feed_forward=8)

@@ -24,6 +24,7 @@ def is_frozen(path):
   return path.startswith(('token_embedder', 'encoder/')) or '_norm/' in path
 
 
+@pytest.mark.slow
 def test_frozen_parameters_keep_every_bit_and_take_no_gradient():
   optimizer = training.freeze(
     training.Optimizer(optax.sgd(0.5), training.constant(0.5)), PATTERNS

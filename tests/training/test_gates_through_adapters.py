@@ -220,6 +220,7 @@ def folder(tmp_path_factory, params):
   return folder
 
 
+@pytest.mark.slow
 def test_a_gate_goes_with_the_adapters_it_was_trained_beside(folder, params):
   path = checkpoints.find_checkpoint(folder / 'gate')
   noted = checkpoints.read_metadata(path)['context'][READ_THROUGH]

@@ -45,7 +45,13 @@ def masked_loss(mask):
   return (losses[..., 0] * weights).sum() / weights.sum()
 
 
-@pytest.mark.parametrize('plan', [KEPT, SCHEDULE], ids=['kept', 'schedule'])
+@pytest.mark.parametrize(
+  'plan',
+  [
+    pytest.param(KEPT, id='kept', marks=pytest.mark.slow),
+    pytest.param(SCHEDULE, id='schedule'),
+  ],
+)
 def test_the_loss_is_that_of_the_masked_reference(plan):
   positions = forward.target_positions(objective_cases.BATCH)
   mask = mask_of(planned(plan), positions)
