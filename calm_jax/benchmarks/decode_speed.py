@@ -19,6 +19,8 @@ is `CatchUp`, which does the layers' arithmetic for earlier positions, too.
 With --compare=plans, layer plans of about L/2 layers beside exits of as many on
 the mean: layers that are kept, SkipDecode, and all attention with every second
 feed-forward block. Of plans 'mean exit layer' is how many layers ran.
+With --compare=sources, a half, a quarter and an eighth of the source positions
+kept, alone and with exits of mean L/3; give a long --source_length.
 
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
 
@@ -92,7 +94,13 @@ def measure(
       f'compare is {compare!r}; give one of {list(speed_ways.COMPARED)}'
     )
   compared = list(
-    speed_ways.COMPARED[compare](config, batch_size, target_length, seed=seed)
+    speed_ways.COMPARED[compare](
+      config,
+      batch_size,
+      target_length,
+      source_length=source_length,
+      seed=seed,
+    )
   )
   inputs = np.random.default_rng(seed).integers(
     2, config.vocab_size, (batch_size, source_length)
@@ -113,7 +121,12 @@ def measure(
       start = functools.partial(request, policy=way.policy)
       run = stopwatch.AfterStart(start, _decode_all)
       compile_seconds[way, loop], work = _warm_up(run, way)
-      spent[way] = costs.decode_cost(config, work, source_length=source_length)
+      spent[way] = costs.decode_cost(
+        config,
+        work,
+        source_length=source_length,
+        source_kept=way.source_kept,
+      )
       runs[way, loop] = run
     runs[_START, loop] = start
   seconds = stopwatch.interleaved_seconds(runs, num_repeats)
@@ -170,7 +183,7 @@ def _rows(stepping, starts, spent, rate, num_layers):
       milliseconds_per_step=1e3 * seconds / cost.num_steps,
       start_milliseconds=1e3 * starts[loop],
       parts=math.nan
-      if way.policy.exit_rule.needs_logits
+      if way.policy.exit_rule.needs_logits or way.source_kept
       else 1e3 * (whole + per_layer * way.mean_layers) / cost.num_steps,
       bound=1e3 * cost.stepping_bytes / rate / cost.num_steps,
       speed_up=stepping[full] / seconds,
@@ -187,7 +200,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('target_length', 64, 'tokens decoded', type=int)
   add('dtype', 'float32', 'float32 or bfloat16')
   add('depth_loops', ','.join(decoding.DEPTH_LOOPS), 'depth loops, by commas')
-  add('compare', 'exits', 'exits, exact or plans: which ways of decoding')
+  add('compare', 'exits', 'exits, exact, plans or sources: which ways')
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('seed', 0, 'of weights, sources and depths', type=int)
   add('output', None, 'a JSON file to write')

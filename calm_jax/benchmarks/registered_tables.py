@@ -193,6 +193,7 @@ TABLES = {
     _speed,
   ),
   'speed_plans': RegisteredTable(('plans_base_cpu.json',), _speed),
+  'speed_sources': RegisteredTable(('sources_base_cpu.json',), _speed),
   'drafting': RegisteredTable(
     ('drafting_cpu.json',),
     _of_rows(drafting_table.DraftingRow, drafting_table.table),

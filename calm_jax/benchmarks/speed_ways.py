@@ -7,6 +7,7 @@ import numpy as np
 
 from calm_jax import decoding, exits, model
 from calm_jax.benchmarks import forced_depths
+from calm_jax.source_scorer import SourceScorer
 
 FILLS = {
   'eager': decoding.ProjectExitState(),
@@ -28,6 +29,7 @@ class Way:
     depths: int [B, T], the exit layers that it forces.
     layers: layers that a token runs on the mean, where a plan leaves some out
       below its exit; None where none does.
+    source_kept: source positions that are read; None for all.
   """
 
   name: str
@@ -35,6 +37,7 @@ class Way:
   policy: decoding.ComputePolicy
   depths: np.ndarray
   layers: float | None = None
+  source_kept: int | None = None
 
   @property
   def mean_layers(self) -> float:
@@ -148,5 +151,50 @@ def plan_ways(
     yield Way(name, 'eager', policy, full, float(layers))
 
 
-# What `--compare` names.
-COMPARED = {'exits': ways, 'exact': exact_ways, 'plans': plan_ways}
+def source_ways(
+  config: model.T5Config,
+  batch_size: int,
+  length: int,
+  *,
+  source_length: int,
+  seed: int = 0,
+) -> Iterator[Way]:
+  """Yields parts of the source, alone and beside exits of mean L/3."""
+  num_layers = config.num_decoder_layers
+  size = (batch_size, length)
+  full = np.full(size, num_layers, np.int32)
+  third = forced_depths.random_depths(
+    size, num_layers, mean=max(1.0, num_layers / 3), seed=seed
+  )
+  # Whatever the scores: as many positions as there is room for.
+  weights = np.random.default_rng(seed).normal(size=config.embed_dim)
+  scorer = SourceScorer(weights.astype(np.float32), np.float32(0.0))
+  depths = {
+    FULL: (exits.NeverExit(), full),
+    ONE: (exits.ScheduledExit(np.ones(size, np.int32)), np.ones(size, int)),
+    'depths of mean L/3': (exits.ScheduledExit(third), third),
+  }
+  for name, (rule, exit_layers) in depths.items():
+    yield Way(
+      name, 'eager', decoding.ComputePolicy(exit_rule=rule), exit_layers
+    )
+  for share in (2, 4, 8):
+    keep = max(1, source_length // share)
+    plan = decoding.PrunedSource(scorer, keep, float('inf'))
+    for name, (rule, exit_layers) in depths.items():
+      if name == ONE or (name != FULL and share != 4):
+        continue
+      policy = decoding.ComputePolicy(exit_rule=rule, source_plan=plan)
+      what = f'{keep} of {source_length} source positions'
+      if name != FULL:
+        what = f'{name}, {what}'
+      yield Way(what, 'eager', policy, exit_layers, source_kept=keep)
+
+
+# What `--compare` names, of sources of some length.
+COMPARED = {
+  'exits': lambda *shape, source_length, seed: ways(*shape, seed=seed),
+  'exact': lambda *shape, source_length, seed: exact_ways(*shape, seed=seed),
+  'plans': lambda *shape, source_length, seed: plan_ways(*shape, seed=seed),
+  'sources': source_ways,
+}
