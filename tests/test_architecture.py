@@ -162,6 +162,7 @@ ALLOWED = {
     'runs',
     'sharding',
     'small_twins',
+    'source_scorer',
     'tokenizer',
     'training',
   },

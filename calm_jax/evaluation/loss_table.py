@@ -169,19 +169,29 @@ def measured(
 
 def result_line(table: records.LossTable, column: int) -> str:
   """Returns what came out at a setting."""
-  exit_layer = table.mean_exit_layers[column]
-  layers_run = table.mean_layers_run[column]
   means = ', '.join(
     f'mean {one.loss} loss {np.nanmean(one.losses[:, column]):.4f}'
     for one in table.alone()
   )
-  line = (
-    f'setting {table.settings[column]}: {means}, mean exit layer '
-    f'{exit_layer:.2f}'
+  layers = layers_in_words(
+    table.mean_exit_layers[column], table.mean_layers_run[column]
   )
+  return f'setting {table.settings[column]}: {means}, {layers}'
+
+
+def layers_in_words(exit_layer: float, layers_run: float) -> str:
+  """Says where tokens left, and what else ran or what of it did not.
+
+  Args:
+    exit_layer: the mean exit layer, 1..L.
+    layers_run: layers run per token.
+  """
+  words = f'mean exit layer {exit_layer:.2f}'
   if layers_run > exit_layer + 0.005:
-    line += f', {layers_run:.2f} layers run with those caught up later'
-  return line
+    words += f', {layers_run:.2f} layers run with those caught up later'
+  elif layers_run < exit_layer - 0.005:
+    words += f', {layers_run:.2f} layers run, the others left out'
+  return words
 
 
 def digest_of(full: DecodedDataset) -> str:

@@ -40,7 +40,10 @@ class Column:
     if self.losses is not None:
       found = {
         'screening_means': tuple(self.losses.mean(axis=1).tolist()),
-        'mean_exit_layer': self.decoded.mean_exit_layer,
+        # Plans leave layers out below an exit; what catches up is no exit's.
+        'mean_exit_layer': min(
+          self.decoded.mean_exit_layer, self.decoded.mean_layers_run
+        ),
       }
     return records.TunedCandidate(
       policy=one.name,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax import calibration, records
+from calm_jax.evaluation import loss_table
 from calm_jax.evaluation.candidates import Candidate
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.tuning_columns import Column
@@ -16,9 +17,10 @@ def of_column(column: Column, losses: Sequence[ConsistencyLoss]) -> str:
     f'mean {loss.name} loss {row.mean():.4f}'
     for loss, row in zip(losses, column.losses, strict=True)
   ]
-  return (
-    f'{", ".join(means)}, mean exit layer {column.decoded.mean_exit_layer:.2f}'
+  layers = loss_table.layers_in_words(
+    column.decoded.mean_exit_layer, column.decoded.mean_layers_run
   )
+  return f'{", ".join(means)}, {layers}'
 
 
 def of_rows(

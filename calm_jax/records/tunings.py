@@ -31,7 +31,8 @@ class TunedCandidate:
     milliseconds: per step of the token loop, what is done once per batch shared
       out among the steps of the full model.
     speed_up: how many times faster than the full model; NaN if not measured.
-    mean_exit_layer: layers per token on the rows that screen, NaN if lossless.
+    mean_exit_layer: layers per token on the rows that screen, without those
+      that a plan left out and those caught up later; NaN if lossless.
     screening_means: mean loss of each promise on these rows.
     screening_p_value: the largest of the promises', on these rows.
     test_means: mean loss of each promise on the rows that test; () where it was

@@ -7,6 +7,7 @@ import pytest
 from fakes.decoded_fakes import decoded_dataset, same_text
 
 from calm_jax import calibration, evaluation, records
+from calm_jax.evaluation import loss_table
 
 NUM_EXAMPLES = 200
 SETTINGS = (1.0, 0.9, 0.7, 0.5, 0.1)
@@ -151,3 +152,15 @@ def test_bad_arguments_are_named():
     )
   with pytest.raises(ValueError, match='second time'):
     build_with(decode, [1.0], full=full, next_column=lambda losses: 0)
+
+
+@pytest.mark.parametrize(
+  ('layers_run', 'words'),
+  [
+    (5.001, 'mean exit layer 5.00'),
+    (7.0, 'mean exit layer 5.00, 7.00 layers run with those caught up later'),
+    (3.5, 'mean exit layer 5.00, 3.50 layers run, the others left out'),
+  ],
+)
+def test_layers_in_words(layers_run, words):
+  assert loss_table.layers_in_words(5.0, layers_run) == words
