@@ -7,6 +7,7 @@ load, so names load when they are first used (PEP 562); the rest needs NumPy.
 import importlib
 
 _HOMES = {
+  'ClassLabels': 'class_labels',
   'DataPlan': 'plan',
   'EmbeddedCorpus': 'seqio.corpus',
   'JsonlTask': 'seqio.tasks',
@@ -20,6 +21,7 @@ _HOMES = {
   'Translation': 'seqio.text_forms',
   'add_cache_directories': 'seqio.caching',
   'as_task': 'seqio.tasks',
+  'class_labels': 'seqio.label_sets',
   'eval_batches': 'seqio.batches',
   'input_hashes': 'seqio.row_hashes',
   'normalised_input_hash': 'splits',

@@ -11,6 +11,7 @@ from calm_jax.model.stepwise import as_layered_decoder, pool_source
 from calm_jax.model.teacher_forcing import (
   decode_with_layer_mask,
   encode,
+  encoder_states,
   init_params,
   layer_states,
   output_logits,
@@ -24,6 +25,7 @@ __all__ = [
   'as_layered_decoder',
   'decode_with_layer_mask',
   'encode',
+  'encoder_states',
   'init_params',
   'layer_states',
   'output_logits',

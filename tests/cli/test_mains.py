@@ -32,6 +32,7 @@ def test_there_are_the_mains_of_the_readme():
     'train',
     'train_classifier',
     'train_draft_head',
+    'train_encoder_heads',
     'train_exits',
     'train_gates',
     'train_router',
