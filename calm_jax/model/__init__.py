@@ -11,7 +11,6 @@ from calm_jax.model.stepwise import as_layered_decoder, pool_source
 from calm_jax.model.teacher_forcing import (
   decode_with_layer_mask,
   encode,
-  encoder_states,
   init_params,
   layer_states,
   output_logits,
@@ -25,7 +24,6 @@ __all__ = [
   'as_layered_decoder',
   'decode_with_layer_mask',
   'encode',
-  'encoder_states',
   'init_params',
   'layer_states',
   'output_logits',

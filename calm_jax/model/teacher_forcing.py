@@ -30,36 +30,6 @@ def encode(config: T5Config, params: Params, inputs: Array) -> Encoded:
   return Transformer(config).apply({'params': params}, inputs, method='encode')
 
 
-def encoder_states(
-  config: T5Config,
-  params: Params,
-  inputs: Array,
-  *,
-  dropout_rng: Array | None = None,
-) -> Array:
-  """Returns what the encoder would hand on after each of its layers.
-
-  The states after the layer and the final norm; of the last layer they are
-  those of `encode`.
-
-  Args:
-    config: the model's shape.
-    params: its parameters; the decoder's need not be there.
-    inputs: int32 [B, S], 0 is padding.
-    dropout_rng: a PRNG key switches dropout on.
-
-  Returns:
-    [L, B, S, D] in the activation dtype, L the encoder's layers.
-  """
-  return Transformer(config).apply(
-    {'params': params},
-    inputs,
-    deterministic=dropout_rng is None,
-    rngs={} if dropout_rng is None else {'dropout': dropout_rng},
-    method='encoder_states',
-  )
-
-
 def layer_states(
   config: T5Config,
   params: Params,

@@ -52,26 +52,14 @@ class Encoder(nn.Module):
     self, hidden: Array, mask: Array, *, deterministic: bool = True
   ) -> Array:
     """Returns [B, S, D]; `mask` is bool, broadcastable to [B, 1, S, S]."""
-    *_, hidden = self.states(hidden, mask, deterministic=deterministic)
-    return self.normed(hidden, deterministic=deterministic)
-
-  def states(
-    self, hidden: Array, mask: Array, *, deterministic: bool = True
-  ) -> list[Array]:
-    """Returns the states after every layer, L times [B, S, D]."""
     length = hidden.shape[1]
     bias = self.relpos_bias(length, length)
     bias = bias + relative_positions.mask_to_bias(mask)
     hidden = self.dropout(hidden, deterministic=deterministic)
-    states = []
     for layer in self.layers:
       hidden = layer(hidden, bias, deterministic=deterministic)
-      states.append(hidden)
-    return states
-
-  def normed(self, hidden: Array, *, deterministic: bool = True) -> Array:
-    """Applies the final norm."""
-    return self.dropout(self.encoder_norm(hidden), deterministic=deterministic)
+    hidden = self.encoder_norm(hidden)
+    return self.dropout(hidden, deterministic=deterministic)
 
 
 class Decoder(nn.Module):
@@ -199,17 +187,6 @@ class Transformer(nn.Module):
       deterministic=deterministic,
     )
     return Encoded(hidden=hidden, mask=mask)
-
-  def encoder_states(
-    self, inputs: Array, *, deterministic: bool = True
-  ) -> Array:
-    """Runs the encoder: normed states after every layer [L, B, S, D]."""
-    states = self.encoder.states(
-      sharding.share_rows(self.token_embedder(inputs)),
-      (inputs > 0)[:, None, None, :],
-      deterministic=deterministic,
-    )
-    return self.encoder.normed(jnp.stack(states), deterministic=deterministic)
 
   def states(
     self,

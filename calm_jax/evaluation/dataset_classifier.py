@@ -1,0 +1,216 @@
+"""An encoder with heads, as what a calibration decodes data sets with.
+
+Its outputs are names of classes, one token long. All settings of all exit rules
+follow from one pass over all layers: a row that leaves an encoder changes
+nothing before, so that nothing is run again.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from calm_jax import decoding, encoding, interfaces, records
+from calm_jax.array_types import PyTree
+from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.decode_dataset import Batch, valid_rows
+from calm_jax.evaluation.decode_store import WORK
+from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
+from calm_jax.processes import collectives
+from calm_jax.records import provenance
+
+# Of a policy that is a classifier's these say nothing.
+_ONE_LAYER = ('attention', 'feed_forward')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DatasetClassifier:
+  """Classifies the same batches under one exit rule after the other.
+
+  Attributes:
+    encoder: the encoder.
+    params: its parameters, laid out or not.
+    heads: of its layers.
+    class_texts: C names of classes, all different.
+    about: fields of `records.DecodingContext` that it cannot know: parameters,
+      tokenizer, prefix, how inputs are cut.
+    progress: gets a line to print now and then.
+  """
+
+  encoder: interfaces.LayeredEncoder
+  params: PyTree
+  heads: EncoderHeads
+  class_texts: Sequence[str]
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  progress: Any = None
+  _passes: dict[int, '_Pass'] = dataclasses.field(
+    default_factory=dict, repr=False
+  )
+
+  max_length = 1
+  share = collectives.Share()
+
+  def __post_init__(self):
+    """Raises ValueError for heads that do not go with encoder and names."""
+    object.__setattr__(self, 'heads', self.heads.check(self.encoder))
+    if len(set(self.class_texts)) != self.heads.num_classes:
+      raise ValueError(
+        f'there are {len(set(self.class_texts))} different names for the '
+        f'{self.heads.num_classes} classes of the heads; give those that they '
+        'were trained for (runs.load_class_labels)'
+      )
+
+  def __call__(
+    self,
+    batches: Sequence[Batch],
+    *,
+    policy: decoding.ComputePolicy,
+    earlier: DecodedDataset | None = None,
+    traces: None = None,
+  ) -> DecodedDataset:
+    """Returns what the policy's exit rule makes of every input.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: whose exit rule counts, and nothing else.
+      earlier: not used: nothing is run here that another decode would save.
+      traces: not used.
+    """
+    del earlier, traces
+    return self._pass(batches).under(self.encoder, policy, self.class_texts)
+
+  def full_and_traces(
+    self,
+    batches: Sequence[Batch],
+    policy: decoding.ComputePolicy,
+    coming: Sequence[decoding.ComputePolicy] = (),
+  ) -> tuple[DecodedDataset, None]:
+    """Returns what the last layer says, and no traces.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: not looked at: its full model is all layers.
+      coming: not used.
+    """
+    del coming
+    found = self(batches, policy=decoding.full_model(policy))
+    seconds = np.full(
+      len(found.texts), self._pass(batches).seconds / len(found.texts)
+    )
+    return dataclasses.replace(found, seconds=seconds), None
+
+  def context(
+    self, policy: decoding.ComputePolicy, setting: Any = None
+  ) -> records.DecodingContext:
+    """Returns the context of what is classified under a policy.
+
+    The heads stand in the place of a sampler, so that no certificate of a
+    classifier holds for decoding, nor the other way round.
+
+    Args:
+      policy: the policy.
+      setting: whose values are left out of it; the threshold if None.
+    """
+    computation = decoding.describe_computation()
+    return records.DecodingContext(
+      policy=decoding.describe(policy, setting),
+      sampler={
+        **decoding.describe(self.heads),
+        'classes': list(self.class_texts),
+      },
+      max_length=1,
+      weights='float',
+      versions=provenance.versions(*provenance.LIBRARIES),
+      **{**computation, **self.about},
+    )
+
+  def _pass(self, batches: Sequence[Batch]) -> '_Pass':
+    """Returns all layers of the inputs, run once."""
+    found = self._passes.get(id(batches))
+    if found is None or found.batches is not batches:
+      found = _Pass.run(self, batches)
+      self._passes[id(batches)] = found
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pass:
+  """All layers of N inputs.
+
+  Attributes:
+    batches: the inputs.
+    rows: N of them.
+    layers: what exit rules look at, rows of padding left out.
+    seconds: the wall clock, compilation left out.
+  """
+
+  batches: Sequence[Batch]
+  rows: tuple[Input, ...]
+  layers: encoding.AllLayers
+  seconds: float
+
+  @classmethod
+  def run(
+    cls, classifier: DatasetClassifier, batches: Sequence[Batch]
+  ) -> '_Pass':
+    """Runs all layers of all inputs."""
+    rows: list[Input] = []
+    parts = []
+    began, compiled = time.perf_counter(), compile_seconds()
+    for batch in batches:
+      added = list(valid_rows(batch, len(rows)))
+      rows += added
+      found = jax.device_get(
+        encoding.all_layers(
+          classifier.encoder,
+          classifier.params,
+          np.asarray(batch['encoder_input_tokens'], np.int32),
+          classifier.heads,
+        )
+      )
+      parts.append(jax.tree.map(lambda leaf, n=len(added): leaf[:, :n], found))
+    if not rows:
+      raise ValueError('there are no inputs to classify: is the split empty?')
+    layers = jax.tree.map(lambda *some: np.concatenate(some, axis=1), *parts)
+    seconds = time.perf_counter() - began - (compile_seconds() - compiled)
+    return cls(batches, tuple(rows), layers, max(seconds, 1e-9))
+
+  def under(
+    self,
+    encoder: interfaces.LayeredEncoder,
+    policy: decoding.ComputePolicy,
+    class_texts: Sequence[str],
+  ) -> DecodedDataset:
+    """Returns what an exit rule makes of the inputs."""
+    exit_layers, confidences = jax.device_get(
+      encoding.replay(encoder, policy.exit_rule, self.layers)
+    )
+    places = np.arange(len(self.rows))
+    logits = self.layers.logits[exit_layers - 1, places].astype(np.float64)
+    classes = logits.argmax(axis=1)
+    best = logits.max(axis=1)
+    total = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))
+    work = np.zeros((len(self.rows), len(WORK)), np.int64)
+    for name in _ONE_LAYER:
+      work[:, WORK.index(name)] = exit_layers
+    return DecodedDataset(
+      # 0 is padding.
+      tokens=(classes[:, None] + 1).astype(np.int32),
+      exit_layers=exit_layers[:, None].astype(np.int32),
+      confidences=confidences[:, None],
+      rejected_confidences=np.full((len(self.rows), 1), -np.inf, np.float32),
+      scores=(best - total).astype(np.float32),
+      lengths=np.ones(len(self.rows), np.int32),
+      work=work,
+      seconds=np.zeros(len(self.rows)),
+      texts=tuple(class_texts[number] for number in classes),
+      inputs_text=tuple(row.inputs_text for row in self.rows),
+      references=tuple(row.references for row in self.rows),
+      example_ids=tuple(row.example_id for row in self.rows),
+      batch_shapes=tuple(row.batch_shape for row in self.rows),
+      num_layers=encoder.num_layers,
+    )
