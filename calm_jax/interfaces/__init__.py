@@ -18,6 +18,7 @@ from calm_jax.interfaces.bound_decoder import BoundDecoder, DepthLoop
 from calm_jax.interfaces.cache_fill_slot import CacheFill, NoCompanions
 from calm_jax.interfaces.conformance import check_decoder
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
+from calm_jax.interfaces.layered_encoder import LayeredEncoder
 from calm_jax.interfaces.ledger import FillWork, Work
 from calm_jax.interfaces.policy_slots import (
   ExitRule,
@@ -54,6 +55,7 @@ __all__ = [
   'LayerView',
   'LayerWork',
   'LayeredDecoder',
+  'LayeredEncoder',
   'NoCompanions',
   'PlanView',
   'PlansAhead',
