@@ -7,7 +7,6 @@ for the whole). Their weights are trained by `training.encoder_head_stage`;
 """
 
 import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,10 @@ import numpy as np
 
 from calm_jax import checks
 from calm_jax.array_types import Array
+from calm_jax.interfaces import LayeredEncoder
 from calm_jax.pytrees import register_pytree
 
 _REMEDY = 'give the heads trained with this model'
-
-
-class HasLayers(Protocol):
-  """What heads want to know of an encoder."""
-
-  @property
-  def num_layers(self) -> int:
-    """L."""
-    ...
-
-  @property
-  def embed_dim(self) -> int:
-    """D."""
-    ...
 
 
 @register_pytree
@@ -64,7 +50,7 @@ class EncoderHeads:
     """C."""
     return self.bias.shape[1]
 
-  def check(self, encoder: HasLayers) -> 'EncoderHeads':
+  def check(self, encoder: LayeredEncoder) -> 'EncoderHeads':
     """Returns itself in float32.
 
     Args:

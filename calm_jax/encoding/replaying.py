@@ -32,10 +32,9 @@ class AllLayers:
   pooled: Array
   logits: Array
 
-  @property
-  def classes(self) -> Array:
-    """What each layer says, int32 [L, B]."""
-    return self.logits.argmax(axis=-1).astype(jnp.int32)
+  def first_rows(self, count: int) -> 'AllLayers':
+    """Returns the first rows alone; padding comes last in a batch."""
+    return AllLayers(self.pooled[:, :count], self.logits[:, :count])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -71,9 +70,7 @@ def _replay(
   exit_layers = jnp.full((rows,), last + 1, jnp.int32)
   confidences = jnp.full((rows,), jnp.nan, jnp.float32)
   for layer in range(last + 1):
-    if layer < last and not rule.looks(layer):
-      continue
-    stop = jnp.ones((rows,), bool)
+    stops, confidence = jnp.full((rows,), layer == last), jnp.float32(jnp.nan)
     if rule.looks(layer):
       view = LayerView(
         layer=layer,
@@ -86,10 +83,11 @@ def _replay(
         active=active,
       )
       state, fires, confidence = rule.step(state, view)
-      confidences = jnp.where(active, confidence, confidences)
-      stop = fires if layer < last else stop
-    exit_layers = jnp.where(active & stop, layer + 1, exit_layers)
-    active &= ~stop
+      stops |= fires
+    stops &= active
+    exit_layers = jnp.where(stops, layer + 1, exit_layers)
+    confidences = jnp.where(stops, confidence, confidences)
+    active &= ~stops
   return exit_layers, confidences
 
 

@@ -23,8 +23,8 @@ from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
 
-# Of a policy that is a classifier's these say nothing.
-_ONE_LAYER = ('attention', 'feed_forward')
+# Of the ledger: what a row runs as often as layers.
+_PER_LAYER = ('attention', 'feed_forward')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,7 +172,7 @@ class _Pass:
           classifier.heads,
         )
       )
-      parts.append(jax.tree.map(lambda leaf, n=len(added): leaf[:, :n], found))
+      parts.append(found.first_rows(len(added)))
     if not rows:
       raise ValueError('there are no inputs to classify: is the split empty?')
     layers = jax.tree.map(lambda *some: np.concatenate(some, axis=1), *parts)
@@ -195,7 +195,7 @@ class _Pass:
     best = logits.max(axis=1)
     total = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))
     work = np.zeros((len(self.rows), len(WORK)), np.int64)
-    for name in _ONE_LAYER:
+    for name in _PER_LAYER:
       work[:, WORK.index(name)] = exit_layers
     return DecodedDataset(
       # 0 is padding.

@@ -6,7 +6,8 @@ the early-exit classifier of a finished one, `gate_stage` a gate of it,
 `source_scorer_stage` what chooses among its source positions,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
 early layers are read through, `twin_stage` small twins of its feed-forwards,
-`encoder_head_stage` what classifies by its encoder's layers.
+`encoder_head_stage` what classifies by its encoder's layers,
+`encoder_gate_stage` when an input may leave these.
 `Plan` and `Objective` (or what is around one:
 `SampledDepth`, `LayerDropout`, ...) say what a run does, optimizers and
 schedules are builders, and gin binds all of them.
@@ -112,6 +113,7 @@ from calm_jax.training.stages.draft_head import (
   draft_head_of,
   draft_head_stage,
 )
+from calm_jax.training.stages.encoder_gate import encoder_gate_stage
 from calm_jax.training.stages.encoder_heads import (
   encoder_head_directory,
   encoder_head_stage,
@@ -211,6 +213,7 @@ __all__ = [
   'draft_head_directory',
   'draft_head_of',
   'draft_head_stage',
+  'encoder_gate_stage',
   'encoder_head_directory',
   'encoder_head_stage',
   'encoder_heads_of',

@@ -60,7 +60,7 @@ def class_logits(
     ValueError: if the heads are of another model's shape, a batch is bad, or
       all hold no input.
   """
-  heads = heads.check(EncoderSize(config.num_encoder_layers, config.embed_dim))
+  heads = heads.check(model.as_layered_encoder(config))
   look = encoder_head_losses.make_class_logits(config)
   parts, classes = [], []
   for batch in batches:
@@ -77,19 +77,6 @@ def class_logits(
       'empty, or the iterator used up?'
     )
   return ClassLogits(np.concatenate(parts, axis=1), np.concatenate(classes))
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderSize:
-  """What heads want to know of an encoder.
-
-  Attributes:
-    num_layers: L.
-    embed_dim: D.
-  """
-
-  num_layers: int
-  embed_dim: int
 
 
 def fit_class_temperatures(found: ClassLogits) -> FittedTemperatures:

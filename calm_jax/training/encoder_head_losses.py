@@ -12,7 +12,6 @@ from calm_jax import model
 from calm_jax.array_types import Array, Params
 from calm_jax.data.class_labels import ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
-from calm_jax.model.transformer import Encoded
 from calm_jax.training import losses
 from calm_jax.training import step as step_lib
 
@@ -36,13 +35,12 @@ def pooled_layers(
     inputs: int32 [B, S], 0 is padding.
     dropout_rng: a PRNG key switches dropout on.
   """
+  encoder = model.as_layered_encoder(config)
+  prepared = encoder.prepare(params)
   states = model.encoder_states(config, params, inputs, dropout_rng=dropout_rng)
-  mask = inputs > 0
-
-  def pool(hidden):
-    return model.pool_source(Encoded(hidden=hidden, mask=mask))[0]
-
-  return jax.vmap(pool)(states)
+  return jax.vmap(lambda hidden: encoder.pooled(prepared, hidden, inputs > 0))(
+    states
+  )
 
 
 def head_losses(
