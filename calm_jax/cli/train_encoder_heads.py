@@ -68,7 +68,7 @@ def run(
 
   def make_stage(loaded: runs.LoadedRun) -> training.Stage:
     labels.append(
-      datasets.class_labels(
+      datasets.read_class_labels(
         task, target_length=loaded.feature_lengths['targets']
       )
     )

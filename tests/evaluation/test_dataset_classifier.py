@@ -14,11 +14,15 @@ NAMES = ('a', 'the', 'other')
 N = 120
 
 
-def classifier(seed=0, **changes):
-  rng = np.random.default_rng(seed)
+def classifier(slope=2.0, **changes):
+  """Classes are 0, 1, 2 below 5, 8 and above; early layers are a bit off."""
+  bounds = 5.0 + np.array([1.8, 3.3, 6.0])
+  nothing = np.zeros(3)
+  across = np.stack([nothing, nothing + slope, nothing + 2 * slope], axis=1)
+  along = np.stack([nothing, -slope * bounds, -slope * (2 * bounds + 3)], 1)
   heads = EncoderHeads(
-    kernel=rng.normal(size=(3, 2, 3)).astype('f4'),
-    bias=rng.normal(size=(3, 3)).astype('f4'),
+    kernel=np.stack([across, along], axis=1).astype('f4'),
+    bias=np.zeros((3, 3), 'f4'),
   )
   return evaluation.DatasetClassifier(
     **{
@@ -66,9 +70,7 @@ def test_losses_are_those_of_each_threshold_by_itself():
     rule = exits.ConfidenceExit(exits.SoftmaxMaximum(), threshold)
     found = decode(given, policy=decoding.ComputePolicy(exit_rule=rule))
     said, last = found.tokens[:, 0] - 1, full.tokens[:, 0] - 1
-    np.testing.assert_array_equal(
-      textual.table.losses[:, column], said != last
-    )
+    np.testing.assert_array_equal(textual.table.losses[:, column], said != last)
     lost = (last == classes).astype(float) - (said == classes)
     np.testing.assert_array_equal(signed.table.losses[:, column], lost)
     mean = found.exit_layers.mean()
@@ -89,7 +91,7 @@ def test_both_promises_in_one_certificate():
   assert [b.loss for b in found.certificate.promises] == ['textual', 'signed']
 
 
-def test_a_certificate_holds_for_these_heads_and_no_decoder(tmp_path):
+def test_a_certificate_holds_for_these_heads_and_no_decoder():
   decode = classifier()
   certificate = calibrated(decode).certificate
   assert certificate.certified
@@ -100,7 +102,7 @@ def test_a_certificate_holds_for_these_heads_and_no_decoder(tmp_path):
 
   assert use(decode.context(policy)).threshold == certificate.threshold
   with pytest.raises(ValueError, match='sampler.*does not hold|does not.*samp'):
-    use(classifier(seed=1).context(policy))
+    use(classifier(slope=3.0).context(policy))
   greedy = runs.decoding_context(
     tokenizer='t', parameters='p', max_length=1, weights='float'
   )

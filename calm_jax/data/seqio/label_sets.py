@@ -8,7 +8,7 @@ from calm_jax.data.seqio.token_datasets import in_order
 MOST_CLASSES = 2000
 
 
-def class_labels(
+def read_class_labels(
   task, *, target_length: int, split: str = 'train'
 ) -> ClassLabels:
   """Returns the different targets of a split, as classes.
