@@ -78,6 +78,9 @@ from calm_jax.training.objectives.planned_layers import PlannedLayers
 from calm_jax.training.objectives.pulled_states import PulledStates
 from calm_jax.training.objectives.rotated_exits import RotatedExits
 from calm_jax.training.objectives.sampled_depth import SampledDepth
+from calm_jax.training.objectives.sampled_encoder_depth import (
+  SampledEncoderDepth,
+)
 from calm_jax.training.objectives.self_distillation import SelfDistillation
 from calm_jax.training.objectives.wrapping import WrappingObjective
 from calm_jax.training.optimizer import (
@@ -191,6 +194,7 @@ __all__ = [
   'RouterMeasurement',
   'RouterShape',
   'SampledDepth',
+  'SampledEncoderDepth',
   'SelfDistillation',
   'SourceBudget',
   'SourceMeasurement',

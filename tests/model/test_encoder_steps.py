@@ -39,7 +39,9 @@ def layer_by_layer(encoder, params, inputs, depth):
   return encoder.finish(params, hidden, mask)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+  'dtype', ['float32', pytest.param('bfloat16', marks=pytest.mark.slow)]
+)
 def test_all_layers_are_the_encoder_to_the_bit(dtype):
   config = model.T5Config(**{**vars(CONFIG), 'dtype': dtype})
   decoder = model.as_layered_decoder(config)
