@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from calm_jax import calibration, decoding, exits, runs
+from calm_jax import calibration, evaluation, exits, records, runs
 
 # Name of the rule, its setting in words, the rule there.
 Entry = tuple[str, str, exits.NeverExit | Any]
@@ -61,13 +61,14 @@ def _certified(path: str, run_dir: str) -> Entry:
     f'{bound.loss} {bound.tolerance:g}' for bound in certificate.bounds
   )
   name = f'certified: {promised}'
-  if not certificate.certified:
-    return name, 'nothing certified', exits.NeverExit()
-  policy = runs.policy_of(certificate, run_dir)
-  if (certificate.context.get('sampler') or {}).get('type') != 'EncoderHeads':
+  sampler = certificate.decoding.sampler or {}
+  if sampler.get('type') != evaluation.CLASSES:
     raise ValueError(
       f'{os.fspath(path)} is a certificate of decoding; give one that '
       'calm_jax.cli.calibrate_encoder wrote'
     )
-  rule = decoding.with_setting(policy, certificate.setting).exit_rule
-  return name, str(certificate.setting), rule
+  if not certificate.certified:
+    return name, 'nothing certified', exits.NeverExit()
+  stops: Any = runs.policy_of(certificate, run_dir).encoder_exit
+  setting = records.setting_in_words(certificate.setting)
+  return name, setting, stops.rule

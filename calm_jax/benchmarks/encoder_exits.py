@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import checks, decoding, encoding, evaluation, model, runs
+from calm_jax import checks, encoding, evaluation, model, runs
 from calm_jax.benchmarks import (
   encoder_exit_rules,
   encoder_exits_table,
@@ -142,8 +142,7 @@ def _rows(
   """Returns the rows: what rules say, and their times."""
   name, said = os.path.basename(os.path.normpath(flags.run_dir)), []
   for _, _, rule in entries:
-    policy = decoding.ComputePolicy(exit_rule=rule)
-    found = classifier(batches, policy=policy)
+    found = classifier(batches, policy=classifier.policy(rule))
     said.append((found.tokens[:, 0] - 1, found.mean_exit_layer))
   full = said[0][0]
   return [

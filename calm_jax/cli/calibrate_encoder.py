@@ -13,14 +13,15 @@ is decoded twice. The certificate, the table of losses and the configuration go
 to MODEL_DIR/encoder_calibration.
 """
 
+import dataclasses
 import os
 from typing import Any
 
 from calm_jax import (
   calibration,
   data,
-  decoding,
   evaluation,
+  exits,
   interfaces,
   model,
   records,
@@ -64,6 +65,9 @@ def run(
       f'split {split!r} was trained or selected on; a certificate needs rows '
       "that chose nothing: use 'calibration'"
     )
+  if plan.settings is None:
+    settings = exits.usual_thresholds(exit_rule)
+    plan = dataclasses.replace(plan, settings=settings)
   output_dir = output_dir or os.path.join(model_dir, 'encoder_calibration')
   with jobs.open_output(output_dir, 'calibrate_encoder.gin'):
     loaded = jobs.load_run(model_dir, task)
@@ -77,10 +81,11 @@ def run(
       )
     )
     jobs.refuse_training_rows(model_dir, batches, loaded.prefix)
+    classifier = classifier_of(loaded, model_dir, heads)
     found = evaluation.run_calibration(
-      classifier_of(loaded, model_dir, heads),
+      classifier,
       batches,
-      decoding.ComputePolicy(exit_rule=exit_rule),
+      classifier.policy(exit_rule),
       plan,
       context={
         'task': data.as_task(task).name,

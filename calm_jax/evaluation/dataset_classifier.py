@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import decoding, encoding, interfaces, records
+from calm_jax import decoding, encoding, exits, interfaces, records
 from calm_jax.array_types import PyTree
 from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.evaluation.compile_clock import compile_seconds
@@ -23,6 +23,8 @@ from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
 
+# In the place of a sampler: what says the names of classes.
+CLASSES = 'ClassesOfHeads'
 # Of the ledger: what a row runs as often as layers.
 _PER_LAYER = ('attention', 'feed_forward')
 
@@ -76,12 +78,15 @@ class DatasetClassifier:
 
     Args:
       batches: as for `decode_dataset`.
-      policy: whose exit rule counts, and nothing else.
+      policy: whose encoder exit counts, and nothing else.
       earlier: not used: nothing is run here that another decode would save.
       traces: not used.
     """
     del earlier, traces
-    return self._pass(batches).under(self.encoder, policy, self.class_texts)
+    rule = exits.NeverExit()
+    if not policy.encoder_exit.whole:
+      rule = policy.encoder_exit.rule
+    return self._pass(batches).under(self.encoder, rule, self.class_texts)
 
   def full_and_traces(
     self,
@@ -103,13 +108,22 @@ class DatasetClassifier:
     )
     return dataclasses.replace(found, seconds=seconds), None
 
+  def policy(self, exit_rule: interfaces.ExitRule) -> decoding.ComputePolicy:
+    """Returns the policy by which inputs leave by an exit rule, and no other.
+
+    Args:
+      exit_rule: the rule.
+    """
+    stops = decoding.StoppedEncoder(exit_rule, heads=self.heads)
+    return decoding.ComputePolicy(encoder_exit=stops)
+
   def context(
     self, policy: decoding.ComputePolicy, setting: Any = None
   ) -> records.DecodingContext:
     """Returns the context of what is classified under a policy.
 
-    The heads stand in the place of a sampler, so that no certificate of a
-    classifier holds for decoding, nor the other way round.
+    Names of classes stand in the place of a sampler, so that no certificate of
+    a classifier holds for decoding, nor the other way round.
 
     Args:
       policy: the policy.
@@ -118,10 +132,7 @@ class DatasetClassifier:
     computation = decoding.describe_computation()
     return records.DecodingContext(
       policy=decoding.describe(policy, setting),
-      sampler={
-        **decoding.describe(self.heads),
-        'classes': list(self.class_texts),
-      },
+      sampler={'type': CLASSES, 'names': list(self.class_texts)},
       max_length=1,
       weights='float',
       versions=provenance.versions(*provenance.LIBRARIES),
@@ -182,12 +193,12 @@ class _Pass:
   def under(
     self,
     encoder: interfaces.LayeredEncoder,
-    policy: decoding.ComputePolicy,
+    rule: interfaces.ExitRule,
     class_texts: Sequence[str],
   ) -> DecodedDataset:
     """Returns what an exit rule makes of the inputs."""
     exit_layers, confidences = jax.device_get(
-      encoding.replay(encoder, policy.exit_rule, self.layers)
+      encoding.replay(encoder, rule, self.layers)
     )
     places = np.arange(len(self.rows))
     logits = self.layers.logits[exit_layers - 1, places].astype(np.float64)

@@ -99,7 +99,7 @@ def test_a_certificate_from_one_pass(trained):
   assert np.isin(table.losses, (0.0, 1.0)).all()
   assert (np.diff(table.mean_exit_layers) <= 0).all()
   assert certificate.context['num_layers'] == 3
-  rule = runs.policy_of(certificate, run).exit_rule
+  rule = runs.policy_of(certificate, run).encoder_exit.rule
   assert isinstance(rule.measure, exits.Tempered)
   assert rule.measure.temperatures == runs.load_class_temperatures(run)
   with pytest.raises(ValueError, match='trained or selected on'):
@@ -117,15 +117,18 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
     LOSS='signed',
   )
   assert gated.loss_range == (-1.0, 1.0)
-  described = gated.context['policy']['exit_rule']
+  described = gated.context['policy']['encoder_exit']['rule']
   assert described['type'] == 'QuantileExit'
   patience = calibrate(
     files,
     tmp_path / 'patience',
     EXIT_RULE='@exits.PatienceExit()',
-    SETTINGS=({'exit_rule.patience': 2}, {'exit_rule.patience': 1}),
+    SETTINGS=(
+      {'encoder_exit.rule.patience': 2},
+      {'encoder_exit.rule.patience': 1},
+    ),
   )
-  assert patience.settings[1] == {'exit_rule.patience': 1}
+  assert patience.settings[1] == {'encoder_exit.rule.patience': 1}
   job('tokenize', files, OUTPUT_DIR=str(tmp_path / 'tokens'))
   output = tmp_path / 'rows.json'
   names = [

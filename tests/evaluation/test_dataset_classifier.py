@@ -57,7 +57,9 @@ def calibrated(decode, **plan):
   plan = evaluation.CalibrationPlan(
     **{'settings': SETTINGS, 'metric': 'same_text', 'tolerance': 0.5, **plan}
   )
-  return evaluation.run_calibration(decode, given, RULE, plan, full_grid=True)
+  return evaluation.run_calibration(
+    decode, given, decode.policy(RULE), plan, full_grid=True
+  )
 
 
 def test_losses_are_those_of_each_threshold_by_itself():
@@ -68,7 +70,7 @@ def test_losses_are_those_of_each_threshold_by_itself():
   assert (full.exit_layers == 3).all() and full.num_examples == N
   for column, threshold in enumerate(SETTINGS):
     rule = exits.ConfidenceExit(exits.SoftmaxMaximum(), threshold)
-    found = decode(given, policy=decoding.ComputePolicy(exit_rule=rule))
+    found = decode(given, policy=decode.policy(rule))
     said, last = found.tokens[:, 0] - 1, full.tokens[:, 0] - 1
     np.testing.assert_array_equal(textual.table.losses[:, column], said != last)
     lost = (last == classes).astype(float) - (said == classes)
@@ -95,10 +97,12 @@ def test_a_certificate_holds_for_these_heads_and_no_decoder():
   decode = classifier()
   certificate = calibrated(decode).certificate
   assert certificate.certified
-  policy = decoding.ComputePolicy(exit_rule=RULE)
+  policy = decode.policy(RULE)
 
   def use(context):
-    return runs.apply_certificate(certificate, policy, context).exit_rule
+    return runs.apply_certificate(
+      certificate, policy, context
+    ).encoder_exit.rule
 
   assert use(decode.context(policy)).threshold == certificate.threshold
   with pytest.raises(ValueError, match='sampler.*does not hold|does not.*samp'):
