@@ -21,6 +21,13 @@ pytestmark = pytest.mark.slow
 
 STEPS = {'BATCH_SIZE': 16, 'training.warmup_cosine.warmup_steps': 5}
 SETTINGS = (0.9, 0.6, 0.3)
+PATIENCE = 'encoder_exit.rule.patience'
+
+
+class Reference(str):
+  """A value that gin reads as it is."""
+
+  __repr__ = str.__str__
 
 
 def with_classes(folder):
@@ -113,7 +120,7 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
   gated = calibrate(
     files,
     tmp_path / 'gated',
-    EXIT_RULE='@exits.QuantileExit()',
+    EXIT_RULE=Reference('@exits.QuantileExit()'),
     LOSS='signed',
   )
   assert gated.loss_range == (-1.0, 1.0)
@@ -122,13 +129,10 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
   patience = calibrate(
     files,
     tmp_path / 'patience',
-    EXIT_RULE='@exits.PatienceExit()',
-    SETTINGS=(
-      {'encoder_exit.rule.patience': 2},
-      {'encoder_exit.rule.patience': 1},
-    ),
+    EXIT_RULE=Reference('@exits.PatienceExit()'),
+    SETTINGS=({PATIENCE: 2}, {PATIENCE: 1}),
   )
-  assert patience.settings[1] == {'encoder_exit.rule.patience': 1}
+  assert patience.settings[1] == {PATIENCE: 1}
   job('tokenize', files, OUTPUT_DIR=str(tmp_path / 'tokens'))
   output = tmp_path / 'rows.json'
   names = [
