@@ -5,9 +5,9 @@ do, on the mean state of a row; a layer loop says how the program walks the
 layers. `calm_jax.decoding` decodes from what it returns.
 """
 
+from calm_jax.encoding.compacted_layers import CompactedLayers
 from calm_jax.encoding.encoding import EncodeResult, encode
 from calm_jax.encoding.layer_loops import (
-  CompactedLayers,
   LayerLoop,
   UnrolledLayers,
   WhileLayers,
