@@ -59,7 +59,8 @@ class StoppedEncoder:
   Attributes:
     rule: which sources leave; any exit rule that reads states, or logits of
       `heads`.
-    heads: `heads(pooled, layer)` -> [B, C], for rules that read logits.
+    heads: `heads(pooled, layer)` -> [B, C], for rules that read logits; a
+      registered dataclass, so that certificates can name it.
     loop: how the layers are looped over: `encoding.UnrolledLayers()`, or
       `encoding.CompactedLayers()` where large batches are encoded together.
   """
@@ -89,6 +90,11 @@ class StoppedEncoder:
         f'loop of StoppedEncoder is {self.loop!r}, and the encoder of a decode '
         'has each layer by itself; give encoding.UnrolledLayers() or '
         'encoding.CompactedLayers()'
+      )
+    if self.heads is not None and not dataclasses.is_dataclass(self.heads):
+      raise ValueError(
+        f'heads of StoppedEncoder is {self.heads!r}, and a certificate could '
+        'not say which; give a registered dataclass with its weights'
       )
     heads = exit_checks.as_pytree(self.heads)
     rule = exit_checks.check_rule(self.rule, encoder, heads, batch_size)

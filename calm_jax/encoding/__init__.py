@@ -8,9 +8,9 @@ would leave, from one pass over all layers.
 """
 
 from calm_jax.encoding.classifying import ClassifyResult, classify
+from calm_jax.encoding.compacted_layers import CompactedLayers
 from calm_jax.encoding.encoding import EncodeResult, encode
 from calm_jax.encoding.layer_loops import (
-  CompactedLayers,
   LayerLoop,
   UnrolledLayers,
   WhileLayers,

@@ -125,9 +125,14 @@ def _threshold_path(described: Mapping[str, Any]) -> str:
   rule, path = described['exit_rule'], 'exit_rule'
   while 'threshold' not in rule:
     if 'rule' not in rule:
-      # Nothing exits: the threshold is the layer plan's.
-      rule, path = described['layer_plan'], 'layer_plan'
-      break
+      # Nothing exits: the threshold is the layer plan's, or the encoder's.
+      by_plan = 'threshold' in described['layer_plan']
+      slot = 'layer_plan' if by_plan else 'encoder_exit'
+      if by_plan or slot not in described or path.startswith(slot):
+        rule, path = described['layer_plan'], 'layer_plan'
+        break
+      rule, path = described[slot], slot
+      continue
     rule, path = rule['rule'], f'{path}.rule'
   path = f'{path}.threshold'
   return path if rule['threshold'] is None else f'{path}.value'

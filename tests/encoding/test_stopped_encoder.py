@@ -191,7 +191,7 @@ def test_a_setting_that_is_a_number():
     (decoding.StoppedEncoder(MARGIN), ValueError, 'reads logits'),
     (stopped(loop=encoding.WhileLayers()), TypeError, 'each layer by itself'),
     (stopped(loop=3), TypeError, 'loop is 3'),
-    (stopped(heads=3), ValueError, 'heads is 3'),
+    (stopped(heads=3), ValueError, 'heads of StoppedEncoder is 3'),
   ],
 )
 def test_bad_slots_are_refused(slot, error, words):
