@@ -7,7 +7,7 @@ from typing import Any
 from calm_jax import calibration, evaluation, exits, records, runs
 
 # Name of the rule, its setting in words, the rule there.
-Entry = tuple[str, str, exits.NeverExit | Any]
+Entry = tuple[str, str, Any]
 
 
 def entries_of(

@@ -15,7 +15,6 @@ Needs neither gin, seqio nor TensorFlow.
 
 import argparse
 import os
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,9 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import checks, encoding, evaluation, model, runs
+from calm_jax import checks, evaluation, model, runs
 from calm_jax.benchmarks import (
   encoder_exit_rules,
+  encoder_exit_times,
   encoder_exits_table,
   measured_rows,
 )
@@ -33,7 +33,6 @@ from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.benchmarks.encoder_exit_rules import Entry
 from calm_jax.benchmarks.encoder_exits_table import EncoderExitRow
 from calm_jax.data.token_batches import npz_batches
-from calm_jax.evaluation import stopwatch
 
 Batches = Sequence[Mapping[str, Any]]
 
@@ -95,7 +94,14 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   )
   classes = classes[classes >= 0]
   times = [
-    _times(classifier, entries, batches, size, flags)
+    encoder_exit_times.batch_times(
+      classifier,
+      [rule for _, _, rule in entries],
+      batches,
+      batch_size=size,
+      num_inputs=flags.num_timed,
+      num_repeats=flags.num_repeats,
+    )
     for size in flags.batch_sizes
   ]
   found = _rows(classifier, entries, batches, classes, times, flags)
@@ -160,65 +166,6 @@ def _rows(
       zip(entries, said, strict=True)
     )
   ]
-
-
-def _times(
-  classifier: evaluation.DatasetClassifier,
-  entries: Sequence[Entry],
-  batches: Batches,
-  batch_size: int,
-  flags: argparse.Namespace,
-) -> list[tuple[float, str]]:
-  """Returns milliseconds per batch and the fastest loop, for each entry."""
-  timed = evaluation.take_batches(
-    batches, batch_size=batch_size, num_batches=flags.num_timed // batch_size
-  )
-  inputs = [_without_padding(batch['encoder_input_tokens']) for batch in timed]
-  params = classifier.encoder.prepare(classifier.params)
-  loops = [encoding.UnrolledLayers()]
-  if batch_size > 1:
-    loops.append(encoding.CompactedLayers())
-
-  def call(rule, loop, tokens):
-    found = encoding.classify(
-      classifier.encoder,
-      params,
-      tokens,
-      classifier.heads,
-      exit_rule=rule,
-      loop=loop,
-    )
-    return jax.device_get((found.classes, found.exit_layers))
-
-  calls = {
-    (place, loop, number): lambda rule=rule, loop=loop, tokens=tokens: call(
-      rule, loop, tokens
-    )
-    for number, tokens in enumerate(inputs)
-    for place, (_, _, rule) in enumerate(entries)
-    for loop in loops
-  }
-  for warm_up in calls.values():
-    warm_up()
-  seconds = stopwatch.interleaved_seconds(calls, flags.num_repeats)
-
-  def milliseconds(place, loop):
-    medians = (
-      statistics.median(seconds[place, loop, number])
-      for number in range(len(inputs))
-    )
-    return 1e3 * statistics.fmean(medians)
-
-  return [
-    min((milliseconds(place, loop), type(loop).__name__) for loop in loops)
-    for place in range(len(entries))
-  ]
-
-
-def _without_padding(tokens: np.ndarray) -> np.ndarray:
-  """Returns inputs as a server would pad them: to a multiple of 16."""
-  longest = int((np.asarray(tokens) > 0).sum(axis=1).max())
-  return np.asarray(tokens)[:, : -(-longest // 16) * 16]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

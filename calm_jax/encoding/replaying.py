@@ -8,12 +8,14 @@ whole grid of settings is evaluated without running the encoder again.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.encoding import exit_checks
 from calm_jax.interfaces import ExitRule, LayeredEncoder, LayerView
 from calm_jax.pytrees import register_pytree
 
@@ -65,7 +67,8 @@ def _replay(
   encoder: LayeredEncoder, rule: ExitRule, layers: AllLayers
 ) -> tuple[Array, Array]:
   last, rows = layers.logits.shape[0] - 1, layers.logits.shape[1]
-  state = rule.init(encoder, rows, 1)
+  sizes: Any = encoder
+  state = rule.init(sizes, rows, 1)
   active = jnp.ones((rows,), bool)
   exit_layers = jnp.full((rows,), last + 1, jnp.int32)
   confidences = jnp.full((rows,), jnp.nan, jnp.float32)
@@ -104,7 +107,15 @@ def replay(
     layers: of `all_layers`.
 
   Raises:
+    TypeError: for what is no exit rule.
     ValueError: for a rule that does not go with the encoder.
   """
-  rule = exit_rule.check(encoder, layers.logits.shape[1], 1)
+  _, rows, classes = layers.logits.shape
+
+  def kept(pooled, layer):
+    del layer
+    return jnp.zeros((len(pooled), classes))
+
+  heads = exit_checks.as_pytree(kept)
+  rule = exit_checks.check_rule(exit_rule, encoder, heads, rows)
   return _replay(encoder, rule, layers)

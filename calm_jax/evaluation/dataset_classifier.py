@@ -6,27 +6,22 @@ nothing before, so that nothing is run again.
 """
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from calm_jax import decoding, encoding, exits, interfaces, records
+from calm_jax import decoding, exits, interfaces, records
 from calm_jax.array_types import PyTree
 from calm_jax.encoder_heads import EncoderHeads
-from calm_jax.evaluation.compile_clock import compile_seconds
-from calm_jax.evaluation.decode_dataset import Batch, valid_rows
-from calm_jax.evaluation.decode_store import WORK
-from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
+from calm_jax.evaluation.decode_dataset import Batch
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.encoder_passes import EncoderPass
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
 
 # In the place of a sampler: what says the names of classes.
 CLASSES = 'ClassesOfHeads'
-# Of the ledger: what a row runs as often as layers.
-_PER_LAYER = ('attention', 'feed_forward')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +44,7 @@ class DatasetClassifier:
   class_texts: Sequence[str]
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   progress: Any = None
-  _passes: dict[int, '_Pass'] = dataclasses.field(
+  _passes: dict[int, EncoderPass] = dataclasses.field(
     default_factory=dict, repr=False
   )
 
@@ -83,9 +78,8 @@ class DatasetClassifier:
       traces: not used.
     """
     del earlier, traces
-    rule = exits.NeverExit()
-    if not policy.encoder_exit.whole:
-      rule = policy.encoder_exit.rule
+    stops: Any = policy.encoder_exit
+    rule = exits.NeverExit() if stops.whole else stops.rule
     return self._pass(batches).under(self.encoder, rule, self.class_texts)
 
   def full_and_traces(
@@ -139,89 +133,10 @@ class DatasetClassifier:
       **{**computation, **self.about},
     )
 
-  def _pass(self, batches: Sequence[Batch]) -> '_Pass':
+  def _pass(self, batches: Sequence[Batch]) -> EncoderPass:
     """Returns all layers of the inputs, run once."""
     found = self._passes.get(id(batches))
     if found is None or found.batches is not batches:
-      found = _Pass.run(self, batches)
+      found = EncoderPass.run(self.encoder, self.params, self.heads, batches)
       self._passes[id(batches)] = found
     return found
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Pass:
-  """All layers of N inputs.
-
-  Attributes:
-    batches: the inputs.
-    rows: N of them.
-    layers: what exit rules look at, rows of padding left out.
-    seconds: the wall clock, compilation left out.
-  """
-
-  batches: Sequence[Batch]
-  rows: tuple[Input, ...]
-  layers: encoding.AllLayers
-  seconds: float
-
-  @classmethod
-  def run(
-    cls, classifier: DatasetClassifier, batches: Sequence[Batch]
-  ) -> '_Pass':
-    """Runs all layers of all inputs."""
-    rows: list[Input] = []
-    parts = []
-    began, compiled = time.perf_counter(), compile_seconds()
-    for batch in batches:
-      added = list(valid_rows(batch, len(rows)))
-      rows += added
-      found = jax.device_get(
-        encoding.all_layers(
-          classifier.encoder,
-          classifier.params,
-          np.asarray(batch['encoder_input_tokens'], np.int32),
-          classifier.heads,
-        )
-      )
-      parts.append(found.first_rows(len(added)))
-    if not rows:
-      raise ValueError('there are no inputs to classify: is the split empty?')
-    layers = jax.tree.map(lambda *some: np.concatenate(some, axis=1), *parts)
-    seconds = time.perf_counter() - began - (compile_seconds() - compiled)
-    return cls(batches, tuple(rows), layers, max(seconds, 1e-9))
-
-  def under(
-    self,
-    encoder: interfaces.LayeredEncoder,
-    rule: interfaces.ExitRule,
-    class_texts: Sequence[str],
-  ) -> DecodedDataset:
-    """Returns what an exit rule makes of the inputs."""
-    exit_layers, confidences = jax.device_get(
-      encoding.replay(encoder, rule, self.layers)
-    )
-    places = np.arange(len(self.rows))
-    logits = self.layers.logits[exit_layers - 1, places].astype(np.float64)
-    classes = logits.argmax(axis=1)
-    best = logits.max(axis=1)
-    total = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))
-    work = np.zeros((len(self.rows), len(WORK)), np.int64)
-    for name in _PER_LAYER:
-      work[:, WORK.index(name)] = exit_layers
-    return DecodedDataset(
-      # 0 is padding.
-      tokens=(classes[:, None] + 1).astype(np.int32),
-      exit_layers=exit_layers[:, None].astype(np.int32),
-      confidences=confidences[:, None],
-      rejected_confidences=np.full((len(self.rows), 1), -np.inf, np.float32),
-      scores=(best - total).astype(np.float32),
-      lengths=np.ones(len(self.rows), np.int32),
-      work=work,
-      seconds=np.zeros(len(self.rows)),
-      texts=tuple(class_texts[number] for number in classes),
-      inputs_text=tuple(row.inputs_text for row in self.rows),
-      references=tuple(row.references for row in self.rows),
-      example_ids=tuple(row.example_id for row in self.rows),
-      batch_shapes=tuple(row.batch_shape for row in self.rows),
-      num_layers=encoder.num_layers,
-    )

@@ -36,6 +36,10 @@ from calm_jax.training.encoder_head_evaluation import (
   fit_class_temperatures,
 )
 from calm_jax.training.encoder_head_losses import pooled_layers
+from calm_jax.training.encoder_head_parts import (
+  encoder_heads_of,
+  with_trained_encoder,
+)
 from calm_jax.training.encoder_head_shape import EncoderHeadShape
 from calm_jax.training.evaluators import (
   Evaluator,
@@ -120,8 +124,6 @@ from calm_jax.training.stages.encoder_gate import encoder_gate_stage
 from calm_jax.training.stages.encoder_heads import (
   encoder_head_directory,
   encoder_head_stage,
-  encoder_heads_of,
-  with_trained_encoder,
 )
 from calm_jax.training.stages.exit_adapters import (
   exit_adapter_directory,

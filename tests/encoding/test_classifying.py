@@ -129,7 +129,7 @@ def test_heads_of_all_layers_are_those_of_each():
   assert (heads.num_layers, heads.num_classes) == (3, 4)
 
 
-def test_heads_of_another_shape_are_refused():
+def test_heads_of_another_shape_are_refused(layers):
   bias = np.zeros((3, 4))
   for heads in (
     EncoderHeads(np.zeros((3, 3, 4)), bias),
@@ -141,6 +141,8 @@ def test_heads_of_another_shape_are_refused():
       encoding.classify(ENCODER, ONE, INPUTS, heads)
   with pytest.raises(ValueError, match='kernel of the encoder heads nan'):
     EncoderHeads(np.full((3, 2, 4), np.nan), bias).check(ENCODER)
+  with pytest.raises(TypeError, match='exit_rule of an encoder'):
+    encoding.replay(ENCODER, exits.SoftmaxMaximum(), layers)
   rule = exits.ConfidenceExit(exits.Tempered(exits.SoftmaxMargin(), (1,)), 1)
   with pytest.raises(ValueError, match='temperature'):
     encoding.classify(ENCODER, ONE, INPUTS, HEADS, exit_rule=rule)
