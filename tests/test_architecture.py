@@ -110,6 +110,7 @@ ALLOWED = {
     'decoding',
     'draft_heads',
     'encoder_heads',
+    'encoding',
     'exit_adapters',
     'exit_layers',
     'exits',
