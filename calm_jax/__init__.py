@@ -28,6 +28,7 @@ _SUBPACKAGES = (
   'data',
   'decoding',
   'deployment',
+  'encoding',
   'evaluation',
   'examples',
   'exits',

@@ -88,7 +88,8 @@ def costs_of(
   fill = policy['cache_fill']['type']
   projected = {'CatchUp': run, 'ProjectExitState': num_layers}.get(fill)
   plain = policy['layer_plan']['type'] == 'EveryLayer'
-  plain &= not {'verification', 'source_plan'} & {*policy}
+  later = {'verification', 'source_plan', 'encoder_exit'}
+  plain &= not later & {*policy}
   if projected is None or not plain:
     raise ValueError(_refusal(policy, 'layers and projections'))
   if policy['readout']['type'] != 'FullVocabulary':
@@ -139,7 +140,8 @@ def _refusal(policy: Mapping[str, Any], what: str) -> str:
     part['type']
     for part in (policy['exit_rule'], policy['cache_fill'], policy['readout'])
   ]
-  types += [policy['source_plan']['type']] if 'source_plan' in policy else []
+  for slot in ('source_plan', 'encoder_exit'):
+    types += [policy[slot]['type']] if slot in policy else []
   return (
     f'means do not tell how many {what} a policy of {", ".join(types)} makes; '
     'leave out --costs, or measure it with calm_jax.benchmarks.arena'

@@ -38,6 +38,9 @@ CLASSIFIER = TrainedPart(
 DRAFT_HEAD = TrainedPart(
   'draft_head', 'draft head', 'calm_jax.cli.train_draft_head'
 )
+ENCODER_HEADS = TrainedPart(
+  'encoder_heads', 'set of encoder heads', 'calm_jax.cli.train_encoder_heads'
+)
 EXIT_ADAPTERS = TrainedPart(
   'exit_adapters', 'set of exit adapters', 'calm_jax.cli.train_exits'
 )

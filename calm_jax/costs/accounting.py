@@ -9,6 +9,7 @@ here, and bytes are those of a program that reads nothing twice.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,6 +86,7 @@ def decode_cost(
   *,
   source_length: int,
   source_kept: int | None = None,
+  encoder_exit_layers: Any = None,
   weights: Int8Weights | str | None = None,
 ) -> Cost:
   """Adds up what a decode with this ledger costs.
@@ -110,6 +112,9 @@ def decode_cost(
     source_length: S, padding included.
     source_kept: positions of it that the decoder reads, where a source plan
       prunes, 1..S; None for all.
+    encoder_exit_layers: `DecodeResult.encoder_exit_layers`, int [B], where
+      sources leave the encoder early: arithmetic is that of each source's own
+      layers, weights are read as deep as the deepest one goes. None for all.
     weights: what the model was bound with (`BoundDecoder.weights`). A number of
       a matrix in 8 bits is one byte, with 4 for the scale of each output
       channel; where only some layers are in 8 bits, a layer has the bytes of
@@ -118,7 +123,8 @@ def decode_cost(
 
   Raises:
     ValueError: for a ledger of another shape, or of nothing; for more positions
-      kept than there are; for weights that `decoding.bind` would not take.
+      kept, or encoder layers run, than there are; for weights that
+      `decoding.bind` would not take.
   """
   work = _checked(work)
   read = source_length if source_kept is None else source_kept
@@ -145,7 +151,9 @@ def decode_cost(
 
   extra = work.extra_products
   terms = {
-    'encoder': sizes.encoder(batch_size, source_length),
+    'encoder': sizes.encoder(
+      _encoder_depths(encoder_exit_layers, config, batch_size), source_length
+    ),
     'cross_fill': sizes.cross_fill(batch_size, read),
     'layers': (
       2 * (sizes.projections * attention + sizes.mlp * feed_forward),
@@ -233,12 +241,12 @@ class _Sizes:
     self.kv_of_position = 2 * inner
     self.kv_bytes = self.kv_of_position * self.itemsize
 
-  def encoder(self, batch_size: int, length: int) -> tuple[float, float]:
+  def encoder(self, depths: np.ndarray, length: int) -> tuple[float, float]:
     weights = self.projections + self.mlp
     attention = 2 * self.kv_of_position * length
-    number = self.config.num_encoder_layers
-    flops = (2 * weights + attention) * batch_size * length
-    return number * flops, self.held.encoder
+    flops = (2 * weights + attention) * int(depths.sum()) * length
+    share = int(depths.max()) / self.config.num_encoder_layers
+    return flops, share * self.held.encoder
 
   def cross_fill(self, batch_size: int, length: int) -> tuple[float, float]:
     number, tokens = self.config.num_decoder_layers, batch_size * length
@@ -254,6 +262,23 @@ class _Sizes:
       2 * self.kv_of_position * length * positions,
       self.kv_bytes * length * passes,
     )
+
+
+def _encoder_depths(
+  exit_layers: Any, config: T5Config, batch_size: int
+) -> np.ndarray:
+  """Returns the encoder layers of every source, int64 [B], checked."""
+  layers = config.num_encoder_layers
+  if exit_layers is None:
+    return np.full(batch_size, layers, np.int64)
+  depths = np.asarray(exit_layers)
+  whole = depths.shape == (batch_size,) and depths.dtype.kind in 'iu'
+  if not whole or (depths < 1).any() or (depths > layers).any():
+    raise ValueError(
+      f'encoder_exit_layers is {exit_layers!r}; give whole numbers in '
+      f'1..{layers}, one for each of {batch_size} sources'
+    )
+  return depths.astype(np.int64)
 
 
 def _checked(work: Work) -> Work:

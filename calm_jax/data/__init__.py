@@ -7,6 +7,7 @@ load, so names load when they are first used (PEP 562); the rest needs NumPy.
 import importlib
 
 _HOMES = {
+  'ClassLabels': 'class_labels',
   'DataPlan': 'plan',
   'EmbeddedCorpus': 'seqio.corpus',
   'JsonlTask': 'seqio.tasks',
@@ -24,6 +25,7 @@ _HOMES = {
   'input_hashes': 'seqio.row_hashes',
   'normalised_input_hash': 'splits',
   'prefix_of': 'seqio.tasks',
+  'read_class_labels': 'seqio.label_sets',
   'read_examples': 'jsonl_files',
   'refuse_inputs_alone': 'seqio.text_inputs',
   'refuse_training_rows': 'seqio.row_hashes',

@@ -23,11 +23,11 @@ from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.draft_ahead import DraftAhead
 from calm_jax.decoding.drafters import FirstLayers
+from calm_jax.decoding.encoder_exits import StoppedEncoder, WholeEncoder
 from calm_jax.decoding.exit_traces import Trace, trace
 from calm_jax.decoding.extending import extend
 from calm_jax.decoding.failures import describe_failure
 from calm_jax.decoding.first_tokens import FirstTokens
-from calm_jax.decoding.input_checks import check_inputs
 from calm_jax.decoding.int8_vocabulary import Int8Vocabulary
 from calm_jax.decoding.layer_plans import EveryLayer, KeepLayers
 from calm_jax.decoding.policy import (
@@ -70,6 +70,7 @@ from calm_jax.decoding.verification import (
 )
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
+from calm_jax.encoding.input_checks import check_inputs
 
 # What command lines and tables call them.
 DEPTH_LOOPS = {
@@ -123,6 +124,7 @@ __all__ = [
   'Search',
   'SkipDecode',
   'SkipSaturatedFeedForward',
+  'StoppedEncoder',
   'StreamedVocabulary',
   'Temperature',
   'TopK',
@@ -131,6 +133,7 @@ __all__ = [
   'VerifyAdaptively',
   'VerifyEvery',
   'WhileDepthLoop',
+  'WholeEncoder',
   'WholeSource',
   'advance',
   'as_policy',

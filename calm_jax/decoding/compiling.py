@@ -94,7 +94,10 @@ def compile_decode(
   encode = starting.encode.lower(
     bound,
     inputs,
-    _laid_out_alike(state.policy.source_plan, sharding.replicated(mesh)),
+    *_laid_out_alike(
+      (state.policy.source_plan, state.policy.encoder_exit),
+      sharding.replicated(mesh),
+    ),
     max_length=options['max_length'],
     num_rows=state.rows_per_request,
     layers=starting.layers_that_run(

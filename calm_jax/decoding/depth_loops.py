@@ -15,7 +15,7 @@ from jax import lax
 
 from calm_jax.decoding.layer_rows import Memory, Rows
 from calm_jax.decoding.layer_steps import Layers
-from calm_jax.decoding.row_masks import when
+from calm_jax.row_masks import when
 
 
 @dataclasses.dataclass(frozen=True)

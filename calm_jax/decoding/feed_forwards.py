@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from calm_jax import row_masks
 from calm_jax.array_types import Array
-from calm_jax.decoding import row_masks
 from calm_jax.interfaces import FeedForwardTwins
 from calm_jax.small_twins import NONE, OWN, TWIN
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from calm_jax import row_masks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import companions as company
-from calm_jax.decoding import feed_forwards, row_masks
+from calm_jax.decoding import feed_forwards
 from calm_jax.decoding.layer_rows import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.interfaces import (

@@ -1,4 +1,4 @@
-"""`ComputePolicy`: the six decisions of adaptive decoding, in one object.
+"""`ComputePolicy`: the seven decisions of adaptive decoding, in one object.
 
 A policy decides, the loops obey. Each slot has a null object as its default, so
 that `ComputePolicy()` is the plain full model.
@@ -11,6 +11,7 @@ from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding.cache_fills import ProjectExitState
 from calm_jax.decoding.catch_up import CatchUp
+from calm_jax.decoding.encoder_exits import WholeEncoder
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.source_plans import WholeSource
@@ -18,6 +19,7 @@ from calm_jax.decoding.verification import NeverVerify
 from calm_jax.exits import LayerBudget, NeverExit
 from calm_jax.interfaces import (
   CacheFill,
+  EncoderExit,
   ExitRule,
   LayeredDecoder,
   LayerPlan,
@@ -60,6 +62,7 @@ class ComputePolicy:
     exit_rule: after a layer: which rows stop?
     verification: after a token: are drafts checked at full depth?
     source_plan: before the first token: which source positions are read?
+    encoder_exit: before that: how many layers of the encoder run?
   """
 
   layer_plan: LayerPlan = EveryLayer()
@@ -68,6 +71,7 @@ class ComputePolicy:
   exit_rule: ExitRule = NeverExit()
   verification: Verification = NeverVerify()
   source_plan: SourcePlan = WholeSource()
+  encoder_exit: EncoderExit = WholeEncoder()
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
@@ -85,6 +89,7 @@ class ComputePolicy:
       exit_rule=self.exit_rule.check(*size),
       verification=self.verification.check(*size),
       source_plan=self.source_plan.check(*size),
+      encoder_exit=self.encoder_exit.check(*size),
     )
 
   @property
@@ -106,6 +111,7 @@ class ComputePolicy:
     rule = self.exit_rule
     self._check_plan()
     self._check_source_plan()
+    self._check_encoder_exit()
     if not self.verifies:
       return
     verification = type(self.verification).__name__
@@ -200,6 +206,23 @@ class ComputePolicy:
         f'{type(self.verification).__name__} checks drafts by the full model, '
         f'and the source plan {name} leaves parts of its source out; leave one '
         'of them out'
+      )
+
+  def _check_encoder_exit(self):
+    """Raises ValueError for what does not go with the encoder's exits."""
+    encoder_exit = self.encoder_exit
+    name = type(encoder_exit).__name__
+    checks.check_no_class(encoder_exit, 'encoder_exit')
+    if not isinstance(encoder_exit, EncoderExit):
+      raise ValueError(
+        f'the slot encoder_exit holds a {name}, which does not encode; give '
+        'decoding.StoppedEncoder(rule) for an exit rule, or '
+        'decoding.WholeEncoder()'
+      )
+    if self.verifies and not encoder_exit.whole:
+      raise ValueError(
+        f'{type(self.verification).__name__} checks drafts by the full model, '
+        f'and {name} leaves parts of its encoder out; leave one of them out'
       )
 
   def init(

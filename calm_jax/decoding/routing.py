@@ -7,10 +7,11 @@ from numpy.typing import ArrayLike
 
 from calm_jax import sharding
 from calm_jax.array_types import Array
-from calm_jax.decoding import binding, input_checks
+from calm_jax.decoding import binding, starting
 from calm_jax.decoding.policy import ComputePolicy, as_policy
+from calm_jax.encoding import input_checks
 from calm_jax.exits import LayerBudget, RoutedExit
-from calm_jax.interfaces import BoundDecoder, ExitRule
+from calm_jax.interfaces import BoundDecoder, EncoderExit, ExitRule
 
 
 def routed_depths(
@@ -33,7 +34,8 @@ def routed_depths(
   """
   binding.check_bound(bound)
   inputs = input_checks.check_inputs(inputs, bound.vocab_size)
-  rule: Any = as_policy(policy).exit_rule
+  policy = as_policy(policy)
+  rule: Any = policy.exit_rule
   while isinstance(rule, LayerBudget):
     rule = rule.rule
   if not isinstance(rule, RoutedExit):
@@ -41,12 +43,25 @@ def routed_depths(
       f'{type(rule).__name__} gives requests no depth before they are decoded; '
       'give an exits.RoutedExit'
     )
-  return _depths(inputs, bound, rule.check(bound.decoder, len(inputs), 1))
+  size = (bound.decoder, len(inputs), 1)
+  policy.check_composition()
+  return _depths(
+    inputs, bound, rule.check(*size), policy.encoder_exit.check(*size)
+  )
 
 
 @jax.jit
-def _depths(inputs: Array, bound: BoundDecoder, rule: RoutedExit) -> Array:
-  def pool(inputs, bound):
-    return bound.pool_source(bound.encode(inputs))
+def _depths(
+  inputs: Array,
+  bound: BoundDecoder,
+  rule: RoutedExit,
+  encoder_exit: EncoderExit,
+) -> Array:
+  def pool(of_rows, bound, encoder_exit):
+    inputs, state = of_rows
+    encoded, _ = starting.encode_sources(bound, inputs, encoder_exit, state)
+    return bound.pool_source(encoded)
 
-  return rule.depths(*sharding.map_rows(pool, bound.mesh)(inputs, bound))
+  of_rows = (inputs, encoder_exit.init(bound.decoder, len(inputs), 1))
+  pooled = sharding.map_rows(pool, bound.mesh)(of_rows, bound, encoder_exit)
+  return rule.depths(*pooled)

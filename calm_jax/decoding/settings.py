@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from calm_jax.decoding.encoder_exits import WholeEncoder
 from calm_jax.decoding.layer_plans import EveryLayer
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.source_plans import WholeSource
@@ -26,6 +27,10 @@ from calm_jax.quantisation import describe_weights
 
 # What a setting that is a number stands for, as a path.
 THRESHOLD = 'threshold'
+
+
+# Null objects of slots that policies were once written down without.
+_LATER_SLOTS = (NeverVerify, WholeSource, WholeEncoder)
 
 
 def with_setting(policy: ComputePolicy, setting: Any) -> ComputePolicy:
@@ -61,23 +66,31 @@ def setting_paths(policy: ComputePolicy, setting: Any) -> tuple[str, ...]:
 def threshold_path(policy: ComputePolicy) -> str | None:
   """Returns where the number of the policy's threshold is; None if nowhere.
 
-  The exit rule's, or that of a layer plan where nothing exits.
+  The exit rule's; where no token exits that of a layer plan, or of the rule by
+  which sources leave the encoder.
 
   >>> from calm_jax import exits
   >>> rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 0.9)
   >>> threshold_path(ComputePolicy(exit_rule=rule))
   'exit_rule.threshold'
   """
-  rule: Any = policy.exit_rule
-  path = 'exit_rule'
-  while isinstance(rule, LayerBudget):
-    rule, path = rule.rule, f'{path}.rule'
+  rule, path = _within_budgets(policy.exit_rule, 'exit_rule')
+  if isinstance(rule, NeverExit):
+    if hasattr(policy.layer_plan, 'threshold'):
+      return 'layer_plan.threshold'
+    stops = getattr(policy.encoder_exit, 'rule', None)
+    rule, path = _within_budgets(stops, 'encoder_exit.rule')
   if not hasattr(rule, 'threshold'):
-    by_plan = isinstance(rule, NeverExit)
-    by_plan &= hasattr(policy.layer_plan, 'threshold')
-    return 'layer_plan.threshold' if by_plan else None
+    return None
   path = f'{path}.threshold'
   return f'{path}.value' if hasattr(rule.threshold, 'value') else path
+
+
+def _within_budgets(rule: Any, path: str) -> tuple[Any, str]:
+  """Returns the rule that budgets are around, and its path."""
+  while isinstance(rule, LayerBudget):
+    rule, path = rule.rule, f'{path}.rule'
+  return rule, path
 
 
 def threshold_of(policy: ComputePolicy) -> Any:
@@ -100,9 +113,7 @@ def _by_path(policy: ComputePolicy, setting: Any) -> dict[str, Any]:
     if path == THRESHOLD:
       path = threshold_path(policy)
     if path is None:
-      rule = policy.exit_rule
-      while isinstance(rule, LayerBudget):
-        rule = rule.rule
+      rule, _ = _within_budgets(policy.exit_rule, '')
       raise ValueError(
         f'{type(rule).__name__} has no threshold to set; use an exit rule such '
         'as ConfidenceExit'
@@ -148,7 +159,8 @@ def full_model(policy: ComputePolicy) -> ComputePolicy:
   """Returns the full model as the policy decodes it: every layer, every token.
 
   Its exit rule never looks and has no budget, no layer is skipped, tokens come
-  from all of the vocabulary, and all of the source is read. What losses are
+  from all of the vocabulary, and all of the source is read, of all encoder
+  layers. What losses are
   measured against; `full_within_budget` is what to decode with.
   """
   return dataclasses.replace(
@@ -158,6 +170,7 @@ def full_model(policy: ComputePolicy) -> ComputePolicy:
     readout=policy.readout.over_all(),
     verification=NeverVerify(),
     source_plan=WholeSource(),
+    encoder_exit=WholeEncoder(),
   )
 
 
@@ -165,8 +178,8 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
   """Whether the policy at threshold 1.0 says what the full model says.
 
   Not with a layer budget, which may stop a token all the same, nor with a plan
-  that skips layers or source positions, or a readout that chooses tokens among
-  a part of V.
+  that skips layers or source positions, a readout that chooses tokens among a
+  part of V, or an encoder that stops by another threshold.
   """
   if not policy.source_plan.whole:
     return False
@@ -175,11 +188,17 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
   if not getattr(policy.readout, 'chooses_from_all', False):
     return False
   if not isinstance(policy.layer_plan, EveryLayer):
-    return threshold_path(policy) == 'layer_plan.threshold'
-  if isinstance(policy.exit_rule, NeverExit):
+    by_plan = threshold_path(policy) == 'layer_plan.threshold'
+    return by_plan and policy.encoder_exit.whole
+  rule: Any = policy.exit_rule
+  if not policy.encoder_exit.whole:
+    if not isinstance(rule, NeverExit):
+      return False
+    rule = getattr(policy.encoder_exit, 'rule', None)
+  elif isinstance(rule, NeverExit):
     return True
   return threshold_path(policy) is not None and not isinstance(
-    policy.exit_rule, LayerBudget
+    rule, LayerBudget
   )
 
 
@@ -255,8 +274,7 @@ def _described(value: Any, path: str, left_out: frozenset[str]) -> Any:
     return describe_itself()
   described: dict[str, Any] = {'type': type(value).__name__}
   for field in dataclasses.fields(value):
-    if isinstance(getattr(value, field.name), (NeverVerify, WholeSource)):
-      # Policies were written down before there were these slots.
+    if isinstance(getattr(value, field.name), _LATER_SLOTS):
       continue
     below = f'{path}.{field.name}' if path else field.name
     described[field.name] = _described(

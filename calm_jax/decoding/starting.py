@@ -17,14 +17,17 @@ from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import (
   binding,
   constraints,
-  input_checks,
   mesh_layout,
   sampling,
 )
+from calm_jax.decoding.encoder_exits import WholeEncoder
 from calm_jax.decoding.policy import ComputePolicy, as_policy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.states import Carry, DecodeState, Drafts, Search
-from calm_jax.interfaces import BoundDecoder, ExitRule, Work
+from calm_jax.encoding import input_checks
+from calm_jax.interfaces import BoundDecoder, EncoderExit, ExitRule, Work
+
+_WHOLE = WholeEncoder()
 
 
 def start(
@@ -88,10 +91,11 @@ def start(
   )
   sizes = dict(max_length=max_length, num_rows=num_rows)
   layers = layers_that_run(policy, decoder.num_layers, max_length)
-  cache, source = encode(
+  cache, source, encoder_exit_layers = encode(
     bound,
     inputs,
     policy.source_plan,
+    policy.encoder_exit,
     layers=layers,
     pooled=policy.reads_source,
     **sizes,
@@ -100,7 +104,7 @@ def start(
     cache,
     policy,
     sampler,
-    (source, keys, forced),
+    (source, encoder_exit_layers, keys, forced),
     decoder=decoder,
     batch_size=batch_size,
     mesh=bound.mesh,
@@ -129,35 +133,65 @@ def layers_that_run(
   jax.jit, static_argnames=('max_length', 'num_rows', 'layers', 'pooled')
 )
 def encode(
-  bound, inputs, plan, *, max_length, num_rows, layers=None, pooled=False
-) -> tuple[PyTree, tuple[Array, Array] | None]:
+  bound,
+  inputs,
+  plan,
+  encoder_exit=_WHOLE,
+  *,
+  max_length,
+  num_rows,
+  layers=None,
+  pooled=False,
+) -> tuple[PyTree, tuple[Array, Array] | None, Array | None]:
   """Runs the encoder: the cache of all rows, so many per request.
 
   If wanted also sources pooled [B, D] and their lengths [B], one per request:
-  whole ones, whatever of them is read later.
+  whole ones, whatever of them is read later. Where sources may leave the
+  encoder early, also the encoder layers of each request, int32 [B].
 
   Args:
     bound: the decoder with its parameters.
     inputs: int [B, S].
     plan: the source plan, checked.
+    encoder_exit: how much of the encoder runs, checked.
     max_length: T.
     num_rows: rows per request.
     layers: those that ever run; None for all.
     pooled: whether sources are wanted.
   """
 
-  def encode_rows(inputs, bound, plan):
-    encoded = bound.encode(inputs)
+  def encode_rows(of_rows, bound, plan, encoder_exit):
+    inputs, state = of_rows
+    encoded, exit_layers = encode_sources(bound, inputs, encoder_exit, state)
     source = bound.pool_source(encoded) if pooled else None
     if not plan.whole:
       encoded = bound.select_source(encoded, *plan.select(bound, encoded))
     cache = bound.start(encoded, max_length, layers)
     if num_rows == 1:
-      return cache, source
+      return cache, source, exit_layers
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
-    return bound.take_rows(cache, rows), source
+    return bound.take_rows(cache, rows), source, exit_layers
 
-  return sharding.map_rows(encode_rows, bound.mesh)(inputs, bound, plan)
+  of_rows = (inputs, encoder_exit.init(bound.decoder, len(inputs), 1))
+  return sharding.map_rows(encode_rows, bound.mesh)(
+    of_rows, bound, plan, encoder_exit
+  )
+
+
+def encode_sources(
+  bound: BoundDecoder, inputs: Array, encoder_exit: EncoderExit, state: PyTree
+) -> tuple[PyTree, Array | None]:
+  """Returns encoded sources, and their encoder layers where they may differ.
+
+  Args:
+    bound: the decoder with its parameters.
+    inputs: int32 [B, S].
+    encoder_exit: how much of the encoder runs, checked.
+    state: of its `init`.
+  """
+  if encoder_exit.whole:
+    return bound.encode(inputs), None
+  return encoder_exit.encode(state, bound, inputs)
 
 
 @functools.partial(
@@ -178,15 +212,15 @@ def _first_carry(
   mesh,
 ) -> Carry:
   """Returns the carry before the first token, `num_rows` rows per request."""
-  source, keys, forced = of_requests
+  source, encoder_exit_layers, keys, forced = of_requests
   state = policy.init(decoder, batch_size, max_length)
   if source is not None:
     state = policy.see_source(state, *source)
   # `repeat` also makes copies: a state that were the policy's own array would
   # be donated together with the carry.
-  policy_state, keys, forced = jax.tree.map(
+  policy_state, encoder_exit_layers, keys, forced = jax.tree.map(
     lambda leaf: jnp.copy(jnp.repeat(leaf, num_rows, axis=0)),
-    (state, keys, forced),
+    (state, encoder_exit_layers, keys, forced),
   )
   size = batch_size * num_rows
   shape = (size, max_length)
@@ -205,6 +239,7 @@ def _first_carry(
     keys=keys,
     samples=jnp.tile(jnp.arange(num_rows, dtype=jnp.int32), batch_size),
     forced=forced,
+    encoder_exit_layers=encoder_exit_layers,
   )
   if policy.verifies:
     # The last position can be nobody's companion: it runs all layers.

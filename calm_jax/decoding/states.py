@@ -57,6 +57,8 @@ class Carry:
     samples: int32 [R], which sample of its request a row is.
     forced: int32 [R, T], the tokens of a forced prefix, 0 behind it; None if
       nothing is forced.
+    encoder_exit_layers: int32 [R], encoder layers of the row's source; None if
+      all run for all.
     search: what a `Search` keeps besides the rows; None for other samplers.
     drafts: which tokens are drafts; None where none are ever checked.
   """
@@ -75,6 +77,7 @@ class Carry:
   keys: Array | None
   samples: Array
   forced: Array | None = None
+  encoder_exit_layers: Array | None = None
   search: PyTree = None
   drafts: Drafts | None = None
 
@@ -144,6 +147,7 @@ class Carry:
       scores=self.scores,
       lengths=self.positions,
       prefix_lengths=prefix_lengths,
+      encoder_exit_layers=self.encoder_exit_layers,
     )
 
   def _without_drafts(self) -> 'Carry':
@@ -260,6 +264,8 @@ class DecodeResult:
       no length penalty is in it. NaN where the row failed.
     lengths: int32 [B], emitted tokens, forced ones and EOS included.
     prefix_lengths: int32 [B], how many of them were forced: the first ones.
+    encoder_exit_layers: int32 [B], encoder layers that the source ran, 1..L_enc
+      (`ComputePolicy.encoder_exit`); None where all run for all.
   """
 
   tokens: Array
@@ -270,6 +276,7 @@ class DecodeResult:
   scores: Array
   lengths: Array
   prefix_lengths: Array
+  encoder_exit_layers: Array | None = None
 
   @property
   def failed(self) -> Array:

@@ -25,6 +25,10 @@ from calm_jax.evaluation.comparison import (
 )
 from calm_jax.evaluation.comparison_plan import ComparisonPlan
 from calm_jax.evaluation.compile_clock import compile_seconds
+from calm_jax.evaluation.dataset_classifier import (
+  CLASSES,
+  DatasetClassifier,
+)
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import decode_dataset, oracle_policy
 from calm_jax.evaluation.decode_store import DecodeStore, row_key
@@ -66,6 +70,7 @@ from calm_jax.evaluation.tuning import TunedRun, run_tuning
 from calm_jax.evaluation.tuning_plan import TuningPlan
 
 __all__ = [
+  'CLASSES',
   'BatchLayout',
   'Calibration',
   'CalibrationPlan',
@@ -74,6 +79,7 @@ __all__ = [
   'ComparedDecode',
   'ComparisonPlan',
   'ConsistencyLoss',
+  'DatasetClassifier',
   'DatasetDecoder',
   'DecodeStore',
   'DecodedDataset',

@@ -35,7 +35,7 @@ from calm_jax.evaluation.distinct_inputs import DistinctInputs, say_distinct
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.promises import Promise
 from calm_jax.evaluation.row_blocks import RowBlocks
-from calm_jax.evaluation.setting_grid import SettingGrid
+from calm_jax.evaluation.setting_grid import DecodesSettings, SettingGrid
 from calm_jax.records import decoding_contexts
 
 
@@ -154,7 +154,7 @@ def calibrate(
 
 
 def run_calibration(
-  decode: DatasetDecoder,
+  decode: DecodesSettings,
   batches: Sequence[Batch],
   policy: decoding.ComputePolicy | interfaces.ExitRule,
   plan: CalibrationPlan,
@@ -168,7 +168,8 @@ def run_calibration(
   """Calibrates as `calibrate` does, and returns all that it came across.
 
   Args:
-    decode: decodes the batches under any policy.
+    decode: decodes the batches under any policy: a `DatasetDecoder`, or a
+      `DatasetClassifier`.
     batches: as for `calibrate`.
     policy: as for `calibrate`.
     plan: what is tested.

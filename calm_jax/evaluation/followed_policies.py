@@ -11,12 +11,13 @@ def follows_from_full(
 ) -> bool:
   """Whether greedy outputs under a policy follow from the full model's.
 
-  They do where K/V are exact, every layer runs, all of the source is read, the
-  exit rule compares a measure of the present state with a threshold, the same
-  for all rows, and logits are over the whole vocabulary, of states or of
-  adapted ones; no draft is checked. Numbers must be those of float32, too:
-  otherwise a block of positions and one position after the other say different
-  tokens too often. (In 8 bits a last digit may move a state to the next step.)
+  They do where K/V are exact, every layer runs, in the encoder as well, all of
+  the source is read, the exit rule compares a measure of the present state with
+  a threshold, the same for all rows, and logits are over the whole vocabulary,
+  of states or of adapted ones; no draft is checked. Numbers must be those of
+  float32, too: otherwise a block of positions and one position after the other
+  say different tokens too often. (In 8 bits a last digit may move a state to
+  the next step.)
 
   Args:
     bound: the decoder with its parameters.
@@ -29,6 +30,7 @@ def follows_from_full(
     isinstance(policy.cache_fill, decoding.CatchUp)
     and isinstance(policy.layer_plan, decoding.EveryLayer)
     and policy.source_plan.whole
+    and policy.encoder_exit.whole
     and isinstance(readout, decoding.FullVocabulary)
     and not policy.verifies
     and isinstance(rule, exits.ConfidenceExit)

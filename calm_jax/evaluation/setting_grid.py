@@ -1,14 +1,54 @@
 """The decodes of a calibration: the full model, then setting by setting."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from calm_jax import decoding
+from calm_jax import decoding, records
 from calm_jax.evaluation.calibration_cost import CostMeter
-from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.full_traces import FullTraces
+from calm_jax.processes import collectives
+
+
+class DecodesSettings(Protocol):
+  """What a calibration decodes with: `DatasetDecoder`, `DatasetClassifier`."""
+
+  @property
+  def max_length(self) -> int:
+    """T, the most tokens of an output."""
+    ...
+
+  @property
+  def share(self) -> collectives.Share:
+    """The inputs that this process decodes."""
+    ...
+
+  def __call__(
+    self,
+    batches: Sequence[Batch],
+    *,
+    policy: decoding.ComputePolicy,
+    earlier: DecodedDataset | None,
+    traces: Any,
+  ) -> DecodedDataset:
+    """Decodes every input under a policy; see `DatasetDecoder`."""
+    ...
+
+  def full_and_traces(
+    self,
+    batches: Sequence[Batch],
+    policy: decoding.ComputePolicy,
+    coming: Sequence[decoding.ComputePolicy],
+  ) -> tuple[DecodedDataset, FullTraces | None]:
+    """Decodes with the full model, and returns what saves other decodes."""
+    ...
+
+  def context(
+    self, policy: decoding.ComputePolicy, setting: Any = None
+  ) -> records.DecodingContext:
+    """Returns the context of decodes under a policy."""
+    ...
 
 
 class SettingGrid:
@@ -20,7 +60,7 @@ class SettingGrid:
 
   def __init__(
     self,
-    decode: DatasetDecoder,
+    decode: DecodesSettings,
     batches: Sequence[Batch],
     policy: decoding.ComputePolicy,
     meter: CostMeter,

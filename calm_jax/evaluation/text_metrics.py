@@ -44,6 +44,14 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
   return _best(_exact_match_pair, prediction, references)
 
 
+def same_text(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1 if the texts are equal as they are, but for spaces around; or 0.
+
+  For names of classes: no letter, case or article is overlooked.
+  """
+  return _best(lambda one, other: 0.0, prediction, references)
+
+
 def sentence_bleu(prediction: str, references: Sequence[str]) -> float:
   """Scores one sentence by BLEU, as a number in [0, 1].
 
@@ -90,6 +98,7 @@ def squad_normalize(text: str) -> str:
 vars(rouge_l).update(seen=_letters_and_digits)
 vars(token_f1).update(seen=squad_normalize)
 vars(exact_match).update(seen=squad_normalize)
+vars(same_text).update(seen=_all_of_it)
 vars(sentence_bleu).update(seen=_all_of_it)
 vars(chrf).update(seen=_all_of_it)
 
@@ -97,6 +106,7 @@ METRICS: dict[str, Metric] = {
   'rouge_l': rouge_l,
   'token_f1': token_f1,
   'exact_match': exact_match,
+  'same_text': same_text,
   'sentence_bleu': sentence_bleu,
   'chrf': chrf,
 }

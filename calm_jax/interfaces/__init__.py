@@ -1,11 +1,11 @@
 """The seam: what a decoder must offer and what a policy may decide.
 
 `LayeredDecoder` is the model side, pure functions over P positions and one
-layer at a time. The protocols of the six slots are the policy side: a
+layer at a time. The protocols of the seven slots are the policy side: a
 policy decides, the loops in `calm_jax.decoding` obey, the model knows nothing
 of exits. Anyone with another JAX model supplies a `LayeredDecoder`, which
 `check_decoder` tries function by function; anyone with another adaptive-compute
-method supplies one of the six slots.
+method supplies one of the seven slots.
 
 Conventions. `layer` counts from 0 and is a Python int or a traced int32 scalar;
 `exit_layer` is the number of layers used, 1..L. Positions are int32 [P] (shared
@@ -17,7 +17,9 @@ loops can gather, shard and reorder rows without knowing what is inside.
 from calm_jax.interfaces.bound_decoder import BoundDecoder, DepthLoop
 from calm_jax.interfaces.cache_fill_slot import CacheFill, NoCompanions
 from calm_jax.interfaces.conformance import check_decoder
+from calm_jax.interfaces.encoder_exit_slot import EncoderExit
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
+from calm_jax.interfaces.layered_encoder import LayeredEncoder
 from calm_jax.interfaces.ledger import FillWork, Work
 from calm_jax.interfaces.policy_slots import (
   ExitRule,
@@ -47,6 +49,7 @@ __all__ = [
   'CacheFill',
   'Companions',
   'DepthLoop',
+  'EncoderExit',
   'ExitRule',
   'FeedForwardTwins',
   'FillWork',
@@ -54,6 +57,7 @@ __all__ = [
   'LayerView',
   'LayerWork',
   'LayeredDecoder',
+  'LayeredEncoder',
   'NoCompanions',
   'PlanView',
   'PlansAhead',

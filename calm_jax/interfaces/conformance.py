@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
+from calm_jax.interfaces.encoder_conformance import check_encoder
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.interfaces.source_conformance import check_source_parts
 from calm_jax.interfaces.trial import BY_ROW, ONE_BY_ONE, Trial
@@ -29,7 +30,8 @@ def check_decoder(
   Shapes and dtypes; that nothing later changes what was before (causality);
   that filling twice is filling once, and fills nothing else; that a row alone
   is the row among others; that P positions at once are P positions one by one;
-  that rows can be taken, and rows of the output matrix read. For both layouts
+  that rows can be taken, and rows of the output matrix read; that an encoder
+  which is taken apart says what the whole one does. For both layouts
   of the parameters that `prepare` makes, with a traced `layer` and with Python
   ints. Functions are compiled, as they are in a decode.
 
@@ -102,6 +104,8 @@ def _check_functions(trial: Trial) -> None:
   if trial.decoder.pool_source is not None:
     _check_pool_source(trial, encoded)
   check_source_parts(trial, encoded)
+  if trial.decoder.encoder is not None:
+    check_encoder(trial, encoded)
   cache = trial.call('start', encoded, trial.max_length)
   trial.leads_with_rows('start', cache)
   trial.rows_alone('start', cache, encoded, trial.max_length)

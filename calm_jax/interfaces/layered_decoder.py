@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, Protocol
 
 from calm_jax.array_types import Array, PyTree
+from calm_jax.interfaces.layered_encoder import LayeredEncoder
 
 
 class PrepareFunction(Protocol):
@@ -248,6 +249,9 @@ class LayeredDecoder:
       such thing; source plans that look at them then refuse it.
     select_source: keeps some positions of encoded sources. None if the decoder
       cannot; source plans that prune then refuse it.
+    encoder: the encoder layer by layer, whose `prepare` takes what `prepare`
+      returns, and which says what `encode` says. None if it is not taken apart;
+      what stops encoders early then refuses the decoder.
   """
 
   num_layers: int
@@ -270,3 +274,4 @@ class LayeredDecoder:
   pool_source: PoolSourceFunction | None = None
   source_states: SourceStatesFunction | None = None
   select_source: SelectSourceFunction | None = None
+  encoder: LayeredEncoder | None = None

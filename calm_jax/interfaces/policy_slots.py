@@ -1,7 +1,8 @@
-"""The policy side: what slots share, and three of the six.
+"""The policy side: what slots share, and three of the seven.
 
 A policy decides, the loops in `calm_jax.decoding` obey. `cache_fill_slot` and
-`readout_slot` hold two more, `source_plan_slot` the one without a state.
+`readout_slot` hold two more, `source_plan_slot` and `encoder_exit_slot` those
+that are asked once per request.
 """
 
 from typing import Any, Protocol, Self, runtime_checkable
@@ -17,7 +18,7 @@ from calm_jax.interfaces.slot_views import (
 
 
 class PolicySlot(Protocol):
-  """What the five slots share that have a state."""
+  """What the six slots share that have a state."""
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int

@@ -6,6 +6,7 @@ indexes layers by a traced number, else from one tree per layer.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,11 +97,7 @@ def prepare(
       f'says ({config.vocab_size}, {config.embed_dim})'
     )
   _check_sizes(config, params)
-  prepared = jax.tree_util.tree_map_with_path(
-    functools.partial(_cast, config.activation_dtype),
-    prepared,
-    is_leaf=is_quantised,
-  )
+  prepared = cast_matrices(config, prepared)
   if not traced_layers:
     return prepared
   if len({jax.tree.structure(tree) for tree in prepared.layers}) > 1:
@@ -133,11 +130,19 @@ def _check_sizes(config: T5Config, params: Params) -> None:
     )
 
 
-def _cast(dtype, path, leaf):
+def cast_matrices(config: T5Config, tree: Any) -> Any:
   """Casts matrices to the activation dtype; norms and biases stay float32.
 
   Matrices in 8 bits stay as they are.
   """
+  return jax.tree_util.tree_map_with_path(
+    functools.partial(_cast, config.activation_dtype),
+    tree,
+    is_leaf=is_quantised,
+  )
+
+
+def _cast(dtype, path, leaf):
   if is_quantised(leaf):
     return leaf
   names = {getattr(entry, 'key', None) for entry in path}

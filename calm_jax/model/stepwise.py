@@ -22,6 +22,7 @@ from calm_jax.model import (
 )
 from calm_jax.model.config import T5Config
 from calm_jax.model.decode_params import DecodeParams, layer_params, prepare
+from calm_jax.model.encoder_steps import as_layered_encoder, pool_source
 from calm_jax.model.int8_params import quantise_params
 from calm_jax.quantisation import Int8Matrix, is_quantised, rounded
 
@@ -35,14 +36,6 @@ def encode(config: T5Config, params: DecodeParams, inputs: Array):
   """Runs the encoder on int32 [B, S]; see `LayeredDecoder.encode`."""
   tree = {'token_embedder': params.token_embedder, 'encoder': params.encoder}
   return teacher_forcing.encode(config, tree, inputs)
-
-
-def pool_source(encoded: transformer.Encoded) -> tuple[Array, Array]:
-  """Returns mean states float32 [B, D] and lengths int32 [B] of sources."""
-  mask = encoded.mask[..., None]
-  lengths = encoded.mask.sum(axis=1, dtype=jnp.int32)
-  total = jnp.where(mask, encoded.hidden.astype(jnp.float32), 0.0).sum(axis=1)
-  return total / jnp.maximum(lengths, 1)[:, None], lengths
 
 
 def source_states(encoded: transformer.Encoded) -> tuple[Array, Array]:
@@ -294,4 +287,5 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     pool_source=pool_source,
     source_states=source_states,
     select_source=select_source,
+    encoder=as_layered_encoder(config),
   )

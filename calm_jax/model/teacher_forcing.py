@@ -30,6 +30,37 @@ def encode(config: T5Config, params: Params, inputs: Array) -> Encoded:
   return Transformer(config).apply({'params': params}, inputs, method='encode')
 
 
+def encoder_states(
+  config: T5Config,
+  params: Params,
+  encoder_input_tokens: Array,
+  *,
+  encoder_segment_ids: Array | None = None,
+  dropout_rng: Array | None = None,
+) -> Array:
+  """Returns the residual stream after each encoder layer.
+
+  Args:
+    config: the model's shape.
+    params: its parameters.
+    encoder_input_tokens: int32 [B, S], 0 is padding.
+    encoder_segment_ids: int32 [B, S], 0 is padding; None if nothing is packed.
+    dropout_rng: a PRNG key switches dropout on.
+
+  Returns:
+    [L, B, S, D] in the activation dtype, before the final norm
+    (`as_layered_encoder(config).finish`).
+  """
+  return Transformer(config).apply(
+    {'params': params},
+    encoder_input_tokens,
+    segment_ids=encoder_segment_ids,
+    deterministic=dropout_rng is None,
+    rngs={} if dropout_rng is None else {'dropout': dropout_rng},
+    method='encoder_states',
+  )
+
+
 def layer_states(
   config: T5Config,
   params: Params,
@@ -40,6 +71,7 @@ def layer_states(
   decoder_segment_ids: Array | None = None,
   layer_mask: Array | None = None,
   source_bias: Array | None = None,
+  encoder_exit_layers: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns the residual stream after each decoder layer, teacher forced.
@@ -64,6 +96,8 @@ def layer_states(
       run.
     source_bias: float32 [B, S], added to the logits of every cross-attention:
       the logarithm of how much a source position counts. None for nothing.
+    encoder_exit_layers: int32 [B], 1..L_enc, after how many encoder layers the
+      states of a row are taken, normed and read by the decoder; None for all.
     dropout_rng: a PRNG key switches dropout on.
 
   Returns:
@@ -71,9 +105,10 @@ def layer_states(
 
   Raises:
     ValueError: if only one of the segment ids is given, or one of a wrong
-      shape, or such a mask or bias.
+      shape, or such a mask, bias or exit layers.
   """
   _check_source_bias(source_bias, encoder_input_tokens)
+  _check_exit_layers(encoder_exit_layers, encoder_input_tokens)
   if layer_mask is not None:
     rows, length = decoder_input_tokens.shape
     shapes = [(rows, at, config.num_decoder_layers) for at in (length, 1)]
@@ -103,6 +138,7 @@ def layer_states(
     decoder_input_tokens,
     layer_mask,
     source_bias=source_bias,
+    encoder_exit_layers=encoder_exit_layers,
     segment_ids=segment_ids,
     deterministic=dropout_rng is None,
     rngs={} if dropout_rng is None else {'dropout': dropout_rng},
@@ -116,6 +152,15 @@ def _check_source_bias(bias: Array | None, source: Array) -> None:
     raise ValueError(
       f'source_bias must be [B, S] = {source.shape}, a number for every source '
       f'position: {bias.shape}'
+    )
+
+
+def _check_exit_layers(exit_layers: Array | None, source: Array) -> None:
+  """Raises ValueError for exit layers that are not one number per row."""
+  if exit_layers is not None and jnp.shape(exit_layers) != source.shape[:1]:
+    raise ValueError(
+      f'encoder_exit_layers must be [B] = {source.shape[:1]}, a number of '
+      f'encoder layers for every row: {jnp.shape(exit_layers)}'
     )
 
 
@@ -145,6 +190,7 @@ def decode_with_layer_mask(
   ffn_mask: Array | None = None,
   *,
   source_bias: Array | None = None,
+  encoder_exit_layers: Array | None = None,
 ) -> Array:
   """The reference of every depth-adaptive decoder: logits float32 [B, T, V].
 
@@ -161,8 +207,10 @@ def decode_with_layer_mask(
     mask: bool [B, T, L], whether layer l runs at a position.
     ffn_mask: bool [B, T, L], whether its feed-forward runs; everywhere if None.
     source_bias: as for `layer_states`.
+    encoder_exit_layers: likewise.
   """
   _check_source_bias(source_bias, encoder_input_tokens)
+  _check_exit_layers(encoder_exit_layers, encoder_input_tokens)
   expected = (*decoder_input_tokens.shape, config.num_decoder_layers)
   for name, value in (('mask', mask), ('ffn_mask', ffn_mask)):
     if value is not None and value.shape != expected:
@@ -174,6 +222,7 @@ def decode_with_layer_mask(
     mask,
     ffn_mask,
     source_bias=source_bias,
+    encoder_exit_layers=encoder_exit_layers,
     method='states',
   )
   return output_logits(config, params, states[-1])

@@ -49,17 +49,43 @@ class Encoder(nn.Module):
     self.dropout = layers.dropout(config)
 
   def __call__(
-    self, hidden: Array, mask: Array, *, deterministic: bool = True
+    self,
+    hidden: Array,
+    mask: Array,
+    exit_layers: Array | None = None,
+    *,
+    deterministic: bool = True,
   ) -> Array:
-    """Returns [B, S, D]; `mask` is bool, broadcastable to [B, 1, S, S]."""
+    """Returns [B, S, D] after the final norm.
+
+    Args:
+      hidden: [B, S, D], embedded tokens.
+      mask: bool, broadcastable to [B, 1, S, S].
+      exit_layers: int32 [B], after how many layers a row's states are taken;
+        None for all of them.
+      deterministic: whether dropout is off.
+    """
+    states = self.states(hidden, mask, deterministic=deterministic)
+    taken = states[-1]
+    if exit_layers is not None:
+      for number, hidden in enumerate(states[:-1], start=1):
+        taken = jnp.where((exit_layers == number)[:, None, None], hidden, taken)
+    taken = self.encoder_norm(taken)
+    return self.dropout(taken, deterministic=deterministic)
+
+  def states(
+    self, hidden: Array, mask: Array, *, deterministic: bool = True
+  ) -> list[Array]:
+    """Returns the states after every layer, L times [B, S, D]."""
     length = hidden.shape[1]
     bias = self.relpos_bias(length, length)
     bias = bias + relative_positions.mask_to_bias(mask)
     hidden = self.dropout(hidden, deterministic=deterministic)
+    states = []
     for layer in self.layers:
       hidden = layer(hidden, bias, deterministic=deterministic)
-    hidden = self.encoder_norm(hidden)
-    return self.dropout(hidden, deterministic=deterministic)
+      states.append(hidden)
+    return states
 
 
 class Decoder(nn.Module):
@@ -170,23 +196,34 @@ class Transformer(nn.Module):
   def encode(
     self,
     inputs: Array,
+    exit_layers: Array | None = None,
     *,
     segment_ids: Array | None = None,
     deterministic: bool = True,
   ) -> Encoded:
     """Runs the encoder, each segment [B, S] by itself if ids are given."""
-    mask = inputs > 0
-    visible = mask[:, None, None, :]
-    if segment_ids is not None:
-      visible = visible & relative_positions.same_segment(
-        segment_ids, segment_ids
-      )
     hidden = self.encoder(
       sharding.share_rows(self.token_embedder(inputs)),
-      visible,
+      _visible(inputs, segment_ids),
+      exit_layers,
       deterministic=deterministic,
     )
-    return Encoded(hidden=hidden, mask=mask)
+    return Encoded(hidden=hidden, mask=inputs > 0)
+
+  def encoder_states(
+    self,
+    inputs: Array,
+    *,
+    segment_ids: Array | None = None,
+    deterministic: bool = True,
+  ) -> Array:
+    """Runs the encoder: states after every layer, [L, B, S, D]."""
+    states = self.encoder.states(
+      sharding.share_rows(self.token_embedder(inputs)),
+      _visible(inputs, segment_ids),
+      deterministic=deterministic,
+    )
+    return jnp.stack(states)
 
   def states(
     self,
@@ -196,12 +233,14 @@ class Transformer(nn.Module):
     ffn_mask: Array | None = None,
     *,
     source_bias: Array | None = None,
+    encoder_exit_layers: Array | None = None,
     segment_ids: relative_positions.SegmentIds | None = None,
     deterministic: bool = True,
   ) -> Array:
     """Runs encoder and decoder: states after every layer [L, B, T, D]."""
     encoded = self.encode(
       inputs,
+      encoder_exit_layers,
       segment_ids=None if segment_ids is None else segment_ids.encoder,
       deterministic=deterministic,
     )
@@ -230,3 +269,11 @@ class Transformer(nn.Module):
   def __call__(self, inputs: Array, tokens: Array) -> Array:
     """Teacher-forced logits of the full model, float32 [B, T, V]."""
     return self.logits(self.states(inputs, tokens)[-1])
+
+
+def _visible(inputs: Array, segment_ids: Array | None) -> Array:
+  """Returns which source positions see which, to broadcast to [B, 1, S, S]."""
+  visible = (inputs > 0)[:, None, None, :]
+  if segment_ids is None:
+    return visible
+  return visible & relative_positions.same_segment(segment_ids, segment_ids)

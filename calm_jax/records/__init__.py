@@ -21,6 +21,10 @@ from calm_jax.records.decoding_contexts import (
   setting_in_words,
 )
 from calm_jax.records.draft_heads import DraftHeadEvaluation
+from calm_jax.records.encoder_heads import (
+  EncoderHeadEvaluation,
+  EncoderHeadLayer,
+)
 from calm_jax.records.evaluations import (
   CertificateSummary,
   DecodedText,
@@ -153,6 +157,8 @@ __all__ = [
   'DecodingContext',
   'Differences',
   'DraftHeadEvaluation',
+  'EncoderHeadEvaluation',
+  'EncoderHeadLayer',
   'EvaluationResult',
   'ExitAdapterEvaluation',
   'ExportManifest',

@@ -19,6 +19,11 @@ from calm_jax.runs.certified_policies import (
   sampler_of,
 )
 from calm_jax.runs.contexts import decoding_context
+from calm_jax.runs.encoder_classifiers import (
+  load_class_labels,
+  load_class_temperatures,
+  load_encoder_heads,
+)
 from calm_jax.runs.int8_parameters import (
   int8_params,
   load_first_layers,
@@ -60,8 +65,11 @@ __all__ = [
   'int8_params',
   'load',
   'load_checkpoint',
+  'load_class_labels',
+  'load_class_temperatures',
   'load_classifier',
   'load_draft_head',
+  'load_encoder_heads',
   'load_exit_adapters',
   'load_first_layers',
   'load_gate',

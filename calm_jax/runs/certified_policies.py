@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calm_jax import decoding, exits
+from calm_jax import decoding, encoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
 from calm_jax.draft_heads import DraftHead
+from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.exit_layers import adapters_of
 from calm_jax.runs.int8_parameters import load_first_layers
 from calm_jax.small_twins import SmallTwins
@@ -23,6 +24,7 @@ from calm_jax.source_scorer import SourceScorer
 _TRAINED = {
   'Classifier': (exits.Classifier, trained_parts.CLASSIFIER),
   'DraftHead': (DraftHead, trained_parts.DRAFT_HEAD),
+  'EncoderHeads': (EncoderHeads, trained_parts.ENCODER_HEADS),
   'ExitAdapters': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'ExitLayers': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'Gate': (exits.Gate, trained_parts.GATE),
@@ -123,9 +125,14 @@ def _threshold_path(described: Mapping[str, Any]) -> str:
   rule, path = described['exit_rule'], 'exit_rule'
   while 'threshold' not in rule:
     if 'rule' not in rule:
-      # Nothing exits: the threshold is the layer plan's.
-      rule, path = described['layer_plan'], 'layer_plan'
-      break
+      # Nothing exits: the threshold is the layer plan's, or the encoder's.
+      by_plan = 'threshold' in described['layer_plan']
+      slot = 'layer_plan' if by_plan else 'encoder_exit'
+      if by_plan or slot not in described or path.startswith(slot):
+        rule, path = described['layer_plan'], 'layer_plan'
+        break
+      rule, path = described[slot], slot
+      continue
     rule, path = rule['rule'], f'{path}.rule'
   path = f'{path}.threshold'
   return path if rule['threshold'] is None else f'{path}.value'
@@ -169,7 +176,8 @@ class _Maker:
       return load_first_layers(self._run_dir, layers=layers, weights=weights)
     if name in _TRAINED and self._run_dir is not None:
       return _load_trained(described, self._run_dir)
-    kind = getattr(exits, name, None) or getattr(decoding, name)
+    homes = (home for home in (exits, encoding) if hasattr(home, name))
+    kind = getattr(next(homes, decoding), name)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
       raise TypeError(f'{name} is no part of a policy')
     return kind(

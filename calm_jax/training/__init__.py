@@ -5,7 +5,9 @@ the early-exit classifier of a finished one, `gate_stage` a gate of it,
 `router_stage` what gives each request its depth,
 `source_scorer_stage` what chooses among its source positions,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
-early layers are read through, `twin_stage` small twins of its feed-forwards.
+early layers are read through, `twin_stage` small twins of its feed-forwards,
+`encoder_head_stage` what classifies by its encoder's layers,
+`encoder_gate_stage` when an input may leave these.
 `Plan` and `Objective` (or what is around one:
 `SampledDepth`, `LayerDropout`, ...) say what a run does, optimizers and
 schedules are builders, and gin binds all of them.
@@ -28,6 +30,17 @@ from calm_jax.training.draft_head_losses import (
   DraftCounts,
   evaluate_draft_head,
 )
+from calm_jax.training.encoder_head_evaluation import (
+  ClassLogits,
+  class_logits,
+  fit_class_temperatures,
+)
+from calm_jax.training.encoder_head_losses import pooled_layers
+from calm_jax.training.encoder_head_parts import (
+  encoder_heads_of,
+  with_trained_encoder,
+)
+from calm_jax.training.encoder_head_shape import EncoderHeadShape
 from calm_jax.training.evaluators import (
   Evaluator,
   teacher_forced_evaluator,
@@ -69,6 +82,9 @@ from calm_jax.training.objectives.planned_layers import PlannedLayers
 from calm_jax.training.objectives.pulled_states import PulledStates
 from calm_jax.training.objectives.rotated_exits import RotatedExits
 from calm_jax.training.objectives.sampled_depth import SampledDepth
+from calm_jax.training.objectives.sampled_encoder_depth import (
+  SampledEncoderDepth,
+)
 from calm_jax.training.objectives.self_distillation import SelfDistillation
 from calm_jax.training.objectives.wrapping import WrappingObjective
 from calm_jax.training.optimizer import (
@@ -103,6 +119,11 @@ from calm_jax.training.stages.draft_head import (
   draft_head_directory,
   draft_head_of,
   draft_head_stage,
+)
+from calm_jax.training.stages.encoder_gate import encoder_gate_stage
+from calm_jax.training.stages.encoder_heads import (
+  encoder_head_directory,
+  encoder_head_stage,
 )
 from calm_jax.training.stages.exit_adapters import (
   exit_adapter_directory,
@@ -146,11 +167,13 @@ from calm_jax.training.twin_states import chosen_states
 
 __all__ = [
   'BatchObjective',
+  'ClassLogits',
   'ClassifierCounts',
   'Consistency',
   'CostAware',
   'DraftCounts',
   'Draws',
+  'EncoderHeadShape',
   'Evaluator',
   'ExitAgreement',
   'FittedTemperatures',
@@ -173,6 +196,7 @@ __all__ = [
   'RouterMeasurement',
   'RouterShape',
   'SampledDepth',
+  'SampledEncoderDepth',
   'SelfDistillation',
   'SourceBudget',
   'SourceMeasurement',
@@ -187,6 +211,7 @@ __all__ = [
   'adamw',
   'alpha_sigmoid',
   'chosen_states',
+  'class_logits',
   'classifier_directory',
   'classifier_of',
   'classifier_stage',
@@ -194,6 +219,10 @@ __all__ = [
   'draft_head_directory',
   'draft_head_of',
   'draft_head_stage',
+  'encoder_gate_stage',
+  'encoder_head_directory',
+  'encoder_head_stage',
+  'encoder_heads_of',
   'evaluate_classifier',
   'evaluate_draft_head',
   'evaluate_exit_adapters',
@@ -204,6 +233,7 @@ __all__ = [
   'exit_adapter_directory',
   'exit_adapter_stage',
   'exit_adapters_of',
+  'fit_class_temperatures',
   'fit_temperatures',
   'freeze',
   'gate_directory',
@@ -225,6 +255,7 @@ __all__ = [
   'npz_input_hashes',
   'npz_metadata',
   'npz_rows',
+  'pooled_layers',
   'quadratic_weights',
   'router_directory',
   'router_examples',
@@ -243,5 +274,6 @@ __all__ = [
   'uniform_weights',
   'warmup_cosine',
   'warmup_linear',
+  'with_trained_encoder',
   'write_npz',
 ]

@@ -140,6 +140,7 @@ def batch_states(
   *,
   layer_mask: Array | None = None,
   source_bias: Array | None = None,
+  encoder_exit_layers: Array | None = None,
   dropout_rng: Array | None = None,
 ) -> Array:
   """Returns `model.layer_states` of a batch, packed or not: [L, B, T, D]."""
@@ -151,5 +152,6 @@ def batch_states(
     **{key: batch[key] for key in packing.SEGMENT_KEYS if key in batch},
     layer_mask=layer_mask,
     source_bias=source_bias,
+    encoder_exit_layers=encoder_exit_layers,
     dropout_rng=dropout_rng,
   )

@@ -195,7 +195,7 @@ def check_layer_weights(
   weights = tuple(float(weight) for weight in weights)
   if len(weights) != num_layers:
     raise ValueError(
-      f'layer_weights needs one weight per decoder layer ({num_layers}), got '
+      f'layer_weights needs one weight per layer ({num_layers}), got '
       f'{len(weights)}: {weights}'
     )
   if not all(np.isfinite(weight) and weight >= 0 for weight in weights):

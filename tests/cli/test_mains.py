@@ -22,6 +22,7 @@ def test_there_are_the_mains_of_the_readme():
   assert MAINS == [
     'build_vocabulary',
     'calibrate',
+    'calibrate_encoder',
     'convert',
     'evaluate',
     'export',
@@ -32,6 +33,8 @@ def test_there_are_the_mains_of_the_readme():
     'train',
     'train_classifier',
     'train_draft_head',
+    'train_encoder_gate',
+    'train_encoder_heads',
     'train_exits',
     'train_gates',
     'train_router',

@@ -416,6 +416,31 @@ def test_int8_weights_are_counted_by_hand():
     costs.decode_cost(CONFIG, work, source_length=SOURCE, weights='int4')
 
 
+def test_encoder_layers_that_do_not_run_cost_nothing():
+  layers = CONFIG.num_encoder_layers
+  work = ledger(attention=[[1]] * 2, checks=[[1]] * 2, outputs=[[1536]] * 2)
+
+  def cost(*depths):
+    given = {'encoder_exit_layers': np.array(depths)} if depths else {}
+    return costs.decode_cost(CONFIG, work, source_length=SOURCE, **given)
+
+  whole, part, one = cost(), cost(1, 1), cost(1, layers)
+  assert cost(layers, layers) == whole
+  # Each source has its own arithmetic, and the deepest one reads weights.
+  assert part.flops['encoder'] == whole.flops['encoder'] / layers
+  assert part.bytes['encoder'] == whole.bytes['encoder'] / layers
+  share = (1 + layers) / (2 * layers)
+  assert one.flops['encoder'] == whole.flops['encoder'] * share
+  assert one.bytes == whole.bytes
+  for name in ('flops', 'bytes'):
+    before, after = dict(getattr(whole, name)), dict(getattr(part, name))
+    assert before.pop('encoder') > after.pop('encoder')
+    assert before == after
+  for bad in ((0, 1), (1, layers + 1), (1,), (1.0, 2.0)):
+    with pytest.raises(ValueError, match='encoder_exit_layers is'):
+      cost(*bad)
+
+
 def test_source_positions_that_are_not_read_cost_nothing():
   layers = CONFIG.num_decoder_layers
   work = ledger(attention=[[layers]], checks=[[1]], outputs=[[1536]])

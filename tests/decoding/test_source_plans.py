@@ -69,10 +69,10 @@ def test_keys_and_values_are_made_of_what_is_kept_alone():
   sizes = dict(max_length=cases.T, num_rows=1)
   bound = cases.bound()
   plan = cases.SOURCE_PRUNED.check(bound.decoder, cases.B, 4)
-  whole, _ = starting.encode(
+  whole, *_ = starting.encode(
     bound, cases.inputs(), decoding.WholeSource(), **sizes
   )
-  some, _ = starting.encode(bound, cases.inputs(), plan, **sizes)
+  some, *_ = starting.encode(bound, cases.inputs(), plan, **sizes)
   assert some.cross_key.shape[-2] == plan.keep == cases.S - 1
   kept = cases.kept_source(True)
   assert kept.sum(axis=1).min() >= 1 and kept.sum() < (cases.inputs() > 0).sum()

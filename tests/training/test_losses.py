@@ -25,7 +25,7 @@ def test_weights_follow_equation_6(layers):
 @pytest.mark.parametrize(
   ('weights', 'message'),
   [
-    ((1.0,), 'one weight per decoder layer'),
+    ((1.0,), 'one weight per layer'),
     ((1.0, -1.0), 'finite'),
     ((1.0, float('nan')), 'finite'),
     ((0.0, 0.0), 'all zero'),

@@ -99,7 +99,7 @@ def test_the_seed_and_given_parameters_decide_where_it_starts(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (dict(layer_weights=(1.0,)), 'one weight per decoder layer'),
+    (dict(layer_weights=(1.0,)), 'one weight per layer'),
     (dict(num_microbatches=0), 'num_microbatches'),
     (dict(z_loss=-1.0), 'z_loss'),
     (dict(label_smoothing=1.0), 'label_smoothing'),

@@ -1,0 +1,98 @@
+"""Host checks of what lets rows leave an encoder."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax import checks
+from calm_jax.encoding.source_rows import Heads
+from calm_jax.interfaces import ExitRule, LayeredEncoder, reads_source
+
+
+def check_rule(
+  rule: Any, encoder: LayeredEncoder, heads: Heads | None, batch_size: int
+) -> ExitRule:
+  """Returns a rule for rows of an encoder, with its numbers as arrays.
+
+  Args:
+    rule: what is to be one.
+    encoder: the encoder.
+    heads: the heads, `as_pytree`; None for none.
+    batch_size: B.
+
+  Raises:
+    TypeError: for what is no exit rule.
+    ValueError: for bad numbers, for a rule that sees encoded sources, or reads
+      logits where no heads make any, and for heads that make none.
+  """
+  checks.check_no_class(rule, 'exit_rule of an encoder')
+  if not isinstance(rule, ExitRule):
+    raise TypeError(
+      f'exit_rule of an encoder is {rule!r}; give an exit rule, such as '
+      'exits.ConfidenceExit(exits.StateSimilarity(), 0.95)'
+    )
+  name = type(rule).__name__
+  if reads_source(rule):
+    raise ValueError(
+      f'{name} sees encoded sources, which there are once the encoder has run; '
+      'give a rule that reads layers, such as exits.ConfidenceExit('
+      'exits.StateSimilarity(), 0.95)'
+    )
+  sizes: Any = encoder
+  rule = rule.check(sizes, batch_size, 1)
+  if heads is not None:
+    _check_heads(heads, encoder, batch_size)
+  elif rule.needs_logits:
+    raise ValueError(
+      f'{name} reads logits, and an encoder has none by itself: give '
+      'heads(pooled, layer) -> [B, C], or a rule that reads states, such as '
+      'exits.ConfidenceExit(exits.StateSimilarity(), 0.95)'
+    )
+  return rule
+
+
+def _check_heads(
+  heads: Heads, encoder: LayeredEncoder, batch_size: int
+) -> None:
+  """Raises ValueError for heads that make no logits of pooled states."""
+  states = jax.ShapeDtypeStruct((batch_size, encoder.embed_dim), jnp.float32)
+  layer = jax.ShapeDtypeStruct((), jnp.int32)
+  found: Any = jax.eval_shape(
+    lambda heads, states, layer: heads(states, layer), heads, states, layer
+  )
+  shape = getattr(found, 'shape', None)
+  is_logits = shape is not None and jnp.issubdtype(found.dtype, jnp.floating)
+  if not is_logits or shape[:-1] != (batch_size,) or shape[-1] < 2:
+    raise ValueError(
+      f'heads make {found} of pooled states [{batch_size}, '
+      f'{encoder.embed_dim}]; give logits in float, [{batch_size}, C], of at '
+      'least 2 classes'
+    )
+
+
+def as_pytree(heads: Any) -> Heads | None:
+  """Returns heads as an argument of a jitted function.
+
+  Raises:
+    ValueError: for what cannot be called.
+  """
+  if heads is None:
+    return None
+  if isinstance(heads, type) or not callable(heads):
+    raise ValueError(
+      f'heads is {heads!r}; give an object or a function with '
+      'heads(pooled, layer) -> [B, C]'
+    )
+  leaves = jax.tree.leaves(heads)
+  is_function = len(leaves) == 1 and leaves[0] is heads
+  return jax.tree_util.Partial(heads) if is_function else heads
+
+
+def check_loop(loop: Any) -> None:
+  """Raises TypeError for what is no loop over an encoder's layers."""
+  if isinstance(loop, type) or not hasattr(loop, 'traced_layers'):
+    raise TypeError(
+      f'loop is {loop!r}; give encoding.UnrolledLayers(), '
+      'encoding.CompactedLayers() or encoding.WhileLayers()'
+    )

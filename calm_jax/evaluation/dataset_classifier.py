@@ -1,0 +1,142 @@
+"""An encoder with heads, as what a calibration decodes data sets with.
+
+Its outputs are names of classes, one token long. All settings of all exit rules
+follow from one pass over all layers: a row that leaves an encoder changes
+nothing before, so that nothing is run again.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calm_jax import decoding, exits, interfaces, records
+from calm_jax.array_types import PyTree
+from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.evaluation.decode_dataset import Batch
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.encoder_passes import EncoderPass
+from calm_jax.processes import collectives
+from calm_jax.records import provenance
+
+# In the place of a sampler: what says the names of classes.
+CLASSES = 'ClassesOfHeads'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DatasetClassifier:
+  """Classifies the same batches under one exit rule after the other.
+
+  Attributes:
+    encoder: the encoder.
+    params: its parameters, laid out or not.
+    heads: of its layers.
+    class_texts: C names of classes, all different.
+    about: fields of `records.DecodingContext` that it cannot know: parameters,
+      tokenizer, prefix, how inputs are cut.
+    progress: gets a line to print now and then.
+  """
+
+  encoder: interfaces.LayeredEncoder
+  params: PyTree
+  heads: EncoderHeads
+  class_texts: Sequence[str]
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  progress: Any = None
+  _passes: dict[int, EncoderPass] = dataclasses.field(
+    default_factory=dict, repr=False
+  )
+
+  max_length = 1
+  share = collectives.Share()
+
+  def __post_init__(self):
+    """Raises ValueError for heads that do not go with encoder and names."""
+    object.__setattr__(self, 'heads', self.heads.check(self.encoder))
+    if len(set(self.class_texts)) != self.heads.num_classes:
+      raise ValueError(
+        f'there are {len(set(self.class_texts))} different names for the '
+        f'{self.heads.num_classes} classes of the heads; give those that they '
+        'were trained for (runs.load_class_labels)'
+      )
+
+  def __call__(
+    self,
+    batches: Sequence[Batch],
+    *,
+    policy: decoding.ComputePolicy,
+    earlier: DecodedDataset | None = None,
+    traces: None = None,
+  ) -> DecodedDataset:
+    """Returns what the policy's exit rule makes of every input.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: whose encoder exit counts, and nothing else.
+      earlier: not used: nothing is run here that another decode would save.
+      traces: not used.
+    """
+    del earlier, traces
+    stops: Any = policy.encoder_exit
+    rule = exits.NeverExit() if stops.whole else stops.rule
+    return self._pass(batches).under(self.encoder, rule, self.class_texts)
+
+  def full_and_traces(
+    self,
+    batches: Sequence[Batch],
+    policy: decoding.ComputePolicy,
+    coming: Sequence[decoding.ComputePolicy] = (),
+  ) -> tuple[DecodedDataset, None]:
+    """Returns what the last layer says, and no traces.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: not looked at: its full model is all layers.
+      coming: not used.
+    """
+    del coming
+    found = self(batches, policy=decoding.full_model(policy))
+    seconds = np.full(
+      len(found.texts), self._pass(batches).seconds / len(found.texts)
+    )
+    return dataclasses.replace(found, seconds=seconds), None
+
+  def policy(self, exit_rule: interfaces.ExitRule) -> decoding.ComputePolicy:
+    """Returns the policy by which inputs leave by an exit rule, and no other.
+
+    Args:
+      exit_rule: the rule.
+    """
+    stops = decoding.StoppedEncoder(exit_rule, heads=self.heads)
+    return decoding.ComputePolicy(encoder_exit=stops)
+
+  def context(
+    self, policy: decoding.ComputePolicy, setting: Any = None
+  ) -> records.DecodingContext:
+    """Returns the context of what is classified under a policy.
+
+    Names of classes stand in the place of a sampler, so that no certificate of
+    a classifier holds for decoding, nor the other way round.
+
+    Args:
+      policy: the policy.
+      setting: whose values are left out of it; the threshold if None.
+    """
+    computation = decoding.describe_computation()
+    return records.DecodingContext(
+      policy=decoding.describe(policy, setting),
+      sampler={'type': CLASSES, 'names': list(self.class_texts)},
+      max_length=1,
+      weights='float',
+      versions=provenance.versions(*provenance.LIBRARIES),
+      **{**computation, **self.about},
+    )
+
+  def _pass(self, batches: Sequence[Batch]) -> EncoderPass:
+    """Returns all layers of the inputs, run once."""
+    found = self._passes.get(id(batches))
+    if found is None or found.batches is not batches:
+      found = EncoderPass.run(self.encoder, self.params, self.heads, batches)
+      self._passes[id(batches)] = found
+    return found

@@ -1,0 +1,217 @@
+"""Jobs of an encoder's classifier, from a task of classes to certificates."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from fakes import counting_task
+from fakes.counting_task import bindings_of
+
+gin = pytest.importorskip('gin')
+pytest.importorskip('seqio', reason='the jobs read seqio Tasks')
+
+from cases.job_cases import call
+
+from calm_jax import calibration, checkpoints, exits, records, runs
+from calm_jax.benchmarks import encoder_exits
+
+# A whole chain of jobs: for `scripts/test.sh --all`.
+pytestmark = pytest.mark.slow
+
+STEPS = {'BATCH_SIZE': 16, 'training.warmup_cosine.warmup_steps': 5}
+SETTINGS = (0.9, 0.6, 0.3)
+PATIENCE = 'encoder_exit.rule.patience'
+
+
+class Reference(str):
+  """A value that gin reads as it is."""
+
+  __repr__ = str.__str__
+
+
+def with_classes(folder):
+  """A task whose targets are the last word of three, and a model for it."""
+  files = counting_task.write(folder)
+  for split in ('train', 'validation', 'test'):
+    path = folder / f'{split}.jsonl'
+    rows = [
+      {**row, 'targets': row['inputs'].split()[-1]}
+      for row in records.read_jsonl(path)
+    ]
+    records.write_jsonl(path, rows)
+  task = pathlib.Path(files['task'])
+  text = task.read_text(encoding='utf-8')
+  text = text.replace("'counting'", "'last_words'")
+  text = text.replace('num_encoder_layers = 1', 'num_encoder_layers = 3')
+  task.write_text(text, encoding='utf-8')
+  return files
+
+
+def job(name, files, **bindings):
+  return call(
+    name,
+    [f'runs/{name}.gin', files['task']],
+    **bindings_of(files),
+    **bindings,
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  files = with_classes(tmp_path_factory.mktemp('classes') / 'data')
+  job('train', files, TRAIN_STEPS=10, **STEPS)
+  evaluation = job('train_encoder_heads', files, TRAIN_STEPS=80, **STEPS)
+  return files, evaluation
+
+
+def calibrate(files, folder=None, **bindings):
+  if folder is not None:
+    bindings['OUTPUT_DIR'] = str(folder)
+  return job(
+    'calibrate_encoder',
+    files,
+    **{'SETTINGS': SETTINGS, 'TOLERANCE': 0.6, **bindings},
+  )
+
+
+def test_heads_are_measured_and_leave_the_model_alone(trained):
+  files, evaluation = trained
+  run = pathlib.Path(files['MODEL_DIR'])
+  heads = runs.load_encoder_heads(run)
+  assert heads.kernel.shape == (3, 32, 10)
+  labels = runs.load_class_labels(run)
+  assert labels.texts == tuple(sorted(counting_task._WORDS))
+  read = records.read_record(
+    run / 'encoder_heads' / 'evaluation.json', records.EncoderHeadEvaluation
+  )
+  assert read.layers == evaluation.layers and read.num_examples == 40
+  temperatures = runs.load_class_temperatures(run)
+  assert temperatures == tuple(layer.temperature for layer in read.layers)
+  assert all(layer.tempered_nll <= layer.nll for layer in read.layers)
+  # Better than chance.
+  assert max(layer.accuracy for layer in read.layers) > 0.2
+  assert read.layers[-1].agreement == 1.0 and not read.with_encoder
+
+
+def test_a_certificate_from_one_pass(trained):
+  files, _ = trained
+  run = pathlib.Path(files['MODEL_DIR'])
+  certificate = calibrate(files)
+  folder = run / 'encoder_calibration'
+  assert calibration.Certificate.load(folder / 'certificate.json') == (
+    certificate
+  )
+  table = records.read_loss_table(folder / 'loss_table.npz')
+  assert np.isin(table.losses, (0.0, 1.0)).all()
+  assert (np.diff(table.mean_exit_layers) <= 0).all()
+  assert certificate.context['num_layers'] == 3
+  rule = runs.policy_of(certificate, run).encoder_exit.rule
+  assert isinstance(rule.measure, exits.Tempered)
+  assert rule.measure.temperatures == runs.load_class_temperatures(run)
+  with pytest.raises(ValueError, match='trained or selected on'):
+    calibrate(files, **{'calibrate_encoder.run.split': 'validation'})
+
+
+def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
+  files, _ = trained
+  run = files['MODEL_DIR']
+  job('train_encoder_gate', files, TRAIN_STEPS=20, **STEPS)
+  gated = calibrate(
+    files,
+    tmp_path / 'gated',
+    EXIT_RULE=Reference('@exits.QuantileExit()'),
+    LOSS='signed',
+  )
+  assert gated.loss_range == (-1.0, 1.0)
+  described = gated.context['policy']['encoder_exit']['rule']
+  assert described['type'] == 'QuantileExit'
+  patience = calibrate(
+    files,
+    tmp_path / 'patience',
+    EXIT_RULE=Reference('@exits.PatienceExit()'),
+    SETTINGS=({PATIENCE: 2}, {PATIENCE: 1}),
+  )
+  assert patience.settings[1] == {PATIENCE: 1}
+  job('tokenize', files, OUTPUT_DIR=str(tmp_path / 'tokens'))
+  output = tmp_path / 'rows.json'
+  names = [
+    tmp_path / name / 'certificate.json' for name in ('gated', 'patience')
+  ]
+  encoder_exits.main(
+    [
+      f'--run_dir={run}',
+      f'--tokens={tmp_path}/tokens/test.npz',
+      '--gate=encoder_gate',
+      '--thresholds=0.9,0.3',
+      '--patience=1',
+      f'--certificates={",".join(map(str, names))}',
+      '--batch_sizes=1,4',
+      '--num_timed=4',
+      '--num_repeats=1',
+      '--max_inputs=50',
+      f'--output={output}',
+    ]
+  )
+  rows = json.loads(output.read_text(encoding='utf-8'))['rows']
+  assert rows[0]['rule'] == 'full encoder' and rows[0]['mean_layers'] == 3.0
+  assert rows[0]['agreement'] == 1.0
+  assert len(rows) == 1 + 4 * 2 + 2 + 1 + 2
+  assert all(ms > 0 for row in rows for ms in row['milliseconds'])
+  assert any(row['mean_layers'] < 3 for row in rows)
+
+
+def test_an_encoder_is_trained_with_its_heads(trained, tmp_path):
+  files, _ = trained
+  joint = tmp_path / 'joint'
+  evaluation = job(
+    'train_encoder_heads',
+    files,
+    TRAIN_STEPS=20,
+    JOINT_DIR=str(joint),
+    **STEPS,
+  )
+  assert evaluation.with_encoder
+  made, before = runs.load_run(joint), runs.load_run(files['MODEL_DIR'])
+  assert made.fingerprint != before.fingerprint
+  assert made.step == before.step + 20
+  assert made.tokenizer.fingerprint == before.tokenizer.fingerprint
+  assert runs.load_encoder_heads(joint).num_layers == 3
+  assert checkpoints.latest_step(joint / 'joint_training') == 20
+  seen = records.read_training_rows(joint / records.TRAINING_ROWS_NAME)
+  assert len(seen.trained) == 700
+  calibrate({**files, 'MODEL_DIR': str(joint)})
+  with pytest.raises(ValueError, match='directory of the model itself'):
+    job(
+      'train_encoder_heads',
+      files,
+      JOINT_DIR=files['MODEL_DIR'],
+      TRAIN_STEPS=20,
+      **STEPS,
+    )
+  with pytest.raises(ValueError, match='no joint training wrote'):
+    job(
+      'train_encoder_heads',
+      {**files, 'MODEL_DIR': str(joint)},
+      JOINT_DIR=files['MODEL_DIR'],
+      TRAIN_STEPS=20,
+      **STEPS,
+    )
+
+
+def test_targets_that_are_no_classes_are_refused(trained, tmp_path):
+  files, _ = trained
+  other = counting_task.write(tmp_path / 'data')
+  task = pathlib.Path(other['task'])
+  text = task.read_text(encoding='utf-8').replace("'counting'", "'sentences'")
+  task.write_text(text, encoding='utf-8')
+  bindings = {**other, 'MODEL_DIR': files['MODEL_DIR']}
+  bindings['VOCABULARY'] = files['VOCABULARY']
+  with pytest.raises(ValueError, match='which are none of the'):
+    job(
+      'train_encoder_heads',
+      bindings,
+      TRAIN_STEPS=2,
+      ENCODER_HEADS='sentence_heads',
+      **{**STEPS, 'training.warmup_cosine.warmup_steps': 1},
+    )

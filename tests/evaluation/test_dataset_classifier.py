@@ -1,0 +1,122 @@
+"""Calibrating an encoder's classifier by one pass over all layers."""
+
+import numpy as np
+import pytest
+from fakes.toy_encoder import toy_encoder
+
+from calm_jax import decoding, evaluation, exits, runs
+from calm_jax.encoder_heads import EncoderHeads
+
+ENCODER = toy_encoder()
+RULE = exits.ConfidenceExit(exits.SoftmaxMaximum(), 1.0)
+SETTINGS = (0.99, 0.9, 0.5)
+NAMES = ('a', 'the', 'other')
+N = 120
+
+
+def classifier(slope=2.0, **changes):
+  """Classes are 0, 1, 2 below 5, 8 and above; early layers are a bit off."""
+  bounds = 5.0 + np.array([1.8, 3.3, 6.0])
+  nothing = np.zeros(3)
+  across = np.stack([nothing, nothing + slope, nothing + 2 * slope], axis=1)
+  along = np.stack([nothing, -slope * bounds, -slope * (2 * bounds + 3)], 1)
+  heads = EncoderHeads(
+    kernel=np.stack([across, along], axis=1).astype('f4'),
+    bias=np.zeros((3, 3), 'f4'),
+  )
+  return evaluation.DatasetClassifier(
+    **{
+      'encoder': ENCODER,
+      'params': np.float32(1.0),
+      'heads': heads,
+      'class_texts': NAMES,
+      'about': {'parameters': 'p', 'tokenizer': 't'},
+      **changes,
+    }
+  )
+
+
+def batches():
+  """Different inputs, the last batch not full."""
+  tokens = np.zeros((128, 2), np.int32)
+  tokens[:N, 0] = np.arange(1, N + 1) % 11 + 1
+  tokens[:N, 1] = np.arange(1, N + 1) // 11 + 1
+  classes = np.arange(N) % 3
+  return [
+    {
+      'encoder_input_tokens': tokens[start : start + 64],
+      'num_valid': min(64, N - start),
+      'references': [[NAMES[c]] for c in classes[start : start + 64]],
+    }
+    for start in (0, 64)
+  ], classes
+
+
+def calibrated(decode, **plan):
+  given, _ = batches()
+  plan = evaluation.CalibrationPlan(
+    **{'settings': SETTINGS, 'metric': 'same_text', 'tolerance': 0.5, **plan}
+  )
+  return evaluation.run_calibration(
+    decode, given, decode.policy(RULE), plan, full_grid=True
+  )
+
+
+def test_losses_are_those_of_each_threshold_by_itself():
+  decode, (given, classes) = classifier(), batches()
+  textual = calibrated(decode)
+  signed = calibrated(decode, loss='signed')
+  full = decode(given, policy=decoding.ComputePolicy())
+  assert (full.exit_layers == 3).all() and full.num_examples == N
+  for column, threshold in enumerate(SETTINGS):
+    rule = exits.ConfidenceExit(exits.SoftmaxMaximum(), threshold)
+    found = decode(given, policy=decode.policy(rule))
+    said, last = found.tokens[:, 0] - 1, full.tokens[:, 0] - 1
+    np.testing.assert_array_equal(textual.table.losses[:, column], said != last)
+    lost = (last == classes).astype(float) - (said == classes)
+    np.testing.assert_array_equal(signed.table.losses[:, column], lost)
+    mean = found.exit_layers.mean()
+    assert textual.table.mean_exit_layers[column] == pytest.approx(mean)
+    assert found.mean_layers_run == pytest.approx(mean)
+  # Something is lost, and not everything: a wrong column would show.
+  assert 0 < textual.table.losses[:, -1].mean() < 1
+  # One pass for each list of inputs, whatever the settings.
+  assert len(decode._passes) == 3
+
+
+def test_both_promises_in_one_certificate():
+  found = calibrated(
+    classifier(),
+    loss='textual',
+    tolerance=0.1,
+    promises=(('textual', 0.5), ('signed', 0.4)),
+  )
+  assert [b.loss for b in found.certificate.promises] == ['textual', 'signed']
+
+
+def test_a_certificate_holds_for_these_heads_and_no_decoder():
+  decode = classifier()
+  certificate = calibrated(decode).certificate
+  assert certificate.certified
+  policy = decode.policy(RULE)
+
+  def use(context):
+    return runs.apply_certificate(
+      certificate, policy, context
+    ).encoder_exit.rule
+
+  assert use(decode.context(policy)).threshold == certificate.threshold
+  with pytest.raises(ValueError, match='encoder_exit.heads'):
+    use(classifier(slope=3.0).context(policy))
+  greedy = runs.decoding_context(
+    tokenizer='t', parameters='p', max_length=1, weights='float'
+  )
+  with pytest.raises(ValueError, match='sampler'):
+    use(greedy)
+
+
+def test_names_that_do_not_fit_are_refused():
+  with pytest.raises(ValueError, match='2 different names for the 3 classes'):
+    classifier(class_texts=('a', 'b', 'b'))
+  with pytest.raises(ValueError, match='no inputs'):
+    classifier()([], policy=decoding.ComputePolicy())
