@@ -28,6 +28,7 @@ ALLOWED = {
   'model': {*BASE, 'checks', 'quantisation', 'sharding'},
   'draft_heads': {*BASE, 'checks'},
   'source_scorer': {*BASE, 'checks'},
+  'context_gates': {*BASE, 'checks', 'exit_adapters'},
   'exit_adapters': {*BASE, 'checks'},
   'exit_layers': {*BASE, 'exit_adapters'},
   'small_twins': {*BASE, 'checks', 'exit_adapters'},
@@ -35,6 +36,7 @@ ALLOWED = {
   'decoding': {
     *BASE,
     'checks',
+    'context_gates',
     'draft_heads',
     'exit_adapters',
     'exits',
@@ -93,6 +95,7 @@ ALLOWED = {
     'small_twins',
     'tokenizer',
     'source_scorer',
+    'context_gates',
   },
   'runs': {
     *BASE,
@@ -109,6 +112,7 @@ ALLOWED = {
     'small_twins',
     'tokenizer',
     'source_scorer',
+    'context_gates',
   },
   'pipeline': {
     *BASE,

@@ -35,6 +35,11 @@ from calm_jax.decoding.policy import (
   as_policy,
   at_output_length,
 )
+from calm_jax.decoding.pruned_context import (
+  ContextUse,
+  PrunedContext,
+  context_use,
+)
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.refilling import decode_queue, refill
 from calm_jax.decoding.routing import routed_depths
@@ -102,6 +107,7 @@ __all__ = [
   'CompactingDepthLoop',
   'CompiledDecode',
   'ComputePolicy',
+  'ContextUse',
   'DecodeResult',
   'DecodeState',
   'DeferredExitState',
@@ -117,6 +123,7 @@ __all__ = [
   'Nucleus',
   'ProjectExitState',
   'ProjectFirstExitState',
+  'PrunedContext',
   'PrunedSource',
   'PrunedVocabulary',
   'Sampler',
@@ -140,6 +147,7 @@ __all__ = [
   'check_depth_loops',
   'check_inputs',
   'compile_decode',
+  'context_use',
   'decode_queue',
   'default_depth_loop',
   'describe',

@@ -95,7 +95,7 @@ def compile_decode(
     bound,
     inputs,
     _laid_out_alike(state.policy.source_plan, sharding.replicated(mesh)),
-    max_length=options['max_length'],
+    max_length=state.policy.layer_plan.room(options['max_length']),
     num_rows=state.rows_per_request,
     layers=starting.layers_that_run(
       state.policy, bound.num_layers, options['max_length']

@@ -94,7 +94,8 @@ def start(
     policy.source_plan,
     layers=layers,
     pooled=policy.reads_source,
-    **sizes,
+    max_length=policy.layer_plan.room(max_length),
+    num_rows=num_rows,
   )
   carry = _first_carry(
     cache,
@@ -140,7 +141,7 @@ def encode(
     bound: the decoder with its parameters.
     inputs: int [B, S].
     plan: the source plan, checked.
-    max_length: T.
+    max_length: T, or the positions that there is room for.
     num_rows: rows per request.
     layers: those that ever run; None for all.
     pooled: whether sources are wanted.

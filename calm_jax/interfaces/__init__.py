@@ -32,6 +32,7 @@ from calm_jax.interfaces.policy_slots import (
 )
 from calm_jax.interfaces.readout_slot import AddsNothing, Readout, ReadsAll
 from calm_jax.interfaces.slot_views import (
+  CachedPositions,
   Companions,
   LayerView,
   LayerWork,
@@ -45,6 +46,7 @@ __all__ = [
   'AddsNothing',
   'BoundDecoder',
   'CacheFill',
+  'CachedPositions',
   'Companions',
   'DepthLoop',
   'ExitRule',

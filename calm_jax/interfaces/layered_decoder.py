@@ -92,7 +92,9 @@ class AttendFunction(Protocol):
   """Self- and cross-attention sub-layers with their residuals.
 
   The cache holds these positions already; later ones must not be read.
-  `context` is what a layer plan hands over, None for plain attention.
+  `context` is what a layer plan hands over, None for plain attention. Where the
+  decoder says `accepts_context` it may be `CachedPositions`: K/V then lie in
+  other places of the cache than their positions.
   """
 
   def __call__(
@@ -248,6 +250,9 @@ class LayeredDecoder:
       such thing; source plans that look at them then refuse it.
     select_source: keeps some positions of encoded sources. None if the decoder
       cannot; source plans that prune then refuse it.
+    accepts_context: whether `attend` takes `CachedPositions`, and `fill_layer`
+      places of the cache for positions. Plans that prune the decoder's own past
+      refuse a decoder that does not say so.
   """
 
   num_layers: int
@@ -270,3 +275,4 @@ class LayeredDecoder:
   pool_source: PoolSourceFunction | None = None
   source_states: SourceStatesFunction | None = None
   select_source: SelectSourceFunction | None = None
+  accepts_context: bool = False

@@ -13,6 +13,7 @@ from typing import Any
 from calm_jax import decoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
+from calm_jax.context_gates import ContextGates
 from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_layers import adapters_of
 from calm_jax.runs.int8_parameters import load_first_layers
@@ -22,6 +23,7 @@ from calm_jax.source_scorer import SourceScorer
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
   'Classifier': (exits.Classifier, trained_parts.CLASSIFIER),
+  'ContextGates': (ContextGates, trained_parts.CONTEXT_GATES),
   'DraftHead': (DraftHead, trained_parts.DRAFT_HEAD),
   'ExitAdapters': (adapters_of, trained_parts.EXIT_ADAPTERS),
   'ExitLayers': (adapters_of, trained_parts.EXIT_ADAPTERS),

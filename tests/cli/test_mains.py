@@ -31,6 +31,7 @@ def test_there_are_the_mains_of_the_readme():
     'tokenize',
     'train',
     'train_classifier',
+    'train_context',
     'train_draft_head',
     'train_exits',
     'train_gates',
