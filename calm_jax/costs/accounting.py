@@ -43,7 +43,8 @@ class Cost:
     fill: the K/V projections of self-attention, once for each step in which
       some row uses them, for as many positions as were projected.
     self_attention: the K/V of all T positions, for each row and layer run. (The
-      program reads the whole cache and masks what is not there yet.)
+      program reads the whole cache and masks what is not there yet, or is not
+      there any more.)
     cross_attention: the K/V of the source positions that are read, likewise.
     head: the output matrix once per step: some logits choose the token.
     checks: further reads of the output matrix, by an exit rule that wants
@@ -85,6 +86,7 @@ def decode_cost(
   *,
   source_length: int,
   source_kept: int | None = None,
+  context_room: int | None = None,
   weights: Int8Weights | str | None = None,
 ) -> Cost:
   """Adds up what a decode with this ledger costs.
@@ -110,6 +112,8 @@ def decode_cost(
     source_length: S, padding included.
     source_kept: positions of it that the decoder reads, where a source plan
       prunes, 1..S; None for all.
+    context_room: positions that a layer's self-attention cache has room for,
+      where a layer plan prunes the context, 1..T; None for T.
     weights: what the model was bound with (`BoundDecoder.weights`). A number of
       a matrix in 8 bits is one byte, with 4 for the scale of each output
       channel; where only some layers are in 8 bits, a layer has the bytes of
@@ -118,7 +122,8 @@ def decode_cost(
 
   Raises:
     ValueError: for a ledger of another shape, or of nothing; for more positions
-      kept than there are; for weights that `decoding.bind` would not take.
+      kept, or places, than there are positions; for weights that
+      `decoding.bind` would not take.
   """
   work = _checked(work)
   read = source_length if source_kept is None else source_kept
@@ -126,6 +131,8 @@ def decode_cost(
   sizes = _Sizes(config, as_weights(weights))
   held = sizes.held
   batch_size, length = work.checks.shape
+  room = length if context_room is None else context_room
+  checks.check_whole(room, 'context_room', low=1, high=length)
 
   def deepest(amounts):
     """Returns the sum over positions of what the row with the most has."""
@@ -156,7 +163,7 @@ def decode_cost(
       2 * sizes.kv * projected,
       held.self_kv * deepest(work.fills) + sizes.kv_bytes * projected,
     ),
-    'self_attention': sizes.attention(attention, attended, length),
+    'self_attention': sizes.attention(attention, attended, room),
     'cross_attention': sizes.attention(attention, attended, read),
     'head': (
       2 * config.embed_dim * int(chosen.sum()),

@@ -36,8 +36,8 @@ def test_there_are_the_mains_of_the_readme():
     'train_exits',
     'train_gates',
     'train_router',
-    'train_twins',
     'train_source',
+    'train_twins',
     'tune',
     'validate',
   ]
