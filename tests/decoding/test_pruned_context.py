@@ -185,14 +185,86 @@ def scores_of(tokens, plan):
   return (log_probabilities * said).sum(axis=1), np.asarray(keep)
 
 
+def _attend_in_places(params, layer, hidden, positions, cache, context=None):
+  """The toy's attention: it adds what the tokens before hold."""
+  del params
+  assert context is not None and positions.shape == hidden.shape[:2]
+  held = context.positions
+  before = (held >= 0) & (held < positions)
+  past = jnp.where(before, cache['values'][:, layer], 0.0).sum(axis=1)
+  return hidden + jnp.stack([past, cache['ease']], axis=-1)[:, None]
+
+
+IN_PLACES = dataclasses.replace(
+  toy.toy_decoder(), attend=_attend_in_places, accepts_context=True
+)
+_LAYERS = IN_PLACES.num_layers
+TOY_GATES = ContextGates(
+  *np.random.default_rng(3).normal(size=(2, _LAYERS, 2, 2)), np.zeros(_LAYERS)
+)
+
+
+def said_by_the_toy(ease, length):
+  """Returns tokens [T] worked out one by one, and what was held at most."""
+  step = np.asarray(toy.toy_params()['step'])
+  past = [{} for _ in range(_LAYERS)]
+  tokens, most = [0], np.zeros(_LAYERS, int)
+  for position in range(length):
+    state = np.array([tokens[-1], 0.0])
+    for layer in range(_LAYERS):
+      normed = state / np.sqrt(np.square(state).mean() + 1e-6)
+      query, key = (
+        normed @ side[layer] for side in (TOY_GATES.queries, TOY_GATES.keys)
+      )
+      past[layer] = {
+        at: (other, value)
+        for at, (other, value) in past[layer].items()
+        if query @ other > 0
+      }
+      read = sum(value for _, value in past[layer].values())
+      past[layer][position] = key, state[0]
+      most[layer] = max(most[layer], len(past[layer]))
+      state = state + [read, ease]
+      state[0] = (state[0] + step[layer]) % toy.VOCAB_SIZE
+    tokens.append(int(state[0]))
+  return tokens[1:], most
+
+
+def test_a_decode_reads_what_is_held():
+  """Of a toy, worked out token by token, with as many places as it takes."""
+  sources, length = np.array([[3], [5], [8]]), 9
+  expected, most = zip(
+    *(said_by_the_toy(int(ease), length) for (ease,) in sources), strict=True
+  )
+  assert 1 < np.max(most) < length
+  plan = decoding.PrunedContext(TOY_GATES, slots=int(np.max(most)))
+  state = decoding.start(
+    decoding.bind(IN_PLACES, toy.toy_params()),
+    sources,
+    policy=policy_of(plan),
+    max_length=length,
+    eos_id=-1,
+  )
+  state = decoding.advance(state)
+  np.testing.assert_array_equal(decoding.finish(state).tokens, expected)
+  use = decoding.context_use(state)
+  np.testing.assert_array_equal(use.most, most)
+  assert not use.overflow.any()
+
+
+# Drops more, so that its places are enough at full depth.
+HARDER = dataclasses.replace(PLAN, beta_shift=-0.5)
+
+
+@pytest.mark.slow
 def test_places_of_a_decode_are_reused():
   """Fewer places than tokens, and it says what the dense mask says."""
-  state = start(policy_of())
+  state = start(policy_of(HARDER))
   assert state.carry.cache.max_length == PLAN.slots < cases.T
   state = decoding.advance(state)
   result, use = decoding.finish(state), decoding.context_use(state)
   tokens = np.asarray(result.tokens)
-  expected, keep = scores_of(tokens, PLAN)
+  expected, keep = scores_of(tokens, HARDER)
   np.testing.assert_allclose(result.scores, expected, atol=1e-4)
   live = np.tril(keep).sum(axis=-1)
   decoded = np.arange(cases.T) < np.asarray(result.lengths)[:, None]
@@ -205,12 +277,13 @@ def test_places_of_a_decode_are_reused():
 
 @pytest.mark.slow
 def test_beams_are_those_of_the_dense_mask():
-  state = start(policy_of(), sampler=decoding.BeamSearch(3))
+  state = start(policy_of(HARDER), sampler=decoding.BeamSearch(3))
   state = decoding.advance(state)
   result = cases.host(decoding.finish(state))
-  assert decoding.context_use(state).most.shape == (3 * cases.B, L)
+  use = decoding.context_use(state)
+  assert use.most.shape == (3 * cases.B, L) and not use.overflow.any()
   np.testing.assert_allclose(
-    result.scores, scores_of(result.tokens, PLAN)[0], atol=1e-4
+    result.scores, scores_of(result.tokens, HARDER)[0], atol=1e-4
   )
   plan = dataclasses.replace(PLAN, slots=None, beta_shift=INF)
   found, full = (
