@@ -60,7 +60,12 @@ def run(
   directory = training.context_gate_directory(model_dir, name)
   loaded = jobs.load_run(model_dir, task)
   stage = training.context_gate_stage(
-    loaded.config, loaded.params, optimizer, price=price, size=size
+    loaded.config,
+    loaded.params,
+    optimizer,
+    price=price,
+    size=size,
+    seed=seed,
   )
   outputs = own_outputs.OwnOutputs(
     loaded=loaded,

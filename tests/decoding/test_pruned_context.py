@@ -252,48 +252,51 @@ def test_a_decode_reads_what_is_held():
   assert not use.overflow.any()
 
 
-# Drops more, so that its places are enough at full depth.
-HARDER = dataclasses.replace(PLAN, beta_shift=-0.5)
+def decode_with(plan, **options):
+  """Returns the result of a decode and how full its places were."""
+  state = decoding.advance(start(policy_of(plan), **options))
+  return cases.host(decoding.finish(state)), decoding.context_use(state)
 
 
 @pytest.mark.slow
 def test_places_of_a_decode_are_reused():
   """Fewer places than tokens, and it says what the dense mask says."""
-  state = start(policy_of(HARDER))
-  assert state.carry.cache.max_length == PLAN.slots < cases.T
-  state = decoding.advance(state)
-  result, use = decoding.finish(state), decoding.context_use(state)
-  tokens = np.asarray(result.tokens)
-  expected, keep = scores_of(tokens, HARDER)
+  for beta_shift in (0.0, -0.5, -1.0, -1.5, -2.0, -3.0):
+    plan = dataclasses.replace(PLAN, slots=None, beta_shift=beta_shift)
+    roomy, use = decode_with(plan)
+    if (most := int(use.most.max())) < cases.T - 1:
+      break
+  assert 2 < most < cases.T - 1
+  result, fewer = decode_with(dataclasses.replace(plan, slots=most))
+  np.testing.assert_array_equal(fewer.most, use.most)
+  assert not fewer.overflow.any() and not use.overflow.any()
+  np.testing.assert_array_equal(result.tokens, roomy.tokens)
+  expected, keep = scores_of(result.tokens, plan)
   np.testing.assert_allclose(result.scores, expected, atol=1e-4)
   live = np.tril(keep).sum(axis=-1)
-  decoded = np.arange(cases.T) < np.asarray(result.lengths)[:, None]
+  decoded = np.arange(cases.T) < result.lengths[:, None]
   np.testing.assert_array_equal(use.most, (live * decoded).max(axis=-1).T)
-  assert use.most.max() < np.asarray(result.lengths).max()
-  assert not use.overflow.any()
-  whole, _ = scores_of(tokens, dataclasses.replace(PLAN, beta_shift=INF))
+  whole, _ = scores_of(result.tokens, dataclasses.replace(plan, beta_shift=INF))
   assert np.abs(whole - expected).max() > 0.1
+  _, short = decode_with(dataclasses.replace(plan, slots=most - 1))
+  assert short.overflow.any() and short.most.max() == most - 1
 
 
 @pytest.mark.slow
 def test_beams_are_those_of_the_dense_mask():
-  state = start(policy_of(HARDER), sampler=decoding.BeamSearch(3))
-  state = decoding.advance(state)
-  result = cases.host(decoding.finish(state))
-  use = decoding.context_use(state)
-  assert use.most.shape == (3 * cases.B, L) and not use.overflow.any()
-  np.testing.assert_allclose(
-    result.scores, scores_of(result.tokens, HARDER)[0], atol=1e-4
-  )
-  plan = dataclasses.replace(PLAN, slots=None, beta_shift=INF)
-  found, full = (
-    decoding.finish(
-      decoding.advance(start(policy, sampler=decoding.BeamSearch(3)))
-    )
-    for policy in (policy_of(plan), decoding.ComputePolicy())
-  )
+  """Places are of hypotheses, and go with them."""
+  beams = dict(sampler=decoding.BeamSearch(3))
+  plan = dataclasses.replace(PLAN, slots=None)
+  result, use = decode_with(plan, **beams)
+  assert use.most.shape == (3 * cases.B, L)
+  expected, _ = scores_of(result.tokens, plan)
+  np.testing.assert_allclose(result.scores, expected, atol=1e-4)
+  found, _ = decode_with(dataclasses.replace(plan, beta_shift=INF), **beams)
+  state = start(decoding.ComputePolicy(), **beams)
+  full = cases.host(decoding.finish(decoding.advance(state)))
   np.testing.assert_array_equal(found.tokens, full.tokens)
   np.testing.assert_array_equal(found.scores, full.scores)
+  assert (result.tokens != full.tokens).any()
 
 
 @pytest.mark.slow

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from calm_jax import checks, model
-from calm_jax.array_types import Array, Params
+from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.context_gates import ContextGates
 from calm_jax.training import context_losses, losses, source_gates
@@ -37,6 +38,7 @@ def context_gate_stage(
   *,
   price: ContextPrice | None = None,
   size: int = 16,
+  seed: int = 0,
 ) -> Stage:
   """Returns the training of gates of a frozen model's own past.
 
@@ -52,13 +54,16 @@ def context_gate_stage(
     optimizer: from `training.adamw` or `training.adafactor`.
     price: what keeping costs; `ContextPrice()` if None.
     size: R, numbers of a query and of a key.
+    seed: of the first keys.
   """
   price = ContextPrice() if price is None else price
   checks.check_whole(size, 'size of context gates', low=1)
   return Stage(
     config=config,
     optimizer=optimizer,
-    init=lambda key: init_context_gate_state(config, optimizer, key, size=size),
+    init=lambda _: init_context_gate_state(
+      config, optimizer, size=size, seed=seed
+    ),
     step=make_context_gate_step(config, optimizer, price=price),
     check_batch=functools.partial(
       context_losses.check_context_batch, config=config
@@ -91,14 +96,15 @@ def context_gates_of(tree: Params) -> ContextGates:
 
 
 def init_context_gate_state(
-  config: model.T5Config, optimizer: Optimizer, key: Array, *, size: int
+  config: model.T5Config, optimizer: Optimizer, *, size: int, seed: int
 ) -> TrainState:
   """Returns the state at step 0: all tokens score the same.
 
   Queries are 0 and keys drawn, so that queries have a slope.
   """
   layers, width = config.num_decoder_layers, config.embed_dim
-  keys = jax.random.normal(key, (layers, width, size)) / jnp.sqrt(width)
+  key, drawn = jax.random.split(jax.random.key(seed))
+  keys = jax.random.normal(drawn, (layers, width, size)) / np.sqrt(width)
   params = {
     _KEY: {
       'queries': jnp.zeros_like(keys),
