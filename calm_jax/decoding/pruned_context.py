@@ -6,14 +6,12 @@ worth reading, and its own keys and values go to a place that is free.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from calm_jax import checks
 from calm_jax.array_types import Array
 from calm_jax.context_gates import ContextGates
-from calm_jax.decoding.states import DecodeState
 from calm_jax.interfaces import (
   CachedPositions,
   LayeredDecoder,
@@ -33,7 +31,7 @@ class PrunedContext(PlansAhead):
   alpha = infinity; in this layer and for good, and never itself. A row that has
   stopped drops by its exit state, of which the K/V are made as well. Without a
   free place the position of the lowest x is evicted and counted as overflow
-  (`context_use`).
+  (`decoding.context_use`).
 
   With room for T and beta_shift = infinity it is the unpruned model to the bit.
 
@@ -147,35 +145,3 @@ class HeldContext:
   positions: Array
   most: Array
   overflow: Array
-
-
-class ContextUse(NamedTuple):
-  """How full the places of every layer were.
-
-  Attributes:
-    most: int32 [R, L], how many positions a row held at once, at most.
-    overflow: int32 [R, L], positions that no token had dropped and that were
-      evicted for want of room.
-  """
-
-  most: Array
-  overflow: Array
-
-
-def context_use(state: DecodeState) -> ContextUse:
-  """Returns how full the places of a decode under `PrunedContext` were so far.
-
-  Args:
-    state: of `decoding.advance`.
-
-  Raises:
-    ValueError: for a decode with another layer plan.
-  """
-  held = state.carry.policy.layer_plan
-  if not isinstance(held, HeldContext):
-    raise ValueError(
-      f'the layer plan {type(state.policy.layer_plan).__name__} prunes no '
-      'context; decode with decoding.PrunedContext(gates)'
-    )
-  # Copies, because advancing the state would take the carry's buffers.
-  return ContextUse(jnp.copy(held.most), jnp.copy(held.overflow))
