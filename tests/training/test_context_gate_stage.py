@@ -134,7 +134,9 @@ def test_a_measurement_is_that_of_pruned_decodes(params):
     CONFIG, params, inputs, batch['decoder_input_tokens']
   )
   said = model.output_logits(CONFIG, params, states[-1]).argmax(axis=-1)
-  assert some.differing == pytest.approx((said != tokens).mean(), abs=1e-6)
+  assert some.differing == pytest.approx(
+    float((said != tokens).mean()), abs=1e-6
+  )
   assert some.differing > 0
 
 
