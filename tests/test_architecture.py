@@ -29,6 +29,7 @@ ALLOWED = {
   'draft_heads': {*BASE, 'checks'},
   'source_scorer': {*BASE, 'checks'},
   'encoder_heads': {*BASE, 'checks'},
+  'context_gates': {*BASE, 'checks', 'exit_adapters'},
   'exit_adapters': {*BASE, 'checks'},
   'exit_layers': {*BASE, 'exit_adapters'},
   'small_twins': {*BASE, 'checks', 'exit_adapters'},
@@ -38,6 +39,7 @@ ALLOWED = {
   'decoding': {
     *BASE,
     'checks',
+    'context_gates',
     'draft_heads',
     'encoding',
     'exit_adapters',
@@ -101,6 +103,7 @@ ALLOWED = {
     'small_twins',
     'tokenizer',
     'source_scorer',
+    'context_gates',
   },
   'runs': {
     *BASE,
@@ -120,6 +123,7 @@ ALLOWED = {
     'small_twins',
     'tokenizer',
     'source_scorer',
+    'context_gates',
   },
   'pipeline': {
     *BASE,

@@ -287,6 +287,31 @@ def test_faults_of_a_source_to_choose_from(name, fault, words):
     interfaces.check_decoder(decoder, toy.toy_params(3), source_length=3)
 
 
+def attend_what_is_dropped(
+  params, layer, hidden, positions, cache, context=None
+):
+  """As if a negative position were one that comes before all others."""
+  if context is None:
+    return GOOD.attend(params, layer, hidden, positions, cache)
+  positions = jnp.broadcast_to(positions, hidden.shape[:2])
+  before = context.positions[:, None] < positions[..., None]
+  read = jnp.where(before, cache['values'][:, layer, None], 0.0).sum(axis=-1)
+  ease = jnp.broadcast_to(cache['ease'][:, None], read.shape)
+  return hidden + jnp.stack([read, ease], axis=-1)
+
+
+@pytest.mark.parametrize(
+  ('attend', 'words'),
+  [
+    (GOOD.attend, 'K/V in other places than their positions are read other'),
+    (attend_what_is_dropped, 'a place whose position is negative is read'),
+  ],
+)
+def test_faults_of_a_context_in_other_places(attend, words):
+  with pytest.raises(ValueError, match=f'^attend: .*{words}'):
+    check(attend=attend, accepts_context=True)
+
+
 @pytest.mark.slow
 def test_a_source_to_choose_from_passes():
   for length in (2, 5):

@@ -139,6 +139,7 @@ TRAINED = (
   'gate.gin',
   'gate_quantile.gin',
   'lossless_int8.gin',
+  'pruned_context.gin',
   'pruned_source.gin',
   'router.gin',
   'tuned.gin',
@@ -261,6 +262,7 @@ def save_run_with_parts(directory):
     'router': {'bias': (1,), 'state': (3, 1), 'length_weights': (1,)},
     'small_twins': {'scale': (2, 3), 'gates': (2, 3, 2, 1), 'out': (2, 1, 3)},
     'source_scorer': {'weights': (3,), 'bias': ()},
+    'context_gates': {'queries': (2, 3, 1), 'keys': (2, 3, 1), 'bias': (2,)},
   }
   for part, of_part in shapes.items():
     arrays = {name: np.ones(shape, 'f4') for name, shape in of_part.items()}

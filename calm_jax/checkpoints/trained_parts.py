@@ -52,6 +52,9 @@ SMALL_TWINS = TrainedPart(
 SOURCE_SCORER = TrainedPart(
   'source_scorer', 'source scorer', 'calm_jax.cli.train_source'
 )
+CONTEXT_GATES = TrainedPart(
+  'context_gates', 'set of context gates', 'calm_jax.cli.train_context'
+)
 
 
 def backbone_context(params: Params) -> dict[str, Any]:

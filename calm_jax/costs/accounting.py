@@ -44,7 +44,8 @@ class Cost:
     fill: the K/V projections of self-attention, once for each step in which
       some row uses them, for as many positions as were projected.
     self_attention: the K/V of all T positions, for each row and layer run. (The
-      program reads the whole cache and masks what is not there yet.)
+      program reads the whole cache and masks what is not there yet, or is not
+      there any more.)
     cross_attention: the K/V of the source positions that are read, likewise.
     head: the output matrix once per step: some logits choose the token.
     checks: further reads of the output matrix, by an exit rule that wants
@@ -87,6 +88,7 @@ def decode_cost(
   source_length: int,
   source_kept: int | None = None,
   encoder_exit_layers: Any = None,
+  context_room: int | None = None,
   weights: Int8Weights | str | None = None,
 ) -> Cost:
   """Adds up what a decode with this ledger costs.
@@ -115,6 +117,8 @@ def decode_cost(
     encoder_exit_layers: `DecodeResult.encoder_exit_layers`, int [B], where
       sources leave the encoder early: arithmetic is that of each source's own
       layers, weights are read as deep as the deepest one goes. None for all.
+    context_room: positions that a layer's self-attention cache has room for,
+      where a layer plan prunes the context, 1..T; None for T.
     weights: what the model was bound with (`BoundDecoder.weights`). A number of
       a matrix in 8 bits is one byte, with 4 for the scale of each output
       channel; where only some layers are in 8 bits, a layer has the bytes of
@@ -123,7 +127,7 @@ def decode_cost(
 
   Raises:
     ValueError: for a ledger of another shape, or of nothing; for more positions
-      kept, or encoder layers run, than there are; for weights that
+      kept, places, or encoder layers run, than there are; for weights that
       `decoding.bind` would not take.
   """
   work = _checked(work)
@@ -132,6 +136,8 @@ def decode_cost(
   sizes = _Sizes(config, as_weights(weights))
   held = sizes.held
   batch_size, length = work.checks.shape
+  room = length if context_room is None else context_room
+  checks.check_whole(room, 'context_room', low=1, high=length)
 
   def deepest(amounts):
     """Returns the sum over positions of what the row with the most has."""
@@ -164,7 +170,7 @@ def decode_cost(
       2 * sizes.kv * projected,
       held.self_kv * deepest(work.fills) + sizes.kv_bytes * projected,
     ),
-    'self_attention': sizes.attention(attention, attended, length),
+    'self_attention': sizes.attention(attention, attended, room),
     'cross_attention': sizes.attention(attention, attended, read),
     'head': (
       2 * config.embed_dim * int(chosen.sum()),

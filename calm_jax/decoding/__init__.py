@@ -19,6 +19,7 @@ from calm_jax.decoding.catch_up import CatchUp
 from calm_jax.decoding.chosen_feed_forward import ChosenFeedForward
 from calm_jax.decoding.compacting_depth_loop import CompactingDepthLoop
 from calm_jax.decoding.compiling import CompiledDecode, compile_decode
+from calm_jax.decoding.context_places import ContextUse, context_use
 from calm_jax.decoding.deferred_fill import DeferredExitState
 from calm_jax.decoding.depth_loops import UnrolledDepthLoop, WhileDepthLoop
 from calm_jax.decoding.draft_ahead import DraftAhead
@@ -35,6 +36,7 @@ from calm_jax.decoding.policy import (
   as_policy,
   at_output_length,
 )
+from calm_jax.decoding.pruned_context import PrunedContext
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.refilling import decode_queue, refill
 from calm_jax.decoding.routing import routed_depths
@@ -103,6 +105,7 @@ __all__ = [
   'CompactingDepthLoop',
   'CompiledDecode',
   'ComputePolicy',
+  'ContextUse',
   'DecodeResult',
   'DecodeState',
   'DeferredExitState',
@@ -118,6 +121,7 @@ __all__ = [
   'Nucleus',
   'ProjectExitState',
   'ProjectFirstExitState',
+  'PrunedContext',
   'PrunedSource',
   'PrunedVocabulary',
   'Sampler',
@@ -143,6 +147,7 @@ __all__ = [
   'check_depth_loops',
   'check_inputs',
   'compile_decode',
+  'context_use',
   'decode_queue',
   'default_depth_loop',
   'describe',

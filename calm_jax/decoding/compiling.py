@@ -98,7 +98,7 @@ def compile_decode(
       (state.policy.source_plan, state.policy.encoder_exit),
       sharding.replicated(mesh),
     ),
-    max_length=options['max_length'],
+    max_length=state.policy.layer_plan.room(options['max_length']),
     num_rows=state.rows_per_request,
     layers=starting.layers_that_run(
       state.policy, bound.num_layers, options['max_length']

@@ -98,16 +98,21 @@ class Layers:
     plan_state, asked = self.policy.layer_plan.before(
       rows.policy.layer_plan, self._plan_view(layer, rows)
     )
-    rows = self._keep_plan(rows, plan_state, rows.active)
+    rows = self._keep_asked(rows, plan_state)
+    fill = functools.partial(
+      self._fill,
+      layer,
+      places=self.positions if asked.slots is None else asked.slots,
+    )
     if asked.fill is None:
-      return *self._fill(layer, rows, memory, self.alive), asked
+      return *fill(rows, memory, wanted=self.alive), asked
     wanted = self.alive & asked.fill
     if not self.policy.layer_plan.may_skip_for_all:
-      return *self._fill(layer, rows, memory, wanted), asked
+      return *fill(rows, memory, wanted=wanted), asked
 
     def fill_once(carry):
       _, rows, memory = carry
-      return jnp.zeros((), bool), *self._fill(layer, rows, memory, wanted)
+      return jnp.zeros((), bool), *fill(rows, memory, wanted=wanted)
 
     # A loop of one turn or none: a branch would copy the cache.
     _, rows, memory = lax.while_loop(
@@ -122,7 +127,19 @@ class Layers:
       positions=self.positions,
       hidden=rows.hidden[:, 0],
       active=rows.active,
+      alive=self.alive,
     )
+
+  def _keep_asked(self, rows: Rows, state: PyTree) -> Rows:
+    """Returns rows with the state in which `before` left the plan."""
+    plan = self.policy.layer_plan
+    if plan.products:
+      done = self.alive * jnp.int32(plan.products)
+      rows = dataclasses.replace(rows, work=rows.work.plus(extra_products=done))
+    if not plan.prunes_context:
+      return self._keep_plan(rows, state, rows.active)
+    policy = dataclasses.replace(rows.policy, layer_plan=state)
+    return dataclasses.replace(rows, policy=policy)
 
   def _keep_plan(self, rows: Rows, state: PyTree, where: Array) -> Rows:
     """Returns rows with the plan's state replaced in some, bool [B]."""
@@ -131,9 +148,18 @@ class Layers:
     return dataclasses.replace(rows, policy=policy)
 
   def _fill(
-    self, layer: Array | int, rows: Rows, memory: Memory, wanted: Array
+    self,
+    layer: Array | int,
+    rows: Rows,
+    memory: Memory,
+    *,
+    wanted: Array,
+    places: Array,
   ) -> tuple[Rows, Memory]:
-    """Writes the K/V of a layer for the rows that are wanted, bool [B]."""
+    """Writes the K/V of a layer for the rows that are wanted, bool [B].
+
+    At places int32 [B] of the cache.
+    """
     fill, state = self.policy.cache_fill, memory.cache_fill
     if rows.companions is not None:
       state = fill.take_back(state, rows.companions, self.positions)
@@ -142,7 +168,7 @@ class Layers:
       self.bound,
       layer=layer,
       hidden=rows.hidden,
-      positions=self.positions,
+      positions=places,
       cache=memory.cache,
       active=rows.active,
       alive=wanted,

@@ -164,6 +164,12 @@ class ComputePolicy:
         f'and the layer plan {name} leaves parts of it out; leave one of them '
         'out'
       )
+    if plan.prunes_context and not isinstance(fill, ProjectExitState):
+      raise ValueError(
+        f'the layer plan {name} gives K/V their places when a position is '
+        f'decoded, and {type(fill).__name__} makes them of another state, or '
+        'later, when others may lie there; use ProjectExitState() with it'
+      )
     if isinstance(fill, CatchUp) and not plan.same_everywhere:
       raise ValueError(
         'CatchUp makes the K/V of positions that ran every layer, and the '

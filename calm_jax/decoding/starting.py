@@ -98,7 +98,8 @@ def start(
     policy.encoder_exit,
     layers=layers,
     pooled=policy.reads_source,
-    **sizes,
+    max_length=policy.layer_plan.room(max_length),
+    num_rows=num_rows,
   )
   carry = _first_carry(
     cache,
@@ -154,7 +155,7 @@ def encode(
     inputs: int [B, S].
     plan: the source plan, checked.
     encoder_exit: how much of the encoder runs, checked.
-    max_length: T.
+    max_length: T, or the positions that there is room for.
     num_rows: rows per request.
     layers: those that ever run; None for all.
     pooled: whether sources are wanted.

@@ -34,6 +34,7 @@ from calm_jax.interfaces.policy_slots import (
 )
 from calm_jax.interfaces.readout_slot import AddsNothing, Readout, ReadsAll
 from calm_jax.interfaces.slot_views import (
+  CachedPositions,
   Companions,
   LayerView,
   LayerWork,
@@ -47,6 +48,7 @@ __all__ = [
   'AddsNothing',
   'BoundDecoder',
   'CacheFill',
+  'CachedPositions',
   'Companions',
   'DepthLoop',
   'EncoderExit',

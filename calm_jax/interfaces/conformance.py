@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.array_types import Array, PyTree
+from calm_jax.interfaces.context_conformance import check_context
 from calm_jax.interfaces.encoder_conformance import check_encoder
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
 from calm_jax.interfaces.source_conformance import check_source_parts
@@ -235,6 +236,8 @@ def _check_attend(
   trial.positions_agree(
     name, attended, layer, hidden, positions, cache=(filled,)
   )
+  if trial.decoder.accepts_context:
+    check_context(trial, layer, hidden, cache, attended)
   return attended
 
 

@@ -93,7 +93,9 @@ class AttendFunction(Protocol):
   """Self- and cross-attention sub-layers with their residuals.
 
   The cache holds these positions already; later ones must not be read.
-  `context` is what a layer plan hands over, None for plain attention.
+  `context` is what a layer plan hands over, None for plain attention. Where the
+  decoder says `accepts_context` it may be `CachedPositions`: K/V then lie in
+  other places of the cache than their positions.
   """
 
   def __call__(
@@ -252,6 +254,9 @@ class LayeredDecoder:
     encoder: the encoder layer by layer, whose `prepare` takes what `prepare`
       returns, and which says what `encode` says. None if it is not taken apart;
       what stops encoders early then refuses the decoder.
+    accepts_context: whether `attend` takes `CachedPositions`, and `fill_layer`
+      places of the cache for positions. Plans that prune the decoder's own past
+      refuse a decoder that does not say so.
   """
 
   num_layers: int
@@ -275,3 +280,4 @@ class LayeredDecoder:
   source_states: SourceStatesFunction | None = None
   select_source: SelectSourceFunction | None = None
   encoder: LayeredEncoder | None = None
+  accepts_context: bool = False

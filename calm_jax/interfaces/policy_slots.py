@@ -97,6 +97,26 @@ class LayerPlan(PolicySlot, Protocol):
     """What `LayerWork.feed_forward` of 2 runs; None if it never says that."""
     ...
 
+  @property
+  def prunes_context(self) -> bool:
+    """Whether it says where in the cache K/V lie and which are read; static.
+
+    By `LayerWork.slots` and `LayerWork.context`. `before` is then told of every
+    layer of every position, as a cache fill is: of layers left over, too. What
+    it returns is kept for all rows, so that it leaves the state of rows alone
+    that are not `PlanView.alive`.
+    """
+    ...
+
+  @property
+  def products(self) -> int:
+    """Products with D weights that `before` takes per row, for the ledger."""
+    ...
+
+  def room(self, max_length: int) -> int:
+    """Returns the positions that caches have room for, at most T; static."""
+    ...
+
   def segments(self, num_layers: int, max_length: int) -> tuple[Segment, ...]:
     """Returns which layers are in the program at positions up to T.
 
@@ -125,6 +145,16 @@ class PlansAhead:
   every_layer = True
   may_skip_for_all = True
   twins: Any = None
+  prunes_context = False
+
+  @property
+  def products(self) -> int:
+    """Returns 0: it knows without looking."""
+    return 0
+
+  def room(self, max_length: int) -> int:
+    """Returns T: every position has a place of its own."""
+    return max_length
 
   def segments(self, num_layers: int, max_length: int) -> tuple[Segment, ...]:
     """Returns one segment of all layers."""

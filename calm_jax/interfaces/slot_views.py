@@ -71,14 +71,17 @@ class LayerWork(NamedTuple):
       rows, and leaves the others out of the program; bool [B] says none or own.
     fill: bool [B] or None, rows whose K/V of the layer are made. A plan by
       which no later position reads those of others leaves them out.
-    context: passed to `attend` as it is (for context pruning), or None; every
-      leaf leads with B.
+    context: passed to `attend` as it is, such as `CachedPositions`, or None;
+      every leaf leads with B.
+    slots: int32 [B] or None, where in the layer's cache the K/V of the present
+      positions are written; at the positions themselves if None.
   """
 
   attention: Array | None = None
   feed_forward: Array | int | None = None
   fill: Array | None = None
   context: PyTree = None
+  slots: Array | None = None
 
   @property
   def ran(self) -> Array | None:
@@ -92,6 +95,19 @@ class LayerWork(NamedTuple):
     return jax.tree.map(
       lambda leaf: leaf if isinstance(leaf, int) else leaf[rows], self
     )
+
+
+@register_pytree
+@dataclasses.dataclass(frozen=True)
+class CachedPositions:
+  """Which positions lie in a layer's cache, and where: a context of `attend`.
+
+  Attributes:
+    positions: int32 [B, C], the position whose K/V lie in each of the C places
+      of a cache; negative where there is none that is read.
+  """
+
+  positions: Array
 
 
 class Segment(NamedTuple):
@@ -116,6 +132,7 @@ class PlanView:
     positions: int32 [B], the target position each row is decoding.
     hidden: [B, D], the residual stream that enters the layer.
     active: bool [B], the rows that have not stopped before it.
+    alive: bool [B], the rows whose sequence has not ended.
     attended: [B, D], the residual stream that enters the FFN; None before.
     left: [B, D], the residual stream that leaves the FFN; None before.
   """
@@ -124,6 +141,7 @@ class PlanView:
   positions: Array
   hidden: Array
   active: Array
+  alive: Array
   attended: Array | None = None
   left: Array | None = None
 

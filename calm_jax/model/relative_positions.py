@@ -121,3 +121,27 @@ class RelativePositionBias(nn.Module):
     return jnp.where(
       distance[:, None] >= 0, jnp.moveaxis(bias, 0, 1), MASKED
     ).astype(jnp.float32)
+
+  def at_cached(self, positions: Array, cached: Array) -> Array:
+    """Returns the bias and mask over keys that lie in any order.
+
+    Args:
+      positions: int32 [P] or [B, P], of the queries.
+      cached: int32 [B, C], of the keys; negative for what is not read.
+
+    Returns:
+      float32 [B, H, P, C]: the bias where 0 <= key <= query, else -1e10.
+    """
+    # Everything further away is in the last bucket.
+    far = self.config.relative_max_distance
+    buckets = relative_buckets(
+      -np.arange(far + 1), self.config, bidirectional=False
+    )
+    by_distance = self.rel_embedding[:, buckets]
+    keys = cached[:, None]
+    distance = jnp.atleast_2d(positions)[:, :, None] - keys
+    bias = by_distance[:, jnp.clip(distance, 0, far)]
+    read = (distance >= 0) & (keys >= 0)
+    return jnp.where(read[:, None], jnp.moveaxis(bias, 0, 1), MASKED).astype(
+      jnp.float32
+    )

@@ -179,18 +179,19 @@ def attend(
 ) -> Array:
   """Runs both attention sub-layers over a cache that holds `positions`.
 
-  `context` may be an additive float32 bias [B, 1, P, T] on self-attention (what
-  a context-pruning plan hands over), or None.
+  `context` may say which positions lie where in the cache (`CachedPositions`),
+  or be an additive float32 bias [B, 1, P, T] on self-attention.
   """
+  in_places = isinstance(context, interfaces.CachedPositions)
   bias = relative_positions.RelativePositionBias(
     config, bidirectional=False
   ).apply(
     {'params': params.relpos_bias},
     positions,
-    cache.max_length,
-    method='at_positions',
+    context.positions if in_places else cache.max_length,
+    method='at_cached' if in_places else 'at_positions',
   )
-  if context is not None:
+  if context is not None and not in_places:
     bias = bias + context
   return _apply(
     config,
@@ -288,4 +289,5 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     source_states=source_states,
     select_source=select_source,
     encoder=as_layered_encoder(config),
+    accepts_context=True,
   )

@@ -15,6 +15,10 @@ from calm_jax.records.classifiers import (
   ClassifierEvaluation,
   ClassifierLayer,
 )
+from calm_jax.records.context_gates import (
+  ContextGateEvaluation,
+  ContextShare,
+)
 from calm_jax.records.decoding_contexts import (
   DecodingContext,
   Differences,
@@ -153,6 +157,8 @@ __all__ = [
   'CertifiedPlace',
   'ClassifierEvaluation',
   'ClassifierLayer',
+  'ContextGateEvaluation',
+  'ContextShare',
   'DecodedText',
   'DecodingContext',
   'Differences',

@@ -13,6 +13,7 @@ from typing import Any
 from calm_jax import decoding, encoding, exits
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.checkpoints import trained_parts
+from calm_jax.context_gates import ContextGates
 from calm_jax.draft_heads import DraftHead
 from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.exit_layers import adapters_of
@@ -23,6 +24,7 @@ from calm_jax.source_scorer import SourceScorer
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
   'Classifier': (exits.Classifier, trained_parts.CLASSIFIER),
+  'ContextGates': (ContextGates, trained_parts.CONTEXT_GATES),
   'DraftHead': (DraftHead, trained_parts.DRAFT_HEAD),
   'EncoderHeads': (EncoderHeads, trained_parts.ENCODER_HEADS),
   'ExitAdapters': (adapters_of, trained_parts.EXIT_ADAPTERS),

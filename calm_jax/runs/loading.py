@@ -12,6 +12,7 @@ from typing import Any, Self
 from calm_jax import checkpoints, exits, model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import gate_adapters, trained_parts
+from calm_jax.context_gates import ContextGates
 from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.exit_layers import adapters_of
@@ -334,6 +335,24 @@ def load_source_scorer(
   """
   part = trained_parts.SOURCE_SCORER
   return SourceScorer(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_context_gates(
+  model_dir: str | os.PathLike, *, name: str = trained_parts.CONTEXT_GATES.key
+) -> ContextGates:
+  """Loads the gates of its own past trained for a run's parameters.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_context` was run on.
+    name: of the gates' folder in it.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if they were trained for other parameters than the directory
+      holds.
+  """
+  part = trained_parts.CONTEXT_GATES
+  return ContextGates(**trained_parts.load_part(part, model_dir, name))
 
 
 def load_draft_head(

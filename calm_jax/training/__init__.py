@@ -4,6 +4,7 @@
 the early-exit classifier of a finished one, `gate_stage` a gate of it,
 `router_stage` what gives each request its depth,
 `source_scorer_stage` what chooses among its source positions,
+`context_gate_stage` what drops tokens of its own past,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
 early layers are read through, `twin_stage` small twins of its feed-forwards,
 `encoder_head_stage` what classifies by its encoder's layers,
@@ -26,6 +27,12 @@ from calm_jax.training.classifier_evaluation import (
   evaluate_classifier,
 )
 from calm_jax.training.classifier_losses import get_classifier_loss
+from calm_jax.training.context_evaluation import (
+  ContextMeasurement,
+  evaluate_context_gates,
+)
+from calm_jax.training.context_losses import ContextPrice
+from calm_jax.training.context_states import gated_states
 from calm_jax.training.draft_head_losses import (
   DraftCounts,
   evaluate_draft_head,
@@ -115,6 +122,11 @@ from calm_jax.training.stages.classifier import (
   classifier_of,
   classifier_stage,
 )
+from calm_jax.training.stages.context_gates import (
+  context_gate_directory,
+  context_gate_stage,
+  context_gates_of,
+)
 from calm_jax.training.stages.draft_head import (
   draft_head_directory,
   draft_head_of,
@@ -170,6 +182,8 @@ __all__ = [
   'ClassLogits',
   'ClassifierCounts',
   'Consistency',
+  'ContextMeasurement',
+  'ContextPrice',
   'CostAware',
   'DraftCounts',
   'Draws',
@@ -216,6 +230,9 @@ __all__ = [
   'classifier_of',
   'classifier_stage',
   'constant',
+  'context_gate_directory',
+  'context_gate_stage',
+  'context_gates_of',
   'draft_head_directory',
   'draft_head_of',
   'draft_head_stage',
@@ -224,6 +241,7 @@ __all__ = [
   'encoder_head_stage',
   'encoder_heads_of',
   'evaluate_classifier',
+  'evaluate_context_gates',
   'evaluate_draft_head',
   'evaluate_exit_adapters',
   'evaluate_gate',
@@ -239,6 +257,7 @@ __all__ = [
   'gate_directory',
   'gate_of',
   'gate_stage',
+  'gated_states',
   'get_classifier_loss',
   'get_gate_states',
   'get_gate_target',

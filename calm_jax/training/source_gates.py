@@ -56,12 +56,23 @@ class SourceBudget:
 
   def alpha(self, step: Array) -> Array:
     """Returns alpha after so many steps, float32."""
-    done = jnp.minimum(step / self.anneal_steps, 1.0)
-    return 1.0 + (self.last_alpha - 1.0) * (1.0 - jnp.cos(jnp.pi * done)) / 2
+    return annealed_alpha(step, self.anneal_steps, self.last_alpha)
 
   def loss(self, mean_gate: Array) -> Array:
     """Returns what missing the share costs, float32."""
     return self.price * jnp.square(mean_gate - self.share)
+
+
+def annealed_alpha(step: Array, steps: int, last: float) -> Array:
+  """Returns alpha from 1 to `last` along half a cosine, float32.
+
+  Args:
+    step: how many were taken.
+    steps: after how many it is `last`.
+    last: at least 1.
+  """
+  done = jnp.minimum(step / steps, 1.0)
+  return 1.0 + (last - 1.0) * (1.0 - jnp.cos(jnp.pi * done)) / 2
 
 
 @jax.custom_jvp

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import decoding, exits, model, training
+from calm_jax.context_gates import ContextGates
 from calm_jax.exit_adapters import ExitAdapters
 from calm_jax.exit_layers import ExitLayers
 from calm_jax.interfaces import LayerWork, PlansAhead
@@ -193,6 +194,17 @@ _SCHEDULE = np.array([4, 1, 3, 2, 1, 4, 2, 1, 1, 1])
 SOURCE_PRUNED = decoding.PrunedSource(
   SourceScorer(np.random.default_rng(4).normal(size=_D), 1.0), 5
 )
+
+
+def _context_gates(size=3):
+  """Returns gates that shut here and there, early ones among them."""
+  rng = np.random.default_rng(4)
+  queries, keys = rng.normal(size=(2, L, _D, size)).astype(np.float32) * 0.375
+  return ContextGates(queries, keys, np.ones((L,), np.float32))
+
+
+# As much room as is needed, and less than T.
+CONTEXT_PRUNED = decoding.PrunedContext(_context_gates(), slots=6)
 KEPT = decoding.KeepLayers(3)
 SKIP_DECODE = decoding.SkipDecode(4, 2, length=T)
 SATURATED = decoding.SkipSaturatedFeedForward(0.9)
@@ -354,6 +366,11 @@ _PROJECTED = (
   Case(
     'pruned_source_margin',
     _exits(_confident(_MARGIN), source_plan=SOURCE_PRUNED),
+    0.3,
+  ),
+  Case(
+    'pruned_context_margin',
+    _exits(_confident(_MARGIN), layer_plan=CONTEXT_PRUNED),
     0.3,
   ),
   Case(
@@ -812,7 +829,10 @@ def masked_reference(name, exit_layer=None, weights=None):
     mask = np.broadcast_to(np.arange(L) < exit_layer, mask.shape)
   tokens, adapters = decoder_input_tokens(name), readout_of(name)[1]
   where, twins = twin_mask(name)
-  if twins is not None:
+  if name.startswith('pruned_context'):
+    batch = dict(encoder_input_tokens=inputs(), decoder_input_tokens=tokens)
+    logits = np.array(context_reference()(tree, batch, mask, 0.0)[0])
+  elif twins is not None:
     choices = np.where(where, 2, ffn_mask)
     logits = np.array(_twin_logits()(tree, inputs(), tokens, twins, choices))
   elif is_exact(name):
@@ -864,6 +884,43 @@ def _twin_logits():
     return model.output_logits(CONFIG, params, states[-1])
 
   return jax.jit(run)
+
+
+@functools.cache
+def context_reference():
+  """Returns the model's own pass with what gates drop masked.
+
+  From parameters, a batch, which layers run, bool [B, T, L], and a shift of the
+  gates to logits [B, T, V], states after every layer and keep [L, B, T, T].
+  """
+  gates = CONTEXT_PRUNED.gates
+
+  def run(params, batch, mask, beta_shift):
+    states, keep = training.gated_states(
+      CONFIG,
+      params,
+      gates,
+      batch,
+      lambda scores: (scores + beta_shift > 0).astype(jnp.float32),
+      layer_mask=mask,
+    )
+    return model.output_logits(CONFIG, params, states[-1]), states, keep
+
+  return jax.jit(run)
+
+
+def context_keys_and_values(name):
+  """Returns K/V [B, L, H, T, K] of a decode whose context was pruned."""
+  tokens, (mask, _) = decoder_input_tokens(name), layer_masks(name)
+  batch = dict(encoder_input_tokens=inputs(), decoder_input_tokens=tokens)
+  _, states, _ = context_reference()(params(), batch, mask, 0.0)
+  seam, weights = decoder(), prepared(True)
+  cache = seam.start(weights, seam.encode(weights, inputs()), T)
+  hidden, positions = seam.embed(weights, tokens, None), jnp.arange(T)
+  for layer in range(L):
+    cache = seam.fill_layer(weights, layer, hidden, positions, cache)
+    hidden = states[layer]
+  return cache.self_key, cache.self_value
 
 
 @functools.cache

@@ -32,6 +32,7 @@ def test_there_are_the_mains_of_the_readme():
     'tokenize',
     'train',
     'train_classifier',
+    'train_context',
     'train_draft_head',
     'train_encoder_gate',
     'train_encoder_heads',

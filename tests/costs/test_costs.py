@@ -463,6 +463,24 @@ def test_source_positions_that_are_not_read_cost_nothing():
       costs.decode_cost(CONFIG, work, source_length=SOURCE, source_kept=bad)
 
 
+def test_places_that_there_are_not_cost_nothing():
+  layers = CONFIG.num_decoder_layers
+  column = [[layers] * 4]
+  work = ledger(attention=column, checks=[[1] * 4], outputs=[[1536] * 4])
+  whole, part = (
+    costs.decode_cost(CONFIG, work, source_length=SOURCE, context_room=room)
+    for room in (None, 3)
+  )
+  for name in ('flops', 'bytes'):
+    before, after = (getattr(one, name) for one in (whole, part))
+    assert after['self_attention'] == before['self_attention'] * 3 / 4 > 0
+    rest = {**before, 'self_attention': 0}
+    assert {**after, 'self_attention': 0} == rest
+  for bad in (0, 5, 2.5):
+    with pytest.raises(ValueError, match=f'context_room {bad} must be a whole'):
+      costs.decode_cost(CONFIG, work, source_length=SOURCE, context_room=bad)
+
+
 @pytest.mark.parametrize(
   ('columns', 'message'),
   [

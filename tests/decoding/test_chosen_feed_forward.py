@@ -50,7 +50,9 @@ def decode(plan, depth_loop=cases.WHILE, **slots):
 def test_own_blocks_everywhere_are_the_full_model(twins, layer):
   """What is asked for is what `EveryLayer` asks for; law 2 decodes."""
   rows = jnp.zeros((cases.B,), jnp.int32)
-  view = PlanView(layer=layer, positions=rows, hidden=rows, active=rows == 0)
+  view = PlanView(
+    layer=layer, positions=rows, hidden=rows, active=rows == 0, alive=rows == 0
+  )
   plan = decoding.ChosenFeedForward((1,) * cases.L, twins)
   assert plan.before(None, view) == decoding.EveryLayer().before(None, view)
 

@@ -41,6 +41,10 @@ EXCEPTIONS = {
   (2, 'keep_layers_margin'): 'not the full model; with all layers kept it is',
   (2, 'keep_layers_margin_exact'): 'likewise',
   (2, 'pruned_source_margin'): 'reads a part; with all kept it is unpruned',
+  (
+    2,
+    'pruned_context_margin',
+  ): 'drops some; with none dropped it is unpruned',
   (2, 'skip_decode'): 'not the full model; with no depth below L it is',
   (2, 'twins'): 'not the full model; with own blocks everywhere it is',
   (3, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
@@ -51,6 +55,7 @@ EXCEPTIONS = {
   (3, 'margin_int8_checks'): 'its confidences are in 8 bits, not its tokens',
   (4, 'margin_first_exit_fill'): 'its K/V are of the state after layer 1',
   (4, 'beams_margin_per_row'): 'its cache is that of the live hypotheses',
+  (4, 'pruned_context_margin'): 'its K/V lie in places that are reused',
   (4, 'maximum_deferred_fill'): 'K/V that nobody reads are not made',
   **{
     (4, name): 'its K/V are of no exit state: law 10'
@@ -252,6 +257,29 @@ def law_2__pruned_source_margin(name):
   assert (at_one.tokens != cases.decode('full').tokens).any()
 
 
+def law_2__pruned_context_margin(name):
+  """With room for all and nothing dropped it is unpruned, to the bit."""
+  plan = dataclasses.replace(
+    cases.CONTEXT_PRUNED, slots=None, beta_shift=np.inf
+  )
+  unpruned = cases.case('softmax_margin')
+
+  def policy(rows, threshold):
+    policy = unpruned.policy(rows, threshold)
+    return dataclasses.replace(policy, layer_plan=plan)
+
+  all_kept = cases.run(dataclasses.replace(unpruned, policy=policy))
+  expected = cases.decode('softmax_margin')
+  assert (all_kept.work.extra_products > 0).any()
+  work = dataclasses.replace(
+    all_kept.work, extra_products=expected.work.extra_products
+  )
+  same(dataclasses.replace(all_kept, work=work), expected)
+  at_one = cases.run(dataclasses.replace(cases.case(name), threshold=1.0))
+  assert set(np.unique(at_one.exit_layers)) <= {-1, cases.L}
+  assert (at_one.tokens != cases.decode('full').tokens).any()
+
+
 def law_2__budget_margin_per_row(name):
   """Full depth needs a budget for it; a threshold of 1 keeps within less."""
   case = dataclasses.replace(cases.case(name), threshold=1.0)
@@ -448,6 +476,29 @@ def law_4__beams_margin_per_row(name):
   for array, reference in zip(kv, expected, strict=True):
     same_kv(array[where], reference[where])
     assert (array[~where] == 1e3).all(), 'wrote what nobody reads'
+
+
+def law_4__pruned_context_margin(name):
+  """Each place holds the K/V of the position that it was last given to."""
+  state = decoding.advance(cases.poison(cases.start(cases.case(name))))
+  use = decoding.context_use(state)
+  assert use.most.max() == cases.CONTEXT_PRUNED.slots < cases.T
+  assert not use.overflow.any(), 'no dense reference then'
+  held = np.asarray(state.carry.policy.layer_plan.positions)
+  expected = cases.context_keys_and_values(name)
+  cache = state.carry.cache
+  ever = (np.asarray(cache.self_key) != 1e3).all(axis=(2, 4))
+  assert ever[held >= 0].all() and not ever.all()
+  assert (held < 0)[ever].any(), 'nothing was ever dropped'
+  for array, reference in zip(
+    (cache.self_key, cache.self_value), expected, strict=True
+  ):
+    places = np.maximum(held, 0)[:, :, None, :, None]
+    wanted = np.take_along_axis(np.asarray(reference), places, axis=3)
+    where = np.broadcast_to((held >= 0)[:, :, None, :, None], wanted.shape)
+    same_kv(np.asarray(array)[where], wanted[where])
+    never = np.broadcast_to(~ever[:, :, None, :, None], wanted.shape)
+    assert (np.asarray(array)[never] == 1e3).all(), 'wrote what nobody reads'
 
 
 def law_4__maximum_deferred_fill(name):
@@ -725,7 +776,11 @@ def law_12(name):
   products = 0 if adapters is None else adapters.products
   where, twins = cases.twin_mask(name)
   small = 0 if twins is None else 3 * twins.hidden_units * where.sum(axis=-1)
-  np.testing.assert_array_equal(work.extra_products, products * early + small)
+  # Gates of the context see a state in every layer, run or left over.
+  plan = decoded * cases.L * policy.layer_plan.products
+  np.testing.assert_array_equal(
+    work.extra_products, products * early + small + plan
+  )
   planned = cases.planned_layers(name)
   ran = (run_up_to(result.exit_layers) * planned[0]).sum()
   late = isinstance(
@@ -792,6 +847,7 @@ _LONG = (
   'router_exact',
   'twins',
   'pruned_source_margin',
+  'pruned_context_margin',
 )
 
 
