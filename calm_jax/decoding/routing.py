@@ -62,6 +62,6 @@ def _depths(
     encoded, _ = starting.encode_sources(bound, inputs, encoder_exit, state)
     return bound.pool_source(encoded)
 
-  of_rows = (inputs, encoder_exit.init(bound.decoder, len(inputs), 1))
+  of_rows = (inputs, encoder_exit.init(bound.decoder, inputs.shape[0], 1))
   pooled = sharding.map_rows(pool, bound.mesh)(of_rows, bound, encoder_exit)
   return rule.depths(*pooled)

@@ -173,7 +173,7 @@ def encode(
     rows = jnp.repeat(jnp.arange(inputs.shape[0]), num_rows)
     return bound.take_rows(cache, rows), source, exit_layers
 
-  of_rows = (inputs, encoder_exit.init(bound.decoder, len(inputs), 1))
+  of_rows = (inputs, encoder_exit.init(bound.decoder, inputs.shape[0], 1))
   return sharding.map_rows(encode_rows, bound.mesh)(
     of_rows, bound, plan, encoder_exit
   )

@@ -9,7 +9,14 @@ import pytest
 from cases import encoding_cases as cases
 from fakes import toy_decoder as toy
 
-from calm_jax import decoding, encoding, exits, model, sharding
+from calm_jax import (
+  decoding,
+  deployment,
+  encoding,
+  exits,
+  model,
+  sharding,
+)
 from calm_jax.decoding import starting
 
 T = 5
@@ -141,6 +148,24 @@ def test_queues_meshes_and_buckets():
     **OPTIONS,
   )
   assert compiled.state.carry.encoder_exit_layers.shape == (cases.B,)
+
+
+@pytest.mark.slow
+def test_exports_stop_the_encoder():
+  rule = policy(token_rule=MARGIN)
+  spec = deployment.ProgramSpec(
+    source_length=cases.S,
+    max_length=T,
+    policy=rule,
+    eos_id=-1,
+    platforms=('cpu',),
+  )
+  exported, named = deployment.lower_decoder(bound(), spec)
+  outputs = exported.call(
+    named,
+    {'tokens': jnp.asarray(cases.inputs()), 'threshold': jnp.float32(0.1)},
+  )
+  np.testing.assert_array_equal(outputs['tokens'], decode(rule).tokens)
 
 
 def test_one_setting_for_both():

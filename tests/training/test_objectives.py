@@ -232,7 +232,7 @@ def test_what_a_run_keeps_of_an_objective():
     (lambda: training.SampledDepth(exit_layers=3), 'must be a list'),
     (lambda: training.SampledDepth(sampling='all'), 'sampling must be one of'),
     (lambda: training.SampledEncoderDepth(depths=()), 'depths .* is empty'),
-    (lambda: training.SampledEncoderDepth(depths=2), 'depths .* a list'),
+    (lambda: training.SampledEncoderDepth(depths=2), 'depths .* no list'),
     (lambda: training.SampledEncoderDepth(depths=(0,)), 'depth 0 must be'),
     (lambda: training.SampledEncoderDepth(depths=(2, 2)), 'names 2 twice'),
     (lambda: training.SampledEncoderDepth(weight=-1.0), 'weight must be'),
