@@ -61,9 +61,10 @@ def _check_heads(
   found: Any = jax.eval_shape(
     lambda heads, states, layer: heads(states, layer), heads, states, layer
   )
-  shape = getattr(found, 'shape', None)
-  is_logits = shape is not None and jnp.issubdtype(found.dtype, jnp.floating)
-  if not is_logits or shape[:-1] != (batch_size,) or shape[-1] < 2:
+  shape = getattr(found, 'shape', ())
+  rows, classes = shape if len(shape) == 2 else (0, 0)
+  is_float = len(shape) and jnp.issubdtype(found.dtype, jnp.floating)
+  if not is_float or rows != batch_size or classes < 2:
     raise ValueError(
       f'heads make {found} of pooled states [{batch_size}, '
       f'{encoder.embed_dim}]; give logits in float, [{batch_size}, C], of at '
@@ -71,7 +72,7 @@ def _check_heads(
     )
 
 
-def as_pytree(heads: Any) -> Heads | None:
+def as_pytree(heads: Any) -> Any:
   """Returns heads as an argument of a jitted function.
 
   Raises:
