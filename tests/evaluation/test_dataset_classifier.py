@@ -98,21 +98,20 @@ def test_a_certificate_holds_for_these_heads_and_no_decoder():
   decode = classifier()
   certificate = calibrated(decode).certificate
   assert certificate.certified
-  policy = decode.policy(RULE)
 
-  def use(context):
-    return runs.apply_certificate(
-      certificate, policy, context
-    ).encoder_exit.rule
+  def use(given, context):
+    found = runs.apply_certificate(certificate, given.policy(RULE), context)
+    return found.encoder_exit.rule
 
-  assert use(decode.context(policy)).threshold == certificate.threshold
+  context = decode.context(decode.policy(RULE))
+  assert use(decode, context).threshold == certificate.threshold
   with pytest.raises(ValueError, match='encoder_exit.heads'):
-    use(classifier(slope=3.0).context(policy))
+    use(classifier(slope=3.0), context)
   greedy = runs.decoding_context(
     tokenizer='t', parameters='p', max_length=1, weights='float'
   )
   with pytest.raises(ValueError, match='sampler'):
-    use(greedy)
+    use(decode, greedy)
 
 
 def test_names_that_do_not_fit_are_refused():
