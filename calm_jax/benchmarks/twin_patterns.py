@@ -28,7 +28,7 @@ def patterns_of(num_layers: int, *, count: int, seed: int = 0) -> list[Pattern]:
     count: how many, where they are drawn.
     seed: of the draw.
 
-  >>> len(patterns_of(3, count=1)), len(patterns_of(9, count=50))
+  >>> len(patterns_of(3, count=3)), len(patterns_of(9, count=50))
   (27, 50)
   """
   checks.check_whole(num_layers, 'num_layers', low=1)

@@ -46,6 +46,8 @@ def test_losses_by_hand():
 def test_laws_of_the_losses(metric):
   early, full, *others = (random_texts(40, seed) for seed in range(4))
   references = list(zip(*others, strict=True))
+  # Once either is right to the letter.
+  early[0], full[1] = references[0][0], references[1][0]
   textual, risk, signed = (
     evaluation.get_loss(name, metric) for name in ('textual', 'risk', 'signed')
   )

@@ -67,6 +67,7 @@ def test_shares_by_script(metric):
       'exact_match': {'code'},
       'sentence_bleu': set(),
       'chrf': set(),
+      'same_text': set(),
     }[name]
   )
   for script in blind:
