@@ -268,6 +268,14 @@ TABLES = {
     ('e2e_nlg_abuse_cpu.json',),
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
   ),
+  'tuned_plans': RegisteredTable(
+    ('tuned_plans_batch_16_cpu.json',),
+    _of_records(records.Tuning, reporting.tuning_table),
+  ),
+  'tuned_plans_signed': RegisteredTable(
+    ('tuned_plans_signed_batch_16_cpu.json',),
+    _of_records(records.Tuning, reporting.tuning_table),
+  ),
   'demo_tuned': RegisteredTable(
     ('demo_tuned.json',), _of_records(records.Tuning, reporting.tuning_table)
   ),
