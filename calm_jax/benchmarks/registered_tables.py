@@ -19,6 +19,7 @@ from calm_jax.benchmarks import (
   certified_layers,
   certified_table,
   drafting_table,
+  encoder_exits_table,
   exactness_table,
   gate_depths_table,
   layouts_table,
@@ -267,6 +268,10 @@ TABLES = {
   'abuse': RegisteredTable(
     ('e2e_nlg_abuse_cpu.json',),
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
+  ),
+  'encoder_exits': RegisteredTable(
+    ('encoder_exits_banking77_cpu.json',),
+    _of_rows(encoder_exits_table.EncoderExitRow, encoder_exits_table.table),
   ),
   'tuned_plans': RegisteredTable(
     ('tuned_plans_batch_16_cpu.json',),
