@@ -62,9 +62,8 @@ def _check_heads(
     lambda heads, states, layer: heads(states, layer), heads, states, layer
   )
   shape = getattr(found, 'shape', ())
-  rows, classes = shape if len(shape) == 2 else (0, 0)
-  is_float = len(shape) and jnp.issubdtype(found.dtype, jnp.floating)
-  if not is_float or rows != batch_size or classes < 2:
+  fits = len(shape) == 2 and shape[0] == batch_size and shape[1] >= 2
+  if not fits or not jnp.issubdtype(found.dtype, jnp.floating):
     raise ValueError(
       f'heads make {found} of pooled states [{batch_size}, '
       f'{encoder.embed_dim}]; give logits in float, [{batch_size}, C], of at '
@@ -86,8 +85,10 @@ def as_pytree(heads: Any) -> Any:
       'heads(pooled, layer) -> [B, C]'
     )
   leaves = jax.tree.leaves(heads)
-  is_function = len(leaves) == 1 and leaves[0] is heads
-  return jax.tree_util.Partial(heads) if is_function else heads
+  if len(leaves) == 1 and leaves[0] is heads:
+    heads = jax.tree_util.Partial(heads)
+  found: Any = heads
+  return found
 
 
 def check_loop(loop: Any) -> None:

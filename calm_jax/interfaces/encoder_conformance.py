@@ -17,7 +17,7 @@ def check_encoder(trial: Trial, encoded: PyTree) -> None:
   """
   encoder = trial.decoder.encoder
   assert encoder is not None
-  mask, found, pooled, depths = _run(trial, encoder, trial.inputs)
+  mask, found, depths = _run(trial, encoder, trial.inputs)
   name, shape = 'encoder.embed', trial.inputs.shape
   trial.has_form(name, mask, shape, bool, 'of tokens')
   trial.equal(
@@ -44,15 +44,16 @@ def check_encoder(trial: Trial, encoded: PyTree) -> None:
     'behind all layers it says other sources than encode',
     'run the same layers, and end with the same norm',
   )
+  pooled, _ = encoder.pool(found)
   trial.has_form(
     'encoder.pool', pooled, (shape[0], states[-1]), jnp.float32, 'of means'
   )
   for row in range(shape[0]):
-    *_, alone, of_layers = _run(trial, encoder, trial.inputs[row : row + 1])
+    _, *alone = _run(trial, encoder, trial.inputs[row : row + 1])
     trial.equal(
       'encoder.layer',
-      (alone, of_layers),
-      jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], (pooled, depths)),
+      alone,
+      jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], [found, depths]),
       f'row {row} alone is not row {row} among {shape[0]}',
       'let no row look at another one: mind sums and axes over the batch',
     )
@@ -60,8 +61,8 @@ def check_encoder(trial: Trial, encoded: PyTree) -> None:
 
 def _run(
   trial: Trial, encoder: LayeredEncoder, inputs: Array
-) -> tuple[Array, PyTree, Array, list[Array]]:
-  """Returns the mask, encoded and pooled sources, and states by layer."""
+) -> tuple[Array, PyTree, list[Array]]:
+  """Returns the mask, encoded sources, and the states by layer."""
 
   @jax.jit
   def run(params, inputs):
@@ -72,7 +73,6 @@ def _run(
     for layer in range(encoder.num_layers):
       hidden = encoder.layer(params, layer, hidden, mask, shared)
       depths.append(hidden)
-    encoded = encoder.finish(params, hidden, mask)
-    return mask, encoded, encoder.pool(encoded)[0], depths
+    return mask, encoder.finish(params, hidden, mask), depths
 
   return run(trial.params, inputs)

@@ -28,6 +28,7 @@ def check(**faults):
   encoder_conformance.check_encoder(found, found.call('encode', found.inputs))
 
 
+@pytest.mark.slow
 def test_the_encoder_of_t5_passes():
   check()
 
