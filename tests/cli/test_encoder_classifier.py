@@ -133,7 +133,13 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
     SETTINGS=({PATIENCE: 2}, {PATIENCE: 1}),
   )
   assert patience.settings[1] == {PATIENCE: 1}
-  job('tokenize', files, OUTPUT_DIR=str(tmp_path / 'tokens'))
+  call(
+    'tokenize',
+    ['runs/tokenize.gin', files['task']],
+    DATA_DIR=files['DATA_DIR'],
+    VOCABULARY=files['VOCABULARY'],
+    OUTPUT_DIR=str(tmp_path / 'tokens'),
+  )
   output = tmp_path / 'rows.json'
   names = [
     tmp_path / name / 'certificate.json' for name in ('gated', 'patience')
