@@ -198,6 +198,7 @@ def test_every_form_is_loaded_over_the_network(cloud):
   assert asked['part'] > 5 and asked['list'] >= 2
 
 
+@pytest.mark.slow
 def test_the_mains_read_from_the_network(cloud):
   root, _, address = cloud
   config = checkpoint_cases.SMALL

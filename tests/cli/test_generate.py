@@ -133,6 +133,7 @@ def test_thresholds_outside_the_range_are_refused(trained):
     )
 
 
+@pytest.mark.slow
 def test_macros_of_decoding_do_what_they_say(calibrated, tmp_path):
   directory = calibrated['MODEL_DIR']
   copy = tmp_path / 'mine.json'

@@ -43,6 +43,7 @@ def test_training_decodes_on_the_way(trained):
   assert 1.0 <= rows[-1]['early_mean_exit_layer'] <= 3.0
 
 
+@pytest.mark.slow
 def test_the_wrong_vocabulary_is_refused(trained, tmp_path):
   run = pathlib.Path(trained['MODEL_DIR'])
   vocabulary = run / 'vocabulary.model'

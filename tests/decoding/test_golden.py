@@ -55,7 +55,9 @@ def test_full_model_says_the_same_tokens():
   np.testing.assert_array_equal(result.tokens, arrays['full/tokens'])
 
 
-@pytest.mark.parametrize('batch_size', [1, 8])
+@pytest.mark.parametrize(
+  'batch_size', [pytest.param(1, marks=pytest.mark.slow), 8]
+)
 @pytest.mark.parametrize('method', METHODS)
 def test_early_exit_equals_the_release(method, batch_size):
   _, arrays, measures = _release()

@@ -852,7 +852,17 @@ _LONG = (
 
 
 # Their second program, of one row at a time, is compiled in long runs.
-_SECOND_IS_LONG = ('router', 'skip_decode')
+_SECOND_IS_LONG = (
+  'router',
+  'skip_decode',
+  'beams_margin_per_row',
+  'keep_layers_margin',
+  'margin_decaying',
+  'margin_first_exit_fill',
+  'margin_first_tokens',
+  'margin_nucleus',
+  'margin_prefix_suppressed',
+)
 
 
 def _marks(name, law):

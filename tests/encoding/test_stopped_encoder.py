@@ -80,6 +80,7 @@ def test_tokens_are_those_of_the_encoder_that_was_cut():
   assert np.abs(np.asarray(whole - logits)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_whole_encoder_and_a_threshold_of_one():
   full = decode(decoding.ComputePolicy())
   assert full.encoder_exit_layers is None

@@ -59,6 +59,7 @@ STATES = jax.jit(model.encoder_states, static_argnums=0)
 ENCODE = jax.jit(model.encode, static_argnums=0)
 
 
+@pytest.mark.slow
 def test_some_layers_are_the_smaller_encoder():
   encoder = model.as_layered_encoder(CONFIG)
   states = STATES(CONFIG, params_of(), INPUTS)
@@ -82,6 +83,7 @@ def cut_encoder(depth):
   return config, {**params_of(), 'encoder': kept}
 
 
+@pytest.mark.slow
 def test_rows_that_left_are_read_by_the_teacher_forced_decoder():
   tokens = jnp.array([[0, 3, 4], [0, 7, 1]], jnp.int32)
   depths = jnp.array([1, 3], jnp.int32)

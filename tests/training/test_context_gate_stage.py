@@ -69,6 +69,7 @@ def train(params, model_dir, *, num_steps=6, name='context_gates', **changes):
   )
 
 
+@pytest.mark.slow
 def test_gates_learn_to_keep_less(params):
   """At first all score 2; at a price they keep less."""
   stage = training.context_gate_stage(

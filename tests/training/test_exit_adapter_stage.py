@@ -190,6 +190,7 @@ def test_a_scale_alone_is_trained_and_goes_on(tmp_path, params, batch):
     train(params, tmp_path, batch, num_steps=4)
 
 
+@pytest.mark.slow
 def test_adapters_of_another_model_or_none_are_refused(tmp_path, params, batch):
   checkpoints.save(tmp_path, 7, params=params, config=CONFIG)
   with pytest.raises(

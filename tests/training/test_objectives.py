@@ -54,7 +54,8 @@ def assert_close(left, right, **tolerances):
   )
 
 
-@pytest.mark.parametrize('depth', [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize('depth', [1, 2])
 def test_the_loss_of_a_depth_is_that_of_the_truncated_model(depth):
   _, metrics = objective_cases.value(PLAIN)
   tree = dict(objective_cases.params())

@@ -32,7 +32,8 @@ def cut(depth):
   return objective_cases.value(LAST, config=config, tree=tree)
 
 
-@pytest.mark.parametrize('depth', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('depth', [1, 2])
 def test_the_loss_of_a_depth_is_that_of_the_truncated_model(depth):
   objective = training.SampledEncoderDepth(
     objective=LAST, depths=[depth], weight=0.5

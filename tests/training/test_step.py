@@ -64,6 +64,7 @@ def test_activations_may_be_bfloat16_and_parameters_stay_float32():
   }
 
 
+@pytest.mark.slow
 def test_evaluation_runs_every_exit_without_dropout():
   params = training.init_train_state(CONFIG, OPTIMIZER).params
   eval_step = training.make_eval_step(CONFIG)

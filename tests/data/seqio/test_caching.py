@@ -65,6 +65,7 @@ def as_lists(batches):
   ]
 
 
+@pytest.mark.slow
 def test_cached_batches_equal_fresh_ones(definition, tmp_path):
   task = definition.register()
   write_cache(tmp_path, task, ('train', 'test'))

@@ -77,6 +77,7 @@ def compare_states_and_logits(loaded, arrays):
   assert np.ptp(arrays['logits']) > 4
 
 
+@pytest.mark.slow
 def test_greedy_tokens_of_a_hundred_inputs(golden):
   loaded, arrays, _ = golden
   result = decoding.generate(
