@@ -147,7 +147,17 @@ TRAINED = (
 )
 
 
-@pytest.mark.parametrize('file', BY_KIND['policies'])
+# What is built around parts that take long to make.
+_LONG = ('adapted_exits.gin', 'adapted_gate.gin', 'lossless_int8.gin')
+
+
+@pytest.mark.parametrize(
+  'file',
+  [
+    pytest.param(file, marks=[pytest.mark.slow] if file in _LONG else [])
+    for file in BY_KIND['policies']
+  ],
+)
 def test_policies_build(file, tmp_path):
   text = (CONFIGS / 'policies' / file).read_text(encoding='utf-8')
   bindings = []

@@ -822,6 +822,14 @@ def _check_of(law, name):
 
 # Twins of rules that others stand for.
 _LONG = (
+  'fixed_exit',
+  'gate_quantile_per_row',
+  'margin_decaying',
+  'margin_first_exit_fill',
+  'margin_first_tokens',
+  'margin_prefix_suppressed',
+  'margin_pruned_full_final',
+  'oracle',
   'margin_adapted',
   'margin_adapted_exact',
   'margin_adapted_pruned',
@@ -857,11 +865,7 @@ _SECOND_IS_LONG = (
   'skip_decode',
   'beams_margin_per_row',
   'keep_layers_margin',
-  'margin_decaying',
-  'margin_first_exit_fill',
-  'margin_first_tokens',
   'margin_nucleus',
-  'margin_prefix_suppressed',
 )
 
 
