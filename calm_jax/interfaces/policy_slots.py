@@ -18,7 +18,7 @@ from calm_jax.interfaces.slot_views import (
 
 
 class PolicySlot(Protocol):
-  """What the six slots share that have a state."""
+  """What the slots share that have a state."""
 
   def check(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
