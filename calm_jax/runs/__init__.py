@@ -33,13 +33,15 @@ from calm_jax.runs.loading import (
   LoadedRun,
   load,
   load_checkpoint,
+  load_run,
+)
+from calm_jax.runs.part_loading import (
   load_classifier,
   load_context_gates,
   load_draft_head,
   load_exit_adapters,
   load_gate,
   load_router,
-  load_run,
   load_source_scorer,
   load_twins,
 )
