@@ -45,17 +45,6 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
-# A full collection walks over all that JAX, TensorFlow and the tests hold,
-# about a second each time, and by default there is one every few tests.
-gc.set_threshold(20_000, 10, 10)
-
-
-def pytest_collection_finish():
-  """Has garbage collections pass over what was imported."""
-  gc.collect()
-  gc.freeze()
-
-
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs():
   """Lets go of compiled programs, some mappings each, when there are many."""
