@@ -37,8 +37,7 @@ if [ ! -e "$stamp" ]; then
   done
   echo "Setting up ./.venv (first time: a few minutes, about 4 GB) ..."
   "$PYTHON" -m venv .venv
-  # Python compiles what is imported then; most of what lies there never is.
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-compile \
+  .venv/bin/python -m pip install -qq --disable-pip-version-check \
     --editable ".[$EXTRAS]"
   touch "$stamp"
   echo "Installed in ${SECONDS} s."
