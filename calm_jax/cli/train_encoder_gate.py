@@ -18,7 +18,9 @@ from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import runs, training
-from calm_jax.cli import gin_runner, part_training
+from calm_jax.cli import gin_runner
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import train_part
 
 
 def run(
@@ -56,7 +58,7 @@ def run(
   directory = training.gate_directory(model_dir, name)
   loaded_heads = runs.load_encoder_heads(model_dir, name=heads)
   labels = runs.load_class_labels(model_dir, name=heads)
-  trained = part_training.train_for_run(
+  trained = train_part(
     lambda run: training.encoder_gate_stage(
       run.config,
       run.params,
@@ -67,12 +69,12 @@ def run(
       shape=shape,
       seed=seed,
     ),
+    TaskRows(data),
+    job='train_encoder_gate',
     model_dir=model_dir,
     directory=directory,
-    config_name='train_encoder_gate.gin',
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
   )
   return trained.result

@@ -19,13 +19,13 @@ MODEL_DIR. Certify with calibrate_encoder, measure with
 `calm_jax.benchmarks.encoder_exits`.
 """
 
-import os
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, runs, training
-from calm_jax.cli import gin_runner, jobs, joint_encoders, part_training
-from calm_jax.processes import speaking
+from calm_jax.cli import gin_runner, joint_encoders
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -83,31 +83,32 @@ def run(
       seed=seed,
     )
 
-  trained = part_training.train_for_run(
+  trained = train_part(
     make_stage,
+    TaskRows(data),
+    job='train_encoder_heads',
     model_dir=model_dir,
     directory=directory,
-    config_name='train_encoder_heads.gin',
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
   )
   if joint_dir is not None:
     directory = joint_encoders.write_run(
       joint_dir, model_dir, trained, name=name
     )
-  if trained.validation is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  measured = _measure(trained, labels[0], with_encoder=joint_dir is not None)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(f'{directory}: {measured.describe()}')
-  return measured
+  return measure_part(
+    trained,
+    lambda trained: _measure(
+      trained, labels[0], with_encoder=joint_dir is not None
+    ),
+    directory=directory,
+    render=lambda measured: f'{directory}: {measured.describe()}',
+  )
 
 
 def _measure(
-  trained: part_training.TrainedForRun,
+  trained: TrainedForRun,
   labels: datasets.ClassLabels,
   *,
   with_encoder: bool,
@@ -118,7 +119,7 @@ def _measure(
     config,
     training.with_trained_encoder(trained.run.params, tree),
     training.encoder_heads_of(tree),
-    trained.validation or (),
+    trained.validation,
     labels=labels,
   )
   fitted = training.fit_class_temperatures(found)
@@ -130,16 +131,13 @@ def _measure(
     fitted.after,
   )
   return records.EncoderHeadEvaluation(
-    task=trained.task_name,
-    split='validation',
     num_examples=len(found.classes),
     num_classes=len(labels.texts),
-    steps=trained.result.step,
     with_encoder=with_encoder,
     layers=tuple(
       records.EncoderHeadLayer(*row) for row in zip(*columns, strict=True)
     ),
-    context=jobs.run_context(config, checkpoint_step=trained.run.step),
+    **trained.about(),
   )
 
 
