@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from calm_jax import calibration, decoding, records, runs
 from calm_jax.benchmarks import arena_entries
-from calm_jax.benchmarks.adaptive_entries import Setting, family_of
+from calm_jax.benchmarks.adaptive_entries import family_of
+from calm_jax.benchmarks.adaptive_settings import Setting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

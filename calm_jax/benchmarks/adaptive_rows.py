@@ -15,7 +15,7 @@ from calm_jax.benchmarks import (
   whole_outputs,
 )
 from calm_jax.benchmarks.adaptive_certificates import Entry
-from calm_jax.benchmarks.adaptive_entries import Setting
+from calm_jax.benchmarks.adaptive_settings import Setting
 from calm_jax.benchmarks.text_inputs import Inputs
 from calm_jax.interfaces import BoundDecoder
 from calm_jax.records import FULL_SYSTEM, ArenaClock, SystemRow

@@ -42,6 +42,7 @@ from calm_jax.benchmarks import (
   adaptive_entries,
   adaptive_oracles,
   adaptive_rows,
+  adaptive_settings,
   adaptive_steps,
   adaptive_table,
   arena_entries,
@@ -129,7 +130,48 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     metric=flags.metric,
   )
   flags.num_inputs = len(inputs.sources)
-  about = adaptive_entries.Model(
+  entries, left_out = _entries(flags, run, inputs)
+  kept = _kept(flags, run, inputs, left_out)
+  measuring = adaptive_rows.Systems(
+    run,
+    inputs,
+    names=_names(flags),
+    depth_loops=flags.depth_loops.split(','),
+    num_repeats=flags.num_repeats,
+    say=_say,
+  )
+  kept.put(measuring.full())
+  if flags.oracles:
+    for row in adaptive_oracles.rows_of(
+      flags.oracles,
+      _names(flags),
+      num_inputs=flags.num_inputs,
+      metric=inputs.metric,
+      cost_of_layers=measuring.cost_of_layers,
+    ):
+      kept.put(row)
+  adaptive_steps.measure(
+    measuring,
+    entries,
+    kept,
+    _batch_sizes(flags),
+    drop=flags.quality_drop,
+    say=_say,
+  )
+  return kept.measured()
+
+
+def _names(flags: argparse.Namespace) -> tuple[str, str]:
+  """Returns what rows call the data and the model."""
+  folder = os.path.basename(os.path.normpath(flags.run_dir))
+  return flags.title or folder, flags.model
+
+
+def _entries(
+  flags: argparse.Namespace, run: runs.LoadedRun, inputs: text_inputs.Inputs
+) -> tuple[list[adaptive_certificates.Entry], list[str]]:
+  """Returns the settings that are measured, and what is left out, in words."""
+  about = adaptive_settings.Model(
     run_dir=flags.run_dir,
     num_layers=run.config.num_decoder_layers,
     vocab_size=run.config.vocab_size,
@@ -150,49 +192,28 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     arena_entries.check_holds(
       entry.certified, run, max_length=inputs.max_length
     )
-  kept = kept_rows.KeptRows(
+  return entries, left_out
+
+
+def _kept(
+  flags: argparse.Namespace,
+  run: runs.LoadedRun,
+  inputs: text_inputs.Inputs,
+  left_out: Sequence[str],
+) -> kept_rows.KeptRows:
+  """Returns what was measured before, of the same model and inputs."""
+  return kept_rows.KeptRows(
     flags,
     {**run.context(), 'max_length': inputs.max_length, 'metric': inputs.metric},
     left_out=left_out,
     order=(
       records.FULL_SYSTEM,
-      *adaptive_entries.SYSTEMS,
+      *adaptive_settings.SYSTEMS,
       records.ORACLE_SYSTEM,
     ),
     device=jax.devices()[0].device_kind,
     dtype=run.config.dtype,
   )
-  names = (
-    flags.title or os.path.basename(os.path.normpath(flags.run_dir)),
-    flags.model,
-  )
-  measuring = adaptive_rows.Systems(
-    run,
-    inputs,
-    names=names,
-    depth_loops=flags.depth_loops.split(','),
-    num_repeats=flags.num_repeats,
-    say=_say,
-  )
-  kept.put(measuring.full())
-  if flags.oracles:
-    for row in adaptive_oracles.rows_of(
-      flags.oracles,
-      names,
-      num_inputs=flags.num_inputs,
-      metric=inputs.metric,
-      cost_of_layers=measuring.cost_of_layers,
-    ):
-      kept.put(row)
-  adaptive_steps.measure(
-    measuring,
-    entries,
-    kept,
-    _batch_sizes(flags),
-    drop=flags.quality_drop,
-    say=_say,
-  )
-  return kept.measured()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,6 +23,15 @@ DRAFTS = dataclasses.replace(
 )
 
 
+OUTCOME = records.PromiseOutcome(
+  loss='textual',
+  metric='rouge_l',
+  tolerance=0.1,
+  mean=0.01,
+  standard_error=0.0,
+)
+
+
 def certify(path, policy, *, tolerance, threshold=0.0, **context):
   """Writes a certificate of a threshold for a policy."""
   certificate = calibrate(
@@ -172,7 +181,7 @@ def test_plans_are_named_by_what_they_leave_out(tmp_path):
       run='a',
       name=one.name,
       kind='certified',
-      outcomes=(records.PromiseOutcome('textual', 'rouge_l', 0.1, 0.01, 0.0),),
+      outcomes=(OUTCOME,),
       error_rate=0.05,
       distance=0.01,
       quality=1.0,
