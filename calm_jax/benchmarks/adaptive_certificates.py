@@ -59,15 +59,14 @@ def entries_of(
   ]
   for path in paths:
     promised = _promised(systems, run_dir, path)
-    # A bare setting is told by one that promises something.
-    place = _place(found, promised)
+    # The bare setting is told by the one that promises something.
     found = [
       one
       for one in found
       if one.certified.certificate is not None
-      or _digest(one) != _digest(promised)
+      or (one.system, one.setting.words) != promised.key[:2]
     ]
-    found.insert(min(place, len(found)), promised)
+    found.append(promised)
   return found
 
 
@@ -85,13 +84,12 @@ def _promised(
     name for name in family if name not in family_of(decoding.ComputePolicy())
   )
   words = records.setting_in_words(certificate.setting)
+  described = decoding.describe(policy, {})
   for name, settings in systems.items():
     for setting in settings:
       if setting.first_layers is None and family_of(setting.policy) == family:
         system = name
-        if decoding.describe(setting.policy, {}) == decoding.describe(
-          policy, {}
-        ):
+        if decoding.describe(setting.policy, {}) == described:
           words = setting.words
   if weights is not None:
     words = f'{words}, in 8 bits'
@@ -99,19 +97,3 @@ def _promised(
     f'{system}, {words}', policy, weights=weights, certificate=certificate
   )
   return Entry(system, Setting(words, policy), entry)
-
-
-def _place(entries: Sequence[Entry], promised: Entry) -> int:
-  """Returns where a certified setting stands: behind the others of its system.
-
-  Those of one system are drawn by their cost, so that their order is for
-  readers of the table alone.
-  """
-  places = [
-    place for place, one in enumerate(entries) if one.system == promised.system
-  ]
-  return max(places, default=len(entries) - 1) + 1
-
-
-def _digest(entry: Entry) -> tuple:
-  return entry.system, entry.setting.words

@@ -158,7 +158,9 @@ def test_certificates_join_the_system_that_has_their_slots(tmp_path):
   exact = systems['CALM, exact K/V'][0].policy
   kept = decoding.ComputePolicy(layer_plan=decoding.KeepLayers(2))
   state = decoding.ComputePolicy(
-    exit_rule=exits.ConfidenceExit(exits.StateSimilarity(), 0.9)
+    exit_rule=exits.ConfidenceExit(
+      exits.StateSimilarity(), exits.ConstantThreshold(0.9)
+    )
   )
   paths = [
     certify(tmp_path / 'between.json', exact, 0.65),
@@ -367,7 +369,8 @@ def test_what_is_kept_is_not_done_twice(place, capsys):
     assert row.mean_layers == 1.0 and row.flops < 1 and row.bytes < 1
     assert row.quality == static.quality and not row.clocks
   # Nothing is made of the second layer.
-  assert static.flops == truncated.flops == kept.flops
+  assert static.flops == pytest.approx(truncated.flops)
+  assert kept.flops == pytest.approx(truncated.flops)
   assert 'decoding' in capsys.readouterr().err
   more = (
     systems,
@@ -385,7 +388,10 @@ def test_what_is_kept_is_not_done_twice(place, capsys):
     assert [clock.batch_size for clock in row.clocks] == [1, 2]
   assert [clock.speed_up for clock in measured.rows[0].clocks] == [1.0, 1.0]
   again = run(place, *more)
-  assert again.rows == measured.rows
+  assert (
+    records.to_jsonable(again)['rows']
+    == (records.to_jsonable(measured)['rows'])
+  )
   printed, err = capsys.readouterr()
   assert 'timing' not in err.split('2 of 3')[-1]
   assert '| toy | - | kept layers (ULS) | 1 layers | textual 0.9 (' in printed
@@ -441,4 +447,4 @@ def test_rooms_are_costed():
   of_position = 2 * 2 * 16 * 4
   assert full.bytes - source.bytes == 6 * of_position
   assert full.bytes - past.bytes == 3 * of_position
-  assert full.flops - source.flops == 6 * of_position
+  assert full.flops - source.flops == 6 * of_position / 2
