@@ -29,7 +29,6 @@ were not timed, too.
 """
 
 import argparse
-import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -53,8 +52,6 @@ from calm_jax.benchmarks import (
 )
 from calm_jax.benchmarks.arguments import Arguments
 from calm_jax.records import SystemRow
-
-_say = functools.partial(print, file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -232,6 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if flags.picture:
     rows = [row for one in measured for row in one.rows]
     reporting.save_figure(reporting.system_figure(rows), flags.picture)
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':
