@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from calm_jax import decoding, exits, runs
-from calm_jax.decoding.layer_plans import evenly_spaced
 from calm_jax.small_twins import OWN, TWIN
 
 _THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 # Of cosines, which crowd below 1.
 _COSINES = (0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8)
-_SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+_SHARES = (3 / 4, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
 
 
 class Setting(NamedTuple):
@@ -141,11 +140,15 @@ def _feed_forwards(about: Model) -> Iterator[Setting]:
 
 
 def _twins(about: Model) -> Iterator[Setting]:
-  """Yields twins in ever more layers, evenly."""
+  """Yields twins in ever more layers, from the middle outwards."""
   twins = runs.load_twins(about.run_dir)
+  outwards = sorted(
+    range(about.num_layers),
+    key=lambda layer: abs(layer - about.num_layers // 2),
+  )
   for number in range(1, about.num_layers + 1):
     choices = [OWN] * about.num_layers
-    for layer in evenly_spaced(number, about.num_layers):
+    for layer in outwards[:number]:
       choices[layer] = TWIN
     plan = decoding.ChosenFeedForward(tuple(choices), twins)
     yield Setting(
@@ -172,7 +175,7 @@ def _composed(about: Model) -> Iterator[Setting]:
   readout = decoding.PrunedVocabulary(
     num_blocks=max(1, min(128, about.vocab_size // 8))
   )
-  for words, plan in list(_source_plans(about))[:2]:
+  for words, plan in list(_source_plans(about))[1:3]:
     slots = dict(
       source_plan=plan, readout=readout, cache_fill=decoding.CatchUp()
     )
@@ -192,7 +195,7 @@ def _context(about: Model) -> Iterator[Setting]:
 
 
 def _parts(length: int) -> list[int]:
-  """Returns a half, a quarter ... of a length, each once."""
+  """Returns three quarters, a half ... of a length, each once."""
   return [*dict.fromkeys(max(1, int(share * length)) for share in _SHARES)]
 
 

@@ -44,13 +44,24 @@ def table(*measured: Measured, every: bool = False) -> tables.Table:
       'included; FLOPs and bytes: of the decoder per token by the ledger over '
       "the full decode's, bytes of a row alone. Both without what is done once "
       'per request.',
-      f'batch: milliseconds per token on {measured[0].machine}, with its share '
-      'of the encoder; in brackets the speed-up over our fastest full decode '
-      'of the same inputs, measured in turns with it.',
-      f'Timed are certified settings, and of every system the one of the least '
-      f'arithmetic that loses at most {_drops(measured)} of quality; where '
-      'there is none, its best one.',
+      *_about_clocks(measured, sizes),
     ),
+  )
+
+
+def _about_clocks(
+  measured: tuple[Measured, ...], sizes: list[int]
+) -> tuple[str, ...]:
+  """Returns notes on the clock, none where nothing was timed."""
+  if not sizes:
+    return ()
+  return (
+    f'batch: milliseconds per token on {measured[0].machine}, with its share '
+    'of the encoder; in brackets the speed-up over our fastest full decode '
+    'of the same inputs, measured in turns with it.',
+    f'Timed are certified settings, and of every system the one of the least '
+    f'arithmetic that loses at most {_drops(measured)} of quality; where '
+    'there is none, its best one.',
   )
 
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from cases import text_cases
 
-from calm_jax import decoding, exits, model, records, reporting, runs, training
+from calm_jax import (
+  decoding,
+  exits,
+  model,
+  records,
+  reporting,
+  runs,
+  small_twins,
+  training,
+)
 from calm_jax.benchmarks import (
   adaptive_certificates,
   adaptive_entries,
@@ -133,6 +142,7 @@ def test_trained_parts_join(monkeypatch):
     ABOUT, ['part of the source', 'pruned context']
   )
   assert [one.words for one in found['part of the source']] == [
+    '12 of 16 positions',
     '8 of 16 positions',
     '4 of 16 positions',
     '2 of 16 positions',
@@ -140,6 +150,7 @@ def test_trained_parts_join(monkeypatch):
   ]
   assert [one.policy.layer_plan.slots for one in found['pruned context']] == [
     6,
+    4,
     3,
     1,
   ]
@@ -148,6 +159,15 @@ def test_trained_parts_join(monkeypatch):
   )
   policies = [one.policy for one in composed['source, exits and vocabulary']]
   assert {one.source_plan.keep for one in policies} == {8, 4}
+  twins = small_twins.SmallTwins(None, None, None)
+  monkeypatch.setattr(runs, 'load_twins', lambda folder: twins)
+  found, _ = adaptive_entries.systems_of(ABOUT, ['small twins'])
+  assert [one.policy.layer_plan.choices for one in found['small twins']] == [
+    (1, 1, 2, 1),
+    (1, 2, 2, 1),
+    (1, 2, 2, 2),
+    (2, 2, 2, 2),
+  ]
   assert len({adaptive_entries.family_of(one) for one in policies}) == 1
 
 
@@ -282,6 +302,7 @@ def test_table_and_picture():
     for part in (rows, other)
   ]
   shown = adaptive_table.table(*measured)
+  assert 'batch: milliseconds' in shown.notes[-2]
   assert shown.header[-1] == 'batch 16'
   assert [cells[2:5] for cells in shown.rows[:3]] == [
     ('full model', '-', '-'),
