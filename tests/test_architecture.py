@@ -163,6 +163,7 @@ ALLOWED = {
     'calibration',
     'checkpoints',
     'checks',
+    'context_gates',
     'costs',
     'data',
     'decoding',

@@ -19,6 +19,7 @@ from fakes.toy_decoder import toy_decoder
 from calm_jax import (
   checkpoints,
   decoding,
+  evaluation,
   exits,
   model,
   records,
@@ -198,6 +199,23 @@ def test_spaces_build(file, run_with_parts):
     assert (one.weights is not None) == (
       one.name.endswith('int8') and not one.policy.verifies
     )
+
+
+def test_systems_that_were_not_trained_are_left_out_of_their_space(tmp_path):
+  text_cases.save_run(tmp_path)
+  gin_runner.parse(
+    ['runs/tune.gin', 'spaces/systems.gin'],
+    [f'MODEL_DIR = {str(tmp_path)!r}', 'TASK = @gin.singleton'],
+  )
+  query = gin.config.query_parameter('%SPACE')
+  space = [one.scoped_configurable_fn() for one in query]
+  missing = [one for one in space if isinstance(one, evaluation.LeftOut)]
+  assert [
+    re.findall(r'train_\w+', one.reason)[-1].removeprefix('train_')
+    for one in missing
+  ] == ['router', 'twins', 'source', 'context', 'source']
+  assert all(str(tmp_path) in one.reason for one in missing)
+  assert len(evaluation.trained_only(space, print)) == 6
 
 
 @pytest.mark.parametrize(

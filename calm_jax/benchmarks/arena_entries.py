@@ -52,9 +52,14 @@ def of_certificates(run_dir: str, paths: Sequence[str]) -> list[Entry]:
     FileNotFoundError, ValueError: as `certified_policies.read_policies`.
   """
   return [
-    _certified(f'{name}, {_tolerances(certificate)}', policy, certificate)
+    _certified(
+      f'{name}{certified_policies.at_setting(certificate)}, '
+      f'{_tolerances(certificate)}',
+      policy,
+      certificate,
+    )
     for path in paths
-    # One by one: the promise tells those of one policy apart.
+    # One by one: setting and promise tell those of one policy apart.
     for name, (certificate, policy) in certified_policies.read_policies(
       run_dir, [path]
     ).items()
@@ -89,7 +94,10 @@ def of_tuning(run_dir: str, folder: str) -> list[Entry]:
   certificate = calibration.Certificate.load(
     os.path.join(run_dir, folder, tuning.certificate)
   )
-  name = f'tuned at batch {tuning.batch_size}: {choice.label}'
+  name = (
+    f'tuned at batch {tuning.batch_size}: {choice.label}, '
+    f'{_tolerances(certificate)}'
+  )
   policy = runs.policy_described(choice.described, run_dir)
   return [*found, _certified(name, policy, certificate)]
 

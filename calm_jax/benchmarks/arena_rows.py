@@ -1,6 +1,5 @@
 """Measures everybody who enters the arena, on the inputs of one run."""
 
-import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import costs, decoding, evaluation, model, records, runs
+from calm_jax import decoding, evaluation, model, records, runs
 from calm_jax.benchmarks import (
   arena_entries,
+  output_scores,
   peers,
+  policy_costs,
   token_inputs,
   whole_outputs,
 )
 from calm_jax.benchmarks.arena_entries import Entry
 from calm_jax.benchmarks.text_inputs import Inputs
-from calm_jax.evaluation import text_metrics
 from calm_jax.interfaces import BoundDecoder
 from calm_jax.records import ArenaClock, ArenaRow
 
@@ -39,6 +39,7 @@ class Arena:
     """Takes a run and what is decoded; `title` is what a table calls it."""
     self._run = run
     self._inputs = inputs
+    self._scores = output_scores.OutputScores(run, inputs)
     self._title = title
     self._depth_loops = depth_loops
     self._num_repeats = num_repeats
@@ -58,7 +59,7 @@ class Arena:
       batch_sizes: B -> how many inputs the clock measures at it.
     """
     texts = {
-      name: self._texts(
+      name: self._scores.texts(
         np.concatenate(
           [
             decode(part)
@@ -83,18 +84,19 @@ class Arena:
       self._clock(entries, decode_peers, size, number)
       for size, number in batch_sizes.items()
     ]
-    full_texts = self._texts(full.tokens)
+    full_texts = self._scores.texts(full.tokens)
     rows = [
       self._row(
         entry.name,
         _kind(entry),
-        self._texts(found[entry.name].tokens),
+        self._scores.texts(found[entry.name].tokens),
         full_texts,
         entry.promises,
         clocks,
         error_rate=entry.error_rate,
-        mean_layers=_layers(found[entry.name]),
-        cost=self._flops(found[entry.name]) / self._flops(full),
+        mean_layers=policy_costs.layers_per_token(found[entry.name]),
+        cost=self._flops(entry, found[entry.name])
+        / self._flops(entries[0], full),
       )
       for entry in entries
     ]
@@ -115,21 +117,15 @@ class Arena:
       )
     return self._bound[key]
 
-  def _texts(self, tokens: np.ndarray) -> list[str]:
-    """Returns the N outputs as texts."""
-    rows = tokens[: len(self._inputs.sources)]
-    decode = self._run.tokenizer.decode
-    return [decode(token_inputs.without_padding(row)) for row in rows]
-
-  def _flops(self, result: decoding.DecodeResult) -> float:
+  def _flops(self, entry: Entry, result: decoding.DecodeResult) -> float:
     """Returns the decoder's operations per token, by the ledger."""
-    cost = costs.decode_cost(
+    return policy_costs.per_token(
       self._run.config,
-      result.work,
+      result,
+      entry.policy,
       source_length=token_inputs.bucket(max(map(len, self._inputs.sources))),
-    )
-    once = cost.flops['encoder'] + cost.flops['cross_fill']
-    return (cost.total_flops - once) / float(result.lengths.sum())
+      weights=entry.weights,
+    ).flops
 
   def _row(
     self,
@@ -144,40 +140,14 @@ class Arena:
     mean_layers: float = math.nan,
     cost: float = math.nan,
   ) -> ArenaRow:
-    references = [[one] for one in self._inputs.references]
-
-    def losses(loss, metric):
-      return evaluation.get_loss(loss, metric).of_texts(
-        texts, full_texts, references
-      )
-
-    metric = text_metrics.get_metric(self._inputs.metric)
-    outcomes = []
-    for one in promises:
-      found = losses(one.loss, one.metric or self._inputs.metric)
-      outcomes.append(
-        records.PromiseOutcome(
-          **dataclasses.asdict(one),
-          mean=float(found.mean()),
-          standard_error=float(found.std(ddof=1) / math.sqrt(len(found))),
-        )
-      )
     return ArenaRow(
       run=self._title,
       name=name,
       kind=kind,
-      outcomes=tuple(outcomes),
+      outcomes=self._scores.outcomes(promises, texts, full_texts),
       error_rate=error_rate,
-      distance=float(losses('textual', self._inputs.metric).mean()),
-      quality=100
-      * float(
-        np.mean(
-          [
-            metric(text, wanted)
-            for text, wanted in zip(texts, references, strict=True)
-          ]
-        )
-      ),
+      distance=self._scores.distance(texts, full_texts),
+      quality=self._scores.quality(texts),
       metric=self._inputs.metric,
       mean_layers=mean_layers,
       cost=cost,
@@ -239,12 +209,6 @@ def _kind(entry: Entry) -> str:
   if entry.name == arena_entries.FULL:
     return 'full'
   return 'lossless' if entry.lossless else 'certified'
-
-
-def _layers(result: decoding.DecodeResult) -> float:
-  """Returns the layers run per token, those that caught up included."""
-  work = result.work
-  return float((work.attention + work.caught_up).sum() / result.lengths.sum())
 
 
 def _say(line: str) -> None:

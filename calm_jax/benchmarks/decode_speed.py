@@ -21,6 +21,8 @@ the mean: layers that are kept, SkipDecode, and all attention with every second
 feed-forward block. Of plans 'mean exit layer' is how many layers ran.
 With --compare=sources, a half, a quarter and an eighth of the source positions
 kept, alone and with exits of mean L/3; give a long --source_length.
+With --compare=contexts, places for all of the output so far, a half, a quarter
+and an eighth of it, with the gates that choose; give a long --target_length.
 
   python -m calm_jax.benchmarks.decode_speed --show=speed.json
 
@@ -126,6 +128,7 @@ def measure(
         work,
         source_length=source_length,
         source_kept=way.source_kept,
+        context_room=way.context_room,
       )
       runs[way, loop] = run
     runs[_START, loop] = start
@@ -183,7 +186,9 @@ def _rows(stepping, starts, spent, rate, num_layers):
       milliseconds_per_step=1e3 * seconds / cost.num_steps,
       start_milliseconds=1e3 * starts[loop],
       parts=math.nan
-      if way.policy.exit_rule.needs_logits or way.source_kept
+      if way.policy.exit_rule.needs_logits
+      or way.source_kept
+      or way.context_room
       else 1e3 * (whole + per_layer * way.mean_layers) / cost.num_steps,
       bound=1e3 * cost.stepping_bytes / rate / cost.num_steps,
       speed_up=stepping[full] / seconds,
@@ -200,7 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('target_length', 64, 'tokens decoded', type=int)
   add('dtype', 'float32', 'float32 or bfloat16')
   add('depth_loops', ','.join(decoding.DEPTH_LOOPS), 'depth loops, by commas')
-  add('compare', 'exits', 'exits, exact, plans or sources: which ways')
+  add('compare', 'exits', 'exits, exact, plans, sources, contexts: ways')
   add('num_repeats', 5, 'turns; medians are reported', type=int)
   add('seed', 0, 'of weights, sources and depths', type=int)
   add('output', None, 'a JSON file to write')

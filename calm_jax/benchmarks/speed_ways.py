@@ -7,6 +7,7 @@ import numpy as np
 
 from calm_jax import decoding, exits, model
 from calm_jax.benchmarks import forced_depths
+from calm_jax.context_gates import ContextGates
 from calm_jax.source_scorer import SourceScorer
 
 FILLS = {
@@ -14,6 +15,8 @@ FILLS = {
   'deferred': decoding.DeferredExitState(),
 }
 EXACT = {**FILLS, 'exact': decoding.CatchUp()}
+# R of gates, as runs/train_context.gin trains them.
+_GATE_SIZE = 16
 FULL, ONE = 'full depth', 'all after layer 1'
 CHECKS, INT8_CHECKS = 'margin checks', 'margin checks in 8 bits'
 
@@ -30,6 +33,8 @@ class Way:
     layers: layers that a token runs on the mean, where a plan leaves some out
       below its exit; None where none does.
     source_kept: source positions that are read; None for all.
+    context_room: positions of the output that caches have room for; None for
+      all.
   """
 
   name: str
@@ -38,6 +43,7 @@ class Way:
   depths: np.ndarray
   layers: float | None = None
   source_kept: int | None = None
+  context_room: int | None = None
 
   @property
   def mean_layers(self) -> float:
@@ -196,10 +202,40 @@ def source_ways(
       yield Way(what, 'eager', policy, exit_layers, source_kept=keep)
 
 
+def context_ways(
+  config: model.T5Config, batch_size: int, length: int, *, seed: int = 0
+) -> Iterator[Way]:
+  """Yields parts of the output so far, whatever their gates say."""
+  size = (batch_size, length)
+  full = np.full(size, config.num_decoder_layers, np.int32)
+  one = np.ones(size, np.int32)
+  yield Way(FULL, 'eager', decoding.ComputePolicy(), full)
+  rule = exits.ScheduledExit(one)
+  yield Way(ONE, 'eager', decoding.ComputePolicy(exit_rule=rule), one)
+  rng = np.random.default_rng(seed)
+  matrices = (config.num_decoder_layers, config.embed_dim, _GATE_SIZE)
+  queries, keys = rng.normal(size=(2, *matrices)).astype(np.float32)
+  gates = ContextGates(queries, keys, np.zeros(matrices[:1], np.float32))
+  for share in (1, 2, 4, 8):
+    room = max(1, length // share)
+    # Gates shut nothing: every place is taken once so many tokens are there.
+    plan = decoding.PrunedContext(gates, room, float('inf'))
+    yield Way(
+      f'{room} of {length} places for the past',
+      'eager',
+      decoding.ComputePolicy(layer_plan=plan),
+      full,
+      context_room=room,
+    )
+
+
 # What `--compare` names, of sources of some length.
 COMPARED = {
   'exits': lambda *shape, source_length, seed: ways(*shape, seed=seed),
   'exact': lambda *shape, source_length, seed: exact_ways(*shape, seed=seed),
   'plans': lambda *shape, source_length, seed: plan_ways(*shape, seed=seed),
   'sources': source_ways,
+  'contexts': lambda *shape, source_length, seed: context_ways(
+    *shape, seed=seed
+  ),
 }

@@ -49,7 +49,7 @@ def run(
   *,
   model_dir: str,
   task: Any,
-  space: Sequence[evaluation.Candidates],
+  space: Sequence[evaluation.Candidates | evaluation.LeftOut],
   plan: evaluation.TuningPlan,
   layout: evaluation.BatchLayout | None = None,
   split: str = 'calibration',
@@ -63,7 +63,8 @@ def run(
   Args:
     model_dir: a run directory of `calm_jax.cli.train`.
     task: the Task whose calibration split is used.
-    space: the policies with the settings to try.
+    space: the policies with the settings to try; what is left out for want of
+      a trained part is said.
     plan: what is promised, and what it may take.
     layout: how rows are decoded together; the defaults if None. What losses are
       does not depend on it, and the clock has a batch size of its own.
@@ -74,6 +75,7 @@ def run(
     output_dir: MODEL_DIR/tuned if None.
     dry_run: say what devices would hold, and do nothing.
   """
+  space = evaluation.trained_only(space, speaking.say)
   layout = evaluation.BatchLayout() if layout is None else layout
   if quantisation.as_weights(layout.weights) is not None:
     raise ValueError(

@@ -66,6 +66,11 @@ from calm_jax.evaluation.shortlist_misses import (
 )
 from calm_jax.evaluation.threshold_reuse import changed_rows, take_over
 from calm_jax.evaluation.timing import OfModel, take_batches, time_decode
+from calm_jax.evaluation.trained_candidates import (
+  LeftOut,
+  trained_only,
+  where_trained,
+)
 from calm_jax.evaluation.tuning import TunedRun, run_tuning
 from calm_jax.evaluation.tuning_plan import TuningPlan
 
@@ -85,6 +90,7 @@ __all__ = [
   'DecodedDataset',
   'Evaluation',
   'FullTraces',
+  'LeftOut',
   'OfModel',
   'Promise',
   'Scoring',
@@ -130,5 +136,7 @@ __all__ = [
   'textual_loss',
   'time_decode',
   'time_settings',
+  'trained_only',
+  'where_trained',
   'write_predictions',
 ]

@@ -109,6 +109,7 @@ from calm_jax.records.speed_reports import (
   SpeedReport,
   SpeedRow,
 )
+from calm_jax.records.systems import FULL_SYSTEM, ORACLE_SYSTEM, SystemRow
 from calm_jax.records.training_rows import (
   TRAINING_ROWS_NAME,
   TrainingRows,
@@ -135,8 +136,10 @@ from calm_jax.records.validations import (
 __all__ = [
   'AUDITED',
   'FORMAT_VERSION',
+  'FULL_SYSTEM',
   'MANIFEST_NAME',
   'MONITOR_NAME',
+  'ORACLE_SYSTEM',
   'ROW_USES_NAME',
   'SCREENING_TABLE',
   'SETTING_SPEEDS_NAME',
@@ -195,6 +198,7 @@ __all__ = [
   'SpeedReport',
   'SpeedRow',
   'SplitStudy',
+  'SystemRow',
   'TimingRow',
   'ToleranceCurve',
   'TrainingRows',

@@ -32,6 +32,7 @@ from calm_jax.reporting.speed_tables import (
   render_speed_markdown,
   speed_table,
 )
+from calm_jax.reporting.system_figures import system_figure
 from calm_jax.reporting.tables import (
   certified_sentences,
   comparison_table,
@@ -114,6 +115,7 @@ __all__ = [
   'speed_figure',
   'speed_table',
   'supports_colour',
+  'system_figure',
   'timing_table',
   'token_figure',
   'tuning_figure',

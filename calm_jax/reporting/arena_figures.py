@@ -1,5 +1,6 @@
 """Draws the arena: what each way of decoding loses, and what it is worth."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ from calm_jax import records
 from calm_jax.reporting import palette, styling
 
 _MARKERS = 'osD^vPX*'
+# At which a policy was certified; not the batch size of a tuning.
+_SETTING = re.compile(r' at (?!batch )[^,]*(, \w+ [\d.]+)*$')
 _COLOURS = (
   palette.EARLY,
   '#2c78a3',
@@ -87,7 +90,7 @@ def _family(row: records.ArenaRow) -> str:
   for one in row.outcomes:
     name = name.replace(f', {one.loss} {one.tolerance:g}', '')
   head, _, _ = name.partition(', threshold')
-  return head.split(' at 0.')[0]
+  return _SETTING.sub('', head)
 
 
 def _looks() -> Iterator[tuple[str, str]]:

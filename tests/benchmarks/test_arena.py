@@ -23,6 +23,15 @@ DRAFTS = dataclasses.replace(
 )
 
 
+OUTCOME = records.PromiseOutcome(
+  loss='textual',
+  metric='rouge_l',
+  tolerance=0.1,
+  mean=0.01,
+  standard_error=0.0,
+)
+
+
 def certify(path, policy, *, tolerance, threshold=0.0, **context):
   """Writes a certificate of a threshold for a policy."""
   certificate = calibrate(
@@ -100,15 +109,15 @@ def test_entries_are_made_from_certificates_and_tunings(folder):
     run, [str(place / 'loose.json'), str(place / 'strict.json')]
   )
   assert [one.name for one in certified] == [
-    'SoftmaxMargin, exact K/V, signed 0.9',
-    'SoftmaxMargin, exact K/V, textual 0.02',
+    'SoftmaxMargin, exact K/V at 0, signed 0.9',
+    'SoftmaxMargin, exact K/V at 0, textual 0.02',
   ]
   assert all(
     one.policy == decoding.with_setting(EXACT, 0.0) for one in certified
   )
   drafts, chosen = arena_entries.of_tuning(run, 'tuned')
   assert (drafts.policy, drafts.lossless, drafts.promises) == (DRAFTS, True, ())
-  assert chosen.name == 'tuned at batch 8: exact, threshold 0'
+  assert chosen.name == 'tuned at batch 8: exact, threshold 0, signed 0.9'
   assert [one.tolerance for one in chosen.promises] == [0.9]
   assert arena_entries.each_once([chosen, drafts, chosen]) == [chosen, drafts]
   other = dataclasses.replace(chosen, policy=EXACT)
@@ -138,8 +147,54 @@ def test_policies_without_a_threshold_are_named(tmp_path):
     context={'policy': decoding.describe(every, {}), 'loss': 'textual'},
   )
   certificate.save(path)
-  one, _ = arena_entries.of_certificates('nowhere', [str(path)])
+  (one,) = arena_entries.of_certificates('nowhere', [str(path)])
   assert one.name == 'NeverExit, textual 0.1'
+
+
+def test_plans_are_named_by_what_they_leave_out(tmp_path):
+  """With the fields that were certified, and no deferred twin."""
+  plans = {
+    'KeepLayers at num_layers 5': (
+      decoding.KeepLayers(5),
+      {'layer_plan.num_layers': 5},
+    ),
+    'SkipDecode at max_layers 8, min_layers 4': (
+      decoding.SkipDecode(8, 4, length=6),
+      {'layer_plan.max_layers': 8, 'layer_plan.min_layers': 4},
+    ),
+    'SkipSaturatedFeedForward at 0.9': (
+      decoding.SkipSaturatedFeedForward(0.9),
+      0.9,
+    ),
+  }
+  for name, (plan, setting) in plans.items():
+    path = certify(
+      tmp_path / 'certificate.json',
+      decoding.ComputePolicy(layer_plan=plan),
+      tolerance=0.1,
+      threshold=setting,
+    )
+    (one,) = arena_entries.of_certificates('nowhere', [path])
+    assert one.name == f'{name}, textual 0.1'
+    assert one.policy.layer_plan == plan
+    row = ArenaRow(
+      run='a',
+      name=one.name,
+      kind='certified',
+      outcomes=(OUTCOME,),
+      error_rate=0.05,
+      distance=0.01,
+      quality=1.0,
+      metric='rouge_l',
+      mean_layers=1.0,
+      cost=1.0,
+      clocks=(),
+    )
+    assert arena_figures._family(row) == name.split(' at ')[0]
+  tuned = dataclasses.replace(
+    row, name='tuned at batch 16: kept layers, layer_plan.num_layers 5'
+  )
+  assert arena_figures._family(tuned).startswith('tuned at batch 16: kept')
 
 
 def test_lossless_is_looked_at():
@@ -220,7 +275,7 @@ def test_everybody_decodes_the_same_inputs(folder, monkeypatch, capsys):
     for clock in row.clocks:
       assert clock.milliseconds_per_token > 0
   assert [clock.speed_up for clock in full.clocks] == [1.0, 1.0]
-  assert '| toy | SoftmaxMargin, exact K/V | signed 0.9 | yes' in (printed)
+  assert '| toy | SoftmaxMargin, exact K/V at 0 | signed 0.9 | yes' in (printed)
   arena.main([f'--show={output}', f'--picture={picture}'])
   assert capsys.readouterr().out == printed
   assert picture.read_bytes().startswith(b'\x89PNG')
