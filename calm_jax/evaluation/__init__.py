@@ -33,10 +33,26 @@ from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import decode_dataset, oracle_policy
 from calm_jax.evaluation.decode_store import DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, example_id
+from calm_jax.evaluation.delay_gradients import (
+  DelayLoss,
+  embedding_table,
+  encoder_exit_gradients,
+  token_exit_gradients,
+)
+from calm_jax.evaluation.delaying_edits import (
+  AnyTokens,
+  FewWords,
+  nearest_words,
+)
 from calm_jax.evaluation.delaying_inputs import (
   delayed_inputs,
   random_inputs,
   shuffled_inputs,
+)
+from calm_jax.evaluation.delaying_searches import (
+  Climb,
+  GradientGuided,
+  RandomSearch,
 )
 from calm_jax.evaluation.depth_batches import batches_by_depth
 from calm_jax.evaluation.distinct_inputs import leave_out
@@ -71,11 +87,13 @@ from calm_jax.evaluation.tuning_plan import TuningPlan
 
 __all__ = [
   'CLASSES',
+  'AnyTokens',
   'BatchLayout',
   'Calibration',
   'CalibrationPlan',
   'Candidate',
   'Candidates',
+  'Climb',
   'ComparedDecode',
   'ComparisonPlan',
   'ConsistencyLoss',
@@ -83,10 +101,14 @@ __all__ = [
   'DatasetDecoder',
   'DecodeStore',
   'DecodedDataset',
+  'DelayLoss',
   'Evaluation',
+  'FewWords',
   'FullTraces',
+  'GradientGuided',
   'OfModel',
   'Promise',
+  'RandomSearch',
   'Scoring',
   'ShallowAgreement',
   'ShortlistMisses',
@@ -106,11 +128,14 @@ __all__ = [
   'decode_for_comparison',
   'decoded_text',
   'delayed_inputs',
+  'embedding_table',
+  'encoder_exit_gradients',
   'example_id',
   'follows_from_full',
   'free_threshold',
   'get_loss',
   'leave_out',
+  'nearest_words',
   'oracle_policy',
   'random_inputs',
   'risk_loss',
@@ -130,5 +155,6 @@ __all__ = [
   'textual_loss',
   'time_decode',
   'time_settings',
+  'token_exit_gradients',
   'write_predictions',
 ]
