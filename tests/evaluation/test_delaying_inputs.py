@@ -275,9 +275,7 @@ def test_gradients_of_tokens_follow_their_outputs():
 
   def gradients(exit_layers):
     return np.asarray(
-      evaluation.token_exit_gradients(
-        bound, inputs, outputs, exit_layers, loss
-      )
+      evaluation.token_exit_gradients(bound, inputs, outputs, exit_layers, loss)
     )
 
   found = gradients(exit_layers)
