@@ -90,6 +90,8 @@ def measure(
     ValueError: naming a number that makes no sense, or if layers exceed the
       budget.
   """
+  # What is wrong with the budget shows before anything is searched for.
+  target.decode(sources[:1], rule)
   seed = effort.seed
   kinds = {
     'real': list(sources),

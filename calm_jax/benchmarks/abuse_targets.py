@@ -52,6 +52,7 @@ class TokenExits:
     max_length: T, the most tokens of an output.
     batch_size: B.
     detokenize: ids without padding and without EOS -> text.
+    loss: what searches by gradients make small.
   """
 
   bound: interfaces.BoundDecoder
@@ -59,8 +60,13 @@ class TokenExits:
   max_length: int
   batch_size: int
   detokenize: Callable[[Sequence[int]], str]
+  loss: evaluation.DelayLoss = evaluation.DelayLoss()
 
   metric = staticmethod(text_metrics.token_f1)
+
+  def __post_init__(self):
+    """Raises ValueError for a loss that makes no sense."""
+    self.loss.check()
 
   def decode(
     self, inputs: Sources, rule: interfaces.ExitRule
@@ -92,7 +98,7 @@ class TokenExits:
         for name, nothing in (('tokens', 0), ('exit_layers', -1))
       )
       return evaluation.token_exit_gradients(
-        self.bound, inputs, outputs, exit_layers, evaluation.DelayLoss()
+        self.bound, inputs, outputs, exit_layers, self.loss
       )
 
     return gradients_of(climbs, of_batch, self.batch_size, self.source_length)
@@ -111,13 +117,19 @@ class EncoderExits:
     classifier: the encoder, its parameters and its heads.
     source_length: S, what inputs are padded to.
     batch_size: B.
+    loss: what searches by gradients make small.
   """
 
   classifier: evaluation.DatasetClassifier
   source_length: int
   batch_size: int
+  loss: evaluation.DelayLoss = evaluation.DelayLoss()
 
   metric = staticmethod(text_metrics.same_text)
+
+  def __post_init__(self):
+    """Raises ValueError for a loss that makes no sense."""
+    self.loss.check()
 
   def decode(
     self, inputs: Sources, rule: interfaces.ExitRule
@@ -153,7 +165,7 @@ class EncoderExits:
         own.heads,
         inputs,
         filled(exit_layers, len(inputs), -1)[:, 0],
-        evaluation.DelayLoss(),
+        self.loss,
       )
 
     return gradients_of(climbs, of_batch, self.batch_size, self.source_length)

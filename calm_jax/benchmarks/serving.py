@@ -61,12 +61,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
+def _sizes(text: str) -> list[int]:
+  """Returns numbers that commas separate."""
+  try:
+    return [int(size) for size in text.split(',')]
+  except ValueError:
+    raise ValueError(
+      f'batch_sizes {text!r} must be whole numbers, separated by commas'
+    ) from None
+
+
 def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   """Measures what the flags name."""
   if flags.run_dir is None or flags.tokens is None:
     raise ValueError('give --run_dir and --tokens, or --show')
   checks.check_whole(flags.num_inputs, 'num_inputs', low=1)
-  sizes = [int(size) for size in flags.batch_sizes.split(',')]
+  sizes = _sizes(flags.batch_sizes)
   params, config, about = checkpoints.load_params(flags.run_dir)
   sources = token_inputs.read_sources(flags.tokens, flags.num_inputs, about)
   rows = serving_rows.measure(

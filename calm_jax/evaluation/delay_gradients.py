@@ -88,7 +88,9 @@ class DelayLoss:
     return best, jnp.where(counts, weights * loss, 0.0).sum()
 
 
-def embedding_table(encoder: interfaces.LayeredEncoder, params: PyTree):
+def embedding_table(
+  encoder: interfaces.LayeredEncoder, params: PyTree
+) -> Array:
   """Returns how an encoder embeds every token, float [V, D].
 
   Args:

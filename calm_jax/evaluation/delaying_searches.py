@@ -170,10 +170,10 @@ class GradientGuided:
     """Returns the variants of one input by which the loss falls most."""
     falls: list[np.ndarray] = []
     changes: list[np.ndarray] = []
+    losses = self.table @ slopes.T
     for place in self.edits.places(climb.real, climb.best):
       choices = self.edits.choices(climb.real[place])
-      step = self.table[choices] - self.table[climb.best[place]]
-      falls.append(step @ slopes[place])
+      falls.append(losses[choices, place] - losses[climb.best[place], place])
       changes.append(np.stack([np.full_like(choices, place), choices], axis=1))
     found: Sources = []
     if falls:

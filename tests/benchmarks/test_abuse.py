@@ -184,7 +184,7 @@ def test_an_encoder_is_aimed_at():
   assert 'searched, per output' not in compared
   names = ['few words, searched', 'few words, gradients']
   rule = exits.LayerBudget(
-    exits.ConfidenceExit(exits.SoftmaxMargin(), 0.2), per_request=3
+    exits.ConfidenceExit(exits.SoftmaxMargin(), 0.8), per_request=3
   )
   rows = abuse_rows.measure(
     target,
@@ -255,5 +255,5 @@ def test_layers_by_position_are_immune(plan):
     np.testing.assert_array_equal(one, source)
   # Other outputs, and the same work in every column.
   work = np.concatenate([decoded.work for decoded in seen])
-  assert len(np.unique(np.concatenate([d.tokens for d in seen]), axis=0)) > 4
+  assert len(np.unique(np.concatenate([d.tokens for d in seen]), axis=0)) > 1
   np.testing.assert_array_equal(work, np.broadcast_to(work[:1], work.shape))

@@ -183,7 +183,7 @@ def test_the_picture_has_a_line_per_way():
     ),
     (
       ['--run_dir=nowhere', '--tokens=none', '--batch_sizes=two'],
-      "'two'",
+      "batch_sizes 'two' must be",
     ),
   ],
 )

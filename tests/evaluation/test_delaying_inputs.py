@@ -196,7 +196,7 @@ def test_what_costs_no_more_is_not_taken(rounds):
     ),
     (
       lambda: evaluation.DelayLoss(disagreement=1.5).check(),
-      'disagreement is 1.5|disagreement.*1.5',
+      'disagreement 1.5 is outside',
     ),
   ],
 )
@@ -229,12 +229,12 @@ def test_the_loss_of_an_exit_by_hand():
 
 def assert_slopes(gradients, total, hidden, mask):
   """Gradients say what a small step changes; padding and mates do not."""
-  step = 1e-2 * np.random.default_rng(5).normal(size=hidden.shape)
+  step = 3e-3 * np.random.default_rng(5).normal(size=hidden.shape)
   step = jnp.asarray(step * np.asarray(mask)[..., None], jnp.float32)
   change = (total(hidden + step) - total(hidden - step)) / 2
   said = float((gradients * step).sum())
-  assert abs(said) > 1e-4
-  assert said == pytest.approx(float(change), rel=0.03)
+  assert abs(said) > 1e-5
+  assert said == pytest.approx(float(change), rel=0.05)
   assert not np.asarray(gradients)[~np.asarray(mask)].any()
 
 
@@ -265,6 +265,7 @@ def test_gradients_of_an_encoder_are_those_of_its_loss():
   np.testing.assert_array_equal(table[inputs], hidden)
 
 
+@pytest.mark.slow
 def test_gradients_of_tokens_follow_their_outputs():
   """A row's gradients are its own, and those of its loss by its source."""
   bound = cases.bound(decoding.UnrolledDepthLoop())
