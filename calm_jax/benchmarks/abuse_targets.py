@@ -17,15 +17,12 @@ from calm_jax.evaluation import encoder_passes, text_metrics
 
 
 class Target(Protocol):
-  """What decodes inputs under an exit rule, and knows which way to turn them.
+  """What decodes inputs under an exit rule, and knows which way to turn them."""
 
-  Attributes:
-    batch_size: rows that run together.
-    metric: how alike two of its outputs are, in [0, 1].
-  """
-
-  batch_size: int
-  metric: text_metrics.Metric
+  @property
+  def metric(self) -> text_metrics.Metric:
+    """How alike two of its outputs are, in [0, 1]."""
+    ...
 
   def decode(
     self, inputs: Sources, rule: interfaces.ExitRule

@@ -122,7 +122,7 @@ class RandomSearch:
 
 # From what climbs have found to the gradients of a loss that falls as exits are
 # delayed, by the embedded tokens of each input's best, float [S, D].
-Gradients = Callable[[Sequence[Climb]], list[np.ndarray]]
+Gradients = Callable[[Sequence[Climb]], Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
