@@ -160,8 +160,12 @@ def _layers_per_token(decoded: evaluation.DecodedDataset) -> np.ndarray:
 
 
 def _least_sure(decoded: evaluation.DecodedDataset) -> np.ndarray:
-  """Returns the same, where two are alike more for what is less sure, [N]."""
-  sure = np.where(decoded.exit_layers > 0, decoded.confidences, 0.0)
+  """Returns the same, where two are alike more for what is less sure, [N].
+
+  At the last layer there is nothing to be gained by that.
+  """
+  left = (decoded.exit_layers > 0) & (decoded.exit_layers < decoded.num_layers)
+  sure = np.where(left, decoded.confidences, 0.0)
   mean = np.nan_to_num(sure).sum(axis=1) / decoded.lengths
   return _layers_per_token(decoded) - 1e-3 * mean
 

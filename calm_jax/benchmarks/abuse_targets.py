@@ -17,7 +17,7 @@ from calm_jax.evaluation import encoder_passes, text_metrics
 
 
 class Target(Protocol):
-  """What decodes inputs under an exit rule, and knows which way to turn them."""
+  """What decodes inputs under an exit rule, and says which way to turn them."""
 
   @property
   def metric(self) -> text_metrics.Metric:

@@ -39,25 +39,6 @@ def test_a_token_waits_from_the_one_before_it():
   assert not TokenClock().waits.size
 
 
-def test_a_queue_says_how_far_its_requests_are():
-  seen = []
-  results = dict(
-    decoding.decode_queue(
-      toy.toy_bound(),
-      [[1], [2], [1]],
-      num_slots=2,
-      source_length=2,
-      max_length=3,
-      eos_id=-1,
-      steps=1,
-      refill_at=1,
-      watch=lambda lengths: seen.append(dict(lengths)),
-    )
-  )
-  assert seen == [{0: n, 1: n} for n in (1, 2, 3)] + [{2: n} for n in (1, 2, 3)]
-  assert {int(result.lengths) for result in results.values()} == {3}
-
-
 def test_as_published_runs_until_all_have_passed():
   """The layers that run are those of the batch's deepest row, and no others."""
   way = serving_ways.ways(0.6, steps=2)[2]
@@ -85,6 +66,7 @@ def test_as_published_runs_until_all_have_passed():
   assert sorted(ran) == [0, 1]
 
 
+@pytest.mark.slow
 def test_all_ways_serve_the_same_tokens():
   """Rows of every way and size; their outputs are those of requests alone."""
   stream = serving_rows.Stream([np.array([n]) for n in (1, 3, 2, 1)], 2, 3)

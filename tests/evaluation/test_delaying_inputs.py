@@ -45,7 +45,7 @@ def test_random_and_shuffled_tokens():
 
 def decoded(inputs):
   """An input is its own output; `search` costs are of it."""
-  tokens = np.zeros((len(inputs), 8), int)
+  tokens = np.zeros((len(inputs), 9), int)
   for row, made in enumerate(inputs):
     tokens[row, : len(made)] = made
   return types.SimpleNamespace(tokens=tokens, exit_layers=tokens)
@@ -108,7 +108,7 @@ def test_gradients_go_straight_there_at_the_same_price():
   # As many rounds as the longest input has tokens, and each was the best one.
   assert all((made[:-1] == 19).all() for made in found)
   at_random = run(AT_RANDOM, num_rounds=6)
-  assert mean_token(decoded(at_random)).mean() < 17
+  assert mean_token(decoded(at_random)).mean() < 18
 
 
 def test_nothing_is_tried_twice():
@@ -238,6 +238,7 @@ def assert_slopes(gradients, total, hidden, mask):
   assert not np.asarray(gradients)[~np.asarray(mask)].any()
 
 
+@pytest.mark.slow
 def test_gradients_of_an_encoder_are_those_of_its_loss():
   encoder, params = encoding_cases.ENCODER, encoding_cases.params()
   kernel = np.random.default_rng(1).normal(size=(4, 16, 3)).astype('f4')
