@@ -78,7 +78,7 @@ def arguments(tmp_path):
 @pytest.mark.slow
 def test_it_reads_a_run_and_a_token_file(arguments, tmp_path, capsys):
   output = tmp_path / 'rows.json'
-  flags = ['--threshold=0.1', '--per_request=10', '--per_token=2']
+  flags = ['--threshold=0.002', '--per_request=10', '--per_token=2']
   abuse.main([*arguments, *flags, f'--output={output}'])
   printed, notes = capsys.readouterr()
   assert 'no tokens that are words' in notes
@@ -102,9 +102,9 @@ def test_it_reads_a_run_and_a_token_file(arguments, tmp_path, capsys):
   # What is searched for is not cheaper than what it is made of.
   assert without[4]['mean_request'] >= without[0]['mean_request']
   with pytest.raises(SystemExit, match='per_request 5 .*6 tokens takes'):
-    abuse.main([*arguments, '--threshold=0.1', '--per_request=5'])
+    abuse.main([*arguments, '--threshold=0.002', '--per_request=5'])
   with pytest.raises(SystemExit, match='neither per_request nor per_token'):
-    abuse.main([*arguments, '--threshold=0.1'])
+    abuse.main([*arguments, '--threshold=0.002'])
   with pytest.raises(SystemExit, match='num_inputs 0 must be'):
     abuse.main([*arguments, *flags, '--num_inputs=0'])
   with pytest.raises(SystemExit, match='batch_size 0 must be'):
