@@ -12,8 +12,8 @@ class AbuseRow:
   """What inputs of one kind cost under one policy.
 
   Attributes:
-    inputs: 'real', 'shuffled', 'random', or 'searched' for the most layers per
-      token or per output.
+    inputs: 'real', 'shuffled', 'random', or what they were searched for by, see
+      `abuse_rows.searches`.
     budget: whether the policy has the budget.
     num_tokens: emitted tokens, EOS included.
     mean_exit_layer: layers per token, 1..L.
@@ -26,6 +26,11 @@ class AbuseRow:
     same_outputs: share in [0, 1] of the outputs that are the same without the
       budget.
     use: how far the budget was used, None without one.
+    replaced: mean share in [0, 1] of the tokens before EOS that are others than
+      those of the real input; None where nobody asked, as below.
+    meaning_kept: how alike is what the full model says of these inputs to what
+      it says of the real ones, in [0, 1]: token F1 of texts, equality of
+      classes.
   """
 
   inputs: str
@@ -39,13 +44,24 @@ class AbuseRow:
   largest_token: int
   same_outputs: float
   use: records.BudgetUse | None
+  replaced: float | None = None
+  meaning_kept: float | None = None
+
+
+_JUDGED = (
+  'replaced: tokens that are others than in the real input, on the mean.',
+  'meaning kept: how alike is what the full model says of them to what it says '
+  'of the real inputs: token F1 of texts, equality of classes.',
+)
 
 
 def table(measured: Measured) -> tables.Table:
   """Returns the table."""
+  judged = all(row.replaced is not None for row in measured.rows)
   return tables.Table(
     header=(
       'inputs',
+      *(('replaced', 'meaning kept') if judged else ()),
       'budget',
       'layers per token',
       'saving',
@@ -55,8 +71,9 @@ def table(measured: Measured) -> tables.Table:
       'outputs stopped',
       'same outputs',
     ),
-    rows=tuple(map(_cells, measured.rows)),
+    rows=tuple(_cells(row, judged) for row in measured.rows),
     notes=(
+      *(_JUDGED if judged else ()),
       'of it lost: the share of the saving on real inputs (without a budget) '
       'that is not there.',
       'at most: the layers of the dearest output.',
@@ -66,7 +83,7 @@ def table(measured: Measured) -> tables.Table:
   )
 
 
-def _cells(row: AbuseRow) -> tuple[str, ...]:
+def _cells(row: AbuseRow, judged: bool) -> tuple[str, ...]:
   use = row.use
   # No minus sign before a zero.
   lost = round(row.saving_lost, 2) + 0.0
@@ -77,6 +94,7 @@ def _cells(row: AbuseRow) -> tuple[str, ...]:
       at_most += f' of {use.per_request}'
   return (
     row.inputs,
+    *((f'{row.replaced:.0%}', f'{row.meaning_kept:.0%}') if judged else ()),
     'yes' if row.budget else 'no',
     f'{row.mean_exit_layer:.2f}',
     f'{row.saving:.0%}',

@@ -50,12 +50,20 @@ def entries_of(
   for times in patience:
     entries.append(('patience', str(times), exits.PatienceExit(times)))
   for path in certificates:
-    entries.append(_certified(path, run_dir))
+    entries.append(certified_entry(path, run_dir))
   return entries
 
 
-def _certified(path: str, run_dir: str) -> Entry:
-  """Returns the rule at a certificate's setting, all layers if it has none."""
+def certified_entry(path: str, run_dir: str) -> Entry:
+  """Returns the rule at a certificate's setting, all layers if it has none.
+
+  Args:
+    path: of what calibrate_encoder wrote.
+    run_dir: the run directory.
+
+  Raises:
+    ValueError: for another kind of certificate.
+  """
   certificate = calibration.Certificate.load(path)
   promised = ', '.join(
     f'{bound.loss} {bound.tolerance:g}' for bound in certificate.bounds

@@ -8,7 +8,7 @@ requests, inside a few compiled shapes.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +97,7 @@ def decode_queue(
   steps: int = 8,
   refill_at: int | None = None,
   rng: Array | None = None,
+  watch: Callable[[Mapping[int, int]], None] | None = None,
   **options: Any,
 ) -> Iterator[tuple[int, DecodeResult]]:
   """Decodes a stream of requests in slots that are refilled as rows end.
@@ -115,6 +116,9 @@ def decode_queue(
     refill_at: how many slots must be free before new requests are started;
       a quarter of them if None. Fewer keep slots full, more encode together.
     rng: one key, for samplers that draw: request r gets fold_in(rng, r).
+    watch: called after every look with the requests in the slots, those that
+      have just ended among them, and how many tokens each has; the most of its
+      rows if it has several.
     **options: `policy`, `sampler`, `max_length`, `eos_id`, `num_samples` and
       `suppressed_tokens` as for `generate`. Numbers of the policy must not
       differ by row.
@@ -163,6 +167,8 @@ def decode_queue(
     if state is None or not slots.occupied():
       return
     state = token_loop.advance(state, steps)
+    if watch is not None:
+      watch(slots.lengths(state))
     yield from slots.harvest(state)
 
 
@@ -181,6 +187,14 @@ class _Slots:
 
   def occupy(self, slots: Sequence[int], requests: Sequence[int]) -> None:
     self._requests.update(zip(slots, requests, strict=True))
+
+  def lengths(self, state: DecodeState) -> dict[int, int]:
+    """Returns request -> how many tokens it has."""
+    positions = np.asarray(state.carry.positions)
+    most = positions.reshape(-1, state.rows_per_request).max(axis=1)
+    return {
+      request: int(most[slot]) for slot, request in self._requests.items()
+    }
 
   def harvest(self, state: DecodeState) -> Iterator[tuple[int, DecodeResult]]:
     """Yields what has ended and frees its slots."""

@@ -15,7 +15,12 @@ from calm_jax.encoding.layer_loops import (
   UnrolledLayers,
   WhileLayers,
 )
-from calm_jax.encoding.replaying import AllLayers, all_layers, replay
+from calm_jax.encoding.replaying import (
+  AllLayers,
+  all_layers,
+  layers_from,
+  replay,
+)
 from calm_jax.encoding.source_rows import Heads
 
 __all__ = [
@@ -30,5 +35,6 @@ __all__ = [
   'all_layers',
   'classify',
   'encode',
+  'layers_from',
   'replay',
 ]

@@ -53,7 +53,26 @@ def all_layers(
   """
   params = encoder.prepare(params)
   hidden, mask = encoder.embed(params, inputs)
-  shared = encoder.shared(params, inputs.shape[1])
+  return layers_from(encoder, params, hidden, mask, heads)
+
+
+def layers_from(
+  encoder: LayeredEncoder,
+  params: PyTree,
+  hidden: Array,
+  mask: Array,
+  heads: EncoderHeads,
+) -> AllLayers:
+  """The same from embedded inputs, inside a jitted function.
+
+  Args:
+    encoder: the encoder.
+    params: its parameters, laid out.
+    hidden: [B, S, D], of `encoder.embed`, or what stands for it.
+    mask: bool [B, S], of it.
+    heads: the heads, checked.
+  """
+  shared = encoder.shared(params, mask.shape[1])
   pooled = [encoder.pooled(params, hidden, mask)]
   for layer in range(encoder.num_layers):
     hidden = encoder.layer(params, layer, hidden, mask, shared)

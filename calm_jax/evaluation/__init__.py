@@ -33,10 +33,26 @@ from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import decode_dataset, oracle_policy
 from calm_jax.evaluation.decode_store import DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, example_id
+from calm_jax.evaluation.delay_gradients import (
+  DelayLoss,
+  embedding_table,
+  encoder_exit_gradients,
+  token_exit_gradients,
+)
+from calm_jax.evaluation.delaying_edits import (
+  AnyTokens,
+  FewWords,
+  nearest_words,
+)
 from calm_jax.evaluation.delaying_inputs import (
   delayed_inputs,
   random_inputs,
   shuffled_inputs,
+)
+from calm_jax.evaluation.delaying_searches import (
+  Climb,
+  GradientGuided,
+  RandomSearch,
 )
 from calm_jax.evaluation.depth_batches import batches_by_depth
 from calm_jax.evaluation.distinct_inputs import leave_out
@@ -76,11 +92,13 @@ from calm_jax.evaluation.tuning_plan import TuningPlan
 
 __all__ = [
   'CLASSES',
+  'AnyTokens',
   'BatchLayout',
   'Calibration',
   'CalibrationPlan',
   'Candidate',
   'Candidates',
+  'Climb',
   'ComparedDecode',
   'ComparisonPlan',
   'ConsistencyLoss',
@@ -88,11 +106,18 @@ __all__ = [
   'DatasetDecoder',
   'DecodeStore',
   'DecodedDataset',
+  'DelayLoss',
   'Evaluation',
+  'FewWords',
   'FullTraces',
+<<<<<<< HEAD
   'LeftOut',
+=======
+  'GradientGuided',
+>>>>>>> same22
   'OfModel',
   'Promise',
+  'RandomSearch',
   'Scoring',
   'ShallowAgreement',
   'ShortlistMisses',
@@ -112,11 +137,14 @@ __all__ = [
   'decode_for_comparison',
   'decoded_text',
   'delayed_inputs',
+  'embedding_table',
+  'encoder_exit_gradients',
   'example_id',
   'follows_from_full',
   'free_threshold',
   'get_loss',
   'leave_out',
+  'nearest_words',
   'oracle_policy',
   'random_inputs',
   'risk_loss',
@@ -136,7 +164,11 @@ __all__ = [
   'textual_loss',
   'time_decode',
   'time_settings',
+<<<<<<< HEAD
   'trained_only',
   'where_trained',
+=======
+  'token_exit_gradients',
+>>>>>>> same22
   'write_predictions',
 ]

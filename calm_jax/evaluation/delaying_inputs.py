@@ -3,8 +3,8 @@
 Three kinds, from real inputs of the same lengths: random tokens, shuffled
 tokens, and tokens searched for in the manner of SAME (arXiv 2305.12228), which
 perturbs inputs of multi-exit models step by step so that no exit is confident.
-Here the search sees what a client sees: it replaces one token after the other,
-decodes, and keeps what takes more layers. Everything follows from its seed.
+A search (`delaying_searches`) says what is tried next; here it is decoded, and
+what takes more goes on. Everything follows from its seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from calm_jax import checks
+from calm_jax.evaluation.decoded_dataset import DecodedDataset
+from calm_jax.evaluation.delaying_searches import Climb, Search, Sources
 
-Sources = list[np.ndarray]
-Costs = Callable[[Sources], np.ndarray]
+Decode = Callable[[Sources], DecodedDataset]
+Cost = Callable[[DecodedDataset], np.ndarray]
 
 
 def random_inputs(
@@ -44,8 +46,9 @@ def shuffled_inputs(sources: Sequence[np.ndarray], *, seed: int) -> Sources:
 
 def delayed_inputs(
   sources: Sequence[np.ndarray],
-  token_ids: np.ndarray,
-  costs: Costs,
+  search: Search,
+  decode: Decode,
+  cost: Cost,
   *,
   num_rounds: int,
   variants: int,
@@ -53,17 +56,19 @@ def delayed_inputs(
 ) -> Sources:
   """Searches near real inputs for inputs that cost more.
 
-  In every round each input gets variants with one token replaced, at a place
-  and by a token that are drawn; the dearest goes on if it is dearer than the
-  input itself. An input costs num_rounds * variants trial decodes and one.
+  In every round the search proposes variants of each input; the dearest goes on
+  if it is dearer than the input itself. An input costs num_rounds * variants
+  evaluations and one, whatever the search: what it computes by itself takes the
+  place of variants (`Search.evaluations`).
 
   Args:
     sources: N inputs, int [S] each, EOS at the end, which stays.
-    token_ids: int [C], what may be put in.
-    costs: from inputs to what each of them costs, float [n]; called once with
-      the N inputs, then with N * variants of them.
+    search: what proposes variants.
+    decode: from inputs to their outputs; called once with the N inputs, then
+      with a round's variants of them.
+    cost: from outputs to what each of them costs, float [n].
     num_rounds: how often an input may be changed, at least 0.
-    variants: trials per round, at least 1.
+    variants: evaluations per round, at least 1.
     seed: of the draws.
 
   Returns:
@@ -75,6 +80,13 @@ def delayed_inputs(
   """
   checks.check_whole(num_rounds, 'num_rounds', low=0)
   checks.check_whole(variants, 'variants', low=1)
+  tried = variants - search.evaluations
+  if tried < 1:
+    raise ValueError(
+      f'variants {variants} leaves {tried} inputs to try per round beside the '
+      f'{search.evaluations} evaluations that the search takes by itself; give '
+      f'at least {search.evaluations + 1}'
+    )
   for number, source in enumerate(sources):
     if len(source) < 2:
       raise ValueError(
@@ -82,24 +94,24 @@ def delayed_inputs(
         'token before EOS'
       )
   rng = np.random.default_rng(seed)
-  best = [np.array(source) for source in sources]
-  best_costs = np.asarray(costs(best))
+  climbs = [Climb(np.array(source)) for source in sources]
+  _follow(climbs, [[climb.best] for climb in climbs], decode, cost)
   for _ in range(num_rounds):
-    trials = [
-      _replace_one(source, token_ids, rng)
-      for source in best
-      for _ in range(variants)
-    ]
-    trial_costs = np.asarray(costs(trials)).reshape(-1, variants)
-    for row, dearest in enumerate(trial_costs.argmax(axis=1)):
-      if trial_costs[row, dearest] > best_costs[row]:
-        best[row] = trials[row * variants + dearest]
-        best_costs[row] = trial_costs[row, dearest]
-  return best
+    trials = search.variants(climbs, tried, rng)
+    _follow(climbs, trials, decode, cost)
+  return [climb.best for climb in climbs]
 
 
-def _replace_one(source, token_ids, rng) -> np.ndarray:
-  """Returns a copy with another token somewhere before EOS."""
-  changed = source.copy()
-  changed[rng.integers(len(source) - 1)] = rng.choice(token_ids)
-  return changed
+def _follow(climbs, trials: Sequence[Sources], decode, cost) -> None:
+  """Decodes equally many trials of every input, and goes on from the best."""
+  number = len(trials[0])
+  decoded = decode([trial for those in trials for trial in those])
+  costs = np.asarray(cost(decoded), float).reshape(len(climbs), number)
+  for row, dearest in enumerate(costs.argmax(axis=1)):
+    place = row * number + dearest
+    climbs[row].offer(
+      trials[row][dearest],
+      costs[row, dearest],
+      tokens=decoded.tokens[place],
+      exit_layers=decoded.exit_layers[place],
+    )

@@ -68,8 +68,27 @@ def run_layers(
     The states [B, T, D] after the last layer, what the last call carried on,
     and what was kept of all layers, [L, ...].
   """
+  return run_encoded(bound, bound.encode(inputs), outputs, look, carry)
+
+
+def run_encoded(
+  bound: interfaces.BoundDecoder,
+  encoded: PyTree,
+  outputs: Array,
+  look: Look,
+  carry: Any,
+) -> tuple[Array, Any, PyTree]:
+  """The same, from sources that are encoded already.
+
+  Args:
+    bound: see `run_layers`.
+    encoded: of `bound.encode`, or what stands for it.
+    outputs: see `run_layers`.
+    look: see `run_layers`.
+    carry: see `run_layers`.
+  """
   positions = jnp.arange(outputs.shape[1])
-  cache = bound.start(bound.encode(inputs), outputs.shape[1])
+  cache = bound.start(encoded, outputs.shape[1])
   shifted = jnp.pad(outputs, ((0, 0), (1, 0)))[:, :-1]
   hidden = bound.embed(shifted, positions)
 

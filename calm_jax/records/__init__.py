@@ -95,6 +95,7 @@ from calm_jax.records.row_uses import (
   read_row_history,
 )
 from calm_jax.records.seen_rows import Lengths, SeenRows, read_seen_rows
+from calm_jax.records.serving import ServingRow
 from calm_jax.records.setting_speeds import (
   SETTING_SPEEDS_NAME,
   SettingSpeeds,
@@ -192,6 +193,7 @@ __all__ = [
   'RunContext',
   'SampleOutput',
   'SeenRows',
+  'ServingRow',
   'SettingCost',
   'SettingSpeeds',
   'SourceScorerEvaluation',

@@ -27,6 +27,7 @@ from calm_jax.reporting.oracle_figures import oracle_figure
 from calm_jax.reporting.pages import render_page, write_page
 from calm_jax.reporting.pieces import shown
 from calm_jax.reporting.router_tables import render_router_text, router_table
+from calm_jax.reporting.serving_figures import serving_figure
 from calm_jax.reporting.speed_tables import (
   fastest_rows,
   render_speed_markdown,
@@ -111,6 +112,7 @@ __all__ = [
   'risk_figure',
   'router_table',
   'save_figure',
+  'serving_figure',
   'shown',
   'speed_figure',
   'speed_table',

@@ -66,6 +66,21 @@ def test_every_request_is_decoded_as_if_alone(options):
   assert len(lengths) > 1
 
 
+def test_a_watch_is_told_how_far_requests_are():
+  looks = []
+  results = dict(
+    _queue(steps=1, refill_at=1, watch=lambda lengths: looks.append(lengths))
+  )
+  last = {}
+  for lengths in looks:
+    assert 1 <= len(lengths) <= 3
+    for request, length in lengths.items():
+      # A look per token: it has one more than before.
+      assert length == last.get(request, 0) + 1
+      last[request] = length
+  assert last == {r: int(result.lengths) for r, result in results.items()}
+
+
 @pytest.mark.slow
 def test_noise_follows_the_request():
   sampler, rng = decoding.Temperature(1.0), jax.random.key(4)
