@@ -110,11 +110,8 @@ __all__ = [
   'Evaluation',
   'FewWords',
   'FullTraces',
-<<<<<<< HEAD
-  'LeftOut',
-=======
   'GradientGuided',
->>>>>>> same22
+  'LeftOut',
   'OfModel',
   'Promise',
   'RandomSearch',
@@ -164,11 +161,8 @@ __all__ = [
   'textual_loss',
   'time_decode',
   'time_settings',
-<<<<<<< HEAD
+  'token_exit_gradients',
   'trained_only',
   'where_trained',
-=======
-  'token_exit_gradients',
->>>>>>> same22
   'write_predictions',
 ]
