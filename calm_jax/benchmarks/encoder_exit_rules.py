@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import calibration, evaluation, exits, records, runs
+from calm_jax.benchmarks.encoder_exits_table import CERTIFIED
 
 # Name of the rule, its setting in words, the rule there.
 Entry = tuple[str, str, Any]
@@ -27,7 +28,7 @@ def entries_of(
     gate: the folder of a gate of its encoder; None for none.
     thresholds: of the rules that have one.
     patience: of `exits.PatienceExit`.
-    certificates: paths of what calibrate_encoder wrote.
+    certificates: paths of what calibrate_encoder or tune_encoder wrote.
   """
   temperatures = runs.load_class_temperatures(run_dir, name=heads)
   maximum = exits.SoftmaxMaximum()
@@ -68,15 +69,18 @@ def certified_entry(path: str, run_dir: str) -> Entry:
   promised = ', '.join(
     f'{bound.loss} {bound.tolerance:g}' for bound in certificate.bounds
   )
-  name = f'certified: {promised}'
+  name = f'{CERTIFIED}{promised}'
   sampler = certificate.decoding.sampler or {}
   if sampler.get('type') != evaluation.CLASSES:
     raise ValueError(
       f'{os.fspath(path)} is a certificate of decoding; give one that '
-      'calm_jax.cli.calibrate_encoder wrote'
+      'calm_jax.cli.calibrate_encoder or tune_encoder wrote'
     )
   if not certificate.certified:
     return name, 'nothing certified', exits.NeverExit()
   stops: Any = runs.policy_of(certificate, run_dir).encoder_exit
   setting = records.setting_in_words(certificate.setting)
+  tuned = certificate.context.get('tuning')
+  if tuned is not None:
+    setting = f'tuned: {tuned["policy"]}, {setting}'
   return name, setting, stops.rule

@@ -50,7 +50,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('gate', None, 'the folder of a gate of the encoder')
   add('thresholds', [0.99, 0.9, 0.7, 0.5], 'to try', type=_numbers(float))
   add('patience', [1, 2], 'to try', type=wholes)
-  add('certificates', [], 'of calibrate_encoder', type=_numbers(str))
+  add('certificates', [], 'of jobs on this encoder', type=_numbers(str))
   add('max_inputs', None, 'of the file, at most; all if none', type=int)
   add('batch_sizes', [1, 32], 'to time; empty for none', type=wholes)
   add('num_timed', 64, 'inputs to time', type=int)

@@ -13,9 +13,8 @@ def describe(certificate: 'Certificate') -> str:
   """Says what is guaranteed and what for, without why and without a history."""
   if certificate.index is None:
     return _nothing(certificate)
-  if certificate.promises:
-    return _jointly(certificate)
-  return _alone(certificate)
+  promised = _jointly if certificate.promises else _alone
+  return f'{promised(certificate)}{_of_encoder(certificate)}'
 
 
 def _nothing(certificate: 'Certificate') -> str:
@@ -76,6 +75,18 @@ def _jointly(certificate: 'Certificate') -> str:
     f'means over the calibration examples were {bounds.listed(found)}, by '
     f'{certificate.p_value}; the largest p decides, tested by '
     f'{certificate.procedure}.{_of_means(certificate)}'
+  )
+
+
+def _of_encoder(certificate: 'Certificate') -> str:
+  """Says how much of the encoder ran, where sources may leave it early."""
+  means = certificate.context.get('mean_encoder_layers')
+  mean = means[certificate.index] if means else None
+  if mean is None:
+    return ''
+  return (
+    f' Sources left the encoder after {mean:.2f} of '
+    f'{certificate.context["num_encoder_layers"]} layers on average.'
   )
 
 

@@ -28,7 +28,8 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
   Raises:
     ValueError: if there are none, one is neither a number in [0, 1] nor a dict,
       or thresholds do not decrease strictly. Dicts are compared only where
-      neighbours differ in nothing but their threshold.
+      neighbours differ in nothing but their thresholds; of several thresholds,
+      such as those of encoder and tokens, one at least must decrease.
   """
   plain = []
   for number, setting in enumerate(settings):
@@ -38,20 +39,22 @@ def check_settings(settings: Sequence[float | dict]) -> list[float | dict]:
       setting = records.to_jsonable(setting)
     else:
       raise ValueError(f'setting {number} is {setting!r}, no number or dict')
-    threshold = threshold_of(setting)
-    if threshold is not None and not _is_probability(threshold):
-      raise ValueError(
-        f'setting {number} has threshold {threshold}, not in [0, 1]; give '
-        "other kinds of settings as dicts, such as {'readout.num_blocks': 32}"
-      )
+    for threshold in _thresholds(setting).values():
+      if not _is_probability(threshold):
+        raise ValueError(
+          f'setting {number} has threshold {threshold}, not in [0, 1]; give '
+          "other kinds of settings as dicts, such as {'readout.num_blocks': 32}"
+        )
     plain.append(setting)
   if not plain:
     raise ValueError('settings are empty; give at least one')
   for number, (before, after) in enumerate(itertools.pairwise(plain)):
     if _without_threshold(before) != _without_threshold(after):
       continue
-    first, second = threshold_of(before), threshold_of(after)
-    if first is not None and second is not None and first > second:
+    first, second = _thresholds(before), _thresholds(after)
+    if first.keys() != second.keys():
+      continue
+    if any(first[path] > second[path] for path in first):
       continue
     raise ValueError(
       f'settings {number} and {number + 1}, {before} and {after}, are out of '
@@ -66,15 +69,21 @@ def _is_probability(value) -> bool:
 
 
 def threshold_of(setting: float | dict) -> float | None:
-  """Returns the threshold of a setting, None if it has none.
+  """Returns the threshold of a setting, of several that of tokens; or None.
 
   >>> threshold_of(0.9), threshold_of({'exit_rule.threshold.value': 0.8})
   (0.9, 0.8)
   """
+  found = _thresholds(setting)
+  of_tokens = (found[path] for path in found if path.startswith('exit_rule'))
+  return next(of_tokens, next(iter(found.values()), None))
+
+
+def _thresholds(setting: float | dict) -> dict[str, float]:
+  """Returns the thresholds of a setting, by their paths."""
   if not isinstance(setting, dict):
-    return setting
-  values = [setting[path] for path in setting if _is_threshold(path)]
-  return values[0] if values else None
+    return {'threshold': setting}
+  return {path: setting[path] for path in setting if _is_threshold(path)}
 
 
 def _is_threshold(path: str) -> bool:

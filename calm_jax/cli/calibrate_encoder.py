@@ -23,9 +23,7 @@ from calm_jax import (
   evaluation,
   exits,
   interfaces,
-  model,
   records,
-  runs,
 )
 from calm_jax.cli import gin_runner, jobs
 from calm_jax.processes import speaking
@@ -81,7 +79,7 @@ def run(
       )
     )
     jobs.refuse_training_rows(model_dir, batches, loaded.prefix)
-    classifier = classifier_of(loaded, model_dir, heads)
+    classifier = jobs.classifier_of(loaded, model_dir, heads)
     found = evaluation.run_calibration(
       classifier,
       batches,
@@ -102,19 +100,6 @@ def run(
     found.certificate.save(path)
   speaking.say(f'{found.certificate.describe()}\nwritten to {path}')
   return found.certificate
-
-
-def classifier_of(
-  loaded: runs.LoadedRun, model_dir: str, heads: str
-) -> evaluation.DatasetClassifier:
-  """Returns what classifies data sets with a run's encoder and heads."""
-  return evaluation.DatasetClassifier(
-    encoder=model.as_layered_encoder(loaded.config),
-    params=loaded.params,
-    heads=runs.load_encoder_heads(model_dir, name=heads),
-    class_texts=runs.load_class_labels(model_dir, name=heads).texts,
-    about=loaded.context(),
-  )
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ def decoding_evaluator(
   """Returns an evaluator `(params, step) -> metrics` that decodes.
 
   It returns `<policy>_<metric>` in percent and `<policy>_mean_exit_layer` for
-  every policy.
+  every policy, and `<policy>_mean_encoder_layer` where sources may leave early.
 
   Args:
     config: the model.
@@ -70,6 +70,8 @@ def decoding_evaluator(
           metric, decoded.texts, decoded.references
         )
       values[f'{name}_mean_exit_layer'] = decoded.mean_exit_layer
+      if decoded.encoder_exit_layers is not None:
+        values[f'{name}_mean_encoder_layer'] = decoded.mean_encoder_layer
     return values
 
   return evaluate

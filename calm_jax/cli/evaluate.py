@@ -66,6 +66,7 @@ def run(
   if dry_run:
     speaking.say(jobs.describe_decoding(model_dir, layout))
     return None
+  policy.check_composition()
   if policy.verifies:
     raise ValueError(
       f'{type(policy.verification).__name__} checks every draft, so that '

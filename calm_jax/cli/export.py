@@ -67,6 +67,7 @@ def run(
   Raises:
     FileNotFoundError, FileExistsError, ValueError: naming what is in the way.
   """
+  policy.check_composition()
   deployment.check_free(output_dir)
   weights = quantisation.as_weights(weights)
   loaded = runs.load_run(model_dir)

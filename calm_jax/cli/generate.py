@@ -200,6 +200,7 @@ def _policy(
   certificate: str | None,
 ) -> tuple[decoding.ComputePolicy, str | None]:
   """Returns the policy to decode with and the certificate to apply, if any."""
+  policy.check_composition()
   if policy.verifies:
     if certificate is not None:
       raise ValueError(

@@ -106,6 +106,19 @@ def dataset_decoder(
   )
 
 
+def classifier_of(
+  loaded: runs.LoadedRun, model_dir: str, heads: str
+) -> evaluation.DatasetClassifier:
+  """Returns what classifies data sets with a run's encoder and heads."""
+  return evaluation.DatasetClassifier(
+    encoder=model.as_layered_encoder(loaded.config),
+    params=loaded.params,
+    heads=runs.load_encoder_heads(model_dir, name=heads),
+    class_texts=runs.load_class_labels(model_dir, name=heads).texts,
+    about=loaded.context(),
+  )
+
+
 def bind_to_loops(
   run: runs.LoadedRun, weights: Any = None
 ) -> dict[str, interfaces.BoundDecoder]:

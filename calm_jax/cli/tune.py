@@ -93,7 +93,7 @@ def run(
   output_dir = output_dir or os.path.join(model_dir, records.TUNED_FOLDER)
   with jobs.open_output(output_dir, 'tune.gin'):
     loaded = jobs.load_run(model_dir, task, max_length)
-    batches = _batches(task, loaded, layout, split, max_examples)
+    batches = batches_of(task, loaded, layout.batch_size, split, max_examples)
     jobs.refuse_training_rows(model_dir, batches, loaded.prefix)
     found = evaluation.run_tuning(
       functools.cache(
@@ -118,17 +118,21 @@ def run(
       uses_in=os.path.join(model_dir, records.ROW_USES_NAME),
       progress=speaking.say,
     )
-    return _write(output_dir, found)
+    return write(output_dir, found)
 
 
-def _batches(
+def batches_of(
   task: Any,
   loaded: runs.LoadedRun,
-  layout: evaluation.BatchLayout,
+  batch_size: int,
   split: str,
   max_examples: int | None,
 ) -> list[dict[str, Any]]:
-  """Returns the rows of a split."""
+  """Returns the rows of a split that screen and test.
+
+  Raises:
+    ValueError: for a mixture.
+  """
   found = data.as_task(task)
   if hasattr(found, 'tasks'):
     raise ValueError(
@@ -138,7 +142,7 @@ def _batches(
   return list(
     data.eval_batches(
       task,
-      layout.batch_size,
+      batch_size,
       feature_lengths=loaded.feature_lengths,
       split=split,
       max_examples=max_examples,
@@ -170,7 +174,7 @@ def _bound(
   )
 
 
-def _write(output_dir: str, found: evaluation.TunedRun) -> records.Tuning:
+def write(output_dir: str, found: evaluation.TunedRun) -> records.Tuning:
   """Writes all of a tuning; what says that it is whole comes last."""
 
   def place(name):

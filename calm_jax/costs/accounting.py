@@ -20,9 +20,10 @@ from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
 from calm_jax.quantisation import Int8Weights, as_weights
 
-# The ledger of a batch, [B, T] each, and weights it was decoded with -> bytes
-# moved once per batch, and by all steps of the token loop together.
-BytesOf = Callable[[Work, Int8Weights | None], tuple[float, float]]
+# The ledger of a batch, [B, T] each, the weights it was decoded with, and the
+# encoder layers of its sources, [B] or None for all -> bytes moved once per
+# batch, and by all steps of the token loop together.
+BytesOf = Callable[[Work, Int8Weights | None, Any], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +194,7 @@ def decode_cost(
 
 
 def bytes_of(config: T5Config, source_length: int) -> BytesOf:
-  """Returns a function from ledger and weights to bytes moved.
+  """Returns a function from ledger, weights and encoder layers to bytes moved.
 
   Once per batch, and in all steps together; see `decode_cost`.
 
@@ -203,10 +204,16 @@ def bytes_of(config: T5Config, source_length: int) -> BytesOf:
   """
 
   def moved(
-    work: Work, weights: Int8Weights | None = None
+    work: Work,
+    weights: Int8Weights | None = None,
+    encoder_exit_layers: Any = None,
   ) -> tuple[float, float]:
     cost = decode_cost(
-      config, work, source_length=source_length, weights=weights
+      config,
+      work,
+      source_length=source_length,
+      encoder_exit_layers=encoder_exit_layers,
+      weights=weights,
     )
     return cost.total_bytes - cost.stepping_bytes, cost.stepping_bytes
 

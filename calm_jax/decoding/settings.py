@@ -22,7 +22,7 @@ from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.source_plans import WholeSource
 from calm_jax.decoding.verification import NeverVerify
 from calm_jax.exits import LayerBudget, NeverExit
-from calm_jax.interfaces import BoundDecoder
+from calm_jax.interfaces import BoundDecoder, ExitRule
 from calm_jax.quantisation import describe_weights
 
 # What a setting that is a number stands for, as a path.
@@ -91,6 +91,18 @@ def _within_budgets(rule: Any, path: str) -> tuple[Any, str]:
   while isinstance(rule, LayerBudget):
     rule, path = rule.rule, f'{path}.rule'
   return rule, path
+
+
+def rule_of_threshold(policy: ComputePolicy) -> ExitRule:
+  """Returns the exit rule that a setting that is a number is about.
+
+  That is the one of tokens; where none exits, of sources in the encoder.
+  """
+  path = threshold_path(policy) or ''
+  if path.startswith('encoder_exit'):
+    stops: Any = policy.encoder_exit
+    return stops.rule
+  return policy.exit_rule
 
 
 def threshold_of(policy: ComputePolicy) -> Any:

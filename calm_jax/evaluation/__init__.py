@@ -13,6 +13,7 @@ from calm_jax.evaluation.calibrating import (
 )
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.candidates import Candidate, Candidates
+from calm_jax.evaluation.classifier_clock import classifying_times
 from calm_jax.evaluation.comparison import (
   ComparedDecode,
   Scoring,
@@ -127,6 +128,7 @@ __all__ = [
   'build_loss_table',
   'calibrate',
   'changed_rows',
+  'classifying_times',
   'compare',
   'compile_seconds',
   'count_shortlist_misses',

@@ -7,6 +7,7 @@ decoded by blocks instead, until it is decided.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -187,6 +188,7 @@ def run_calibration(
   policy = decoding.at_output_length(
     decoding.as_policy(policy), decode.max_length
   )
+  policy.check_composition()
   if policy.verifies:
     raise ValueError(
       f'{type(policy.verification).__name__} checks every draft, so the output '
@@ -245,6 +247,9 @@ def run_calibration(
       **context,
       'versions': versions,
       'seen': records.to_jsonable(seen_rows(inputs, rows.full())),
+      **encoder_layers_of(
+        table.mean_encoder_layers.tolist(), full.num_encoder_layers
+      ),
       **stated(history, uses_in),
     },
     **statistics,
@@ -335,6 +340,26 @@ def _use(
       for bound in (promises if len(promises) > 1 else ())
     ),
   )
+
+
+def encoder_layers_of(
+  means: Sequence[float], num_encoder_layers: int | None
+) -> dict[str, Any]:
+  """Returns what a certificate states of the encoder; nothing if all of it ran.
+
+  Args:
+    means: encoder layers per source at each setting; NaN where all run for all,
+      and where nothing was decoded.
+    num_encoder_layers: L_enc.
+  """
+  if all(map(math.isnan, means)):
+    return {}
+  return {
+    'num_encoder_layers': num_encoder_layers,
+    'mean_encoder_layers': [
+      None if math.isnan(mean) else mean for mean in means
+    ],
+  }
 
 
 def stated(

@@ -103,7 +103,7 @@ class CalibrationPlan:
   ) -> Sequence[float | dict[str, Any]]:
     """Returns the settings that are tested of a policy."""
     if self.settings is None:
-      return exits.usual_thresholds(policy.exit_rule)
+      return exits.usual_thresholds(decoding.rule_of_threshold(policy))
     return self.settings
 
   def promised(self) -> tuple[Promise, ...]:

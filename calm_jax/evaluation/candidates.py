@@ -74,7 +74,7 @@ class Candidates:
         f'a policy of the space has the name {self.name!r}; give it one'
       )
     policy = decoding.as_policy(self.policy)
-    settings = exits.usual_thresholds(policy.exit_rule)
+    settings = exits.usual_thresholds(decoding.rule_of_threshold(policy))
     if self.settings is not None:
       settings = tuple(self.settings) or ({},)
     try:

@@ -3,7 +3,8 @@
 One table holds the full model, the certified early exit, every token at layer
 1, every token at the rounded-up mean exit layer (what the same depth buys when
 it is spent without looking) and the oracle (what a perfect confidence measure
-would exit at). All are decodes of the same inputs.
+would exit at); where sources leave the encoder, every source at such encoder
+layers, too. All are decodes of the same inputs.
 """
 
 import dataclasses
@@ -72,7 +73,9 @@ def decode_for_comparison(
 
   Returns:
     full, early exit, static layer 1, static layer at the rounded-up mean exit
-    layer (left out if that is layer 1 or the last), oracle.
+    layer (left out if that is layer 1 or the last), the same of the encoder
+    where sources leave it, oracle. Where no token exits, static layers are of
+    the encoder alone.
   """
   say = progress if progress is not None else lambda line: None
 
@@ -90,15 +93,47 @@ def decode_for_comparison(
       early,
     ),
   ]
-  for layer in static_layers(early.mean_exit_layer, full.num_layers):
-    say(f'decoding with every token at layer {layer}')
-    static = decode(policy=static_policy(policy, layer))
-    name = f'static, layer {layer}'
-    compared.append(ComparedDecode(name, 'static', layer, static))
+  for name, setting, static in _static_rows(policy, early):
+    say(f'decoding with {name}')
+    decoded = decode(policy=static)
+    compared.append(ComparedDecode(name, 'static', setting, decoded))
   say('decoding with the oracle')
   oracle = decode(policy_for_batch=oracle_policy(full, policy))
   compared.append(ComparedDecode('oracle', 'oracle', None, oracle))
   return tuple(compared)
+
+
+def _static_rows(
+  policy: decoding.ComputePolicy, early: DecodedDataset
+) -> list[tuple[str, Any, decoding.ComputePolicy]]:
+  """Returns name, setting and policy of the static exits of the table."""
+  rows: list[tuple[str, Any, decoding.ComputePolicy]] = []
+  if not exits_encoder_alone(policy):
+    for layer in static_layers(early.mean_exit_layer, early.num_layers):
+      rows.append(_static_row(policy, layer))
+  if early.num_encoder_layers is not None and not policy.encoder_exit.whole:
+    for layer in static_layers(
+      early.mean_encoder_layer, early.num_encoder_layers
+    ):
+      rows.append(_static_encoder_row(policy, layer))
+  return rows
+
+
+def _static_row(policy: decoding.ComputePolicy, layer: int):
+  return f'static, layer {layer}', layer, static_policy(policy, layer)
+
+
+def _static_encoder_row(policy: decoding.ComputePolicy, layer: int):
+  setting = f'encoder layer {layer}'
+  stops = decoding.StoppedEncoder(exits.FixedExit(layer))
+  static = dataclasses.replace(policy, encoder_exit=stops)
+  return f'static, {setting}', setting, static
+
+
+def exits_encoder_alone(policy: decoding.ComputePolicy) -> bool:
+  """Whether sources leave the encoder early, and tokens never."""
+  tokens_stay = isinstance(policy.exit_rule, exits.NeverExit)
+  return tokens_stay and not policy.encoder_exit.whole
 
 
 def static_policy(
@@ -139,10 +174,13 @@ def sweep(
     early = decoding.with_setting(policy, threshold)
     points.append((f'threshold {threshold:g}', 'early_exit', threshold, early))
   there = {entry.setting for entry in compared if entry.kind == 'static'}
-  for layer in range(1, full.num_layers if thresholds else 0):
-    if layer not in there:
-      static = static_policy(policy, layer)
-      points.append((f'static, layer {layer}', 'static', layer, static))
+  of_encoder = exits_encoder_alone(policy)
+  number = full.num_encoder_layers if of_encoder else full.num_layers
+  for layer in range(1, (number or 0) if thresholds else 0):
+    row = _static_encoder_row if of_encoder else _static_row
+    name, setting, static = row(policy, layer)
+    if setting not in there:
+      points.append((name, 'static', setting, static))
   rows = []
   for name, kind, setting, at in points:
     say(f'for the figure: {name}')
@@ -215,6 +253,7 @@ def score(
     exit_layer_histogram=decoded.exit_layer_histogram(),
     num_tokens=decoded.num_tokens,
     work=decoded.total_work(),
+    mean_encoder_layer=decoded.mean_encoder_layer,
   )
 
 
@@ -233,6 +272,7 @@ def baseline_row(
     exit_layers=nothing,
     tokens=0 * nothing,
     work=0 * full.work,
+    encoder_exit_layers=None,
   )
   entry = ComparedDecode(name, 'baseline', None, decoded)
   return score(entry, full=full, scoring=scoring)

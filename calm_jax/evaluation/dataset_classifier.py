@@ -7,13 +7,14 @@ nothing before, so that nothing is run again.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from calm_jax import decoding, exits, interfaces, records
+from calm_jax import decoding, encoding, exits, interfaces, records
 from calm_jax.array_types import PyTree
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.evaluation.candidates import Candidates, as_space
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.encoder_passes import EncoderPass
@@ -48,6 +49,7 @@ class DatasetClassifier:
     default_factory=dict, repr=False
   )
 
+  bound: ClassVar[Any] = None
   max_length = 1
   share = collectives.Share()
 
@@ -82,6 +84,22 @@ class DatasetClassifier:
     rule = exits.NeverExit() if stops.whole else stops.rule
     return self._pass(batches).under(self.encoder, rule, self.class_texts)
 
+  def full(
+    self, batches: Sequence[Batch], policy: decoding.ComputePolicy
+  ) -> DecodedDataset:
+    """Returns what the last layer says.
+
+    Args:
+      batches: as for `decode_dataset`.
+      policy: not looked at.
+    """
+    found, _ = self.full_and_traces(batches, policy)
+    return found
+
+  def trace(self, *arguments: Any) -> None:
+    """Returns no traces: one pass says all."""
+    del arguments
+
   def full_and_traces(
     self,
     batches: Sequence[Batch],
@@ -102,14 +120,39 @@ class DatasetClassifier:
     )
     return dataclasses.replace(found, seconds=seconds), None
 
-  def policy(self, exit_rule: interfaces.ExitRule) -> decoding.ComputePolicy:
+  def policy(
+    self,
+    exit_rule: interfaces.ExitRule,
+    loop: encoding.LayerLoop | None = None,
+  ) -> decoding.ComputePolicy:
     """Returns the policy by which inputs leave by an exit rule, and no other.
 
     Args:
       exit_rule: the rule.
+      loop: how layers are looped over; `encoding.UnrolledLayers()` if None.
     """
-    stops = decoding.StoppedEncoder(exit_rule, heads=self.heads)
+    loop = encoding.UnrolledLayers() if loop is None else loop
+    stops = decoding.StoppedEncoder(exit_rule, heads=self.heads, loop=loop)
     return decoding.ComputePolicy(encoder_exit=stops)
+
+  def space(
+    self, space: Sequence[Candidates], *, batch_size: int
+  ) -> tuple[Candidates, ...]:
+    """Returns a space of exit rules, for a tuning, with the heads in them.
+
+    Args:
+      space: policies that let sources leave the encoder, and do nothing else.
+      batch_size: inputs that are classified together; of several the rows that
+        are left are gathered (`encoding.CompactedLayers`).
+
+    Raises:
+      ValueError: for a policy that classifies nothing, by its name.
+    """
+    loop = encoding.CompactedLayers() if batch_size > 1 else None
+    return tuple(
+      dataclasses.replace(one, policy=self.policy(_rule_of(one), loop))
+      for one in as_space(space)
+    )
 
   def context(
     self, policy: decoding.ComputePolicy, setting: Any = None
@@ -140,3 +183,26 @@ class DatasetClassifier:
       found = EncoderPass.run(self.encoder, self.params, self.heads, batches)
       self._passes[id(batches)] = found
     return found
+
+
+def _rule_of(candidates: Candidates) -> interfaces.ExitRule:
+  """Returns the rule by which inputs leave, of a policy that does only this."""
+  policy = decoding.as_policy(candidates.policy)
+  stops: Any = policy.encoder_exit
+  alone = decoding.describe(decoding.full_model(policy), {})
+  if stops.whole or candidates.weights is not None:
+    what = 'weights in 8 bits' if candidates.weights else 'no encoder exit'
+  elif (
+    decoding.describe(
+      dataclasses.replace(policy, encoder_exit=decoding.WholeEncoder()), {}
+    )
+    != alone
+  ):
+    what = 'slots besides encoder_exit'
+  else:
+    return stops.rule
+  raise ValueError(
+    f'policy {candidates.name!r} of the space has {what}, and classes come of '
+    'encoder layers in float alone; give decoding.ComputePolicy(encoder_exit='
+    'decoding.StoppedEncoder(rule))'
+  )

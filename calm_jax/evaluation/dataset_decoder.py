@@ -91,7 +91,11 @@ class DatasetDecoder:
     """
     store = None
     if policy is not None:
-      store = DecodeStore(self.keep_in, self._key(policy))
+      store = DecodeStore(
+        self.keep_in,
+        self._key(policy),
+        stops_encoder=not policy.encoder_exit.whole,
+      )
     if earlier is not None:
       take_over(store, earlier, policy, share=self.share)
     if traces is not None and policy is not None:

@@ -19,7 +19,11 @@ import numpy as np
 from calm_jax import decoding, exits, interfaces
 from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_progress import DecodeProgress
-from calm_jax.evaluation.decode_store import DecodeStore, rows_of
+from calm_jax.evaluation.decode_store import (
+  ENCODER_FIELD,
+  DecodeStore,
+  rows_of,
+)
 from calm_jax.evaluation.decoded_dataset import (
   CollectedRows,
   DecodedDataset,
@@ -107,7 +111,13 @@ def decode_dataset(
     )
     return jax.device_get(result)
 
-  collected = CollectedRows(detokenize, eos_id, bound.num_layers, share)
+  collected = CollectedRows(
+    detokenize,
+    eos_id,
+    bound.num_layers,
+    share,
+    getattr(bound.decoder.encoder, 'num_layers', None),
+  )
   line = DecodeProgress(
     progress, _num_inputs(batches, share), seconds_between=progress_seconds
   )
@@ -225,7 +235,12 @@ def _decode_rows(decode, rows: list[Input], collected, store, line) -> None:
     store.add([row.key for row in rows], arrays)
   collected.add(rows, arrays)
   exit_layers = arrays['exit_layers'][arrays['exit_layers'] > 0]
-  line.update(len(rows), exit_layers.size, exit_layers.tolist())
+  line.update(
+    len(rows),
+    exit_layers.size,
+    exit_layers.tolist(),
+    arrays.get(ENCODER_FIELD, ()),
+  )
 
 
 def _request_keys(rng: jax.Array | None, rows: np.ndarray) -> jax.Array | None:

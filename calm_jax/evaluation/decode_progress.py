@@ -30,6 +30,7 @@ class DecodeProgress:
     self._there = there
     self._seconds_between = seconds_between
     self._inputs = self._tokens = self._exits = self._layers = 0
+    self._sources = self._encoder_layers = 0
     self._start = self._last = time.perf_counter()
     self._compiled = compile_clock.compile_seconds()
 
@@ -38,7 +39,11 @@ class DecodeProgress:
     self._there += 1
 
   def update(
-    self, num_inputs: int, num_tokens: int, exit_layers: Iterable[int]
+    self,
+    num_inputs: int,
+    num_tokens: int,
+    exit_layers: Iterable[int],
+    encoder_layers: Iterable[int] = (),
   ) -> None:
     """Counts a batch; says something if the last line is old enough.
 
@@ -46,12 +51,16 @@ class DecodeProgress:
       num_inputs: of the batch.
       num_tokens: of its outputs.
       exit_layers: of the tokens that were chosen and not forced, 1..L.
+      encoder_layers: of the sources, 1..L_enc, where they may leave early.
     """
     exit_layers = tuple(exit_layers)
     self._inputs += num_inputs
     self._tokens += num_tokens
     self._exits += len(exit_layers)
     self._layers += sum(exit_layers)
+    encoder_layers = tuple(map(int, encoder_layers))
+    self._sources += len(encoder_layers)
+    self._encoder_layers += sum(encoder_layers)
     now = time.perf_counter()
     if self._say is None or now - self._last < self._seconds_between:
       return
@@ -65,7 +74,7 @@ class DecodeProgress:
       left = f', about {duration(rest)} left'
     self._say(
       f'decoded {done}{of} inputs, {self._tokens / seconds:.0f} tokens/s, '
-      f'mean exit layer {self._mean_exit_layer():.2f}{left}'
+      f'mean exit layer {self._mean_exit_layer():.2f}{self._encoder()}{left}'
     )
 
   def finish(self, num_layers: int) -> None:
@@ -82,13 +91,18 @@ class DecodeProgress:
       f'{there}{self._inputs} inputs, {self._tokens} tokens in '
       f'{duration(seconds)} ({self._tokens / seconds:.0f} tokens/s) and '
       f'{duration(compiled)} of compiling, mean exit layer '
-      f'{self._mean_exit_layer():.2f} of {num_layers}'
+      f'{self._mean_exit_layer():.2f} of {num_layers}{self._encoder()}'
     )
 
   def _seconds(self) -> float:
     """Returns the seconds spent on anything but compiling."""
     compiled = compile_clock.compile_seconds() - self._compiled
     return max(time.perf_counter() - self._start - compiled, 1e-9)
+
+  def _encoder(self) -> str:
+    if not self._sources:
+      return ''
+    return f', mean encoder layer {self._encoder_layers / self._sources:.2f}'
 
   def _mean_exit_layer(self) -> float:
     return self._layers / max(self._exits, 1)

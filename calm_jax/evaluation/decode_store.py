@@ -32,6 +32,8 @@ FIELDS = (
   'work',
   'seconds',
 )
+# And of each whose source may leave the encoder early.
+ENCODER_FIELD = 'encoder_exit_layers'
 WORK = tuple(field.name for field in dataclasses.fields(interfaces.Work))
 
 Rows = dict[str, np.ndarray]
@@ -45,7 +47,11 @@ class DecodeStore:
   """
 
   def __init__(
-    self, directory: str | os.PathLike | None, about: Mapping[str, Any]
+    self,
+    directory: str | os.PathLike | None,
+    about: Mapping[str, Any],
+    *,
+    stops_encoder: bool = False,
   ):
     """Opens the store and reads what is there.
 
@@ -53,11 +59,14 @@ class DecodeStore:
       directory: the folder of all stores; this one's is made in it, named by a
         hash of `about`. None keeps rows in memory only.
       about: everything the decoded rows depend on but their inputs; JSON.
+      stops_encoder: whether sources may leave the encoder early, so that it is
+        kept where they did.
 
     Raises:
       ValueError: if a file of it cannot be read, naming it.
     """
     self._rows: dict[str, tuple[Rows, int]] = {}
+    self.fields = (*FIELDS, *((ENCODER_FIELD,) if stops_encoder else ()))
     self._folder = None
     # Jobs of one run may decode at once, and in two containers both may be
     # process 1.
@@ -66,7 +75,7 @@ class DecodeStore:
       return
     # Rows of which less was kept are another folder's, and decoded anew.
     content = {
-      'fields': [*FIELDS, *WORK],
+      'fields': [*self.fields, *WORK],
       'about': records.to_jsonable(dict(about)),
     }
     text = json.dumps(content, sort_keys=True)
@@ -77,7 +86,7 @@ class DecodeStore:
     if jax.process_index() == 0 and not about_file.exists():
       records.write_json(about_file, dict(about))
     for path in sorted(self._folder.glob('rows-*.npz')):
-      self._remember(*_read(path))
+      self._remember(*_read(path, self.fields))
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -95,13 +104,13 @@ class DecodeStore:
 
     Args:
       keys: n of them, as `row_key` makes them.
-      rows: an array [n, ...] for each of `FIELDS`.
+      rows: an array [n, ...] for each of `fields`.
     """
     fresh = [i for i, key in enumerate(keys) if key not in self._rows]
     if not fresh:
       return
     keys = [keys[i] for i in fresh]
-    rows = {name: np.asarray(rows[name])[fresh] for name in FIELDS}
+    rows = {name: np.asarray(rows[name])[fresh] for name in self.fields}
     self._remember(keys, rows)
     if self._folder is None:
       return
@@ -132,6 +141,8 @@ def rows_of(result: decoding.DecodeResult) -> Rows:
     for name in FIELDS
     if name not in ('work', 'seconds')
   }
+  if result.encoder_exit_layers is not None:
+    rows[ENCODER_FIELD] = np.asarray(result.encoder_exit_layers)
   columns = [np.asarray(getattr(result.work, name), np.int64) for name in WORK]
   return {**rows, 'work': np.stack(columns, axis=-1).sum(axis=1)}
 
@@ -141,12 +152,12 @@ def row_key(example_id: str, batch_shape: tuple[int, ...]) -> str:
   return f'{example_id}/{"x".join(map(str, batch_shape))}'
 
 
-def _read(path: pathlib.Path) -> tuple[list[str], Rows]:
+def _read(path: pathlib.Path, fields: Sequence[str]) -> tuple[list[str], Rows]:
   """Reads one file of a store."""
   try:
     with np.load(path, allow_pickle=False) as arrays:
       keys = arrays['keys'].tolist()
-      return keys, {name: arrays[name] for name in FIELDS}
+      return keys, {name: arrays[name] for name in fields}
   except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
     raise ValueError(
       f'{path} does not hold decoded rows ({error}); delete it, and its rows '

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.evaluation.decode_store import FIELDS, WORK, row_key
+from calm_jax.evaluation.decode_store import WORK, row_key
 from calm_jax.processes import collectives
 
 
@@ -38,6 +38,9 @@ class DecodedDataset:
     example_ids: N hashes of the inputs' tokens.
     batch_shapes: N pairs (B, S), the batch that each row was decoded in.
     num_layers: L.
+    encoder_exit_layers: int32 [N], encoder layers that each source ran,
+      1..L_enc; None where all run for all.
+    num_encoder_layers: L_enc; None for a decoder that does not say.
   """
 
   tokens: np.ndarray
@@ -54,6 +57,8 @@ class DecodedDataset:
   example_ids: tuple[str, ...]
   batch_shapes: tuple[tuple[int, int], ...]
   num_layers: int
+  encoder_exit_layers: np.ndarray | None = None
+  num_encoder_layers: int | None = None
 
   @property
   def num_examples(self) -> int:
@@ -70,6 +75,13 @@ class DecodedDataset:
     """Layers used per decoded token, in [1, L]; NaN if nothing was decoded."""
     decoded = self.exit_layers[self.exit_layers > 0]
     return float(decoded.mean()) if decoded.size else float('nan')
+
+  @property
+  def mean_encoder_layer(self) -> float:
+    """Encoder layers per source, in [1, L_enc]; NaN where all run for all."""
+    if self.encoder_exit_layers is None:
+      return float('nan')
+    return float(self.encoder_exit_layers.mean())
 
   @property
   def mean_layers_run(self) -> float:
@@ -131,15 +143,21 @@ class CollectedRows:
   """Gathers rows as they come, and puts them in the order of the inputs."""
 
   def __init__(
-    self, detokenize, eos_id: int, num_layers: int, share: collectives.Share
+    self,
+    detokenize,
+    eos_id: int,
+    num_layers: int,
+    share: collectives.Share,
+    num_encoder_layers: int | None = None,
   ):
     self._share = share
     self._detokenize = detokenize
     self._eos_id = eos_id
     self._num_layers = num_layers
+    self._num_encoder_layers = num_encoder_layers
     self._inputs: list[Input] = []
     self._places: list[int] = []
-    self._arrays = {name: [] for name in FIELDS}
+    self._arrays: dict[str, list[np.ndarray]] = {}
 
   @property
   def num_inputs(self) -> int:
@@ -153,8 +171,8 @@ class CollectedRows:
   def add(self, rows: Sequence[Input], arrays: dict[str, np.ndarray]) -> None:
     """Keeps what became of some rows."""
     self._places.extend(row.place for row in rows)
-    for name, parts in self._arrays.items():
-      parts.append(arrays[name])
+    for name, array in arrays.items():
+      self._arrays.setdefault(name, []).append(array)
 
   def finish(self) -> DecodedDataset:
     """Joins the rows, those of other processes included."""
@@ -169,12 +187,12 @@ class CollectedRows:
       example_ids=tuple(row.example_id for row in self._inputs),
       batch_shapes=tuple(row.batch_shape for row in self._inputs),
       num_layers=self._num_layers,
+      num_encoder_layers=self._num_encoder_layers,
     )
 
   def _gathered(self) -> dict[str, np.ndarray]:
     """Returns the arrays of all processes, one after the other."""
-    arrays = {name: parts for name, parts in self._arrays.items() if parts}
-    mine = {name: np.concatenate(parts) for name, parts in arrays.items()}
+    mine = {name: np.concatenate(of) for name, of in self._arrays.items()}
     mine['places'] = np.array(self._places, np.int64)
     if self._share.count == 1:
       return mine
@@ -188,7 +206,7 @@ class CollectedRows:
           everybody.append(dict(theirs))
     return {
       name: np.concatenate([arrays[name] for arrays in everybody])
-      for name in ('places', *FIELDS)
+      for name in everybody[0]
     }
 
   def _text(self, tokens: np.ndarray, length: int) -> str:

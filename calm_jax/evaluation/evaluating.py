@@ -106,7 +106,7 @@ def run_evaluation(
   compared = comparison.decode_for_comparison(
     decode_batches,
     certified_policy,
-    setting=certificate.threshold,
+    setting=_setting(certificate),
     certified=certificate.certified,
     full=full,
     progress=progress,
@@ -122,6 +122,7 @@ def run_evaluation(
   result = records.EvaluationResult(
     num_examples=full.num_examples,
     num_layers=full.num_layers,
+    num_encoder_layers=full.num_encoder_layers,
     primary_metric=plan.metrics[0],
     rows=(
       *comparison.compare(compared, scoring=scoring),
@@ -143,10 +144,7 @@ def run_evaluation(
       certificate,
       loss=certificate.context['loss'],
       metric=certificate.context['metric'],
-      # A rule without a measure, such as PatienceExit, is one itself.
-      measure=type(
-        getattr(policy.exit_rule, 'measure', policy.exit_rule)
-      ).__name__,
+      measure=_measure(policy),
     ),
     timings=_timings(
       decode,
@@ -172,6 +170,32 @@ def run_evaluation(
     **about,
   )
   return Evaluation(result, full, early)
+
+
+def _setting(certificate: Certificate) -> Any:
+  """Returns what tables call the setting: its threshold, or all of several."""
+  setting = certificate.setting
+  several = isinstance(setting, dict) and len(setting) > 1
+  return setting if several else certificate.threshold
+
+
+def _measure(policy: decoding.ComputePolicy) -> str:
+  """Returns what is compared with the threshold that was certified.
+
+  A rule without a measure, such as PatienceExit, is one itself. Where sources
+  leave the encoder as well as tokens, that is said.
+  """
+
+  def of(rule: Any) -> str:
+    return type(getattr(rule, 'measure', rule)).__name__
+
+  stops = policy.encoder_exit
+  if stops.whole:
+    return of(policy.exit_rule)
+  encoder = f'{of(getattr(stops, "rule", stops))} in the encoder'
+  if comparison.exits_encoder_alone(policy):
+    return encoder
+  return f'{of(policy.exit_rule)}, {encoder}'
 
 
 def _whole(

@@ -8,6 +8,7 @@ with each finished column; what an interrupted run has decoded is kept by its
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -146,6 +147,7 @@ def _fill_column(
     table.other_losses[number, :, column] = values
   table.mean_exit_layers[column] = early.mean_exit_layer
   table.mean_layers_run[column] = early.mean_layers_run
+  table.mean_encoder_layers[column] = early.mean_encoder_layer
 
 
 def measured(
@@ -174,23 +176,30 @@ def result_line(table: records.LossTable, column: int) -> str:
     for one in table.alone()
   )
   layers = layers_in_words(
-    table.mean_exit_layers[column], table.mean_layers_run[column]
+    table.mean_exit_layers[column],
+    table.mean_layers_run[column],
+    table.mean_encoder_layers[column],
   )
   return f'setting {table.settings[column]}: {means}, {layers}'
 
 
-def layers_in_words(exit_layer: float, layers_run: float) -> str:
+def layers_in_words(
+  exit_layer: float, layers_run: float, encoder_layer: float = math.nan
+) -> str:
   """Says where tokens left, and what else ran or what of it did not.
 
   Args:
     exit_layer: the mean exit layer, 1..L.
     layers_run: layers run per token.
+    encoder_layer: encoder layers per source; NaN where all run for all.
   """
   words = f'mean exit layer {exit_layer:.2f}'
   if layers_run > exit_layer + 0.005:
     words += f', {layers_run:.2f} layers run with those caught up later'
   elif layers_run < exit_layer - 0.005:
     words += f', {layers_run:.2f} layers run, the others left out'
+  if not math.isnan(encoder_layer):
+    words += f', mean encoder layer {encoder_layer:.2f}'
   return words
 
 

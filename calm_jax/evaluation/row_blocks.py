@@ -168,14 +168,19 @@ class _GrowingTable:
   def result(self, full: DecodedDataset) -> records.LossTable:
     """Returns the table of the rows that were looked at."""
     seen = full.num_examples
-    layers = np.full((2, self.losses.shape[-1]), np.nan)
+    layers = np.full((3, self.losses.shape[-1]), np.nan)
     for column, parts in enumerate(map(join_datasets, self.early)):
-      layers[:, column] = parts.mean_exit_layer, parts.mean_layers_run
+      layers[:, column] = (
+        parts.mean_exit_layer,
+        parts.mean_layers_run,
+        parts.mean_encoder_layer,
+      )
     return records.LossTable(
       losses=self.losses[0, :seen],
       other_losses=self.losses[1:, :seen],
       mean_exit_layers=layers[0],
       mean_layers_run=layers[1],
+      mean_encoder_layers=layers[2],
       example_ids=tuple(self.example_ids[:seen]),
       fingerprint={**self.fingerprint, 'full': digest_of(full)},
       **self.about,

@@ -74,6 +74,9 @@ def decoded_text(
     pieces=tuple(pieces(tokens)),
     exit_layers=tuple(decoded.exit_layers[row, :length].tolist()),
     confidences=tuple(decoded.confidences[row, :length].tolist()),
+    encoder_exit_layer=None
+    if decoded.encoder_exit_layers is None
+    else int(decoded.encoder_exit_layers[row]),
   )
 
 

@@ -8,6 +8,7 @@ from calm_jax.evaluation.calibration_cost import CostMeter
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.full_traces import FullTraces
+from calm_jax.evaluation.threshold_reuse import says_of_lower
 from calm_jax.processes import collectives
 
 
@@ -98,7 +99,8 @@ class SettingGrid:
     """Decodes at one setting."""
     earlier = None
     # What one threshold says of a lower one, other fields do not.
-    if self._latest is not None and isinstance(setting, float):
+    reusable = isinstance(setting, float) and says_of_lower(self._policy)
+    if self._latest is not None and reusable:
       threshold, decoded = self._latest
       if isinstance(threshold, float) and setting <= threshold:
         earlier = decoded

@@ -11,11 +11,26 @@ import jax
 import numpy as np
 
 from calm_jax import decoding
-from calm_jax.evaluation.decode_store import FIELDS, DecodeStore, row_key
+from calm_jax.evaluation.decode_store import DecodeStore, row_key
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.processes import collectives
 
 _ROUNDING = 1e-6
+
+
+def says_of_lower(policy: decoding.ComputePolicy) -> bool:
+  """Whether decodes at one threshold say something of those at lower ones.
+
+  The number must be that of the exit rule, which has thresholds: what another
+  encoder layer, or another layer plan, makes of a row nobody has seen.
+
+  Args:
+    policy: the policy, at any threshold.
+  """
+  path = decoding.threshold_path(policy) or ''
+  return path.startswith('exit_rule') and hasattr(
+    policy.exit_rule, 'thresholds'
+  )
 
 
 def changed_rows(
@@ -69,7 +84,7 @@ def take_over(
   same = np.flatnonzero(unchanged & share.holds(np.arange(len(unchanged))))
   rows = {
     name: np.asarray(getattr(earlier, name))[same]
-    for name in FIELDS
+    for name in store.fields
     if name != 'seconds'
   }
   rows['seconds'] = np.zeros(same.size, np.float64)

@@ -53,6 +53,7 @@ class _Measured:
     num_steps: steps of the token loop per batch.
     exit_layers: int [B, T] per batch, -1 where not decoded.
     work: the ledger of each batch, [B, T].
+    encoder_layers: encoder layers of its sources, int [B]; None for all.
   """
 
   policy: decoding.ComputePolicy
@@ -62,11 +63,32 @@ class _Measured:
   num_steps: list[int] = _empty()
   exit_layers: list[np.ndarray] = _empty()
   work: list[interfaces.Work] = _empty()
+  encoder_layers: list[np.ndarray | None] = _empty()
 
   def mean_exit_layer(self) -> float:
     """Returns the layers per decoded token, over all batches."""
     layers = np.concatenate([batch.ravel() for batch in self.exit_layers])
     return float(layers[layers > 0].mean())
+
+  def mean_encoder_layer(self) -> float:
+    """Returns the encoder layers per source; NaN where all run for all."""
+    if any(layers is None for layers in self.encoder_layers):
+      return math.nan
+    return float(np.concatenate(self.encoder_layers).mean())
+
+  def start_key(self, loop_name: str) -> tuple[Any, ...]:
+    """Returns what the time of all that is done once per batch depends on.
+
+    The encoder and the choice of source positions, which exits of tokens leave
+    as they are.
+    """
+    once = self.policy.encoder_exit, self.policy.source_plan
+    own = (
+      ''
+      if all(slot.whole for slot in once)
+      else str([decoding.describe(slot) for slot in once])
+    )
+    return _START, loop_name, self.bound.weights, own
 
   def seconds_per_batch(self) -> float:
     """Returns the mean over batches of the median over repeats."""
@@ -121,9 +143,9 @@ def time_decode(
     eos_id: the id that ends a sequence.
     suppressed_tokens: ids that are never said.
     num_repeats: how often each batch is timed, after one warm-up.
-    bytes_of: what a decode with this ledger and weights has to move once per
-      batch and in all of its steps, for the largest speed-up that memory
-      traffic allows; NaN without it.
+    bytes_of: what a decode with this ledger, weights and encoder layers has to
+      move once per batch and in all of its steps, for the largest speed-up that
+      memory traffic allows; NaN without it.
     progress: gets a line per policy while it compiles, and when done.
 
   Returns:
@@ -167,9 +189,9 @@ def time_decode(
     for name, entry in measured.items()
   }
   # What is done once per batch is the same for all policies of a loop and its
-  # weights.
+  # weights that run all of the encoder and read all of the source.
   starts = {
-    (_START, loop_name, entry.bound.weights, index): functools.partial(
+    (*entry.start_key(loop_name), index): functools.partial(
       call, decoding.start, entry, index
     )
     for (_, loop_name), entry in reversed(measured.items())
@@ -179,7 +201,7 @@ def time_decode(
   for (name, loop_name), entry in measured.items():
     for index in range(len(inputs)):
       entry.seconds.append(seconds[(name, loop_name), index])
-      start = _START, loop_name, entry.bound.weights, index
+      start = *entry.start_key(loop_name), index
       entry.start_seconds.append(seconds[start])
   return _rows(measured, policies, baseline, len(inputs[0]), bytes_of)
 
@@ -255,6 +277,7 @@ def _warm_up(entry: _Measured, run, num_batches: int) -> None:
     entry.num_steps.append(int(np.max(result.lengths)))
     entry.exit_layers.append(np.asarray(result.exit_layers))
     entry.work.append(result.work)
+    entry.encoder_layers.append(result.encoder_exit_layers)
 
 
 def _ceiling(
@@ -265,7 +288,10 @@ def _ceiling(
     return math.nan
 
   def per_step(one: _Measured) -> float:
-    moved = (bytes_of(work, one.bound.weights) for work in one.work)
+    moved = (
+      bytes_of(work, one.bound.weights, layers)
+      for work, layers in zip(one.work, one.encoder_layers, strict=True)
+    )
     once, stepping = (sum(part) for part in zip(*moved, strict=True))
     return stepping / sum(one.num_steps) + once / usual_steps
 
@@ -300,6 +326,7 @@ def _rows(measured, policies, baseline, batch_size, bytes_of):
       num_batches=len(entry.seconds),
       num_repeats=len(entry.seconds[0]),
       mean_exit_layer=entry.mean_exit_layer(),
+      mean_encoder_layer=entry.mean_encoder_layer(),
     )
     for name, (loop_name, entry) in fastest.items()
   )

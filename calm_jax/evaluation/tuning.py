@@ -22,11 +22,10 @@ from calm_jax.evaluation import (
 )
 from calm_jax.evaluation.calibrating import checked_before, stated
 from calm_jax.evaluation.candidates import Candidates
-from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.tuning_plan import TuningPlan
 from calm_jax.evaluation.tuning_request import TuningRequest
-from calm_jax.evaluation.tuning_rows import Decoders
+from calm_jax.evaluation.tuning_rows import Decoder, Decoders
 from calm_jax.evaluation.tuning_start import as_request
 
 Say = Callable[[str], None]
@@ -51,7 +50,7 @@ class TunedRun:
 
 
 def run_tuning(
-  decoders: DatasetDecoder | Decoders,
+  decoders: Decoder | Decoders,
   batches: Sequence[Batch],
   space: Sequence[Candidates],
   plan: TuningPlan,
@@ -66,10 +65,12 @@ def run_tuning(
   """Screens, tests and chooses.
 
   Args:
-    decoders: what decodes; where a policy of the space has weights of its own,
-      a function that gives what decodes with them, None for float.
+    decoders: what decodes, or classifies; where a policy of the space has
+      weights of its own, a function that gives what decodes with them, None for
+      float.
     batches: of inputs that chose nothing: neither parameters nor settings.
-    space: the policies with their settings.
+    space: the policies with their settings; of a `DatasetClassifier`, its
+      `space`.
     plan: what is promised, and what it may take.
     run_context: how this comes about, for the result; made here if None.
     bind: gives the decoder that the clock measures, as it will serve; those of

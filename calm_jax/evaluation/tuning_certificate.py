@@ -9,6 +9,7 @@ from calm_jax import calibration, records
 from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import tuning_words, used_rows
+from calm_jax.evaluation.calibrating import encoder_layers_of
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.tuning_columns import Column, tables_of
 from calm_jax.evaluation.tuning_rows import Decoders
@@ -97,7 +98,7 @@ def certificate_of(
   if not columns or (choice is not None and choice.lossless):
     return None
   place = 0 if choice is None else tuning.sequence.index(tuning.chosen)
-  candidate = columns[place].candidate
+  candidate, decoded = columns[place].candidate, columns[place].decoded
   found = calibration.calibrate_jointly(
     tables_of([columns[place]]),
     [candidate.setting],
@@ -107,7 +108,10 @@ def certificate_of(
     context={
       'loss': losses[0].name,
       'metric': losses[0].metric_name,
-      'num_layers': columns[place].decoded.num_layers,
+      'num_layers': decoded.num_layers,
+      **encoder_layers_of(
+        [decoded.mean_encoder_layer], decoded.num_encoder_layers
+      ),
       **decoders(candidate.weights)
       .context(candidate.policy, candidate.setting)
       .write(),

@@ -44,6 +44,7 @@ class Column:
         'mean_exit_layer': min(
           self.decoded.mean_exit_layer, self.decoded.mean_layers_run
         ),
+        'mean_encoder_layer': self.decoded.mean_encoder_layer,
       }
     return records.TunedCandidate(
       policy=one.name,
@@ -84,6 +85,9 @@ def loss_table(
     ),
     mean_exit_layers=np.array([c.decoded.mean_exit_layer for c in columns]),
     mean_layers_run=np.array([c.decoded.mean_layers_run for c in columns]),
+    mean_encoder_layers=np.array(
+      [c.decoded.mean_encoder_layer for c in columns]
+    ),
     example_ids=tuple(example_ids),
     loss=first.name,
     fingerprint={

@@ -9,9 +9,10 @@ import jax
 
 from calm_jax import decoding, quantisation, records
 from calm_jax.calibration import p_values
-from calm_jax.evaluation import tuning_clock
+from calm_jax.evaluation import classifier_clock, tuning_clock
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.candidates import Candidate
+from calm_jax.evaluation.dataset_classifier import DatasetClassifier
 from calm_jax.evaluation.losses import ConsistencyLoss
 from calm_jax.evaluation.tuning_columns import digest
 from calm_jax.evaluation.tuning_plan import TuningPlan
@@ -89,6 +90,10 @@ class TuningRequest:
   def clock(self, candidates: Sequence[Candidate]) -> tuning_clock.Clocked:
     """Measures candidates."""
     decoder = self.decoders(None)
+    if isinstance(decoder, DatasetClassifier):
+      return classifier_clock.clock(
+        decoder, self.clocked, candidates, self.plan, progress=self.say
+      )
     return tuning_clock.clock(
       self.bind,
       self.clocked,
@@ -104,7 +109,8 @@ class TuningRequest:
     """Returns how a result of this process comes about."""
     return provenance.run_context(
       device=jax.devices()[0].device_kind,
-      dtype=self.about['dtype'],
+      # A classifier's is its model's, which the caller knows.
+      dtype=self.about.get('dtype') or '',
       libraries=provenance.LIBRARIES,
     )
 
@@ -179,5 +185,6 @@ class TuningRequest:
       paper=found.paper,
       compared=self.compared,
       left_out=tuple(left_out),
+      num_encoder_layers=self.screening.full.num_encoder_layers,
       context=run_context,
     )

@@ -13,15 +13,19 @@ import numpy as np
 from calm_jax import calibration, decoding, records
 from calm_jax.evaluation.calibrated_inputs import seen_rows
 from calm_jax.evaluation.candidates import Candidate
+from calm_jax.evaluation.dataset_classifier import DatasetClassifier
 from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.distinct_inputs import distinct_inputs, leave_out
 from calm_jax.evaluation.losses import ConsistencyLoss
+from calm_jax.evaluation.threshold_reuse import says_of_lower
 from calm_jax.evaluation.tuning_columns import Column
 
+# Decodes rows, or classifies them.
+Decoder = DatasetDecoder | DatasetClassifier
 # Weights of candidates -> what decodes with them.
-Decoders = Callable[[Any], DatasetDecoder]
+Decoders = Callable[[Any], Decoder]
 
 
 class HalfOfRows:
@@ -103,7 +107,7 @@ class HalfOfRows:
 
   def _earlier(self, candidate: Candidate) -> DecodedDataset | None:
     """Returns the decode at the next higher threshold that there is."""
-    if not hasattr(candidate.policy.exit_rule, 'thresholds'):
+    if not says_of_lower(candidate.policy):
       return None
     higher = [
       (threshold, number)
@@ -115,17 +119,17 @@ class HalfOfRows:
     return self._decoded[candidate.name][min(higher)[1]][1] if higher else None
 
 
-def as_decoders(given: DatasetDecoder | Decoders) -> Decoders:
+def as_decoders(given: Decoder | Decoders) -> Decoders:
   """Returns what gives decoders; of a single one, for its own weights alone."""
-  if not isinstance(given, DatasetDecoder):
+  if not isinstance(given, Decoder):
     return given
+  own = getattr(given.bound, 'weights', None)
 
-  def alone(weights: Any) -> DatasetDecoder:
-    if weights != given.bound.weights:
+  def alone(weights: Any) -> Decoder:
+    if weights != own:
       raise ValueError(
         f'a policy of the space has weights {weights}, and the decoder has '
-        f'{given.bound.weights}: give a function from weights to what decodes '
-        'with them'
+        f'{own}: give a function from weights to what decodes with them'
       )
     return given
 

@@ -6,12 +6,12 @@ from typing import Any
 from calm_jax.evaluation import tuning_clock, tuning_words
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.candidates import as_space, check_labels, in_turns
-from calm_jax.evaluation.dataset_decoder import DatasetDecoder
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.distinct_inputs import say_distinct
 from calm_jax.evaluation.tuning_plan import TuningPlan
 from calm_jax.evaluation.tuning_request import TuningRequest
 from calm_jax.evaluation.tuning_rows import (
+  Decoder,
   Decoders,
   HalfOfRows,
   as_decoders,
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 def as_request(
-  decoders: DatasetDecoder | Decoders,
+  decoders: Decoder | Decoders,
   batches: Sequence[Batch],
   space: Sequence[Any],
   plan: TuningPlan,

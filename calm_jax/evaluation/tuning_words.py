@@ -1,5 +1,6 @@
 """What a tuning says: as it goes, and in one sentence when it is done."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,9 @@ def of_column(column: Column, losses: Sequence[ConsistencyLoss]) -> str:
     for loss, row in zip(losses, column.losses, strict=True)
   ]
   layers = loss_table.layers_in_words(
-    column.decoded.mean_exit_layer, column.decoded.mean_layers_run
+    column.decoded.mean_exit_layer,
+    column.decoded.mean_layers_run,
+    column.decoded.mean_encoder_layer,
   )
   return f'{", ".join(means)}, {layers}'
 
@@ -119,7 +122,7 @@ def sentence(tuning: records.Tuning) -> str:
     )
   faster = (
     f'{choice.label} decodes {choice.speed_up:.2f} times as fast as the full '
-    f'model {where}'
+    f'model {where}{_of_encoder(tuning, choice)}'
   )
   if choice.lossless:
     return f"{faster}, and its outputs are the full model's: {_of_none(tuning)}"
@@ -134,6 +137,16 @@ def sentence(tuning: records.Tuning) -> str:
     f'{faster}, and with probability at least {1 - tuning.error_rate:g} '
     f'{promised} on inputs like the {len(tuning.test_ids)} that tested it.'
     f'{note}'
+  )
+
+
+def _of_encoder(tuning: records.Tuning, choice: records.TunedCandidate) -> str:
+  """Says how much of the encoder ran, where not all of it."""
+  if math.isnan(choice.mean_encoder_layer):
+    return ''
+  return (
+    f', with {choice.mean_encoder_layer:.2f} of {tuning.num_encoder_layers} '
+    'encoder layers per input'
   )
 
 

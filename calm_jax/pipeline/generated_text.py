@@ -32,6 +32,8 @@ class GeneratedText:
       decoded, in words.
     error: why the output ends where it does, in words, where what the model
       computed was not finite; None elsewhere. No certificate covers it.
+    encoder_exit_layer: encoder layers that the input ran, 1..L_enc; None where
+      all run for all.
   """
 
   text: str
@@ -45,6 +47,7 @@ class GeneratedText:
   certified: bool
   warnings: tuple[str, ...] = ()
   error: str | None = None
+  encoder_exit_layer: int | None = None
 
   @property
   def chosen_layers(self) -> tuple[int, ...]:
@@ -114,6 +117,7 @@ def _generated_text(
 ) -> GeneratedText:
   """Returns one output of a result whose leaves are [T] and []."""
   length = int(result.lengths)
+  encoder_layers = result.encoder_exit_layers
   tokens = [int(token) for token in result.tokens[:length]]
   return GeneratedText(
     text=tokenizer.decode(tokens),
@@ -124,5 +128,6 @@ def _generated_text(
     confidences=tuple(float(x) for x in result.confidences[:length]),
     score=float(result.scores),
     prefix_length=int(result.prefix_lengths),
+    encoder_exit_layer=None if encoder_layers is None else int(encoder_layers),
     **others,
   )

@@ -90,6 +90,11 @@ class TextGenerator:
       suppressed_tokens=self.suppressed_tokens,
     )
 
+  @property
+  def num_encoder_layers(self) -> int | None:
+    """L_enc; None for a decoder that does not say."""
+    return getattr(self.bound.decoder.encoder, 'num_layers', None)
+
   @classmethod
   def from_run(
     cls,

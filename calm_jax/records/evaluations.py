@@ -116,7 +116,8 @@ class PolicyRow:
     kind: 'full', 'certified' (early exit at the certified threshold),
       'early_exit' (at any other), 'static' (every token at one layer), 'oracle'
       or 'baseline' (no decoding at all, such as copying the source).
-    setting: the threshold, the layer, or None.
+    setting: the threshold, the layer ('encoder layer 3' of the encoder), or
+      None.
     quality: metric name -> value in percent (0..100), against references.
     textual_consistency: mean of 1 - m(output, the full model's output), in
       [0, 1]: 0 is the same text everywhere.
@@ -129,6 +130,8 @@ class PolicyRow:
     num_tokens: decoded tokens, EOS included.
     work: column of `interfaces.Work` -> its sum over all inputs; {} in results
       of versions that counted nothing.
+    mean_encoder_layer: encoder layers per source, in 1..L_enc; NaN where all
+      run for all.
   """
 
   name: str
@@ -143,6 +146,7 @@ class PolicyRow:
   exit_layer_histogram: tuple[int, ...]
   num_tokens: int
   work: dict[str, int] = dataclasses.field(default_factory=dict)
+  mean_encoder_layer: float = math.nan
 
   @property
   def layers_run(self) -> float:
@@ -184,6 +188,8 @@ class TimingRow:
     num_batches: different batches timed.
     num_repeats: times each was timed, interleaved with the other policies.
     mean_exit_layer: layers per decoded token in the timed batches.
+    mean_encoder_layer: encoder layers per source in them; NaN where all run for
+      all.
   """
 
   name: str
@@ -196,6 +202,7 @@ class TimingRow:
   num_batches: int
   num_repeats: int
   mean_exit_layer: float
+  mean_encoder_layer: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +217,7 @@ class DecodedText:
     confidences: confidence at the exit, NaN where the rule did not look.
     prefix_length: how many tokens were forced, the first ones; means over
       layers leave them out.
+    encoder_exit_layer: encoder layers that its source ran; None for all.
   """
 
   text: str
@@ -218,6 +226,7 @@ class DecodedText:
   exit_layers: tuple[int, ...]
   confidences: tuple[float, ...]
   prefix_length: int = 0
+  encoder_exit_layer: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +273,7 @@ class EvaluationResult:
     format_version: of this schema.
     promises: where several losses were certified together, what each came out
       as at the certified setting.
+    num_encoder_layers: L_enc; None where the decoder does not say.
   """
 
   task: str
@@ -282,3 +292,4 @@ class EvaluationResult:
   budget: BudgetUse | None = None
   format_version: int = FORMAT_VERSION
   promises: tuple[PromiseOutcome, ...] = ()
+  num_encoder_layers: int | None = None

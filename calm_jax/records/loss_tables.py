@@ -30,6 +30,10 @@ class OtherLoss:
   loss_range: tuple[float, ...]
 
 
+# What a table says of settings besides losses, an array [J] each.
+_PER_SETTING = ('mean_exit_layers', 'mean_layers_run', 'mean_encoder_layers')
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossTable:
   """Losses of N inputs at J settings: what calibration reads.
@@ -50,6 +54,8 @@ class LossTable:
     others: K - 1 further losses of the same decodes, where K are bounded
       together.
     other_losses: float64 [K - 1, N, J], NaN where `losses` are.
+    mean_encoder_layers: float64 [J], encoder layers per source; NaN where all
+      run for all, and as above.
   """
 
   losses: np.ndarray
@@ -62,11 +68,13 @@ class LossTable:
   mean_layers_run: np.ndarray | None = None
   others: tuple[OtherLoss, ...] = ()
   other_losses: np.ndarray | None = None
+  mean_encoder_layers: np.ndarray | None = None
 
   def __post_init__(self):
-    if self.mean_layers_run is None:
-      unknown = np.full(len(self.settings), np.nan)
-      object.__setattr__(self, 'mean_layers_run', unknown)
+    for name in ('mean_layers_run', 'mean_encoder_layers'):
+      if getattr(self, name) is None:
+        unknown = np.full(len(self.settings), np.nan)
+        object.__setattr__(self, name, unknown)
     expected = (len(self.example_ids), len(self.settings))
     if self.losses.shape != expected:
       raise ValueError(
@@ -81,7 +89,7 @@ class LossTable:
         f'other_losses have shape {shape}, expected '
         f'{(len(self.others), *expected)}.'
       )
-    for name in ('mean_exit_layers', 'mean_layers_run'):
+    for name in _PER_SETTING:
       if (shape := getattr(self, name).shape) != expected[1:]:
         raise ValueError(f'{name} have shape {shape}, expected {expected[1:]}.')
 
@@ -134,8 +142,7 @@ def write_loss_table(path: str | os.PathLike, table: LossTable) -> None:
       file,
       header=np.array(json.dumps(to_jsonable(header), allow_nan=False)),
       losses=table.losses,
-      mean_exit_layers=table.mean_exit_layers,
-      mean_layers_run=table.mean_layers_run,
+      **{name: getattr(table, name) for name in _PER_SETTING},
       **more,
     )
   os.replace(temporary, path)
@@ -156,6 +163,7 @@ def read_loss_table(path: str | os.PathLike) -> LossTable:
         settings=tuple(header['settings']),
         mean_exit_layers=arrays['mean_exit_layers'],
         mean_layers_run=arrays.get('mean_layers_run'),
+        mean_encoder_layers=arrays.get('mean_encoder_layers'),
         example_ids=tuple(header['example_ids']),
         loss=header['loss'],
         fingerprint=header['fingerprint'],

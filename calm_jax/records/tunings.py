@@ -39,6 +39,8 @@ class TunedCandidate:
       not tested.
     test_p_value: the largest of the promises', on the rows that test.
     certified: whether it passed, and all those before it.
+    mean_encoder_layer: encoder layers per source on the rows that screen; NaN
+      where all run for all, and if lossless.
   """
 
   policy: str
@@ -54,6 +56,7 @@ class TunedCandidate:
   test_means: tuple[float, ...] = ()
   test_p_value: float = math.nan
   certified: bool = False
+  mean_encoder_layer: float = math.nan
 
   @property
   def label(self) -> str:
@@ -92,6 +95,7 @@ class Tuning:
     sentence: what was chosen and what holds of it, for everybody.
     least_gain: how many times as fast as what loses nothing a candidate had to
       be, to be tested.
+    num_encoder_layers: L_enc; None where the decoder does not say.
     context: how this came about.
     format_version: of this schema.
   """
@@ -116,6 +120,7 @@ class Tuning:
   certificate: str | None = None
   sentence: str = ''
   least_gain: float = 1.0
+  num_encoder_layers: int | None = None
   format_version: int = FORMAT_VERSION
 
   @property

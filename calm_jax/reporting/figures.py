@@ -5,7 +5,9 @@ depends on a display or on global state. They come as PNG, as an SVG file, or as
 SVG text for a page. matplotlib is loaded when the first figure is drawn.
 """
 
+import dataclasses
 import io
+import math
 import os
 from typing import Any
 
@@ -34,7 +36,8 @@ def quality_figure(result: records.EvaluationResult) -> Any:
   """Draws quality against the mean exit layer, one mark per decode.
 
   Static exits and early exits are lines through their points; a baseline that
-  uses no layers is a dotted level.
+  uses no layers is a dotted level. Where no token of the early exit leaves, but
+  sources leave the encoder, depth is the encoder's.
 
   Args:
     result: an evaluation whose rows have the primary metric.
@@ -52,6 +55,7 @@ def quality_figure(result: records.EvaluationResult) -> Any:
       f'no row has the metric {metric!r}; set primary_metric to one of '
       f'{sorted({name for row in result.rows for name in row.quality})}.'
     )
+  rows, num_layers, depth = _by_depth(rows, result)
   figure, axes = styling.new_axes()
   with styling.style():
     _draw_line(axes, rows, metric, kinds=('static', 'full'), colour='#b6bbc4')
@@ -73,13 +77,38 @@ def quality_figure(result: records.EvaluationResult) -> Any:
           linewidth=1.6,
           label=_plain(row.name),
         )
-    axes.set_xlim(0.6, result.num_layers + 0.4)
-    axes.set_xticks(_layer_ticks(result.num_layers))
+    axes.set_xlim(0.6, num_layers + 0.4)
+    axes.set_xticks(_layer_ticks(num_layers))
     axes.margins(y=0.08)
-    axes.set_xlabel(f'decoder layers per token, mean (of {result.num_layers})')
+    axes.set_xlabel(f'{depth}, mean (of {num_layers})')
     axes.set_ylabel(f'{tables.metric_name(metric)}, % (against references)')
     axes.legend(loc='best', fontsize=8.5, handletextpad=0.5)
   return figure
+
+
+def _by_depth(
+  rows: list[records.PolicyRow], result: records.EvaluationResult
+) -> tuple[list[records.PolicyRow], int, str]:
+  """Returns rows by the depth that they differ in, its most, and its name."""
+  early = tables.early_exit_row(result)
+  number = result.num_encoder_layers
+  if (
+    early is None
+    or number is None
+    or math.isnan(early.mean_encoder_layer)
+    or early.mean_exit_layer < result.num_layers
+  ):
+    return rows, result.num_layers, 'decoder layers per token'
+  moved = [
+    dataclasses.replace(
+      row,
+      mean_exit_layer=number
+      if math.isnan(row.mean_encoder_layer)
+      else row.mean_encoder_layer,
+    )
+    for row in rows
+  ]
+  return moved, number, 'encoder layers per input'
 
 
 def exit_layer_figure(result: records.EvaluationResult) -> Any:

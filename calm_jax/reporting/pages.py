@@ -154,7 +154,9 @@ def _facts(result) -> list[dict[str, str]]:
   facts = []
   certificate = result.certificate
   if certificate is not None and certificate.certified:
-    value = certificate.threshold
+    value, setting = certificate.threshold, certificate.setting
+    if isinstance(setting, dict) and len(setting) > 1:
+      value = None
     facts.append(
       {
         'value': records.setting_in_words(certificate.setting)
@@ -175,6 +177,14 @@ def _facts(result) -> list[dict[str, str]]:
         'words': 'decoder layers per token on average' + _more_run(early),
       }
     )
+    if math.isfinite(early.mean_encoder_layer):
+      facts.append(
+        {
+          'value': f'{early.mean_encoder_layer:.2f} of '
+          f'{result.num_encoder_layers}',
+          'words': 'encoder layers per input on average',
+        }
+      )
     facts.append(
       {
         'value': f'{early.textual_consistency:.3f}',
@@ -227,6 +237,7 @@ def _sample(sample: records.SampleOutput) -> dict[str, Any]:
   return {
     'loss': f'{sample.loss:.3f}',
     'mean_exit_layer': f'{sum(layers) / max(len(layers), 1):.2f}',
+    'encoder_exit_layer': sample.early.encoder_exit_layer,
     'source': sample.source,
     'references': sample.references[:_MOST_REFERENCES],
     'early': _tokens(sample.early, early_differs),

@@ -75,6 +75,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
   metrics = _metrics(result)
   with_risk = any(math.isfinite(row.risk_consistency) for row in result.rows)
   work = _work_shown(result)
+  encoder = ['encoder layers'] if encoder_shown(result) else []
   consistency = metric_name(result.consistency_metric)
   header = ['decoding', *(f'{metric_name(name)} %' for name in metrics)]
   header.append('distance to full')
@@ -83,6 +84,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
     'mean layers',
     'of depth',
     *(_WORK[name][0] for name in work),
+    *encoder,
     f'tokens leaving at 1..{result.num_layers}, %',
   ]
   rows = []
@@ -103,6 +105,7 @@ def comparison_table(result: records.EvaluationResult) -> Table:
     cells.append(number(row.mean_exit_layer, 2))
     cells.append(_percent(row.mean_exit_layer / result.num_layers))
     cells += [number(getattr(row, name), 2) for name in work]
+    cells += [number(_encoder_layer(row, result), 2) for _ in encoder]
     cells.append(_shares(row))
     rows.append(tuple(cells))
   notes = [
@@ -123,7 +126,27 @@ def comparison_table(result: records.EvaluationResult) -> Table:
     f'mean layers: decoder layers per decoded token, of {result.num_layers}.'
   )
   notes += [_WORK[name][1] for name in work]
+  notes += [encoder_note(result.num_encoder_layers) for _ in encoder]
   return Table(tuple(header), tuple(rows), tuple(notes))
+
+
+def encoder_shown(result: records.EvaluationResult) -> bool:
+  """Whether sources leave the encoder early in some row."""
+  return any(math.isfinite(row.mean_encoder_layer) for row in result.rows)
+
+
+def encoder_note(num_layers: int | None) -> str:
+  """Says what a column of encoder layers means."""
+  return f'encoder layers: per input, of {num_layers}.'
+
+
+def _encoder_layer(
+  row: records.PolicyRow, result: records.EvaluationResult
+) -> float | None:
+  """Returns the encoder layers per source; all of them where none left."""
+  if math.isfinite(row.mean_encoder_layer):
+    return row.mean_encoder_layer
+  return result.num_encoder_layers if row.num_tokens else None
 
 
 def _work_shown(result: records.EvaluationResult) -> list[str]:
@@ -145,7 +168,8 @@ def timing_table(result: records.EvaluationResult) -> Table | None:
   with_ceiling = any(math.isfinite(row.ceiling) for row in result.timings)
   header = ['decoding', 'batch', 'ms per step', 'speed-up']
   header += ['ceiling'] if with_ceiling else []
-  header += ['mean layers', 'depth loop']
+  encoder = ['encoder layers'] if encoder_shown(result) else []
+  header += ['mean layers', *encoder, 'depth loop']
   rows = []
   for row in result.timings:
     cells = [
@@ -155,7 +179,12 @@ def timing_table(result: records.EvaluationResult) -> Table | None:
       f'{number(row.speed_up, 2)}x',
     ]
     cells += [f'{number(row.ceiling, 2)}x'] if with_ceiling else []
-    cells += [number(row.mean_exit_layer, 2), row.depth_loop]
+    cells.append(number(row.mean_exit_layer, 2))
+    if encoder:
+      whole = math.isnan(row.mean_encoder_layer)
+      layers = result.num_encoder_layers if whole else row.mean_encoder_layer
+      cells.append(number(layers, 2))
+    cells.append(row.depth_loop)
     rows.append(tuple(cells))
   first = result.timings[0]
   notes = [

@@ -100,9 +100,20 @@ def legend(num_layers: int, *, colour: bool) -> str:
 
 
 def render_output(
-  output: records.DecodedText, *, num_layers: int, colour: bool | None = None
+  output: records.DecodedText,
+  *,
+  num_layers: int,
+  num_encoder_layers: int | None = None,
+  colour: bool | None = None,
 ) -> str:
-  """Writes one output with its legend; `colour` None asks the terminal."""
+  """Writes one output with its legend.
+
+  Args:
+    output: the output.
+    num_layers: L.
+    num_encoder_layers: L_enc, said where its input left the encoder early.
+    colour: whether to colour tokens; None asks the terminal.
+  """
   colour = supports_colour() if colour is None else colour
   tokens = colour_tokens(
     output.pieces, output.exit_layers, num_layers=num_layers, colour=colour
@@ -112,4 +123,12 @@ def render_output(
   return (
     f'{tokens}\n{legend(num_layers, colour=colour)}   '
     f'mean {mean:.2f} of {num_layers} layers'
+    f'{_of_encoder(output.encoder_exit_layer, num_encoder_layers)}'
   )
+
+
+def _of_encoder(layer: int | None, num_layers: int | None) -> str:
+  """Says where an input left the encoder; nothing if all of it ran."""
+  if layer is None:
+    return ''
+  return f', encoder {layer} of {num_layers}'

@@ -28,7 +28,7 @@ def tuning_table(
   full = ('full model', tables.number(tuning.full_milliseconds, 2), '1.00')
   blank = ('-',) * (1 + len(losses))
   rows = [
-    (*full, *blank, *blank, 'chosen' if tuning.chosen is None else ''),
+    (*full, '-', *blank, *blank, 'chosen' if tuning.chosen is None else ''),
     *(_row(tuning, place) for place in places),
   ]
   return columns.without_empty_columns(
@@ -38,6 +38,7 @@ def tuning_table(
         'ms a step',
         'speed-up',
         'mean layers',
+        'encoder layers',
         *(f'{loss}, screened' for loss in losses),
         *(f'{loss}, tested' for loss in losses),
         'p',
@@ -47,6 +48,7 @@ def tuning_table(
       notes=(
         f'speed-up: against the full model without any checks, at batch size '
         f'{tuning.batch_size} on {tuning.context.device}.',
+        tables.encoder_note(tuning.num_encoder_layers),
         f'screened, tested: mean loss on {len(tuning.screening_ids)} and on '
         f'{len(tuning.test_ids)} other inputs.',
         f'p: on the inputs that test, by {tuning.p_value}; at most '
@@ -180,6 +182,7 @@ def _row(tuning: records.Tuning, place: int) -> tuple[str, ...]:
     tables.number(one.milliseconds, 2),
     tables.number(one.speed_up, 2),
     tables.number(one.mean_exit_layer, 2),
+    tables.number(one.mean_encoder_layer, 2),
     *(tables.number(mean, 4) for mean in screened),
     *(tables.number(mean, 4) for mean in tested),
     '-' if math.isnan(one.test_p_value) else f'{one.test_p_value:.2g}',

@@ -22,7 +22,7 @@ from calm_jax import (
   runs,
   training,
 )
-from calm_jax.benchmarks import encoder_exits
+from calm_jax.benchmarks import encoder_exit_rules, encoder_exits
 
 # A whole chain of jobs: for `scripts/test.sh --all`.
 pytestmark = pytest.mark.slow
@@ -171,6 +171,54 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
   assert len(rows) == 1 + 4 * 2 + 2 + 1 + 2
   assert all(ms > 0 for row in rows for ms in row['milliseconds'])
   assert any(row['mean_layers'] < 3 for row in rows)
+
+
+def test_a_tuning_of_exit_rules(trained):
+  """The fastest certified one of a space, by the clock; the gate is there."""
+  files, _ = trained
+  run = pathlib.Path(files['MODEL_DIR'])
+  if not (run / 'encoder_gate').exists():
+    job('train_encoder_gate', files, TRAIN_STEPS=20, **STEPS)
+  tuning = call(
+    'tune_encoder',
+    [
+      'runs/tune_encoder.gin',
+      files['task'],
+      'spaces/encoder_heads.gin',
+      'spaces/encoder_gate.gin',
+    ],
+    **bindings_of(files),
+    TOLERANCE=0.9,
+    BATCH_SIZE=4,
+    THRESHOLDS=(0.9, 0.2),
+    TIMES=({PATIENCE: 1},),
+    SIMILARITIES=(0.5,),
+    **{'evaluation.TuningPlan.repeats': 1},
+  )
+  names = {one.policy for one in tuning.candidates}
+  assert names == {
+    'maximum',
+    'maximum, tempered',
+    'margin',
+    'patience',
+    'similarity',
+    'gate',
+    'gate, quantile',
+  }
+  assert all(one.milliseconds > 0 for one in tuning.candidates)
+  assert any(one.mean_exit_layer < 3 for one in tuning.candidates)
+  folder = run / 'encoder_tuned'
+  read = records.read_record(folder / 'tuned.json', records.Tuning)
+  assert records.to_jsonable(read) == records.to_jsonable(tuning)
+  assert (folder / 'tuned.html').exists()
+  path = folder / 'certificate.json'
+  if path.exists():
+    certificate = calibration.Certificate.load(path)
+    stops = runs.policy_of(certificate, run).encoder_exit
+    assert type(stops.loop).__name__ == 'CompactedLayers'
+    name, setting, _ = encoder_exit_rules._certified(path, run)
+    assert name == 'certified: textual 0.9'
+    assert setting.startswith('tuned: ') or setting == 'nothing certified'
 
 
 def test_an_encoder_is_trained_with_its_heads(trained, tmp_path):

@@ -42,6 +42,7 @@ def test_there_are_the_mains_of_the_readme():
     'train_source',
     'train_twins',
     'tune',
+    'tune_encoder',
     'validate',
   ]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from fakes.toy_encoder import toy_encoder
 
-from calm_jax import decoding, evaluation, exits, runs
+from calm_jax import decoding, encoding, evaluation, exits, runs
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.evaluation import classifier_clock
 
 ENCODER = toy_encoder()
 RULE = exits.ConfidenceExit(exits.SoftmaxMaximum(), 1.0)
@@ -119,3 +120,88 @@ def test_names_that_do_not_fit_are_refused():
     classifier(class_texts=('a', 'b', 'b'))
   with pytest.raises(ValueError, match='no inputs'):
     classifier()([], policy=decoding.ComputePolicy())
+
+
+def test_a_tuning_chooses_among_exit_rules(monkeypatch):
+  """By one half of the rows and a clock; the other half certifies."""
+  decode, (given, _) = classifier(), batches()
+  told = {'full model': 10.0, 'maximum': 6.0, 'patience': 8.0}
+
+  def times(classifier, entries, batches, *, num_repeats):
+    del classifier, num_repeats
+    assert {len(b['encoder_input_tokens']) for b in batches} == {2}
+    assert isinstance(entries['patience'][1], encoding.CompactedLayers)
+    return {name: (told[name.split(',')[0]], 2.0) for name in entries}
+
+  monkeypatch.setattr(classifier_clock, 'classifying_times', times)
+  stops = decoding.StoppedEncoder(exits.PatienceExit(1))
+  space = [
+    evaluation.Candidates(
+      name='maximum',
+      policy=decoding.ComputePolicy(encoder_exit=decoding.StoppedEncoder(RULE)),
+      settings=(0.9,),
+    ),
+    evaluation.Candidates(
+      name='patience',
+      policy=decoding.ComputePolicy(encoder_exit=stops),
+      settings=(),
+    ),
+  ]
+  plan = evaluation.TuningPlan(metric='same_text', tolerance=0.4, batch_size=2)
+  said = []
+  found = evaluation.run_tuning(
+    decode, given, decode.space(space, batch_size=2), plan, progress=said.append
+  )
+  tuning = found.tuning
+  assert tuning.choice.label == 'maximum, threshold 0.9'
+  assert tuning.choice.speed_up == pytest.approx(10 / 6)
+  assert len(tuning.screening_ids) == len(tuning.test_ids) == N // 2
+  assert found.certificate.certified
+  assert found.certificate.decoding.sampler['type'] == evaluation.CLASSES
+  # The loss is the disagreement of the rows that test, by this rule alone.
+  mine, full = (
+    decode(given, policy=policy)
+    for policy in (found.policy, decoding.ComputePolicy())
+  )
+  tests = [name in tuning.test_ids for name in full.example_ids]
+  lost = (mine.tokens != full.tokens)[tests]
+  assert found.certificate.risks == (pytest.approx(lost.mean()),)
+
+
+@pytest.mark.parametrize(
+  ('slots', 'weights', 'what'),
+  [
+    ({}, None, 'no encoder exit'),
+    ({'encoder_exit': decoding.StoppedEncoder(RULE)}, 'int8', 'weights in 8'),
+    (
+      {'encoder_exit': decoding.StoppedEncoder(RULE), 'exit_rule': RULE},
+      None,
+      'slots besides encoder_exit',
+    ),
+  ],
+)
+def test_spaces_that_classify_nothing_are_refused(slots, weights, what):
+  one = evaluation.Candidates(
+    name='mine',
+    policy=decoding.ComputePolicy(**slots),
+    settings=(),
+    weights=weights,
+  )
+  with pytest.raises(
+    ValueError, match=f"policy 'mine' of the space has {what}"
+  ):
+    classifier().space([one], batch_size=1)
+
+
+def test_the_clock_measures_what_leaves():
+  decode, (given, _) = classifier(), batches()
+  timed = evaluation.take_batches(given, batch_size=1, num_batches=3)
+  entries = {
+    name: (exits.FixedExit(layers), encoding.UnrolledLayers())
+    for name, layers in (('one', 1), ('two', 2))
+  }
+  found = classifier_clock.classifying_times(
+    decode, entries, timed, num_repeats=1
+  )
+  assert [found[name][1] for name in ('one', 'two')] == [1.0, 2.0]
+  assert all(milliseconds > 0 for milliseconds, _ in found.values())

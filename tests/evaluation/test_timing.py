@@ -38,7 +38,10 @@ def test_a_row_per_policy_with_the_full_model_as_the_measure():
     POLICIES,
     num_repeats=2,
     # A layer moves two bytes, everything else of a step four.
-    bytes_of=lambda work, weights: (0.0, float((4 + 2 * work.attention).sum())),
+    bytes_of=lambda work, weights, encoder_layers: (
+      0.0,
+      float((4 + 2 * work.attention).sum()),
+    ),
   )
   assert [row.name for row in rows] == ['full', 'static']
   assert rows[0].speed_up == 1.0
@@ -61,7 +64,7 @@ def test_the_fastest_depth_loop_of_each_policy_is_reported(monkeypatch):
   class Result:
     lengths = np.array([2])
     exit_layers = np.array([[3, 3]])
-    work = None
+    work = encoder_exit_layers = None
 
   # Reading the clock costs a tick, and the slow loop reads it once more.
   def generate(bound, *_, **__):
@@ -125,6 +128,7 @@ def test_outputs_of_another_length_gain_nothing_by_the_encoder(monkeypatch):
       lengths=np.array([steps]),
       exit_layers=np.full((1, steps), 3),
       work=steps,
+      encoder_exit_layers=None,
     )
 
   def generate(*_, policy, **__):
@@ -137,7 +141,9 @@ def test_outputs_of_another_length_gain_nothing_by_the_encoder(monkeypatch):
   monkeypatch.setattr(timing.stopwatch.time, 'perf_counter', lambda: now[0])
   batches = [{'encoder_input_tokens': INPUTS[:1]}]
   full, longer = time_decode(
-    batches, POLICIES, bytes_of=lambda work, weights: (10.0, float(work))
+    batches,
+    POLICIES,
+    bytes_of=lambda work, weights, layers: (10.0, float(work)),
   )
   assert full.milliseconds_per_step == longer.milliseconds_per_step == 6e3
   assert longer.speed_up == longer.ceiling == 1.0

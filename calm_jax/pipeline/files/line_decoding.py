@@ -177,6 +177,7 @@ def decode_lines(
       len(outputs),
       sum(len(text.tokens) for text in texts),
       (layer for text in texts for layer in text.chosen_layers),
+      _encoder_layers(outputs),
     )
   _check_any(reader.num_good, reader.last_line, source)
   rows.check_last(reader.last_line)
@@ -189,6 +190,14 @@ def decode_lines(
     )
   if reader.skipped:
     say(f'{len(reader.skipped)} lines skipped: {_some(reader.skipped)}')
+
+
+def _encoder_layers(
+  outputs: Sequence[Sequence[pipeline.GeneratedText]],
+) -> list[int]:
+  """Returns the encoder layers of inputs, of those that may leave early."""
+  found = (samples[0].encoder_exit_layer for samples in outputs)
+  return [layer for layer in found if layer is not None]
 
 
 def make_row(
@@ -223,8 +232,9 @@ def make_row(
 def _output_fields(output: pipeline.GeneratedText) -> dict[str, Any]:
   fields = dataclasses.asdict(output)
   del fields['certified'], fields['warnings']
-  if output.error is None:
-    del fields['error']
+  for name in ('error', 'encoder_exit_layer'):
+    if fields[name] is None:
+      del fields[name]
   return fields
 
 

@@ -36,10 +36,15 @@ def show(
         exit_layers=output.exit_layers,
         confidences=output.confidences,
         prefix_length=output.prefix_length,
+        encoder_exit_layer=output.encoder_exit_layer,
       )
       speaking.say(f'output: {reporting.shown(output.text)}')
       speaking.say(
-        reporting.render_output(decoded, num_layers=generator.bound.num_layers)
+        reporting.render_output(
+          decoded,
+          num_layers=generator.bound.num_layers,
+          num_encoder_layers=generator.num_encoder_layers,
+        )
       )
       if output.error is not None:
         speaking.tell(f'error: {output.error}')
