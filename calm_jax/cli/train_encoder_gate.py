@@ -12,13 +12,18 @@ exits.QuantileExit; with --gin.GATE_TARGET=cost_aware
 goes to MODEL_DIR/encoder_gate with its log and its configuration. Certify with
 calibrate_encoder, EXIT_RULE='@exits.QuantileExit()' or
 MEASURE='@runs.load_gate()'.
+
+With --gin.JOINT_HEADS=joint_heads the heads are trained on with the gate, by
+what the gate lets through, as JEI-DNN and PALBERT train them; they go to that
+folder, for calibrate_encoder's ENCODER_HEADS, and the old ones stay.
 """
 
+import functools
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import runs, training
-from calm_jax.cli import gin_runner, part_training
+from calm_jax.cli import gin_runner, joint_gates, part_training
 
 
 def run(
@@ -32,6 +37,8 @@ def run(
   shape: training.GateShape | None = None,
   heads: str = 'encoder_heads',
   name: str = 'encoder_gate',
+  joint_heads: str | None = None,
+  boosted: bool | None = None,
   seed: int = 0,
 ) -> training.TrainResult:
   """Trains on the split 'train'.
@@ -47,6 +54,9 @@ def run(
     shape: hidden units, inputs, whether exits share the gate.
     heads: the folder of the heads in `model_dir`.
     name: of the folder in `model_dir` that the gate goes to.
+    joint_heads: of the folder that heads go to that are trained on with it;
+      None for heads as they are.
+    boosted: see `training.encoder_joint_stage`, with `joint_heads`.
     seed: of the first weights and of the data order.
 
   Returns:
@@ -54,17 +64,25 @@ def run(
   """
   target = training.get_gate_target(target)
   directory = training.gate_directory(model_dir, name)
+  make_stage = training.encoder_gate_stage
+  if joint_heads is not None:
+    directory = joint_gates.training_directory(
+      model_dir, name, joint_heads, heads
+    )
+    make_stage = functools.partial(
+      training.encoder_joint_stage, boosted=boosted
+    )
   loaded_heads = runs.load_encoder_heads(model_dir, name=heads)
   labels = runs.load_class_labels(model_dir, name=heads)
   trained = part_training.train_for_run(
-    lambda run: training.encoder_gate_stage(
+    lambda run: make_stage(
       run.config,
       run.params,
       loaded_heads,
       optimizer,
       labels=labels,
       target=target,
-      shape=shape,
+      shape=training.GateShape() if shape is None else shape,
       seed=seed,
     ),
     model_dir=model_dir,
@@ -75,6 +93,10 @@ def run(
     data=data,
     seed=seed,
   )
+  if joint_heads is not None:
+    joint_gates.write_parts(
+      model_dir, trained, labels, gate=name, heads=joint_heads
+    )
   return trained.result
 
 

@@ -19,12 +19,18 @@ MODEL_DIR. Certify with calibrate_encoder, measure with
 `calm_jax.benchmarks.encoder_exits`.
 """
 
+import dataclasses
 import os
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, runs, training
-from calm_jax.cli import gin_runner, jobs, joint_encoders, part_training
+from calm_jax.cli import (
+  gin_runner,
+  head_measures,
+  joint_encoders,
+  part_training,
+)
 from calm_jax.processes import speaking
 
 
@@ -100,47 +106,22 @@ def run(
   if trained.validation is None:
     speaking.say(f'{directory}: no validation inputs, so nothing is measured')
     return None
-  measured = _measure(trained, labels[0], with_encoder=joint_dir is not None)
+  tree = trained.result.params
+  measured = head_measures.measure_heads(
+    dataclasses.replace(
+      trained.run,
+      params=training.with_trained_encoder(trained.run.params, tree),
+    ),
+    training.encoder_heads_of(tree),
+    labels[0],
+    trained.validation,
+    task_name=trained.task_name,
+    steps=trained.result.step,
+    with_encoder=joint_dir is not None,
+  )
   records.write_json(os.path.join(directory, 'evaluation.json'), measured)
   speaking.say(f'{directory}: {measured.describe()}')
   return measured
-
-
-def _measure(
-  trained: part_training.TrainedForRun,
-  labels: datasets.ClassLabels,
-  *,
-  with_encoder: bool,
-) -> records.EncoderHeadEvaluation:
-  """Returns how the heads do on the validation split."""
-  config, tree = trained.run.config, trained.result.params
-  found = training.class_logits(
-    config,
-    training.with_trained_encoder(trained.run.params, tree),
-    training.encoder_heads_of(tree),
-    trained.validation or (),
-    labels=labels,
-  )
-  fitted = training.fit_class_temperatures(found)
-  columns = (
-    map(float, found.accuracies),
-    map(float, found.agreements),
-    fitted.before,
-    fitted.temperatures,
-    fitted.after,
-  )
-  return records.EncoderHeadEvaluation(
-    task=trained.task_name,
-    split='validation',
-    num_examples=len(found.classes),
-    num_classes=len(labels.texts),
-    steps=trained.result.step,
-    with_encoder=with_encoder,
-    layers=tuple(
-      records.EncoderHeadLayer(*row) for row in zip(*columns, strict=True)
-    ),
-    context=jobs.run_context(config, checkpoint_step=trained.run.step),
-  )
 
 
 if __name__ == '__main__':

@@ -61,6 +61,10 @@ from calm_jax.records.json_files import (
   write_jsonl,
   write_text,
 )
+from calm_jax.records.label_words import (
+  LABEL_WORDS_NAME,
+  LabelWordList,
+)
 from calm_jax.records.loss_tables import (
   LossTable,
   OtherLoss,
@@ -135,6 +139,7 @@ from calm_jax.records.validations import (
 __all__ = [
   'AUDITED',
   'FORMAT_VERSION',
+  'LABEL_WORDS_NAME',
   'MANIFEST_NAME',
   'MONITOR_NAME',
   'ROW_USES_NAME',
@@ -169,6 +174,7 @@ __all__ = [
   'ExitAdapterEvaluation',
   'ExportManifest',
   'GateEvaluation',
+  'LabelWordList',
   'Lengths',
   'LossTable',
   'MeasureDepth',

@@ -67,6 +67,12 @@ def encoder_gate_stage(
     )
   # A gate is as deep as what it judges.
   judged = dataclasses.replace(config, num_decoder_layers=layers)
+  if not isinstance(heads, EncoderHeads):
+    raise ValueError(
+      f'a gate is trained for heads of their own, got {type(heads).__name__}; '
+      'give what train_encoder_heads trained, or exit by what label words say '
+      'themselves, exits.SoftmaxMaximum()'
+    )
   checked = heads.check(model.as_layered_encoder(config))
   if checked.num_classes != len(labels.texts):
     raise ValueError(

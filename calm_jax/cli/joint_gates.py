@@ -1,0 +1,80 @@
+"""Folders of a gate and of heads that were trained on together."""
+
+import os
+
+from calm_jax import checkpoints, records, training
+from calm_jax.checkpoints import trained_parts
+from calm_jax.cli import head_measures, part_training
+from calm_jax.data.class_labels import ClassLabels
+from calm_jax.processes import speaking
+
+
+def training_directory(
+  model_dir: str, gate: str, heads: str, begun: str
+) -> str:
+  """Returns where both are trained, in the directory of their model.
+
+  Args:
+    model_dir: the model's run directory.
+    gate: the folder that the gate is to go to.
+    heads: the folder that the heads are to go to.
+    begun: that of the heads that training begins with.
+
+  Raises:
+    ValueError: for a folder that is taken, or elsewhere.
+  """
+  if len({gate, heads, begun}) < 3:
+    raise ValueError(
+      f'heads that are trained on go to {heads!r}, their gate to {gate!r}, and '
+      f'they come from {begun!r}; give three different folders'
+    )
+  training.encoder_head_directory(model_dir, heads)
+  return training.gate_directory(model_dir, f'{gate}_training')
+
+
+def write_parts(
+  model_dir: str,
+  trained: part_training.TrainedForRun,
+  labels: ClassLabels,
+  *,
+  gate: str,
+  heads: str,
+) -> None:
+  """Writes what was trained into two folders, and measures the heads.
+
+  Args:
+    model_dir: the model's run directory.
+    trained: what came of training.
+    labels: the classes.
+    gate: the gate's folder.
+    heads: the heads'.
+  """
+  tree, run = trained.result.params, trained.run
+  path = training_directory(model_dir, gate, heads, '')
+  begun = checkpoints.read_metadata(checkpoints.find_checkpoint(path))
+  for folder, part in (
+    (heads, trained_parts.ENCODER_HEADS),
+    (gate, trained_parts.GATE),
+  ):
+    checkpoints.save(
+      os.path.join(model_dir, folder),
+      trained.result.step,
+      params={part.key: tree[part.key]},
+      config=run.config,
+      context=begun['context'],
+      max_to_keep=1,
+    )
+  if trained.validation is None:
+    speaking.say(f'{heads}: no validation inputs, so there are no temperatures')
+    return
+  measured = head_measures.measure_heads(
+    run,
+    training.encoder_heads_of(tree),
+    labels,
+    trained.validation,
+    task_name=trained.task_name,
+    steps=trained.result.step,
+  )
+  directory = os.path.join(model_dir, heads)
+  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
+  speaking.say(f'{directory}: {measured.describe()}')
