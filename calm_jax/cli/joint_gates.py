@@ -10,25 +10,25 @@ from calm_jax.processes import speaking
 
 
 def training_directory(
-  model_dir: str, gate: str, heads: str, begun: str
+  model_dir: str, gate: str, heads: training.JudgedHeads
 ) -> str:
   """Returns where both are trained, in the directory of their model.
 
   Args:
     model_dir: the model's run directory.
     gate: the folder that the gate is to go to.
-    heads: the folder that the heads are to go to.
-    begun: that of the heads that training begins with.
+    heads: those that training begins with, and where they are to go.
 
   Raises:
     ValueError: for a folder that is taken, or elsewhere.
   """
-  if len({gate, heads, begun}) < 3:
+  if len({gate, heads.folder, heads.trained_on}) < 3:
     raise ValueError(
-      f'heads that are trained on go to {heads!r}, their gate to {gate!r}, and '
-      f'they come from {begun!r}; give three different folders'
+      f'heads of {heads.folder!r} that are trained on go to '
+      f'{heads.trained_on!r}, and their gate to {gate!r}; give three different '
+      'folders'
     )
-  training.encoder_head_directory(model_dir, heads)
+  training.encoder_head_directory(model_dir, str(heads.trained_on))
   return training.gate_directory(model_dir, f'{gate}_training')
 
 
@@ -38,7 +38,7 @@ def write_parts(
   labels: ClassLabels,
   *,
   gate: str,
-  heads: str,
+  heads: training.JudgedHeads,
 ) -> None:
   """Writes what was trained into two folders, and measures the heads.
 
@@ -47,13 +47,14 @@ def write_parts(
     trained: what came of training.
     labels: the classes.
     gate: the gate's folder.
-    heads: the heads'.
+    heads: where the heads go.
   """
   tree, run = trained.result.params, trained.run
-  path = training_directory(model_dir, gate, heads, '')
+  path = training_directory(model_dir, gate, heads)
+  heads_folder = str(heads.trained_on)
   begun = checkpoints.read_metadata(checkpoints.find_checkpoint(path))
   for folder, part in (
-    (heads, trained_parts.ENCODER_HEADS),
+    (heads_folder, trained_parts.ENCODER_HEADS),
     (gate, trained_parts.GATE),
   ):
     checkpoints.save(
@@ -65,7 +66,7 @@ def write_parts(
       max_to_keep=1,
     )
   if trained.validation is None:
-    speaking.say(f'{heads}: no validation inputs, so there are no temperatures')
+    speaking.say(f'{heads_folder}: no validation inputs, so no temperatures')
     return
   measured = head_measures.measure_heads(
     run,
@@ -75,6 +76,6 @@ def write_parts(
     task_name=trained.task_name,
     steps=trained.result.step,
   )
-  directory = os.path.join(model_dir, heads)
+  directory = os.path.join(model_dir, heads_folder)
   records.write_json(os.path.join(directory, 'evaluation.json'), measured)
   speaking.say(f'{directory}: {measured.describe()}')

@@ -35,10 +35,8 @@ def run(
   data: datasets.DataPlan,
   target: Any = 'quantile',
   shape: training.GateShape | None = None,
-  heads: str = 'encoder_heads',
+  heads: training.JudgedHeads | None = None,
   name: str = 'encoder_gate',
-  joint_heads: str | None = None,
-  boosted: bool | None = None,
   seed: int = 0,
 ) -> training.TrainResult:
   """Trains on the split 'train'.
@@ -52,28 +50,25 @@ def run(
       the model was trained with.
     target: an object such as `training.Quantile()`, or one by name.
     shape: hidden units, inputs, whether exits share the gate.
-    heads: the folder of the heads in `model_dir`.
+    heads: the folder of the heads in `model_dir`, and whether they are trained
+      on with the gate; `training.JudgedHeads()` if None.
     name: of the folder in `model_dir` that the gate goes to.
-    joint_heads: of the folder that heads go to that are trained on with it;
-      None for heads as they are.
-    boosted: see `training.encoder_joint_stage`, with `joint_heads`.
     seed: of the first weights and of the data order.
 
   Returns:
     How training ended.
   """
   target = training.get_gate_target(target)
+  heads = training.JudgedHeads() if heads is None else heads
   directory = training.gate_directory(model_dir, name)
   make_stage = training.encoder_gate_stage
-  if joint_heads is not None:
-    directory = joint_gates.training_directory(
-      model_dir, name, joint_heads, heads
-    )
+  if heads.trained_on is not None:
+    directory = joint_gates.training_directory(model_dir, name, heads)
     make_stage = functools.partial(
-      training.encoder_joint_stage, boosted=boosted
+      training.encoder_joint_stage, boosted=heads.boosted
     )
-  loaded_heads = runs.load_encoder_heads(model_dir, name=heads)
-  labels = runs.load_class_labels(model_dir, name=heads)
+  loaded_heads = runs.load_encoder_heads(model_dir, name=heads.folder)
+  labels = runs.load_class_labels(model_dir, name=heads.folder)
   trained = part_training.train_for_run(
     lambda run: make_stage(
       run.config,
@@ -93,10 +88,8 @@ def run(
     data=data,
     seed=seed,
   )
-  if joint_heads is not None:
-    joint_gates.write_parts(
-      model_dir, trained, labels, gate=name, heads=joint_heads
-    )
+  if heads.trained_on is not None:
+    joint_gates.write_parts(model_dir, trained, labels, gate=name, heads=heads)
   return trained.result
 
 

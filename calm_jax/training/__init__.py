@@ -71,6 +71,7 @@ from calm_jax.training.gate_targets import (
   Quantile,
   get_gate_target,
 )
+from calm_jax.training.judged_heads import JudgedHeads
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
@@ -205,6 +206,7 @@ __all__ = [
   'GateMeasurement',
   'GateShape',
   'GateTarget',
+  'JudgedHeads',
   'LayerDropout',
   'LossSettings',
   'Objective',

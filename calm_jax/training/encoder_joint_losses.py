@@ -13,9 +13,9 @@ def exit_probabilities(target: GateTarget, scores: Array) -> Array:
 
   For `CostAware` as JEI-DNN (arXiv 2310.09163) has it, with g the sigmoid of a
   score: P_l = max(0, min(g_l, 1 - sum_{j<l} g_j)), which takes the confidences
-  for shares of one whole. For other targets P_l = g_l prod_{j<l} (1 - g_j), what
-  `exits.QuantileExit` adds up. The last layer takes the rest, so that they sum
-  to 1.
+  for shares of one whole. For other targets P_l = g_l prod_{j<l} (1 - g_j),
+  what `exits.QuantileExit` adds up. The last layer takes the rest, so that they
+  sum to 1.
 
   Args:
     target: what the gate is trained for.
