@@ -135,7 +135,8 @@ class LabelWords:
   def _states(self, encoded: PyTree) -> Array:
     """Returns the decoder's last states of all nodes, [B, P, D]."""
     decoder, tree = self.decoder, self.tree
-    batch_size, nodes = len(jax.tree.leaves(encoded)[0]), len(tree.nodes)
+    # Not len(): in an exported program it is a symbol.
+    batch_size, nodes = jax.tree.leaves(encoded)[0].shape[0], len(tree.nodes)
 
     def all_rows(array):
       return jnp.broadcast_to(array, (batch_size, *array.shape))

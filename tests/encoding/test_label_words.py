@@ -78,6 +78,11 @@ def test_they_are_the_first_step_of_the_decode_restricted_to_labels(all_layers):
     np.testing.assert_allclose(
       all_layers.logits[layer - 1], expected, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.slow
+def test_the_last_layer_says_what_the_decode_says(all_layers):
+  first = [label[0] for label in APART]
   found = decoding.generate(
     decoding.bind(DECODER, cases.params()),
     cases.inputs(),
