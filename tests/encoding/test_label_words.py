@@ -94,11 +94,13 @@ def test_the_last_layer_says_what_the_decode_says(all_layers):
   np.testing.assert_array_equal(np.array(first)[said], found.tokens[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'loop',
   [
     encoding.UnrolledLayers(),
-    pytest.param(encoding.CompactedLayers(), marks=pytest.mark.slow),
+    encoding.CompactedLayers(),
+    encoding.WhileLayers(),
   ],
 )
 def test_rows_leave_by_them_as_replaying_says(all_layers, loop):

@@ -40,6 +40,7 @@ def cut(depth):
   return objective_cases.value(INSIDE, config=config, tree=tree)
 
 
+@pytest.mark.slow
 def test_the_term_of_a_depth_is_the_loss_of_the_truncated_model():
   objective = training.EveryEncoderDepth(
     objective=INSIDE, encoder_weights=(0.25, 0.75)
