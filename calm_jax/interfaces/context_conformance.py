@@ -43,14 +43,6 @@ def check_context(
     'decoder says accepts_context',
     'take positions of keys from CachedPositions, or leave it False',
   )
-  each = jnp.broadcast_to(held[:, None], (*hidden.shape[:2], length))
-  trial.equal(
-    name,
-    read(moved, jnp.where(each > trial.positions[..., None], -1, each)),
-    attended,
-    'places given by query, [B, P, C], are read otherwise',
-    'mask for each query the places that are negative for it',
-  )
   # The first position goes; the others read themselves at least.
   hidden_away = jnp.where(held == 0, -1, held)
   first = jnp.argmin(held, axis=1)[:, None]
@@ -61,4 +53,12 @@ def check_context(
     read(moved, hidden_away)[:, 1:],
     'what lies in a place whose position is negative is read',
     'mask the places where CachedPositions is negative',
+  )
+  each = jnp.broadcast_to(held[:, None], (*hidden.shape[:2], length))
+  trial.equal(
+    name,
+    read(moved, jnp.where(each > trial.positions[..., None], -1, each)),
+    attended,
+    'places given by query, [B, P, C], are read otherwise',
+    'mask for each query the places that are negative for it',
   )
