@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up ./.venv on a bare machine, checks style and types, runs the tests:
+# Sets up ./.venv on a bare machine, checks the style, runs the tests, which
+# check the types as well:
 #   scripts/test.sh            the suite
 #   scripts/test.sh --all      the long checks as well
 #   scripts/test.sh ARGS...    everything else goes to pytest
@@ -7,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,6p' "$0" | cut -c3-; }
+usage() { sed -n '2,7p' "$0" | cut -c3-; }
 
 select=(-m 'not slow')
 arguments=()
@@ -21,8 +22,8 @@ done
 scripts/setup_environment.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/basedpyright --project .pyright.json --pythonpath .venv/bin/python
-# One process per core, each file in one of them; `-n 0` runs all in this one.
+# One process per core, each file in one of them, in the order of
+# tests/conftest.py; `-n 0` runs all in this one.
 exec .venv/bin/python -m pytest --durations=25 \
-  --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+  --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
   ${select[@]+"${select[@]}"} ${arguments[@]+"${arguments[@]}"}

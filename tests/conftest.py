@@ -29,6 +29,21 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # compiles, the process dies of a segmentation fault.
 _MOST_MAPPINGS = 30_000
 
+# Files that take longest, in the order in which they are started: so that no
+# process is left with a long one while the others have nothing to do.
+_FIRST = (
+  'cli/test_generate.py',
+  'test_types.py',
+  'decoding/test_policy_laws.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first; pytest-xdist hands files out in order."""
+  tests = pathlib.Path(__file__).parent
+  rank = {tests / name: place for place, name in enumerate(_FIRST)}
+  items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs():

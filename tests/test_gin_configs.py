@@ -147,23 +147,21 @@ TRAINED = (
 )
 
 
-# What is built around parts that take long to make.
-_LONG = ('adapted_exits.gin', 'adapted_gate.gin', 'lossless_int8.gin')
-
-
 @pytest.mark.parametrize(
   'file',
   [
-    pytest.param(file, marks=[pytest.mark.slow] if file in _LONG else [])
+    # Of weights in 8 bits, which take long to make.
+    pytest.param(
+      file, marks=[pytest.mark.slow] if file == 'lossless_int8.gin' else []
+    )
     for file in BY_KIND['policies']
   ],
 )
-def test_policies_build(file, tmp_path):
+def test_policies_build(file, run_with_parts):
   text = (CONFIGS / 'policies' / file).read_text(encoding='utf-8')
   bindings = []
   if 'MODEL_DIR' in REQUIRED.findall(text):
-    save_run_with_parts(tmp_path)
-    bindings += parts_of(file, tmp_path)
+    bindings += parts_of(file, run_with_parts)
   gin_runner.parse([f'policies/{file}'], bindings)
   policy = gin.config.query_parameter('%POLICY').scoped_configurable_fn()
   full = decoding.ComputePolicy(cache_fill=policy.cache_fill)

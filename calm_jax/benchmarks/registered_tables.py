@@ -260,6 +260,9 @@ TABLES = {
   ),
   'tuned': RegisteredTable(tuple(_TUNED), _tuned),
   'frozen_exits': RegisteredTable(('frozen_exits.json',), _plain),
+  'certified_frozen_exits': RegisteredTable(
+    ('frozen_exits_batch_1_cpu.json',), _certified
+  ),
   'arena': RegisteredTable(_IN_ARENA, _arena),
   'throughput': RegisteredTable(
     ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),
@@ -312,6 +315,9 @@ TABLES = {
   ),
   'certified_tatoeba_gates': RegisteredTable(
     ('tatoeba_gates_cpu.json',), _certified
+  ),
+  'certified_e2e_gates': RegisteredTable(
+    ('e2e_gates_projected_cpu.json', 'e2e_gates_signed_cpu.json'), _certified
   ),
   'certified_gates': RegisteredTable(('certified_gates.json',), _plain),
   'certified_layers': RegisteredTable(

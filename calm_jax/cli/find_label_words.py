@@ -53,7 +53,16 @@ def run(
       max_examples=max_examples,
     )
     measured = head_measures.measure_heads(
-      loaded, words, labels, batches, task_name=data.as_task(task).name
+      loaded,
+      words,
+      labels,
+      batches,
+      about={
+        'task': data.as_task(task).name,
+        'split': 'validation',
+        'steps': 0,
+        'context': jobs.run_context(loaded.config, checkpoint_step=loaded.step),
+      },
     )
     kept = records.LabelWordList(
       labels.texts, labels.tokens, loaded.fingerprint

@@ -4,32 +4,36 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from calm_jax import data, records, runs, training
-from calm_jax.cli import jobs
+from calm_jax.array_types import Params
+from calm_jax.cli.part_training import TrainedForRun
 
 
 def measure_heads(
-  loaded: runs.LoadedRun,
+  run: runs.LoadedRun,
   heads: Any,
   labels: data.ClassLabels,
   batches: Iterable[Mapping[str, Any]],
   *,
-  task_name: str,
-  steps: int = 0,
-  with_encoder: bool = False,
+  about: Mapping[str, Any],
+  params: Params | None = None,
 ) -> records.EncoderHeadEvaluation:
   """Returns how heads do on the validation split, and their temperatures.
 
   Args:
-    loaded: the run that they are of.
+    run: the run that they are of.
     heads: the heads.
     labels: their classes.
     batches: of that split.
-    task_name: the Task's.
-    steps: how long they were trained.
-    with_encoder: whether the encoder was trained with them.
+    about: the fields that evaluations of parts share, `TrainedForRun.about()`.
+    params: of the model whose encoder was trained with them; the run's if None.
   """
+  with_encoder = params is not None
   found = training.class_logits(
-    loaded.config, loaded.params, heads, batches, labels=labels
+    run.config,
+    run.params if params is None else params,
+    heads,
+    batches,
+    labels=labels,
   )
   fitted = training.fit_class_temperatures(found)
   columns = (
@@ -40,14 +44,37 @@ def measure_heads(
     fitted.after,
   )
   return records.EncoderHeadEvaluation(
-    task=task_name,
-    split='validation',
     num_examples=len(found.classes),
     num_classes=len(labels.texts),
-    steps=steps,
     with_encoder=with_encoder,
     layers=tuple(
       records.EncoderHeadLayer(*row) for row in zip(*columns, strict=True)
     ),
-    context=jobs.run_context(loaded.config, checkpoint_step=loaded.step),
+    **about,
+  )
+
+
+def measure_trained(
+  trained: TrainedForRun,
+  labels: data.ClassLabels,
+  *,
+  with_encoder: bool = False,
+) -> records.EncoderHeadEvaluation:
+  """Returns how heads do that were just trained.
+
+  Args:
+    trained: they, in the parameters of the result.
+    labels: their classes.
+    with_encoder: whether the encoder was trained with them.
+  """
+  tree, params = trained.result.params, None
+  if with_encoder:
+    params = training.with_trained_encoder(trained.run.params, tree)
+  return measure_heads(
+    trained.run,
+    training.encoder_heads_of(tree),
+    labels,
+    trained.validation,
+    about=trained.about(),
+    params=params,
   )

@@ -2,11 +2,10 @@
 
 import os
 
-from calm_jax import checkpoints, records, training
+from calm_jax import checkpoints, training
 from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import head_measures, part_training
 from calm_jax.data.class_labels import ClassLabels
-from calm_jax.processes import speaking
 
 
 def training_directory(
@@ -65,17 +64,10 @@ def write_parts(
       context=begun['context'],
       max_to_keep=1,
     )
-  if trained.validation is None:
-    speaking.say(f'{heads_folder}: no validation inputs, so no temperatures')
-    return
-  measured = head_measures.measure_heads(
-    run,
-    training.encoder_heads_of(tree),
-    labels,
-    trained.validation,
-    task_name=trained.task_name,
-    steps=trained.result.step,
-  )
   directory = os.path.join(model_dir, heads_folder)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(f'{directory}: {measured.describe()}')
+  part_training.measure_part(
+    trained,
+    lambda trained: head_measures.measure_trained(trained, labels),
+    directory=directory,
+    render=lambda measured: f'{directory}: {measured.describe()}',
+  )

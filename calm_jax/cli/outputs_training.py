@@ -3,10 +3,8 @@
 import dataclasses
 from typing import Any
 
-from calm_jax import checkpoints, checks, records, training
-from calm_jax import data as datasets
-from calm_jax.cli import gin_runner, own_outputs, part_rows
-from calm_jax.training.run_directory import check_same_run
+from calm_jax import checkpoints, checks, evaluation, records
+from calm_jax.cli import own_outputs, part_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,87 +30,41 @@ class InputPlan:
         checks.check_whole(value, name, low=1)
 
 
-def train_on_outputs(
-  stage: training.Stage,
-  outputs: own_outputs.OwnOutputs,
-  inputs: InputPlan,
-  plan: training.Plan,
-  *,
-  config_name: str,
-) -> training.TrainResult:
-  """Trains a part on what the model says to inputs of the split 'train'.
+@dataclasses.dataclass(frozen=True)
+class OwnRows:
+  """Inputs of a Task and what the model says, decoded unless it is kept.
 
-  Args:
-    stage: what is trained.
-    outputs: what the model says, decoded here unless it is kept already.
-    inputs: which inputs, and how rows are put together.
-    plan: how many steps, and when to log and save.
-    config_name: the name of the operative configuration in the directory.
+  Attributes:
+    inputs: which inputs, and how rows are put together; the defaults if None.
+    layout: how they are decoded together; the defaults if None.
   """
-  task, directory = outputs.task, outputs.directory
-  context = _context(outputs, inputs)
-  # Before outputs of another run replace those that are there.
-  check_same_run(directory, stage.config, {**context, **stage.context})
-  # Before training, which lets signals wait for a step to end.
-  outputs.decode('train', inputs.max_inputs)
 
-  def batches(skip):
-    # Asked for once the directory is known to be of this very run.
-    gin_runner.write_operative_config(directory, config_name)
-    return outputs.batches(
-      'train',
-      inputs.batch_size,
-      inputs.length_buckets,
-      seed=outputs.seed,
-      skip=skip,
+  inputs: InputPlan | None = None
+  layout: evaluation.BatchLayout | None = None
+  reads_targets = False
+
+  def of(self, part: own_outputs.Part) -> part_rows.PartRows:
+    """Returns the rows of a part; those to measure on are decoded last."""
+    inputs = InputPlan() if self.inputs is None else self.inputs
+    outputs = own_outputs.OwnOutputs(part, self.layout)
+    most = {'train': inputs.max_inputs, 'validation': inputs.eval_inputs}
+    return part_rows.rows_of_outputs(
+      outputs,
+      inputs,
+      context=_context(outputs, inputs),
+      prepare=lambda split: outputs.decode(split, most[split]),
     )
-
-  return training.train(
-    stage,
-    batches,
-    plan=plan,
-    model_dir=directory,
-    seen_rows=lambda: part_rows.seen_rows(task),
-    context=context,
-  )
-
-
-def validation_batches(
-  outputs: own_outputs.OwnOutputs, inputs: InputPlan
-) -> list[Any] | None:
-  """Returns what the model says to inputs of 'validation', in batches.
-
-  None for a Task without that split.
-
-  Args:
-    outputs: what the model says, decoded here unless it is kept already.
-    inputs: which inputs, and how rows are put together.
-  """
-  if 'validation' not in datasets.as_task(outputs.task).splits:
-    return None
-  outputs.decode('validation', inputs.eval_inputs)
-  batches = outputs.batches(
-    'validation',
-    inputs.batch_size,
-    inputs.length_buckets,
-    shuffle=False,
-    num_epochs=1,
-  )
-  return list(batches)
 
 
 def _context(
   outputs: own_outputs.OwnOutputs, inputs: InputPlan
 ) -> dict[str, Any]:
   """Returns what a restart must give again."""
-  context = {
-    'task': datasets.as_task(outputs.task).name,
-    'seed': outputs.seed,
-    **records.to_jsonable(dataclasses.asdict(inputs)),
-  }
-  step = checkpoints.latest_step(outputs.directory)
+  context = records.to_jsonable(dataclasses.asdict(inputs))
+  directory = outputs.part.directory
+  step = checkpoints.latest_step(directory)
   if step is not None:
-    path = checkpoints.checkpoint_path(outputs.directory, step)
+    path = checkpoints.checkpoint_path(directory, step)
     if 'inputs_hash' not in checkpoints.read_metadata(path)['context']:
       # Begun when runs did not say it yet.
       return context

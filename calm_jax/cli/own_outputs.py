@@ -21,28 +21,45 @@ from calm_jax.processes import speaking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+  """A part that is to be trained for a run's model.
+
+  Attributes:
+    loaded: the run.
+    model_dir: its directory.
+    directory: the part's.
+    task: the Task.
+    seed: of what is drawn from it, and of the order.
+  """
+
+  loaded: runs.LoadedRun
+  model_dir: str
+  directory: str
+  task: Any
+  seed: int
+
+  @property
+  def has_validation(self) -> bool:
+    """Whether the Task has a split to measure on."""
+    return 'validation' in datasets.as_task(self.task).splits
+
+
+@dataclasses.dataclass(frozen=True)
 class OwnOutputs:
   """The full model's outputs for inputs of a Task.
 
   Attributes:
-    loaded: the run.
-    task: the Task; its targets are not looked at.
-    model_dir: the run's directory.
-    directory: where outputs are kept, as `training.write_npz` writes them.
-    layout: how rows are decoded together.
-    seed: of the inputs that are drawn.
+    part: in whose directory they are kept, as `training.write_npz` writes them;
+      the Task's targets are not looked at.
+    layout: how rows are decoded together; the defaults if None.
   """
 
-  loaded: runs.LoadedRun
-  task: Any
-  model_dir: str
-  directory: str
-  layout: evaluation.BatchLayout
-  seed: int
+  part: Part
+  layout: evaluation.BatchLayout | None = None
 
   def path(self, split: str) -> str:
     """Returns the file of a split's."""
-    return os.path.join(self.directory, f'outputs_{split}.npz')
+    return os.path.join(self.part.directory, f'outputs_{split}.npz')
 
   def decode(self, split: str, max_inputs: int | None) -> None:
     """Writes the file of a split, unless it is there.
@@ -92,8 +109,8 @@ class OwnOutputs:
     path = self.path(split)
     if not os.path.exists(path):
       raise FileNotFoundError(
-        f'there is no {os.path.basename(path)} in {self.directory}, with what '
-        f'the model itself says to inputs of {split!r}: run '
+        f'there is no {os.path.basename(path)} in {self.part.directory}, with '
+        f'what the model itself says to inputs of {split!r}: run '
         'calm_jax.cli.train_exits for that folder to the end; it writes it'
       )
     found = training.npz_metadata(path)
@@ -126,28 +143,29 @@ class OwnOutputs:
     return training.npz_batches(
       self.path(split),
       batch_size,
-      feature_lengths=self.loaded.feature_lengths,
+      feature_lengths=self.part.loaded.feature_lengths,
       length_buckets=length_buckets,
       **order,
     )
 
   def inputs_hash(self, split: str) -> str:
     """Returns what tells the inputs of a split from others."""
-    hashes = datasets.input_hashes(self.task, split)
+    hashes = datasets.input_hashes(self.part.task, split)
     return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
 
   def _about(self, split: str, max_inputs: int | None) -> dict[str, Any]:
     """Returns what outputs depend on."""
+    loaded = self.part.loaded
     return {
-      'parameters': self.loaded.fingerprint,
-      'task': datasets.as_task(self.task).name,
+      'parameters': loaded.fingerprint,
+      'task': datasets.as_task(self.part.task).name,
       'split': split,
       'inputs': self.inputs_hash(split),
-      'seed': self.seed,
+      'seed': self.part.seed,
       'max_inputs': max_inputs,
-      'feature_lengths': dict(self.loaded.feature_lengths),
-      'prefix': self.loaded.prefix,
-      'suppressed_tokens': list(self.loaded.suppressed_tokens),
+      'feature_lengths': dict(loaded.feature_lengths),
+      'prefix': loaded.prefix,
+      'suppressed_tokens': list(loaded.suppressed_tokens),
     }
 
   def _different_inputs(
@@ -163,23 +181,24 @@ class OwnOutputs:
 
   def _inputs(self, split: str) -> Iterator[np.ndarray]:
     """Yields the ids of every input of a split, once through."""
-    plan = datasets.DataPlan(feature_lengths=self.loaded.feature_lengths)
+    plan = datasets.DataPlan(feature_lengths=self.part.loaded.feature_lengths)
     for batch in datasets.train_batches(
-      self.task, plan, seed=self.seed, split=split, num_epochs=1
+      self.part.task, plan, seed=self.part.seed, split=split, num_epochs=1
     ):
       for row in batch['encoder_input_tokens'][: batch['num_valid']]:
         yield row[: np.count_nonzero(row)]
 
   def _say(self, inputs: list[np.ndarray]) -> evaluation.DecodedDataset:
     """Decodes inputs with the full model."""
+    layout = evaluation.BatchLayout() if self.layout is None else self.layout
     batches = batching.batch_examples(
       [{'inputs': ids, 'targets': ids[:1]} for ids in inputs],
-      self.layout.batch_size,
+      layout.batch_size,
       [(max(map(len, inputs)), 1)],
     )
     names = ('encoder_input_tokens', 'num_valid')
     decode = jobs.dataset_decoder(
-      self.loaded, self.layout, model_dir=self.model_dir
+      self.part.loaded, layout, model_dir=self.part.model_dir
     )
     return decode(
       [{name: batch[name] for name in names} for batch, _ in batches],

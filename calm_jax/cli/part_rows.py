@@ -1,23 +1,24 @@
 """What a part of a finished model is trained and measured on.
 
 A Task's inputs and targets; or its inputs and what the model itself says to
-them, where `train_exits` has kept that.
+them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from calm_jax import data as datasets
 from calm_jax import records
-from calm_jax.cli import own_outputs
+from calm_jax.cli import jobs
+from calm_jax.cli.own_outputs import OwnOutputs, Part
 
-Batches = Iterator[Mapping[str, Any]]
+Batch = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PartRows:
   """What a part is trained and measured on.
 
@@ -25,23 +26,68 @@ class PartRows:
     train: from a number of batches to those after them, without end.
     validation: to batches, once through; None if there is nothing to measure
       on.
+    context: JSON values that a restart must give again.
+    prepare: called once before `train`, or None.
   """
 
-  train: Callable[[int], Batches]
-  validation: Callable[[], Batches] | None
+  train: Callable[[int], Iterator[Batch]]
+  validation: Callable[[], Iterable[Batch]] | None
+  context: Mapping[str, Any]
+  prepare: Callable[[], None] | None = None
 
 
-def rows_of_task(task: Any, data: datasets.DataPlan, *, seed: int) -> PartRows:
-  """Returns inputs and targets of a Task.
+@dataclasses.dataclass(frozen=True)
+class TaskRows:
+  """Inputs of a Task and its targets, or what the model says, kept already.
 
-  Args:
-    task: the Task.
-    data: how examples become batches, with the lengths of the model.
-    seed: of their order.
+  Attributes:
+    data: how examples become batches; their lengths are those that the model
+      was trained with.
+    outputs_in: the folder of exit adapters where `train_exits` keeps what the
+      model itself says to the Task's inputs, to learn from that; None for the
+      Task's targets.
   """
-  task = datasets.as_task(task)
+
+  data: datasets.DataPlan
+  outputs_in: str | None = None
+
+  @property
+  def reads_targets(self) -> bool:
+    """Whether the Task must have targets."""
+    return self.outputs_in is None
+
+  def of(self, part: Part) -> PartRows:
+    """Returns the rows of a part.
+
+    Raises:
+      FileNotFoundError: if outputs are missing.
+      ValueError: if they are of another model or other inputs, or for a plan
+        that packs them.
+    """
+    lengths = part.loaded.feature_lengths
+    data = dataclasses.replace(self.data, feature_lengths=lengths)
+    data = jobs.as_begun(data, part.directory)
+    if self.outputs_in is None:
+      return _rows_of_targets(part, data)
+    if data.pack:
+      raise ValueError(
+        f'what {self.outputs_in} keeps comes in rows of one input each, and '
+        'data.DataPlan.pack is True: leave it out'
+      )
+    part = dataclasses.replace(part, directory=self.outputs_in)
+    outputs = OwnOutputs(part)
+    for split in ('train', 'validation') if part.has_validation else ('train',):
+      outputs.check(split)
+    return rows_of_outputs(outputs, data, context=data.context())
+
+
+def _rows_of_targets(part: Part, data: datasets.DataPlan) -> PartRows:
+  """Returns inputs and targets of a Task."""
+  task = datasets.as_task(part.task)
   return PartRows(
-    train=lambda skip: datasets.train_batches(task, data, seed=seed, skip=skip),
+    train=lambda skip: datasets.train_batches(
+      task, data, seed=part.seed, skip=skip
+    ),
     validation=lambda: datasets.eval_batches(
       task,
       data.batch_size,
@@ -50,41 +96,39 @@ def rows_of_task(task: Any, data: datasets.DataPlan, *, seed: int) -> PartRows:
       max_examples=data.eval_examples,
       inputs_cut=data.inputs_cut,
     ),
+    context=data.context(),
   )
 
 
 def rows_of_outputs(
-  outputs: own_outputs.OwnOutputs, data: datasets.DataPlan
+  outputs: OwnOutputs,
+  plan: Any,
+  *,
+  context: Mapping[str, Any],
+  prepare: Callable[[str], None] = lambda split: None,
 ) -> PartRows:
-  """Returns inputs and what the model says to them, decoded already.
+  """Returns inputs and what the model says to them.
 
   Args:
-    outputs: that are kept; their seed is that of the order.
-    data: whose batch size and buckets batches have.
-
-  Raises:
-    FileNotFoundError: if outputs are missing.
-    ValueError: if they are of another model or other inputs, or for a plan that
-      packs them.
+    outputs: where that is kept.
+    plan: whose batch size and buckets batches have.
+    context: JSON values that a restart must give again.
+    prepare: called with a split before it is read.
   """
-  if data.pack:
-    raise ValueError(
-      f'what {outputs.directory} keeps comes in rows of one input each, and '
-      'data.DataPlan.pack is True: leave it out'
-    )
-  measures = 'validation' in datasets.as_task(outputs.task).splits
-  for split in ('train', 'validation') if measures else ('train',):
-    outputs.check(split)
-
-  def batches(split, **order):
-    return outputs.batches(split, data.batch_size, data.length_buckets, **order)
+  part, shape = outputs.part, (plan.batch_size, plan.length_buckets)
 
   def once_through():
-    return batches('validation', shuffle=False, num_epochs=1)
+    prepare('validation')
+    order = {'shuffle': False, 'num_epochs': 1}
+    return list(outputs.batches('validation', *shape, **order))
 
   return PartRows(
-    train=lambda skip: batches('train', seed=outputs.seed, skip=skip),
-    validation=once_through if measures else None,
+    train=lambda skip: outputs.batches(
+      'train', *shape, seed=part.seed, skip=skip
+    ),
+    validation=once_through if part.has_validation else None,
+    context=context,
+    prepare=lambda: prepare('train'),
   )
 
 

@@ -10,13 +10,13 @@ rates on the validation split. Restarting the same command goes on from the last
 checkpoint. Decode with policies/classifier.gin.
 """
 
-import os
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, reporting, training
-from calm_jax.cli import gin_runner, jobs, part_training
-from calm_jax.processes import speaking
+from calm_jax.cli import gin_runner
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
   loss: str = 'independent',
   name: str = 'classifier',
   seed: int = 0,
-) -> records.ClassifierEvaluation:
+) -> records.ClassifierEvaluation | None:
   """Trains on the split 'train' and measures on 'validation'.
 
   Args:
@@ -44,19 +44,27 @@ def run(
     seed: of the data order.
   """
   training.get_classifier_loss(loss)
-  directory = training.classifier_directory(model_dir, name)
-  trained = part_training.train_for_run(
+  trained = train_part(
     lambda run: training.classifier_stage(
       run.config, run.params, optimizer, loss=loss
     ),
+    TaskRows(data),
+    job='train_classifier',
     model_dir=model_dir,
-    directory=directory,
-    config_name='train_classifier.gin',
+    directory=training.classifier_directory(model_dir, name),
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
   )
+  return measure_part(
+    trained,
+    lambda trained: _measure(trained, loss),
+    render=reporting.render_classifier_text,
+  )
+
+
+def _measure(trained: TrainedForRun, loss: str) -> records.ClassifierEvaluation:
+  """Returns the classifier's rates."""
   config = trained.run.config
   counts = training.evaluate_classifier(
     config,
@@ -64,19 +72,13 @@ def run(
     training.classifier_of(trained.result.params),
     trained.validation,
   )
-  evaluation = records.ClassifierEvaluation(
-    task=trained.task_name,
-    split='validation',
+  return records.ClassifierEvaluation(
     num_tokens=int(counts.num_tokens),
     num_layers=config.num_decoder_layers,
     loss=loss,
-    steps=trained.result.step,
     layers=counts.layers(),
-    context=jobs.run_context(config, checkpoint_step=trained.run.step),
+    **trained.about(),
   )
-  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
-  speaking.say(reporting.render_classifier_text(evaluation))
-  return evaluation
 
 
 if __name__ == '__main__':

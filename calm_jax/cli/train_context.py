@@ -15,14 +15,12 @@ checkpoint and decodes nothing twice. Decode and certify with
 policies/pruned_context.gin.
 """
 
-import os
 from typing import Any
 
-from calm_jax import data as datasets
-from calm_jax import evaluation, records, runs, training
-from calm_jax.cli import gin_runner, jobs, outputs_training, own_outputs
-from calm_jax.cli.outputs_training import InputPlan
-from calm_jax.processes import speaking
+from calm_jax import evaluation, records, training
+from calm_jax.cli import gin_runner
+from calm_jax.cli.outputs_training import InputPlan, OwnRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -55,61 +53,37 @@ def run(
   Returns:
     What pruning by them costs; None for a Task without validation inputs.
   """
-  inputs = InputPlan() if inputs is None else inputs
-  price = training.ContextPrice() if price is None else price
-  directory = training.context_gate_directory(model_dir, name)
-  loaded = jobs.load_run(model_dir, task)
-  stage = training.context_gate_stage(
-    loaded.config,
-    loaded.params,
-    optimizer,
-    price=price,
-    size=size,
-    seed=seed,
-  )
-  outputs = own_outputs.OwnOutputs(
-    loaded=loaded,
-    task=task,
+  paid = training.ContextPrice() if price is None else price
+  trained = train_part(
+    lambda run: training.context_gate_stage(
+      run.config, run.params, optimizer, price=paid, size=size, seed=seed
+    ),
+    OwnRows(inputs, layout),
+    job='train_context',
     model_dir=model_dir,
-    directory=directory,
-    layout=evaluation.BatchLayout() if layout is None else layout,
+    directory=training.context_gate_directory(model_dir, name),
+    task=task,
+    plan=plan,
     seed=seed,
   )
-  result = outputs_training.train_on_outputs(
-    stage, outputs, inputs, plan, config_name='train_context.gin'
-  )
-  batches = outputs_training.validation_batches(outputs, inputs)
-  if batches is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  measured = _measure(loaded, result, batches, task, price)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(measured.describe())
-  return measured
+  return measure_part(trained, lambda trained: _measure(trained, paid.price))
 
 
 def _measure(
-  loaded: runs.LoadedRun,
-  result: training.TrainResult,
-  batches: list[Any],
-  task: Any,
-  price: training.ContextPrice,
+  trained: TrainedForRun, price: float
 ) -> records.ContextGateEvaluation:
   """Returns what pruning by the gates costs."""
-  gates = training.context_gates_of(result.params)
+  gates = training.context_gates_of(trained.result.params)
   found = training.evaluate_context_gates(
-    loaded.config, loaded.params, gates, batches
+    trained.run.config, trained.run.params, gates, trained.validation
   )
   return records.ContextGateEvaluation(
-    task=datasets.as_task(task).name,
-    split='validation',
     num_tokens=found.num_tokens,
     longest=found.longest,
-    price=price.price,
+    price=price,
     size=gates.size,
-    steps=result.step,
     shifts=found.shifts,
-    context=jobs.run_context(loaded.config, checkpoint_step=loaded.step),
+    **trained.about(),
   )
 
 

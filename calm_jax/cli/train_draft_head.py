@@ -10,13 +10,13 @@ it is right on the validation split. Restarting the same command goes on from
 the last checkpoint. Decode with policies/draft_head.gin.
 """
 
-import os
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, training
-from calm_jax.cli import gin_runner, jobs, part_training
-from calm_jax.processes import speaking
+from calm_jax.cli import gin_runner
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
   drafts: int = 4,
   name: str = 'draft_head',
   seed: int = 0,
-) -> records.DraftHeadEvaluation:
+) -> records.DraftHeadEvaluation | None:
   """Trains on the split 'train' and measures on 'validation'.
 
   Args:
@@ -47,8 +47,7 @@ def run(
     name: of the folder in `model_dir` that the head goes to.
     seed: of its first weights and of the data order.
   """
-  directory = training.draft_head_directory(model_dir, name)
-  trained = part_training.train_for_run(
+  trained = train_part(
     lambda run: training.draft_head_stage(
       run.config,
       run.params,
@@ -58,17 +57,23 @@ def run(
       drafts=drafts,
       seed=seed,
     ),
+    TaskRows(data),
+    job='train_draft_head',
     model_dir=model_dir,
-    directory=directory,
-    config_name='train_draft_head.gin',
+    directory=training.draft_head_directory(model_dir, name),
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
   )
-  config = trained.run.config
+  return measure_part(trained, lambda trained: _measure(trained, drafts))
+
+
+def _measure(
+  trained: TrainedForRun, drafts: int
+) -> records.DraftHeadEvaluation:
+  """Returns how often the head is right, draft by draft."""
   counts = training.evaluate_draft_head(
-    config,
+    trained.run.config,
     trained.run.params,
     training.draft_head_of(trained.result.params),
     trained.validation,
@@ -77,19 +82,13 @@ def run(
   losses, agreements, kept = (
     tuple(map(float, column)) for column in counts.rates()
   )
-  evaluation = records.DraftHeadEvaluation(
-    task=trained.task_name,
-    split='validation',
+  return records.DraftHeadEvaluation(
     num_tokens=int(counts.places[0]),
-    steps=trained.result.step,
     cross_entropies=losses,
     agreements=agreements,
     kept=kept,
-    context=jobs.run_context(config, checkpoint_step=trained.run.step),
+    **trained.about(),
   )
-  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
-  speaking.say(evaluation.describe())
-  return evaluation
 
 
 if __name__ == '__main__':

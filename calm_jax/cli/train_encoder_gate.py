@@ -23,7 +23,9 @@ from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import runs, training
-from calm_jax.cli import gin_runner, joint_gates, part_training
+from calm_jax.cli import gin_runner, joint_gates
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import train_part
 
 
 def run(
@@ -69,7 +71,7 @@ def run(
     )
   loaded_heads = runs.load_encoder_heads(model_dir, name=heads.folder)
   labels = runs.load_class_labels(model_dir, name=heads.folder)
-  trained = part_training.train_for_run(
+  trained = train_part(
     lambda run: make_stage(
       run.config,
       run.params,
@@ -80,12 +82,12 @@ def run(
       shape=training.GateShape() if shape is None else shape,
       seed=seed,
     ),
+    TaskRows(data),
+    job='train_encoder_gate',
     model_dir=model_dir,
     directory=directory,
-    config_name='train_encoder_gate.gin',
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
   )
   if heads.trained_on is not None:

@@ -19,19 +19,13 @@ MODEL_DIR. Certify with calibrate_encoder, measure with
 `calm_jax.benchmarks.encoder_exits`.
 """
 
-import dataclasses
-import os
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, runs, training
-from calm_jax.cli import (
-  gin_runner,
-  head_measures,
-  joint_encoders,
-  part_training,
-)
-from calm_jax.processes import speaking
+from calm_jax.cli import gin_runner, head_measures, joint_encoders
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import measure_part, train_part
 
 
 def run(
@@ -89,39 +83,28 @@ def run(
       seed=seed,
     )
 
-  trained = part_training.train_for_run(
+  trained = train_part(
     make_stage,
+    TaskRows(data),
+    job='train_encoder_heads',
     model_dir=model_dir,
     directory=directory,
-    config_name='train_encoder_heads.gin',
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
   )
   if joint_dir is not None:
     directory = joint_encoders.write_run(
       joint_dir, model_dir, trained, name=name
     )
-  if trained.validation is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  tree = trained.result.params
-  measured = head_measures.measure_heads(
-    dataclasses.replace(
-      trained.run,
-      params=training.with_trained_encoder(trained.run.params, tree),
+  return measure_part(
+    trained,
+    lambda trained: head_measures.measure_trained(
+      trained, labels[0], with_encoder=joint_dir is not None
     ),
-    training.encoder_heads_of(tree),
-    labels[0],
-    trained.validation,
-    task_name=trained.task_name,
-    steps=trained.result.step,
-    with_encoder=joint_dir is not None,
+    directory=directory,
+    render=lambda measured: f'{directory}: {measured.describe()}',
   )
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(f'{directory}: {measured.describe()}')
-  return measured
 
 
 if __name__ == '__main__':

@@ -15,15 +15,13 @@ twice; with other inputs, or another MAX_INPUTS or seed, it is refused before
 anything is written. Decode and certify with policies/adapted_exits.gin.
 """
 
-import os
 from typing import Any
 
-from calm_jax import data as datasets
-from calm_jax import evaluation, records, runs, training
-from calm_jax.cli import gin_runner, jobs, outputs_training, own_outputs
-from calm_jax.cli.outputs_training import InputPlan
+from calm_jax import evaluation, records, training
+from calm_jax.cli import gin_runner
+from calm_jax.cli.outputs_training import InputPlan, OwnRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 from calm_jax.exit_adapters import ExitAdapters
-from calm_jax.processes import speaking
 
 
 def run(
@@ -57,65 +55,47 @@ def run(
   Returns:
     What they change; None for a Task without validation inputs.
   """
-  inputs = InputPlan() if inputs is None else inputs
-  directory = training.exit_adapter_directory(model_dir, name)
-  loaded = jobs.load_run(model_dir, task)
-  outputs = own_outputs.OwnOutputs(
-    loaded=loaded,
-    task=task,
+  trained = train_part(
+    lambda run: training.exit_adapter_stage(
+      run.config,
+      run.params,
+      optimizer,
+      rank=rank,
+      feed_forward=feed_forward,
+      seed=seed,
+    ),
+    OwnRows(inputs, layout),
+    job='train_exits',
     model_dir=model_dir,
-    directory=directory,
-    layout=evaluation.BatchLayout() if layout is None else layout,
+    directory=training.exit_adapter_directory(model_dir, name),
+    task=task,
+    plan=plan,
     seed=seed,
   )
-  stage = training.exit_adapter_stage(
-    loaded.config,
-    loaded.params,
-    optimizer,
-    rank=rank,
-    feed_forward=feed_forward,
-    seed=seed,
-  )
-  result = outputs_training.train_on_outputs(
-    stage, outputs, inputs, plan, config_name='train_exits.gin'
-  )
-  batches = outputs_training.validation_batches(outputs, inputs)
-  if batches is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  measured = _measure(loaded, result, batches, outputs)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(measured.describe())
-  return measured
+  return measure_part(trained, _measure)
 
 
-def _measure(
-  loaded: runs.LoadedRun,
-  result: training.TrainResult,
-  batches: list[Any],
-  outputs: own_outputs.OwnOutputs,
-) -> records.ExitAdapterEvaluation:
+def _measure(trained: TrainedForRun) -> records.ExitAdapterEvaluation:
   """Returns what adapters change, layer by layer."""
-  config = loaded.config
+  config, batches = trained.run.config, trained.validation
   before, after = (
-    training.evaluate_exit_adapters(config, loaded.params, adapters, batches)
+    training.evaluate_exit_adapters(
+      config, trained.run.params, adapters, batches
+    )
     for adapters in (
       ExitAdapters.identity(config.num_decoder_layers, config.embed_dim),
-      training.exit_adapters_of(result.params),
+      training.exit_adapters_of(trained.result.params),
     )
   )
   apart_before, right_before = map(_numbers, before.rates())
   apart, right = map(_numbers, after.rates())
   return records.ExitAdapterEvaluation(
-    task=datasets.as_task(outputs.task).name,
-    split='validation',
     num_tokens=int(before.num_tokens),
-    steps=result.step,
     agreements_before=right_before,
     agreements=right,
     divergences_before=apart_before,
     divergences=apart,
-    context=jobs.run_context(config, checkpoint_step=loaded.step),
+    **trained.about(),
   )
 
 

@@ -17,13 +17,13 @@ rows are what the model itself said there, so that the same file of inputs does
 (tasks/input_lines.gin). Decode with policies/adapted_gate.gin.
 """
 
-import os
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, reporting, runs, training
-from calm_jax.cli import gin_runner, jobs, part_training
-from calm_jax.processes import speaking
+from calm_jax.cli import gin_runner
+from calm_jax.cli.part_rows import TaskRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -69,7 +69,28 @@ def run(
   if adapters is not None:
     outputs_in = training.exit_adapter_directory(model_dir, adapters)
     read_through = runs.load_exit_adapters(model_dir, name=adapters)
-  trained = part_training.train_for_run(
+
+  def measure(trained: TrainedForRun) -> records.GateEvaluation:
+    config = trained.run.config
+    found = training.evaluate_gate(
+      config,
+      trained.run.params,
+      training.gate_of(trained.result.params),
+      trained.validation,
+      adapters=read_through,
+    )
+    return records.GateEvaluation(
+      num_tokens=found.num_tokens,
+      num_layers=config.num_decoder_layers,
+      target=repr(target),
+      layers=found.layers,
+      depths=found.depths,
+      first_agreeing=found.first_agreeing,
+      settled=found.settled,
+      **trained.about(exit_adapters=adapters),
+    )
+
+  trained = train_part(
     lambda run: training.gate_stage(
       run.config,
       run.params,
@@ -80,44 +101,15 @@ def run(
       adapters=read_through,
       seed=seed,
     ),
+    TaskRows(data, outputs_in),
+    job='train_gates',
     model_dir=model_dir,
     directory=directory,
-    config_name='train_gates.gin',
     task=task,
     plan=plan,
-    data=data,
     seed=seed,
-    outputs_in=outputs_in,
   )
-  if trained.validation is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  config = trained.run.config
-  measured = training.evaluate_gate(
-    config,
-    trained.run.params,
-    training.gate_of(trained.result.params),
-    trained.validation,
-    adapters=read_through,
-  )
-  evaluation = records.GateEvaluation(
-    task=trained.task_name,
-    split='validation',
-    num_tokens=measured.num_tokens,
-    num_layers=config.num_decoder_layers,
-    target=repr(target),
-    steps=trained.result.step,
-    layers=measured.layers,
-    depths=measured.depths,
-    first_agreeing=measured.first_agreeing,
-    settled=measured.settled,
-    context=jobs.run_context(
-      config, checkpoint_step=trained.run.step, exit_adapters=adapters
-    ),
-  )
-  records.write_json(os.path.join(directory, 'evaluation.json'), evaluation)
-  speaking.say(reporting.render_gate_text(evaluation))
-  return evaluation
+  return measure_part(trained, measure, render=reporting.render_gate_text)
 
 
 if __name__ == '__main__':

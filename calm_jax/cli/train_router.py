@@ -14,14 +14,12 @@ everybody. Restarting the same command goes on from the last checkpoint and
 decodes nothing twice. Decode and certify with policies/router.gin.
 """
 
-import os
 from typing import Any
 
-from calm_jax import data as datasets
-from calm_jax import evaluation, records, reporting, runs, training
-from calm_jax.cli import gin_runner, jobs, outputs_training, own_outputs
-from calm_jax.cli.outputs_training import InputPlan
-from calm_jax.processes import speaking
+from calm_jax import evaluation, records, reporting, training
+from calm_jax.cli import gin_runner
+from calm_jax.cli.outputs_training import InputPlan, OwnRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -55,67 +53,45 @@ def run(
   Returns:
     What its depths lose; None for a Task without validation inputs.
   """
-  inputs = InputPlan() if inputs is None else inputs
-  directory = training.router_directory(model_dir, name)
-  loaded = jobs.load_run(model_dir, task)
-  stage = training.router_stage(
-    loaded.config,
-    loaded.params,
-    optimizer,
-    slack=slack,
-    shape=shape,
-    seed=seed,
-  )
-  outputs = own_outputs.OwnOutputs(
-    loaded=loaded,
-    task=task,
+  trained = train_part(
+    lambda run: training.router_stage(
+      run.config, run.params, optimizer, slack=slack, shape=shape, seed=seed
+    ),
+    OwnRows(inputs, layout),
+    job='train_router',
     model_dir=model_dir,
-    directory=directory,
-    layout=evaluation.BatchLayout() if layout is None else layout,
+    directory=training.router_directory(model_dir, name),
+    task=task,
+    plan=plan,
     seed=seed,
   )
-  result = outputs_training.train_on_outputs(
-    stage, outputs, inputs, plan, config_name='train_router.gin'
+  return measure_part(
+    trained,
+    lambda trained: _measure(trained, slack),
+    render=reporting.render_router_text,
   )
-  batches = outputs_training.validation_batches(outputs, inputs)
-  if batches is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  measured = _measure(loaded, result, batches, task, slack)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(reporting.render_router_text(measured))
-  return measured
 
 
-def _measure(
-  loaded: runs.LoadedRun,
-  result: training.TrainResult,
-  batches: list[Any],
-  task: Any,
-  slack: float,
-) -> records.RouterEvaluation:
+def _measure(trained: TrainedForRun, slack: float) -> records.RouterEvaluation:
   """Returns what the router's depths lose."""
-  config = loaded.config
+  config = trained.run.config
   found = training.evaluate_router(
     config,
-    loaded.params,
-    training.router_of(result.params),
-    batches,
+    trained.run.params,
+    training.router_of(trained.result.params),
+    trained.validation,
     slack=slack,
   )
   return records.RouterEvaluation(
-    task=datasets.as_task(task).name,
-    split='validation',
     num_requests=found.num_requests,
     num_tokens=found.num_tokens,
     num_layers=config.num_decoder_layers,
     slack=slack,
-    steps=result.step,
     depths=found.depths,
     differing=found.differing,
     kept=found.kept,
     needed_layers=found.needed_layers,
-    context=jobs.run_context(config, checkpoint_step=loaded.step),
+    **trained.about(),
   )
 
 

@@ -14,14 +14,12 @@ Restarting the same command goes on from the last checkpoint and decodes nothing
 twice. Decode and certify with policies/pruned_source.gin.
 """
 
-import os
 from typing import Any
 
-from calm_jax import data as datasets
-from calm_jax import evaluation, records, runs, training
-from calm_jax.cli import gin_runner, jobs, outputs_training, own_outputs
-from calm_jax.cli.outputs_training import InputPlan
-from calm_jax.processes import speaking
+from calm_jax import evaluation, records, training
+from calm_jax.cli import gin_runner
+from calm_jax.cli.outputs_training import InputPlan, OwnRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 
 
 def run(
@@ -52,55 +50,38 @@ def run(
   Returns:
     What pruning by it costs; None for a Task without validation inputs.
   """
-  inputs = InputPlan() if inputs is None else inputs
-  budget = training.SourceBudget() if budget is None else budget
-  directory = training.source_scorer_directory(model_dir, name)
-  loaded = jobs.load_run(model_dir, task)
-  stage = training.source_scorer_stage(
-    loaded.config, loaded.params, optimizer, budget=budget
-  )
-  outputs = own_outputs.OwnOutputs(
-    loaded=loaded,
-    task=task,
+  chosen = training.SourceBudget() if budget is None else budget
+  trained = train_part(
+    lambda run: training.source_scorer_stage(
+      run.config, run.params, optimizer, budget=chosen
+    ),
+    OwnRows(inputs, layout),
+    job='train_source',
     model_dir=model_dir,
-    directory=directory,
-    layout=evaluation.BatchLayout() if layout is None else layout,
+    directory=training.source_scorer_directory(model_dir, name),
+    task=task,
+    plan=plan,
     seed=seed,
   )
-  result = outputs_training.train_on_outputs(
-    stage, outputs, inputs, plan, config_name='train_source.gin'
-  )
-  batches = outputs_training.validation_batches(outputs, inputs)
-  if batches is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  measured = _measure(loaded, result, batches, task, budget)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(measured.describe())
-  return measured
+  return measure_part(trained, lambda trained: _measure(trained, chosen.share))
 
 
 def _measure(
-  loaded: runs.LoadedRun,
-  result: training.TrainResult,
-  batches: list[Any],
-  task: Any,
-  budget: training.SourceBudget,
+  trained: TrainedForRun, share: float
 ) -> records.SourceScorerEvaluation:
   """Returns what pruning by the scorer costs."""
-  scorer = training.source_scorer_of(result.params)
   found = training.evaluate_source_scorer(
-    loaded.config, loaded.params, scorer, batches
+    trained.run.config,
+    trained.run.params,
+    training.source_scorer_of(trained.result.params),
+    trained.validation,
   )
   return records.SourceScorerEvaluation(
-    task=datasets.as_task(task).name,
-    split='validation',
     num_tokens=found.num_tokens,
     num_positions=found.num_positions,
-    share=budget.share,
-    steps=result.step,
+    share=share,
     shifts=found.shifts,
-    context=jobs.run_context(loaded.config, checkpoint_step=loaded.step),
+    **trained.about(),
   )
 
 

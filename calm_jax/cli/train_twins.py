@@ -16,14 +16,12 @@ Restarting the same command goes on from the last checkpoint and decodes nothing
 twice. Decode and certify with policies/twins.gin.
 """
 
-import os
 from typing import Any
 
-from calm_jax import data as datasets
-from calm_jax import evaluation, records, runs, training
-from calm_jax.cli import gin_runner, jobs, outputs_training, own_outputs
-from calm_jax.cli.outputs_training import InputPlan
-from calm_jax.processes import speaking
+from calm_jax import evaluation, records, training
+from calm_jax.cli import gin_runner
+from calm_jax.cli.outputs_training import InputPlan, OwnRows
+from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
 from calm_jax.small_twins import NONE, OWN, TWIN
 
 
@@ -55,47 +53,26 @@ def run(
   Returns:
     What the twins keep; None for a Task without validation inputs.
   """
-  inputs = InputPlan() if inputs is None else inputs
-  directory = training.twin_directory(model_dir, name)
-  loaded = jobs.load_run(model_dir, task)
-  stage = training.twin_stage(
-    loaded.config,
-    loaded.params,
-    optimizer,
-    shape=shape,
-    seed=seed,
-  )
-  outputs = own_outputs.OwnOutputs(
-    loaded=loaded,
-    task=task,
+  trained = train_part(
+    lambda run: training.twin_stage(
+      run.config, run.params, optimizer, shape=shape, seed=seed
+    ),
+    OwnRows(inputs, layout),
+    job='train_twins',
     model_dir=model_dir,
-    directory=directory,
-    layout=evaluation.BatchLayout() if layout is None else layout,
+    directory=training.twin_directory(model_dir, name),
+    task=task,
+    plan=plan,
     seed=seed,
   )
-  result = outputs_training.train_on_outputs(
-    stage, outputs, inputs, plan, config_name='train_twins.gin'
-  )
-  batches = outputs_training.validation_batches(outputs, inputs)
-  if batches is None:
-    speaking.say(f'{directory}: no validation inputs, so nothing is measured')
-    return None
-  measured = _measure(loaded, result, batches, task)
-  records.write_json(os.path.join(directory, 'evaluation.json'), measured)
-  speaking.say(measured.describe())
-  return measured
+  return measure_part(trained, _measure)
 
 
-def _measure(
-  loaded: runs.LoadedRun,
-  result: training.TrainResult,
-  batches: list[Any],
-  task: Any,
-) -> records.TwinEvaluation:
+def _measure(trained: TrainedForRun) -> records.TwinEvaluation:
   """Returns what twins keep in half of the layers or all, and none at all."""
-  config = loaded.config
+  config, batches = trained.run.config, trained.validation
   layers = config.num_decoder_layers
-  twins = training.twins_of(result.params)
+  twins = training.twins_of(trained.result.params)
   half = layers // 2
   units = {NONE: 0, OWN: config.mlp_dim, TWIN: twins.hidden_units}
   patterns = dict.fromkeys(
@@ -109,15 +86,12 @@ def _measure(
   )
   found = {
     choices: training.evaluate_twins(
-      config, loaded.params, twins, batches, choices
+      config, trained.run.params, twins, batches, choices
     )
     for choices in patterns
   }
   return records.TwinEvaluation(
-    task=datasets.as_task(task).name,
-    split='validation',
     num_tokens=int(found[(OWN,) * layers].num_tokens),
-    steps=result.step,
     hidden_units=twins.hidden_units,
     patterns=tuple(
       records.TwinPattern(
@@ -128,7 +102,7 @@ def _measure(
       )
       for choices, sums in found.items()
     ),
-    context=jobs.run_context(config, checkpoint_step=loaded.step),
+    **trained.about(),
   )
 
 

@@ -1,8 +1,8 @@
 """One layer of one position: what is done to it, whatever the depth loop.
 
-`Layers` fills a layer's K/V, runs it and lets the exit rule look, and the layer
-plan before and after. Rows are masked: one that stopped keeps its exit state,
-whatever is computed for the others.
+`Layers` fills a layer's K/V, runs it and lets the exit rule look; `plan_steps`
+has the layer plan's turns, before and after. Rows are masked: one that stopped
+keeps its exit state, whatever is computed for the others.
 """
 
 import dataclasses
@@ -10,12 +10,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from calm_jax import row_masks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.decoding import companions as company
-from calm_jax.decoding import feed_forwards
+from calm_jax.decoding import feed_forwards, plan_steps
 from calm_jax.decoding.layer_rows import Memory, Rows
 from calm_jax.decoding.policy import ComputePolicy, PolicyState
 from calm_jax.interfaces import (
@@ -25,7 +24,6 @@ from calm_jax.interfaces import (
   PlanView,
   Work,
 )
-from calm_jax.small_twins import OWN, TWIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,30 +93,17 @@ class Layers:
     Returns the rows, now with who runs the layer beside them, the memory, and
     what the layer plan asks of the layer.
     """
-    plan_state, asked = self.policy.layer_plan.before(
-      rows.policy.layer_plan, self._plan_view(layer, rows)
-    )
-    rows = self._keep_asked(rows, plan_state)
-    fill = functools.partial(
+    plan = self.policy.layer_plan
+    rows, asked = plan_steps.ask(plan, self._plan_view(layer, rows), rows)
+    write = functools.partial(
       self._fill,
       layer,
       places=self.positions if asked.slots is None else asked.slots,
     )
-    if asked.fill is None:
-      return *fill(rows, memory, wanted=self.alive), asked
-    wanted = self.alive & asked.fill
-    if not self.policy.layer_plan.may_skip_for_all:
-      return *fill(rows, memory, wanted=wanted), asked
-
-    def fill_once(carry):
-      _, rows, memory = carry
-      return jnp.zeros((), bool), *fill(rows, memory, wanted=wanted)
-
-    # A loop of one turn or none: a branch would copy the cache.
-    _, rows, memory = lax.while_loop(
-      lambda carry: carry[0], fill_once, (wanted.any(), rows, memory)
+    filled = plan_steps.fill(
+      plan, asked, write, alive=self.alive, rows=rows, memory=memory
     )
-    return rows, memory, asked
+    return *filled, asked
 
   def _plan_view(self, layer: Array | int, rows: Rows) -> PlanView:
     """Returns what the layer plan sees of a layer that will run."""
@@ -129,23 +114,6 @@ class Layers:
       active=rows.active,
       alive=self.alive,
     )
-
-  def _keep_asked(self, rows: Rows, state: PyTree) -> Rows:
-    """Returns rows with the state in which `before` left the plan."""
-    plan = self.policy.layer_plan
-    if plan.products:
-      done = self.alive * jnp.int32(plan.products)
-      rows = dataclasses.replace(rows, work=rows.work.plus(extra_products=done))
-    if not plan.prunes_context:
-      return self._keep_plan(rows, state, rows.active)
-    policy = dataclasses.replace(rows.policy, layer_plan=state)
-    return dataclasses.replace(rows, policy=policy)
-
-  def _keep_plan(self, rows: Rows, state: PyTree, where: Array) -> Rows:
-    """Returns rows with the plan's state replaced in some, bool [B]."""
-    state = row_masks.keep_rows(where, state, rows.policy.layer_plan)
-    policy = dataclasses.replace(rows.policy, layer_plan=state)
-    return dataclasses.replace(rows, policy=policy)
 
   def _fill(
     self,
@@ -194,7 +162,7 @@ class Layers:
     self, layer: Array | int, rows: Rows, cache: PyTree, work: LayerWork
   ) -> Rows:
     """Runs a layer whose K/V are in the cache, and lets the exit rule look."""
-    before, previous, plan = rows.active, rows.hidden, self.policy.layer_plan
+    previous, plan = rows.hidden, self.policy.layer_plan
     view = self._plan_view(layer, rows)
 
     def attend(hidden, positions):
@@ -233,25 +201,13 @@ class Layers:
       rows,
       hidden=row_masks.keep_rows(rows.active, hidden, previous),
       companions=companions,
-      work=rows.work.plus(**self._done(rows.active, work)),
+      work=rows.work.plus(**plan_steps.done(plan, rows.active, work)),
     )
     rows = self._exit(layer, rows, previous, work.ran)
     if all(part is None for part in work):
       return rows
     view = dataclasses.replace(view, attended=attended[:, 0], left=hidden[:, 0])
-    state = plan.after(rows.policy.layer_plan, view, work)
-    return self._keep_plan(rows, state, before)
-
-  def _done(self, active: Array, work: LayerWork) -> dict[str, Array]:
-    """Returns what the ledger says of a layer that has run."""
-    ran = functools.partial(feed_forwards.rows_of, active, work.feed_forward)
-    done = {
-      'attention': row_masks.wanted_rows(active, work.attention),
-      'feed_forward': ran(OWN),
-    }
-    if (twins := self.policy.layer_plan.twins) is not None:
-      done['extra_products'] = ran(TWIN) * twins.products
-    return done
+    return plan_steps.tell(plan, view, rows, work=work)
 
   def read(self, rows: Rows) -> Rows:
     """Returns rows with the logits of their exit states."""

@@ -171,7 +171,7 @@ from calm_jax.training.stages.source_scorer import (
   source_scorer_of,
   source_scorer_stage,
 )
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 from calm_jax.training.step import (
   init_train_state,
   make_eval_step,
@@ -244,6 +244,7 @@ __all__ = [
   'context_gate_directory',
   'context_gate_stage',
   'context_gates_of',
+  'descend',
   'draft_head_directory',
   'draft_head_of',
   'draft_head_stage',

@@ -18,7 +18,7 @@ from calm_jax import model, records
 from calm_jax.array_types import Array, Params
 from calm_jax.exits import Classifier
 from calm_jax.pytrees import register_pytree
-from calm_jax.training import classifier_losses
+from calm_jax.training import classifier_losses, losses
 from calm_jax.training import step as step_lib
 
 # A token is held back where its confidence is below this.
@@ -51,6 +51,15 @@ class ClassifierCounts:
     """[L-1], tokens on which classifier and label agree."""
     wrong = self.inconsistent + self.held_back - 2 * self.rightly_held_back
     return self.num_tokens - wrong
+
+  def exits(self) -> losses.ExitMetrics:
+    """Returns the metrics of a training step, of exits 1..L-1."""
+    num_tokens = jnp.maximum(self.num_tokens, 1.0)
+    return losses.ExitMetrics(
+      losses=self.cross_entropy / num_tokens,
+      accuracies=self.right / num_tokens,
+      num_tokens=self.num_tokens,
+    )
 
   def layers(self) -> tuple[records.ClassifierLayer, ...]:
     """Returns the rates at exits 1..L-1; for counts on the host."""

@@ -52,9 +52,4 @@ def init_encoder_head_state(
       lambda leaf: jnp.array(leaf, jnp.float32),
       {name: encoder[name] for name in ENCODER_PARTS},
     )
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)

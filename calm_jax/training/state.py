@@ -1,8 +1,11 @@
 """What every training step takes and gives back, whatever it trains."""
 
 import dataclasses
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from calm_jax.array_types import Array, Params, PyTree
@@ -26,6 +29,24 @@ class TrainState:
   params: Params
   opt_state: PyTree
   rng: Array
+
+  @classmethod
+  def start(
+    cls,
+    params: Params,
+    transformation: optax.GradientTransformation,
+    *,
+    rng: Array,
+  ) -> Self:
+    """Returns the state at step 0.
+
+    Args:
+      params: the parameters that are trained.
+      transformation: what will turn gradients into updates.
+      rng: a PRNG key.
+    """
+    step = jnp.zeros((), jnp.int32)
+    return cls(step, params, transformation.init(params), rng)
 
   def after(
     self, transformation: optax.GradientTransformation, gradients: PyTree
@@ -62,3 +83,26 @@ class StepMetrics:
   loss: Array
   exits: ExitMetrics
   gradient_norm: Array
+
+
+def descend(
+  state: TrainState,
+  loss_of: Callable[[Params], tuple[Array, Any]],
+  *,
+  transformation: optax.GradientTransformation,
+  exits: Callable[[Any], ExitMetrics],
+) -> tuple[TrainState, StepMetrics]:
+  """Returns the state after a step down a loss, and what the step reports.
+
+  Args:
+    state: before it.
+    loss_of: from parameters to the loss, a scalar, and what else was found.
+    transformation: what turns gradients into updates.
+    exits: from what else was found to the metrics of exits.
+  """
+  (loss, found), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+    state.params
+  )
+  return state.after(transformation, gradients), StepMetrics(
+    loss=loss, exits=exits(found), gradient_norm=optax.global_norm(gradients)
+  )

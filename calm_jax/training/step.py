@@ -52,12 +52,7 @@ def init_train_state(
   else:
     # A copy, because the first step donates its input.
     params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=rng,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=rng)
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import training_cases
 
 from calm_jax import exits, model
 from calm_jax.pytrees import register_pytree
@@ -33,8 +34,7 @@ def inputs():
 
 @functools.cache
 def params():
-  init = jax.jit(functools.partial(model.init_params, CONFIG))
-  return init(jax.random.key(3))
+  return training_cases.random_params(CONFIG, seed=3)
 
 
 @functools.cache

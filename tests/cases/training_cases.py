@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 
 from calm_jax import model
@@ -35,3 +36,17 @@ def batch(seed, *, rows=8, length=5, vocab_size=16):
 def batches(skip):
   """The endless stream of batches after the first `skip`."""
   return (batch(seed) for seed in itertools.count(skip))
+
+
+def random_params(config, seed=0):
+  """Returns random parameters, without compiling a program to draw them."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
+
+  def draw(shape):
+    if len(shape.shape) == 1:
+      return np.ones(shape.shape, np.float32)
+    scale = 1.0 / np.sqrt(shape.shape[0])
+    return (rng.normal(size=shape.shape) * scale).astype(np.float32)
+
+  return jax.device_put(jax.tree.map(draw, shapes))

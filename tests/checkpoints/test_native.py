@@ -14,7 +14,7 @@ from calm_jax import model
 from calm_jax.checkpoints import directories, native
 
 CONFIG = training_cases.CONFIG
-PARAMS = jax.jit(lambda key: model.init_params(CONFIG, key))(jax.random.key(5))
+PARAMS = training_cases.random_params(CONFIG)
 CONTEXT = {'vocabulary_fingerprint': 'abc', 'vocabulary_file': 'v.model'}
 
 

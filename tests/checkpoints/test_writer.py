@@ -10,11 +10,10 @@ import orbax.checkpoint as ocp
 import pytest
 from cases import training_cases
 
-from calm_jax import model
 from calm_jax.checkpoints import directories, native
 
 CONFIG = training_cases.CONFIG
-PARAMS = jax.jit(lambda key: model.init_params(CONFIG, key))(jax.random.key(5))
+PARAMS = training_cases.random_params(CONFIG)
 
 
 @pytest.fixture

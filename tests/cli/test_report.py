@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import pytest
 from cases import example_result, validation_cases
@@ -15,18 +16,29 @@ pytest.importorskip('jinja2')
 pytest.importorskip('matplotlib')
 
 
-def write_run(folder, *, with_validation=True):
-  """Writes what the jobs leave in a run directory."""
+def write_run(folder):
+  """Writes what the jobs leave in a run directory, but for a validation."""
   records.write_json(
     folder / 'evaluation' / 'result.json', example_result.evaluation_result()
   )
-  if with_validation:
-    validation_cases.validation(folder, output_dir=str(folder / 'calibration'))
   return str(folder)
 
 
-def test_the_job_writes_a_page_without_jax(tmp_path):
-  run_dir = write_run(tmp_path)
+@pytest.fixture(scope='module')
+def _validated(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('validated')
+  validation_cases.validation(folder, output_dir=str(folder / 'calibration'))
+  write_run(folder)
+  return folder
+
+
+@pytest.fixture
+def validated(_validated, tmp_path):
+  """A run directory of the test's own, with a validation."""
+  return shutil.copytree(_validated, tmp_path / 'run')
+
+
+def test_the_job_writes_a_page_without_jax(validated):
   program = (
     'import runpy, sys\n'
     'for name in ("jax", "flax", "tensorflow", "seqio", "gin"):\n'
@@ -35,28 +47,27 @@ def test_the_job_writes_a_page_without_jax(tmp_path):
     'runpy.run_module("calm_jax.cli.report", run_name="__main__")\n'
   )
   python = import_server.server(*import_server.OF_LAPTOPS)
-  result = python.run('-c', program, f'--run_dir={run_dir}')
+  result = python.run('-c', program, f'--run_dir={validated}')
   assert result.returncode == 0, result.stderr
-  page = (tmp_path / 'report.html').read_text('utf-8')
+  page = (validated / 'report.html').read_text('utf-8')
   assert 'Certified: setting 7 of 21' in page
   assert 'The guarantee, counted' in page
-  assert str(tmp_path / 'report.html') in result.stdout
+  assert str(validated / 'report.html') in result.stdout
 
 
 def test_without_a_validation_the_page_says_nothing_of_it(tmp_path, capsys):
-  run_dir = write_run(tmp_path, with_validation=False)
+  run_dir = write_run(tmp_path)
   path = report.run(run_dir, output=str(tmp_path / 'deep' / 'page.html'))
   with open(path, encoding='utf-8') as file:
     assert 'The guarantee, counted' not in file.read()
   assert 'calm_jax.cli.validate' in capsys.readouterr().out
 
 
-def test_files_may_be_elsewhere(tmp_path):
-  write_run(tmp_path / 'files')
+def test_files_may_be_elsewhere(validated, tmp_path):
   path = report.run(
     str(tmp_path / 'empty'),
-    evaluation=str(tmp_path / 'files' / 'evaluation' / 'result.json'),
-    validation=str(tmp_path / 'files' / 'calibration' / 'validation.json'),
+    evaluation=str(validated / 'evaluation' / 'result.json'),
+    validation=str(validated / 'calibration' / 'validation.json'),
   )
   assert path == str(tmp_path / 'empty' / 'report.html')
   assert os.path.getsize(path) > 10_000
@@ -68,7 +79,7 @@ def test_missing_files_are_named_with_the_job_that_writes_them(tmp_path):
     match=r'no evaluation at .*result.json; calm_jax\.cli\.eval',
   ):
     report.run(str(tmp_path))
-  run_dir = write_run(tmp_path, with_validation=False)
+  run_dir = write_run(tmp_path)
   # Asked for, it is not left out in silence.
   with pytest.raises(
     FileNotFoundError, match=r'no validation at none.json; calm_jax\.cli\.val'
@@ -99,12 +110,11 @@ def test_what_is_no_evaluation_is_named(tmp_path, content, message):
   assert 'calm_jax.cli.evaluate' in str(error.value)
 
 
-def test_half_a_file_is_named(tmp_path):
-  run_dir = write_run(tmp_path)
-  path = tmp_path / 'calibration' / 'validation.json'
+def test_half_a_file_is_named(validated):
+  path = validated / 'calibration' / 'validation.json'
   path.write_text(path.read_text('utf-8')[:500], encoding='utf-8')
   with pytest.raises(ValueError, match='validation.json is not valid JSON'):
-    report.run(run_dir)
+    report.run(str(validated))
 
 
 @pytest.mark.slow
@@ -117,7 +127,7 @@ def test_the_main_ends_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_some_outputs_become_a_picture(tmp_path, capsys):
-  run_dir = write_run(tmp_path, with_validation=False)
+  run_dir = write_run(tmp_path)
   picture = tmp_path / 'picture.svg'
   report.run(run_dir, picture=str(picture), samples=[2, 1])
   both = picture.stat().st_size

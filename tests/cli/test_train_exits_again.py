@@ -1,6 +1,7 @@
 """A restart of train_exits that is another run is refused, and writes nothing.
 
-The model is tiny and random and speaks bytes.
+The model is tiny and random and speaks bytes. The file of inputs has a name of
+its own: a process has one Task of a name, and other modules leave theirs.
 """
 
 import json
@@ -22,10 +23,10 @@ INPUTS = [f'input {number}' for number in range(12)]
 
 
 def train(folder, *, inputs=tuple(INPUTS), **changes):
-  (folder / 'inputs.txt').write_text('\n'.join(inputs), encoding='utf-8')
+  (folder / 'again.txt').write_text('\n'.join(inputs), encoding='utf-8')
   bindings = {
     'MODEL_DIR': str(folder / 'run'),
-    'INPUT_LINES': str(folder / 'inputs.txt'),
+    'INPUT_LINES': str(folder / 'again.txt'),
     'SHARES': {'train': 1.0},
     'TRAIN_STEPS': 2,
     'BATCH_SIZE': 4,
@@ -39,7 +40,7 @@ def train(folder, *, inputs=tuple(INPUTS), **changes):
   finally:
     # As in a process of its own.
     gin.clear_config()
-    seqio.TaskRegistry.remove('inputs_inputs')
+    seqio.TaskRegistry.remove('inputs_again')
 
 
 def contents(folder):
@@ -89,10 +90,10 @@ def test_adapters_whose_inputs_have_no_hash_yet_go_on(folder, tmp_path):
 
 def test_their_gate_is_measured_on_no_inputs_either(folder, capsys):
   """All of them are for training; and it goes on with the same ones."""
-  (folder / 'inputs.txt').write_text('\n'.join(INPUTS), encoding='utf-8')
+  (folder / 'again.txt').write_text('\n'.join(INPUTS), encoding='utf-8')
   given = {
     'MODEL_DIR': str(folder / 'run'),
-    'INPUT_LINES': str(folder / 'inputs.txt'),
+    'INPUT_LINES': str(folder / 'again.txt'),
     'SHARES': {'train': 1.0},
     'EXIT_ADAPTERS': 'exit_adapters',
     'GATE_STATES': 'own_exits',
@@ -107,7 +108,7 @@ def test_their_gate_is_measured_on_no_inputs_either(folder, capsys):
       assert call('train_gates', files, **given, TRAIN_STEPS=steps) is None
   finally:
     gin.clear_config()
-    seqio.TaskRegistry.remove('inputs_inputs')
+    seqio.TaskRegistry.remove('inputs_again')
   assert 'no validation inputs' in capsys.readouterr().out
   assert (folder / 'run/gate/checkpoint_3').exists()
   assert not (folder / 'run/gate/evaluation.json').exists()

@@ -29,6 +29,10 @@ runpy.run_module('calm_jax.cli.validate', run_name='__main__', alter_sys=True)
 """
 
 
+# For what the counts have no part in.
+LEAST = dict(curve_points=0, num_draws=2, num_splits=2, tolerances=(0.25,))
+
+
 def run_main(*arguments):
   python = import_server.server(*import_server.OF_LAPTOPS)
   return python.run('-c', WITHOUT_JAX, *arguments)
@@ -128,7 +132,7 @@ def test_another_table_has_another_checksum(tmp_path):
     validation_cases.loss_table(losses=validation_cases.losses(seed=3)),
     validation_cases.loss_table('StateSimilarity'),
   ):
-    validation = validation_cases.validation(tmp_path, table, curve_points=0)
+    validation = validation_cases.validation(tmp_path, table, **LEAST)
     checksums.add(validation.tables[0].checksum)
   assert len(checksums) == 3
 
@@ -150,6 +154,7 @@ def test_tables_of_one_measure_are_told_apart(tmp_path, capsys):
     tmp_path,
     validation_cases.loss_table(),
     validation_cases.loss_table(losses=validation_cases.losses(100)),
+    **LEAST,
   )
   names = [table.name for table in validation.tables]
   assert names == ['SoftmaxMargin (table 1)', 'SoftmaxMargin (table 2)']
@@ -159,7 +164,7 @@ def test_tables_of_one_measure_are_told_apart(tmp_path, capsys):
 def test_tables_may_be_named(tmp_path):
   tables = (validation_cases.loss_table(), validation_cases.loss_table('Other'))
   validation = validation_cases.validation(
-    tmp_path, *tables, names=['tau 0', 'tau 4'], curve_points=0
+    tmp_path, *tables, names=['tau 0', 'tau 4'], **LEAST
   )
   assert [table.name for table in validation.tables] == ['tau 0', 'tau 4']
   assert [t.measure for t in validation.tables] == ['SoftmaxMargin', 'Other']

@@ -4,6 +4,7 @@ Ledgers are those of real decodes wherever a decode of known depths can be had.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -336,6 +337,12 @@ def _everything():
   )
 
 
+@functools.cache
+def shapes_of(config):
+  """Returns the shapes of a model's parameters."""
+  return jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
+
+
 @pytest.mark.parametrize(
   'weights',
   [
@@ -358,9 +365,7 @@ def test_weights_have_the_bytes_of_their_leaves(weights, changes):
   config = dataclasses.replace(CONFIG, **changes)
   bound = decoding.bind(
     model.as_layered_decoder(config),
-    jax.eval_shape(
-      lambda: model.init_params(config, jax.random.key(0)),
-    ),
+    shapes_of(config),
     depth_loop=decoding.UnrolledDepthLoop(),
     weights=weights,
   )

@@ -87,7 +87,7 @@ def assert_close(got, want):
 
 @pytest.fixture(scope='module')
 def params():
-  return training.init_train_state(CONFIG, training.adafactor()).params
+  return training_cases.random_params(CONFIG)
 
 
 @pytest.fixture(scope='module')

@@ -845,6 +845,7 @@ _LONG = (
   'gates_tempered',
   'patience_per_row',
   'patience_per_row_exact',
+  'budget_similarity',
   'budget_similarity_exact',
   'margin_int8_checks',
   'margin_prefix_suppressed_exact',

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import training_cases
 
 from calm_jax import model, quantisation
 
@@ -23,9 +24,7 @@ INPUTS = jnp.array([[3, 9, 7, 2, 5], [8, 4, 0, 0, 0]], jnp.int32)
 
 @functools.cache
 def params_of(config=CONFIG):
-  return jax.jit(functools.partial(model.init_params, config))(
-    jax.random.key(5)
-  )
+  return training_cases.random_params(config)
 
 
 @functools.partial(jax.jit, static_argnames=('encoder', 'depth'))

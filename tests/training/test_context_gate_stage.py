@@ -24,17 +24,7 @@ T = BATCH['decoder_input_tokens'].shape[1]
 
 @pytest.fixture(scope='module')
 def params():
-  """Returns random parameters, without compiling a program to draw them."""
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda: model.init_params(CONFIG, jax.random.key(0)))
-
-  def draw(shape):
-    if len(shape.shape) == 1:
-      return np.ones(shape.shape, np.float32)
-    scale = 1.0 / np.sqrt(shape.shape[0])
-    return (rng.normal(size=shape.shape) * scale).astype(np.float32)
-
-  return jax.tree.map(draw, shapes)
+  return training_cases.random_params(CONFIG)
 
 
 def gates_of_seed(seed=3, size=2):

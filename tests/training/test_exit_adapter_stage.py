@@ -33,7 +33,7 @@ T = 8
 
 @pytest.fixture(scope='module')
 def params():
-  return training.init_train_state(CONFIG, OPTIMIZER).params
+  return training_cases.random_params(CONFIG)
 
 
 @pytest.fixture(scope='module')

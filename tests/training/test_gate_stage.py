@@ -27,7 +27,7 @@ BATCHES = [training_cases.batch(seed) for seed in (1, 2)]
 
 @pytest.fixture(scope='module')
 def params():
-  return training.init_train_state(CONFIG, OPTIMIZER).params
+  return training_cases.random_params(CONFIG)
 
 
 def train(params, model_dir, *, num_steps=6, name='gate', **changes):
@@ -248,7 +248,7 @@ def test_a_gate_is_measured_beside_margin_and_oracle(params):
   names = {depth.measure for depth in measured.depths}
   assert names == {'gate', 'gate, accumulated', 'softmax margin'}
   assert len(measured.depths) == 9
-  parts = [gate_states.exact_states(CONFIG, params, batch) for batch in BATCHES]
+  parts = [exact_states(params, batch) for batch in BATCHES]
   for layer, rates in enumerate(measured.layers):
     agrees = np.concatenate(
       [

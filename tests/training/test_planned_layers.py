@@ -30,7 +30,7 @@ def mask_of(objective, positions):
 def masked_loss(mask):
   """Returns the cross entropy of the masked reference."""
   batch = objective_cases.BATCH
-  logits = model.decode_with_layer_mask(
+  logits = jax.jit(model.decode_with_layer_mask, static_argnums=0)(
     CONFIG,
     objective_cases.params(),
     batch['encoder_input_tokens'],

@@ -21,7 +21,7 @@ OPTIMIZER = training.adamw(0.02)
 
 @pytest.fixture(scope='module')
 def params():
-  return training.init_train_state(CONFIG, OPTIMIZER).params
+  return training_cases.random_params(CONFIG)
 
 
 def stage(params):

@@ -12,18 +12,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
 from calm_jax.exits import Classifier
 from calm_jax.training import classifier_evaluation as evaluation
-from calm_jax.training import classifier_losses, losses
+from calm_jax.training import classifier_losses
 from calm_jax.training import step as step_lib
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 
 def classifier_stage(
@@ -98,12 +97,9 @@ def init_classifier_state(
       'bias': jnp.zeros((), jnp.float32),
     }
   }
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    # Nothing here is random; checkpoints have a place for a key.
-    rng=jax.random.key(0),
+  # Nothing here is random; checkpoints have a place for a key.
+  return TrainState.start(
+    params, optimizer.transformation, rng=jax.random.key(0)
   )
 
 
@@ -130,20 +126,11 @@ def make_classifier_step(
       scores = classifier_of(tree).log_odds(states)
       return loss(scores, labels, weights), scores
 
-    (value, scores), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
-    )
-    state = state.after(optimizer.transformation, gradients)
-    counts = evaluation.count_decisions(scores, labels, weights)
-    num_tokens = jnp.maximum(counts.num_tokens, 1.0)
-    return state, StepMetrics(
-      loss=value,
-      exits=losses.ExitMetrics(
-        losses=counts.cross_entropy / num_tokens,
-        accuracies=counts.right / num_tokens,
-        num_tokens=counts.num_tokens,
-      ),
-      gradient_norm=optax.global_norm(gradients),
+    def exits(scores):
+      return evaluation.count_decisions(scores, labels, weights).exits()
+
+    return descend(
+      state, loss_of, transformation=optimizer.transformation, exits=exits
     )
 
   return jax.jit(classifier_step, donate_argnums=0)

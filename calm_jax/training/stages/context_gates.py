@@ -13,7 +13,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from calm_jax import checks, model
 from calm_jax.array_types import Params
@@ -24,7 +23,7 @@ from calm_jax.training.context_losses import ContextPrice
 from calm_jax.training.context_states import gated_states
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 _KEY = trained_parts.CONTEXT_GATES.key
 # What every token scores at first, beta of arXiv 2305.15805: queries are 0.
@@ -112,12 +111,7 @@ def init_context_gate_state(
       'bias': jnp.full((layers,), _FIRST_SCORE, jnp.float32),
     }
   }
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -151,16 +145,14 @@ def make_context_gate_step(
       parts = jnp.stack([apart, price.price * mean_keep])
       return parts.sum(), (parts, jnp.stack([right, mean_keep]))
 
-    (loss, (parts, shares)), gradients = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params)
-    state = state.after(optimizer.transformation, gradients)
-    return state, StepMetrics(
-      loss=loss,
-      exits=losses.ExitMetrics(
+    def exits(found):
+      parts, shares = found
+      return losses.ExitMetrics(
         losses=parts, accuracies=shares, num_tokens=num_tokens
-      ),
-      gradient_norm=optax.global_norm(gradients),
+      )
+
+    return descend(
+      state, loss_of, transformation=optimizer.transformation, exits=exits
     )
 
   return jax.jit(context_gate_step, donate_argnums=0)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from calm_jax import checks, model
 from calm_jax.array_types import Params
@@ -22,7 +21,7 @@ from calm_jax.training import draft_head_losses, losses
 from calm_jax.training import step as step_lib
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 
 def draft_head_stage(
@@ -106,12 +105,7 @@ def init_draft_head_state(
       'back': jnp.zeros((width, size), jnp.float32),
     }
   }
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -132,19 +126,16 @@ def make_draft_head_step(
       )
       return counts.rates()[0].mean(), counts
 
-    (value, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
-    )
-    state = state.after(optimizer.transformation, gradients)
-    cross_entropies, right, _ = counts.rates()
-    return state, StepMetrics(
-      loss=value,
-      exits=losses.ExitMetrics(
+    def exits(counts):
+      cross_entropies, right, _ = counts.rates()
+      return losses.ExitMetrics(
         losses=cross_entropies,
         accuracies=right,
         num_tokens=counts.places[0],
-      ),
-      gradient_norm=optax.global_norm(gradients),
+      )
+
+    return descend(
+      state, loss_of, transformation=optimizer.transformation, exits=exits
     )
 
   return jax.jit(draft_head_step, donate_argnums=0)

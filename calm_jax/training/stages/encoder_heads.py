@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
@@ -30,7 +29,7 @@ from calm_jax.training.encoder_head_shape import EncoderHeadShape
 from calm_jax.training.layer_weights import check_layer_weights, uniform_weights
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 _KEY = trained_parts.ENCODER_HEADS.key
 LayerWeights = Sequence[float] | Callable[[int], Sequence[float]]
@@ -150,12 +149,11 @@ def make_encoder_head_step(
       )
       return (found.losses * jnp.array(layer_weights)).sum(), found
 
-    (loss, found), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
-    )
-    state = state.after(optimizer.transformation, gradients)
-    return state, StepMetrics(
-      loss=loss, exits=found, gradient_norm=optax.global_norm(gradients)
+    return descend(
+      state,
+      loss_of,
+      transformation=optimizer.transformation,
+      exits=lambda found: found,
     )
 
   return jax.jit(encoder_head_step, donate_argnums=0)

@@ -16,6 +16,7 @@ from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.data.class_labels import ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.source_heads import SourceHeads
 from calm_jax.training import (
   encoder_gate_states,
   encoder_head_losses,
@@ -44,7 +45,7 @@ JEI_SHAPE = GateShape(
 def encoder_joint_stage(
   config: model.T5Config,
   params: Params,
-  heads: EncoderHeads,
+  heads: EncoderHeads | SourceHeads,
   optimizer: Optimizer,
   *,
   labels: ClassLabels,

@@ -147,12 +147,7 @@ def init_exit_adapter_state(
   if feed_forward is not None:
     arrays |= first('gates', 'out', 2, feed_forward)
   params = {_KEY: arrays}
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,21 +11,19 @@ import os
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import gate_adapters, trained_parts
 from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.exits import Gate
-from calm_jax.training import classifier_evaluation, gate_states, losses
+from calm_jax.training import classifier_evaluation, gate_states
 from calm_jax.training import step as step_lib
 from calm_jax.training.gate_shape import GateShape
 from calm_jax.training.gate_targets import GateTarget, get_gate_target
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 # Of adapters beside the model's parameters, which have no such name.
 _ADAPTERS = trained_parts.EXIT_ADAPTERS.key
@@ -125,12 +123,7 @@ def init_gate_state(
   """Returns the state at step 0: a gate that answers 1/2 everywhere."""
   key = jax.random.key(seed)
   params = {trained_parts.GATE.key: shape.init(config, key)}
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -160,22 +153,14 @@ def make_gate_step(
       scores = examples.scores(gate_of(tree))
       return target.loss(scores, examples), scores
 
-    (value, scores), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
-    )
-    state = state.after(optimizer.transformation, gradients)
-    counts = classifier_evaluation.count_decisions(
-      scores, target.labels(examples), examples.weights
-    )
-    num_tokens = jnp.maximum(counts.num_tokens, 1.0)
-    return state, StepMetrics(
-      loss=value,
-      exits=losses.ExitMetrics(
-        losses=counts.cross_entropy / num_tokens,
-        accuracies=counts.right / num_tokens,
-        num_tokens=counts.num_tokens,
-      ),
-      gradient_norm=optax.global_norm(gradients),
+    def exits(scores):
+      counts = classifier_evaluation.count_decisions(
+        scores, target.labels(examples), examples.weights
+      )
+      return counts.exits()
+
+    return descend(
+      state, loss_of, transformation=optimizer.transformation, exits=exits
     )
 
   return jax.jit(gate_step, donate_argnums=0)

@@ -21,7 +21,7 @@ from calm_jax.training import losses, router_labels
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.router_shape import RouterShape
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 
 def router_stage(
@@ -101,12 +101,7 @@ def init_router_state(
   """Returns the state at step 0: a router that answers 1/2 everywhere."""
   key = jax.random.key(seed)
   params = {trained_parts.ROUTER.key: shape.init(config, key)}
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -135,16 +130,14 @@ def make_router_step(
       right = (((scores > 0) == labels) * weights).sum(axis=1) / count
       return per_depth.mean(), (per_depth, right)
 
-    (loss, (per_depth, right)), gradients = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params)
-    state = state.after(optimizer.transformation, gradients)
-    return state, StepMetrics(
-      loss=loss,
-      exits=losses.ExitMetrics(
+    def exits(found):
+      per_depth, right = found
+      return losses.ExitMetrics(
         losses=per_depth, accuracies=right, num_tokens=weights.sum()
-      ),
-      gradient_norm=optax.global_norm(gradients),
+      )
+
+    return descend(
+      state, loss_of, transformation=optimizer.transformation, exits=exits
     )
 
   return jax.jit(router_step, donate_argnums=0)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
@@ -23,7 +22,7 @@ from calm_jax.training import twin_losses, twin_states
 from calm_jax.training.forward import Draws
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 from calm_jax.training.twin_shape import TwinShape
 
 _KEY = trained_parts.SMALL_TWINS.key
@@ -102,12 +101,7 @@ def init_twin_state(
       'out': jnp.zeros((layers, hidden_units, size), jnp.float32),
     }
   }
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=key,
-  )
+  return TrainState.start(params, optimizer.transformation, rng=key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -137,14 +131,11 @@ def make_twin_step(
       )
       return found.rates()[0], found
 
-    (loss, found), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
-    )
-    state = state.after(optimizer.transformation, gradients)
-    return state, StepMetrics(
-      loss=loss,
-      exits=twin_losses.metrics(found),
-      gradient_norm=optax.global_norm(gradients),
+    return descend(
+      state,
+      loss_of,
+      transformation=optimizer.transformation,
+      exits=twin_losses.metrics,
     )
 
   return jax.jit(twin_step, donate_argnums=0)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from calm_jax import model
 from calm_jax.array_types import Params
@@ -22,7 +21,7 @@ from calm_jax.training import losses, source_gates, source_losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.source_gates import SourceBudget
 from calm_jax.training.stage import Stage
-from calm_jax.training.state import StepMetrics, TrainState
+from calm_jax.training.state import StepMetrics, TrainState, descend
 
 _KEY = trained_parts.SOURCE_SCORER.key
 # What every position scores at first (beta of arXiv 2305.15805): gates are
@@ -96,11 +95,8 @@ def init_source_scorer_state(
       'bias': jnp.array(_FIRST_SCORE, jnp.float32),
     }
   }
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.transformation.init(params),
-    rng=jax.random.key(0),
+  return TrainState.start(
+    params, optimizer.transformation, rng=jax.random.key(0)
   )
 
 
@@ -133,16 +129,14 @@ def make_source_scorer_step(
       parts = jnp.stack([apart * per_token, budget.loss(mean_gate)])
       return parts.sum(), (parts, jnp.stack([right * per_token, mean_gate]))
 
-    (loss, (parts, shares)), gradients = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params)
-    state = state.after(optimizer.transformation, gradients)
-    return state, StepMetrics(
-      loss=loss,
-      exits=losses.ExitMetrics(
+    def exits(found):
+      parts, shares = found
+      return losses.ExitMetrics(
         losses=parts, accuracies=shares, num_tokens=num_tokens
-      ),
-      gradient_norm=optax.global_norm(gradients),
+      )
+
+    return descend(
+      state, loss_of, transformation=optimizer.transformation, exits=exits
     )
 
   return jax.jit(source_scorer_step, donate_argnums=0)

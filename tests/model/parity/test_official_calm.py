@@ -13,6 +13,12 @@ def golden():
   return golden_calm.load()
 
 
+@jax.jit
+def last_logits(params, inputs, tokens):
+  states = model.layer_states(golden_calm.CONFIG, params, inputs, tokens)
+  return model.output_logits(golden_calm.CONFIG, params, states[-1])
+
+
 def shift_right(targets):
   return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
@@ -22,7 +28,9 @@ def test_parameter_names_and_shapes_are_t5x_names_and_shapes(golden):
   official = dict(params, decoder=dict(params['decoder']))
   # The release's exit classifier is the one thing a T5 does not have.
   del official['decoder']['meta_cls']
-  ours = model.init_params(golden_calm.CONFIG, jax.random.key(0))
+  ours = jax.eval_shape(
+    lambda: model.init_params(golden_calm.CONFIG, jax.random.key(0))
+  )
   shapes = [
     {
       jax.tree_util.keystr(path): leaf.shape
@@ -37,10 +45,7 @@ def test_teacher_forced_logits(golden):
   params, arrays = golden
   targets = arrays['forced/targets']
   with jax.default_matmul_precision('highest'):
-    states = model.layer_states(
-      golden_calm.CONFIG, params, arrays['inputs'], shift_right(targets)
-    )
-    logits = model.output_logits(golden_calm.CONFIG, params, states[-1])
+    logits = last_logits(params, arrays['inputs'], shift_right(targets))
   # The release masks padded targets as keys too, we only mask the future: the
   # two agree wherever a target stands.
   real = targets > 0
