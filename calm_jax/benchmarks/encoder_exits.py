@@ -85,7 +85,7 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   classifier = evaluation.DatasetClassifier(
     encoder=model.as_layered_encoder(run.config),
     params=run.params,
-    heads=runs.load_encoder_heads(flags.run_dir, name=flags.heads),
+    heads=runs.load_encoder_heads(flags.run_dir, name=flags.heads, run=run),
     class_texts=labels.texts,
   )
   batches = _inputs(flags, run.feature_lengths)

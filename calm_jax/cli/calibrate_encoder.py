@@ -63,12 +63,14 @@ def run(
       f'split {split!r} was trained or selected on; a certificate needs rows '
       "that chose nothing: use 'calibration'"
     )
-  if plan.settings is None:
-    settings = exits.usual_thresholds(exit_rule)
-    plan = dataclasses.replace(plan, settings=settings)
   output_dir = output_dir or os.path.join(model_dir, 'encoder_calibration')
   with jobs.open_output(output_dir, 'calibrate_encoder.gin'):
     loaded = jobs.load_run(model_dir, task)
+    if plan.settings is None:
+      settings = exits.usual_settings(
+        exit_rule, 'encoder_exit.rule', loaded.config.num_encoder_layers
+      )
+      plan = dataclasses.replace(plan, settings=settings)
     batches = list(
       data.eval_batches(
         task,

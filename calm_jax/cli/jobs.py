@@ -113,7 +113,7 @@ def classifier_of(
   return evaluation.DatasetClassifier(
     encoder=model.as_layered_encoder(loaded.config),
     params=loaded.params,
-    heads=runs.load_encoder_heads(model_dir, name=heads),
+    heads=runs.load_encoder_heads(model_dir, name=heads, run=loaded),
     class_texts=runs.load_class_labels(model_dir, name=heads).texts,
     about=loaded.context(),
   )

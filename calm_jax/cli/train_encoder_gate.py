@@ -12,13 +12,18 @@ exits.QuantileExit; with --gin.GATE_TARGET=cost_aware
 goes to MODEL_DIR/encoder_gate with its log and its configuration. Certify with
 calibrate_encoder, EXIT_RULE='@exits.QuantileExit()' or
 MEASURE='@runs.load_gate()'.
+
+With --gin.JOINT_HEADS=joint_heads the heads are trained on with the gate, by
+what the gate lets through, as JEI-DNN and PALBERT train them; they go to that
+folder, for calibrate_encoder's ENCODER_HEADS, and the old ones stay.
 """
 
+import functools
 from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import runs, training
-from calm_jax.cli import gin_runner
+from calm_jax.cli import gin_runner, joint_gates
 from calm_jax.cli.part_rows import TaskRows
 from calm_jax.cli.part_training import train_part
 
@@ -32,7 +37,7 @@ def run(
   data: datasets.DataPlan,
   target: Any = 'quantile',
   shape: training.GateShape | None = None,
-  heads: str = 'encoder_heads',
+  heads: training.JudgedHeads | None = None,
   name: str = 'encoder_gate',
   seed: int = 0,
 ) -> training.TrainResult:
@@ -47,7 +52,8 @@ def run(
       the model was trained with.
     target: an object such as `training.Quantile()`, or one by name.
     shape: hidden units, inputs, whether exits share the gate.
-    heads: the folder of the heads in `model_dir`.
+    heads: the folder of the heads in `model_dir`, and whether they are trained
+      on with the gate; `training.JudgedHeads()` if None.
     name: of the folder in `model_dir` that the gate goes to.
     seed: of the first weights and of the data order.
 
@@ -55,18 +61,25 @@ def run(
     How training ended.
   """
   target = training.get_gate_target(target)
+  heads = training.JudgedHeads() if heads is None else heads
   directory = training.gate_directory(model_dir, name)
-  loaded_heads = runs.load_encoder_heads(model_dir, name=heads)
-  labels = runs.load_class_labels(model_dir, name=heads)
+  make_stage = training.encoder_gate_stage
+  if heads.trained_on is not None:
+    directory = joint_gates.training_directory(model_dir, name, heads)
+    make_stage = functools.partial(
+      training.encoder_joint_stage, boosted=heads.boosted
+    )
+  loaded_heads = runs.load_encoder_heads(model_dir, name=heads.folder)
+  labels = runs.load_class_labels(model_dir, name=heads.folder)
   trained = train_part(
-    lambda run: training.encoder_gate_stage(
+    lambda run: make_stage(
       run.config,
       run.params,
       loaded_heads,
       optimizer,
       labels=labels,
       target=target,
-      shape=shape,
+      shape=training.GateShape() if shape is None else shape,
       seed=seed,
     ),
     TaskRows(data),
@@ -77,6 +90,8 @@ def run(
     plan=plan,
     seed=seed,
   )
+  if heads.trained_on is not None:
+    joint_gates.write_parts(model_dir, trained, labels, gate=name, heads=heads)
   return trained.result
 
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, runs, training
-from calm_jax.cli import gin_runner, joint_encoders
+from calm_jax.cli import gin_runner, head_measures, joint_encoders
 from calm_jax.cli.part_rows import TaskRows
-from calm_jax.cli.part_training import TrainedForRun, measure_part, train_part
+from calm_jax.cli.part_training import measure_part, train_part
 
 
 def run(
@@ -99,45 +99,11 @@ def run(
     )
   return measure_part(
     trained,
-    lambda trained: _measure(
+    lambda trained: head_measures.measure_trained(
       trained, labels[0], with_encoder=joint_dir is not None
     ),
     directory=directory,
     render=lambda measured: f'{directory}: {measured.describe()}',
-  )
-
-
-def _measure(
-  trained: TrainedForRun,
-  labels: datasets.ClassLabels,
-  *,
-  with_encoder: bool,
-) -> records.EncoderHeadEvaluation:
-  """Returns how the heads do on the validation split."""
-  config, tree = trained.run.config, trained.result.params
-  found = training.class_logits(
-    config,
-    training.with_trained_encoder(trained.run.params, tree),
-    training.encoder_heads_of(tree),
-    trained.validation,
-    labels=labels,
-  )
-  fitted = training.fit_class_temperatures(found)
-  columns = (
-    map(float, found.accuracies),
-    map(float, found.agreements),
-    fitted.before,
-    fitted.temperatures,
-    fitted.after,
-  )
-  return records.EncoderHeadEvaluation(
-    num_examples=len(found.classes),
-    num_classes=len(labels.texts),
-    with_encoder=with_encoder,
-    layers=tuple(
-      records.EncoderHeadLayer(*row) for row in zip(*columns, strict=True)
-    ),
-    **trained.about(),
   )
 
 

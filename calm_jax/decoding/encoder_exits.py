@@ -26,6 +26,7 @@ from calm_jax.interfaces import (
   StatelessSlot,
 )
 from calm_jax.pytrees import register_pytree
+from calm_jax.source_heads import SourceHeads
 
 
 @register_pytree
@@ -66,7 +67,7 @@ class StoppedEncoder:
   """
 
   rule: ExitRule
-  heads: Heads | None = None
+  heads: Heads | SourceHeads | None = None
   loop: LayerLoop = dataclasses.field(
     default=UnrolledLayers(), metadata=dict(static=True)
   )

@@ -11,6 +11,7 @@ from calm_jax.encoding.encoding import encode
 from calm_jax.encoding.layer_loops import LayerLoop
 from calm_jax.interfaces import ExitRule, LayeredEncoder
 from calm_jax.pytrees import register_pytree
+from calm_jax.source_heads import SourceHeads
 
 
 @register_pytree
@@ -39,7 +40,7 @@ def classify(
   encoder: LayeredEncoder,
   params: PyTree,
   inputs: ArrayLike,
-  heads: EncoderHeads,
+  heads: EncoderHeads | SourceHeads,
   *,
   exit_rule: ExitRule | None = None,
   loop: LayerLoop | None = None,
@@ -55,14 +56,15 @@ def classify(
     params: its parameters; prepare them once to call this often, as for
       `encode`.
     inputs: int [B, S], 0 = padding on the right; one input per row.
-    heads: of its layers, as `runs.load_encoder_heads` has them.
+    heads: of its layers, as `runs.load_encoder_heads` has them, or words of
+      the decoder, `label_words.LabelWords`.
     exit_rule: which rows leave; `NeverExit()` if None. Another threshold
       compiles nothing.
     loop: as for `encode`.
 
   Raises:
     TypeError: as `encode`.
-    ValueError: as `encode`, and for heads of another encoder's shape.
+    ValueError: as `encode`, and for heads of another encoder.
   """
   result = encode(
     encoder,

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
 from calm_jax.array_types import Array, PyTree
@@ -17,6 +16,7 @@ from calm_jax.encoding.source_rows import EncoderLayers, Heads, SourceRows
 from calm_jax.exits import NeverExit
 from calm_jax.interfaces import ExitRule, LayeredEncoder
 from calm_jax.pytrees import register_pytree
+from calm_jax.source_heads import SourceHeads
 
 
 @register_pytree
@@ -48,7 +48,7 @@ def encode(
   inputs: ArrayLike,
   *,
   exit_rule: ExitRule | None = None,
-  heads: Heads | None = None,
+  heads: Heads | SourceHeads | None = None,
   loop: LayerLoop | None = None,
 ) -> EncodeResult:
   """Encodes sources, each row until the exit rule lets it leave.
@@ -66,7 +66,8 @@ def encode(
     exit_rule: which rows leave; `NeverExit()` if None. Numbers are arguments of
       the program: another threshold compiles nothing.
     heads: `heads(pooled, layer)` -> [B, C], logits for rules that read some, a
-      registered pytree, or a function without weights.
+      registered pytree, or a function without weights; or what reads whole
+      sources, such as `label_words.LabelWords`.
     loop: `UnrolledLayers()` if None, `CompactedLayers()` for batches, or
       `WhileLayers()` over stacked layers.
 
@@ -103,7 +104,7 @@ def run(
   state: PyTree,
   rule: ExitRule,
   *,
-  heads: Heads | None,
+  heads: Heads | SourceHeads | None,
   loop: LayerLoop,
 ) -> EncodeResult:
   """What `encode` does once all is checked, inside a jitted function.
@@ -126,19 +127,13 @@ def run(
     exit_rule=rule,
     heads=heads,
   )
-  rows = SourceRows.start(*encoder.embed(params, inputs), state)
+  classes = exit_checks.num_classes(heads, encoder)
+  rows = SourceRows.start(*encoder.embed(params, inputs), state, classes)
   rows, computed = loop(layers, rows)
-  logits = None
-  if heads is not None:
-    pooled = encoder.pooled(params, rows.hidden, rows.mask)
-    # Each row by the head of its exit layer.
-    logits = jax.vmap(lambda state, layer: heads(state[None], layer)[0])(
-      pooled, rows.exit_layers - 1
-    ).astype(jnp.float32)
   return EncodeResult(
     encoded=encoder.finish(params, rows.hidden, rows.mask),
     exit_layers=rows.exit_layers,
     confidences=rows.confidences,
-    logits=logits,
+    logits=layers.logits(rows),
     computed=computed,
   )

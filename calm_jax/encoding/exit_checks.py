@@ -1,5 +1,6 @@
 """Host checks of what lets rows leave an encoder."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,10 +9,14 @@ import jax.numpy as jnp
 from calm_jax import checks
 from calm_jax.encoding.source_rows import Heads
 from calm_jax.interfaces import ExitRule, LayeredEncoder, reads_source
+from calm_jax.source_heads import SourceHeads
 
 
 def check_rule(
-  rule: Any, encoder: LayeredEncoder, heads: Heads | None, batch_size: int
+  rule: Any,
+  encoder: LayeredEncoder,
+  heads: Heads | SourceHeads | None,
+  batch_size: int,
 ) -> ExitRule:
   """Returns a rule for rows of an encoder, with its numbers as arrays.
 
@@ -41,7 +46,9 @@ def check_rule(
     )
   sizes: Any = encoder
   rule = rule.check(sizes, batch_size, 1)
-  if heads is not None:
+  if isinstance(heads, SourceHeads):
+    heads.check(encoder)
+  elif heads is not None:
     _check_heads(heads, encoder, batch_size)
   elif rule.needs_logits:
     raise ValueError(
@@ -56,11 +63,7 @@ def _check_heads(
   heads: Heads, encoder: LayeredEncoder, batch_size: int
 ) -> None:
   """Raises ValueError for heads that make no logits of pooled states."""
-  states = jax.ShapeDtypeStruct((batch_size, encoder.embed_dim), jnp.float32)
-  layer = jax.ShapeDtypeStruct((), jnp.int32)
-  found: Any = jax.eval_shape(
-    lambda heads, states, layer: heads(states, layer), heads, states, layer
-  )
+  found = _logits_of(heads, encoder, batch_size)
   shape = getattr(found, 'shape', ())
   fits = len(shape) == 2 and shape[0] == batch_size and shape[1] >= 2
   if not fits or not jnp.issubdtype(found.dtype, jnp.floating):
@@ -71,6 +74,26 @@ def _check_heads(
     )
 
 
+def _logits_of(heads: Heads, encoder: LayeredEncoder, batch_size: int) -> Any:
+  """Returns the form of what heads make of pooled states."""
+  states = jax.ShapeDtypeStruct((batch_size, encoder.embed_dim), jnp.float32)
+  layer = jax.ShapeDtypeStruct((), jnp.int32)
+  return jax.eval_shape(
+    lambda heads, states, layer: heads(states, layer), heads, states, layer
+  )
+
+
+def num_classes(
+  heads: Heads | SourceHeads | None, encoder: LayeredEncoder
+) -> int | None:
+  """Returns C of heads that were checked; None without heads."""
+  if heads is None:
+    return None
+  if isinstance(heads, SourceHeads):
+    return heads.num_classes
+  return _logits_of(heads, encoder, 1).shape[-1]
+
+
 def as_pytree(heads: Any) -> Any:
   """Returns heads as an argument of a jitted function.
 
@@ -79,7 +102,7 @@ def as_pytree(heads: Any) -> Any:
   """
   if heads is None:
     return None
-  if isinstance(heads, type) or not callable(heads):
+  if isinstance(heads, type) or not isinstance(heads, (Callable, SourceHeads)):
     raise ValueError(
       f'heads is {heads!r}; give an object or a function with '
       'heads(pooled, layer) -> [B, C]'

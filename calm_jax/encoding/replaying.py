@@ -18,6 +18,7 @@ from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.encoding import exit_checks
 from calm_jax.interfaces import ExitRule, LayeredEncoder, LayerView
 from calm_jax.pytrees import register_pytree
+from calm_jax.source_heads import SourceHeads, read_all_layers
 
 
 @register_pytree
@@ -41,7 +42,10 @@ class AllLayers:
 
 @functools.partial(jax.jit, static_argnums=0)
 def all_layers(
-  encoder: LayeredEncoder, params: PyTree, inputs: Array, heads: EncoderHeads
+  encoder: LayeredEncoder,
+  params: PyTree,
+  inputs: Array,
+  heads: EncoderHeads | SourceHeads,
 ) -> AllLayers:
   """Runs all layers, and all of their heads.
 
@@ -61,7 +65,7 @@ def layers_from(
   params: PyTree,
   hidden: Array,
   mask: Array,
-  heads: EncoderHeads,
+  heads: EncoderHeads | SourceHeads,
 ) -> AllLayers:
   """The same from embedded inputs, inside a jitted function.
 
@@ -73,12 +77,17 @@ def layers_from(
     heads: the heads, checked.
   """
   shared = encoder.shared(params, mask.shape[1])
-  pooled = [encoder.pooled(params, hidden, mask)]
+  pooled, states = [encoder.pooled(params, hidden, mask)], []
   for layer in range(encoder.num_layers):
     hidden = encoder.layer(params, layer, hidden, mask, shared)
+    states.append(hidden)
     pooled.append(encoder.pooled(params, hidden, mask))
-  states = jnp.stack(pooled)
-  return AllLayers(pooled=states, logits=heads.all_logits(states[1:]))
+  means = jnp.stack(pooled)
+  if isinstance(heads, SourceHeads):
+    logits = read_all_layers(heads, encoder, params, jnp.stack(states), mask)
+  else:
+    logits = heads.all_logits(means[1:])
+  return AllLayers(pooled=means, logits=logits)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,12 +7,14 @@ has left keeps its states whatever is computed for the others.
 import dataclasses
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 
 from calm_jax import row_masks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces import ExitRule, LayeredEncoder, LayerView
 from calm_jax.pytrees import register_pytree
+from calm_jax.source_heads import SourceHeads, read_heads
 
 
 class Heads(Protocol):
@@ -38,6 +40,8 @@ class SourceRows:
     exit_layers: int32 [B], layers used, 1..L; -1 while a row is active.
     confidences: float32 [B], at the exit layer; NaN where nothing looked.
     state: of the exit rule.
+    logits: float32 [B, C], of the heads at the exit layer, where the rule read
+      them there, else NaN; None without heads.
   """
 
   hidden: Array
@@ -46,10 +50,17 @@ class SourceRows:
   exit_layers: Array
   confidences: Array
   state: PyTree
+  logits: Array | None = None
 
   @classmethod
-  def start(cls, hidden: Array, mask: Array, state: PyTree) -> 'SourceRows':
-    """Returns rows before the first layer."""
+  def start(
+    cls,
+    hidden: Array,
+    mask: Array,
+    state: PyTree,
+    num_classes: int | None = None,
+  ) -> 'SourceRows':
+    """Returns rows before the first layer, of C classes if there are heads."""
     batch_size = hidden.shape[0]
     return cls(
       hidden=hidden,
@@ -58,6 +69,9 @@ class SourceRows:
       exit_layers=jnp.full((batch_size,), -1, jnp.int32),
       confidences=jnp.full((batch_size,), jnp.nan, jnp.float32),
       state=state,
+      logits=None
+      if num_classes is None
+      else jnp.full((batch_size, num_classes), jnp.nan, jnp.float32),
     )
 
 
@@ -77,7 +91,7 @@ class EncoderLayers:
   params: PyTree
   shared: PyTree
   exit_rule: ExitRule
-  heads: Heads | None
+  heads: Heads | SourceHeads | None
 
   @property
   def num_layers(self) -> int:
@@ -101,13 +115,14 @@ class EncoderLayers:
     if not all_active:
       hidden = row_masks.keep_rows(rows.active, hidden, entering)
     rows = dataclasses.replace(rows, hidden=hidden)
-    state, stops, confidences = row_masks.when(
+    state, stops, confidences, logits = row_masks.when(
       self.exit_rule.looks(layer),
-      lambda nothing: self._look(layer, rows, entering),
+      lambda nothing: self._look(layer, rows, entering, nothing[-1]),
       (
         rows.state,
         jnp.zeros(rows.active.shape, bool),
         jnp.full(rows.active.shape, jnp.nan, jnp.float32),
+        jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), rows.logits),
       ),
     )
     stops = rows.active & (stops | (layer == self.num_layers - 1))
@@ -117,20 +132,45 @@ class EncoderLayers:
       exit_layers=jnp.where(stops, layer + 1, rows.exit_layers),
       confidences=jnp.where(stops, confidences, rows.confidences),
       state=state,
+      logits=row_masks.keep_rows(stops, logits, rows.logits),
     )
 
+  def logits(self, rows: SourceRows) -> Array | None:
+    """Returns what the heads say of each row at its exit layer.
+
+    Args:
+      rows: which have all left.
+    """
+    if self.heads is None or rows.logits is None:
+      return None
+    unread = jnp.isnan(rows.logits).any(axis=-1)
+
+    def read(logits):
+      encoded = self.encoder.finish(self.params, rows.hidden, rows.mask)
+      found = read_heads(
+        self.heads, self.encoder, encoded, rows.exit_layers - 1
+      )
+      return row_masks.keep_rows(unread, found, logits)
+
+    if not self.exit_rule.needs_logits:
+      return read(rows.logits)
+    return row_masks.when(unread.any(), read, rows.logits)
+
   def _look(
-    self, layer: Array | int, rows: SourceRows, entering: Array
-  ) -> tuple[PyTree, Array, Array]:
-    """Asks the exit rule: its state, who stops, and confidences."""
-    pooled, previous = (
-      self.encoder.pooled(self.params, hidden, rows.mask)
-      for hidden in (rows.hidden, entering)
-    )
+    self,
+    layer: Array | int,
+    rows: SourceRows,
+    entering: Array,
+    unread: Array | None,
+  ) -> tuple[PyTree, Array, Array, Array | None]:
+    """Asks the exit rule: its state, who stops, confidences, and logits."""
+    encoded = self.encoder.finish(self.params, rows.hidden, rows.mask)
+    pooled, _ = self.encoder.pool(encoded)
+    previous = self.encoder.pooled(self.params, entering, rows.mask)
     logits = None
     if self.exit_rule.needs_logits:
       assert self.heads is not None
-      logits = self.heads(pooled, layer).astype(jnp.float32)
+      logits = read_heads(self.heads, self.encoder, encoded, layer)
     view = LayerView(
       layer=layer,
       positions=jnp.zeros(rows.active.shape, jnp.int32),
@@ -143,4 +183,5 @@ class EncoderLayers:
     )
     state, stops, confidences = self.exit_rule.step(rows.state, view)
     state = row_masks.keep_rows(rows.active, state, rows.state)
-    return state, stops, confidences.astype(jnp.float32)
+    said = unread if logits is None else logits
+    return state, stops, confidences.astype(jnp.float32), said

@@ -20,6 +20,7 @@ from calm_jax.evaluation.decoded_dataset import DecodedDataset
 from calm_jax.evaluation.encoder_passes import EncoderPass
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
+from calm_jax.source_heads import SourceHeads
 
 # In the place of a sampler: what says the names of classes.
 CLASSES = 'ClassesOfHeads'
@@ -41,7 +42,7 @@ class DatasetClassifier:
 
   encoder: interfaces.LayeredEncoder
   params: PyTree
-  heads: EncoderHeads
+  heads: EncoderHeads | SourceHeads
   class_texts: Sequence[str]
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   progress: Any = None

@@ -14,6 +14,7 @@ from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_dataset import Batch, valid_rows
 from calm_jax.evaluation.decode_store import WORK
 from calm_jax.evaluation.decoded_dataset import DecodedDataset, Input
+from calm_jax.source_heads import SourceHeads
 
 # Of the ledger: what a row runs as often as layers.
 _PER_LAYER = ('attention', 'feed_forward')
@@ -40,7 +41,7 @@ class EncoderPass:
     cls,
     encoder: interfaces.LayeredEncoder,
     params: PyTree,
-    heads: EncoderHeads,
+    heads: EncoderHeads | SourceHeads,
     batches: Sequence[Batch],
   ) -> 'EncoderPass':
     """Runs all layers of all inputs.

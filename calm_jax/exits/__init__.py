@@ -33,6 +33,7 @@ from calm_jax.exits.thresholds import (
   DecayingThreshold,
   ReleaseDecayThreshold,
 )
+from calm_jax.exits.usual_settings import usual_settings
 from calm_jax.exits.usual_thresholds import usual_thresholds
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
   'Tempered',
   'features_of',
   'get_measure',
+  'usual_settings',
   'usual_thresholds',
 ]

@@ -43,8 +43,8 @@ class Gate:
     out: [E, U]; None in a linear gate.
     state: [E, D, U], of the state after the layer; None if it is not read.
     previous: [E, D, U], of the state that entered the layer, or None.
-    logits: [E, 3, U], of `logit_features`, or None. With them a check
-      multiplies by the output matrix.
+    logits: [E, 3, U] or [E, 4, U], of as many `logit_features`, or None. With
+      them a check multiplies by the output matrix.
   """
 
   layer_bias: Array
@@ -89,7 +89,7 @@ class Gate:
       'out': units,
       'state': (size, *units),
       'previous': (size, *units),
-      'logits': (NUM_FEATURES, *units),
+      'logits': (self._num_features, *units),
     }
     exits = decoder.num_layers - 1
     checked = {}
@@ -104,9 +104,17 @@ class Gate:
         )
     return Gate(**checked)
 
+  @property
+  def _num_features(self) -> int:
+    """How many features of logits it reads; as many as there are if none."""
+    counts = np.shape(self.logits)[1:2]
+    return counts[0] if counts and counts[0] in NUM_FEATURES else 3
+
   def confidence(self, view: LayerView) -> Array:
     """Returns float32 [B] in [0, 1]."""
-    features = logit_features(view) if self.needs_logits else None
+    features = None
+    if self.needs_logits:
+      features = logit_features(view, self._num_features)
     score = self.score(view.layer, view.hidden, view.previous_hidden, features)
     return jax.nn.sigmoid(score)
 
@@ -123,7 +131,7 @@ class Gate:
       layer: int scalar, 0..L-1; the last one is judged as the one before.
       hidden: [..., D], the states after it.
       previous_hidden: [..., D], those that entered it, if they are read.
-      features: [..., 3], of the logits, if they are read.
+      features: of the logits, if they are read, [..., 3 or 4].
     """
     inner = _at(self.layer_bias, layer)
     if self.state is not None:
@@ -133,7 +141,8 @@ class Gate:
         _norm(previous_hidden), _at(self.previous, layer)
       )
     if self.logits is not None:
-      inner = inner + _product(_given(features), _at(self.logits, layer))
+      read = _given(features)[..., : self._num_features]
+      inner = inner + _product(read, _at(self.logits, layer))
     bias = _at(self.bias, layer)
     if self.out is None:
       return inner[..., 0] + bias
@@ -150,7 +159,7 @@ class Gate:
     Args:
       hidden: [L-1, ..., D], the states after each layer but the last.
       previous_hidden: [L-1, ..., D], those that entered it.
-      features: [L-1, ..., 3].
+      features: [L-1, ..., 3 or 4].
     """
     layers = jnp.arange(hidden.shape[0])
     inputs = (layers, hidden, previous_hidden, features)

@@ -238,6 +238,18 @@ def _check_attend(
   )
   if trial.decoder.accepts_context:
     check_context(trial, layer, hidden, cache, attended)
+  if trial.decoder.start_few is not None:
+    few = trial.call(
+      'start_few', trial.call('encode', trial.inputs), trial.max_length
+    )
+    few = trial.call('fill_layer', layer, hidden, positions, few)
+    trial.equal(
+      'start_few',
+      trial.call(name, layer, hidden, positions, few),
+      attended,
+      'from its cache other states come out than from that of start',
+      'make a cache that says the same, or leave start_few None',
+    )
   return attended
 
 

@@ -54,3 +54,11 @@ def check_context(
     'what lies in a place whose position is negative is read',
     'mask the places where CachedPositions is negative',
   )
+  each = jnp.broadcast_to(held[:, None], (*hidden.shape[:2], length))
+  trial.equal(
+    name,
+    read(moved, jnp.where(each > trial.positions[..., None], -1, each)),
+    attended,
+    'places given by query, [B, P, C], are read otherwise',
+    'mask for each query the places that are negative for it',
+  )

@@ -243,6 +243,9 @@ class LayeredDecoder:
       has no such thing; readouts that need it then refuse it.
     start_layers: makes the cache where only some layers ever run. None if the
       decoder makes all of it then, too.
+    start_few: makes the cache of a decode of few positions, a handful, where
+      making all K/V of the source may be more work than reading it without. As
+      `start`, but for rounding; None if the decoder knows nothing better.
     quantise: brings matrices to 8 bits. None if the decoder cannot;
       `decoding.bind(..., weights='int8')` then refuses it.
     pool_source: sums encoded sources up. None if the decoder has no such thing;
@@ -276,6 +279,7 @@ class LayeredDecoder:
   output_block: OutputBlockFunction | None = None
   quantise: QuantiseFunction | None = None
   start_layers: StartLayersFunction | None = None
+  start_few: StartFunction | None = None
   pool_source: PoolSourceFunction | None = None
   source_states: SourceStatesFunction | None = None
   select_source: SelectSourceFunction | None = None

@@ -104,7 +104,8 @@ class CachedPositions:
 
   Attributes:
     positions: int32 [B, C], the position whose K/V lie in each of the C places
-      of a cache; negative where there is none that is read.
+      of a cache; negative where there is none that is read. Or [B, P, C], where
+      the P queries do not read the same places.
   """
 
   positions: Array

@@ -27,6 +27,8 @@ class Cache:
     cross_key: [B, L, H, S, K], or a tuple of L arrays [B, H, S, K].
     cross_value: the same.
     cross_bias: float32 [B, 1, 1, S], 0 at source tokens, -1e10 at padding.
+    source: [B, S, D], the encoded source, where cross-attention reads it as it
+      is and there are no cross keys and values; else None.
   """
 
   self_key: Array | tuple[Array, ...]
@@ -34,6 +36,7 @@ class Cache:
   cross_key: Array | tuple[Array, ...]
   cross_value: Array | tuple[Array, ...]
   cross_bias: Array
+  source: Array | None = None
 
   @property
   def stacked(self) -> bool:

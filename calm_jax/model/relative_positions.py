@@ -127,7 +127,8 @@ class RelativePositionBias(nn.Module):
 
     Args:
       positions: int32 [P] or [B, P], of the queries.
-      cached: int32 [B, C], of the keys; negative for what is not read.
+      cached: int32 [B, C], of the keys, or [B, P, C], as each query reads
+        them; negative for what is not read.
 
     Returns:
       float32 [B, H, P, C]: the bias where 0 <= key <= query, else -1e10.
@@ -138,7 +139,7 @@ class RelativePositionBias(nn.Module):
       -np.arange(far + 1), self.config, bidirectional=False
     )
     by_distance = self.rel_embedding[:, buckets]
-    keys = cached[:, None]
+    keys = cached[:, None] if cached.ndim == 2 else cached
     distance = jnp.atleast_2d(positions)[:, :, None] - keys
     bias = by_distance[:, jnp.clip(distance, 0, far)]
     read = (distance >= 0) & (keys >= 0)

@@ -118,6 +118,41 @@ def start(
   )
 
 
+def start_few(
+  config: T5Config,
+  params: DecodeParams,
+  encoded: transformer.Encoded,
+  max_length: int,
+) -> cache_lib.Cache:
+  """Makes the cache of a decode of few positions: `LayeredDecoder.start_few`.
+
+  Below head_dim of them cross-attention reads the source as it is, without
+  keys and values. Matrices in 8 bits cannot be taken so.
+  """
+  leaves = jax.tree.leaves(params.layers, is_leaf=is_quantised)
+  if max_length >= config.head_dim or any(map(is_quantised, leaves)):
+    return start(config, params, encoded, max_length)
+  shape = (config.num_heads, max_length, config.head_dim)
+  batch_size, layers = encoded.hidden.shape[0], config.num_decoder_layers
+
+  def empty():
+    dtype = config.activation_dtype
+    if params.traced_layers:
+      return jnp.zeros((batch_size, layers, *shape), dtype)
+    return tuple(jnp.zeros((batch_size, *shape), dtype) for _ in range(layers))
+
+  return cache_lib.Cache(
+    **jax.tree.map(
+      functools.partial(sharding.share_heads, axis=-3),
+      dict(self_key=empty(), self_value=empty()),
+    ),
+    cross_key=(),
+    cross_value=(),
+    cross_bias=relative_positions.mask_to_bias(encoded.mask[:, None, None, :]),
+    source=encoded.hidden,
+  )
+
+
 def _project_stacked(params, project, layers):
   """Returns what `project` makes of stacked layers, zeros of others."""
   if layers is None:
@@ -200,7 +235,9 @@ def attend(
     hidden,
     cache_lib.read_layer(cache.self_key, cache.self_value, layer),
     bias,
-    cache_lib.read_layer(cache.cross_key, cache.cross_value, layer),
+    cache_lib.read_layer(cache.cross_key, cache.cross_value, layer)
+    if cache.source is None
+    else cache.source,
     cache.cross_bias,
   )
 
@@ -285,6 +322,7 @@ def as_layered_decoder(config: T5Config) -> interfaces.LayeredDecoder:
     output_block=output_block,
     quantise=bind(quantise_params, config),
     start_layers=bind(start, config),
+    start_few=bind(start_few, config),
     pool_source=pool_source,
     source_states=source_states,
     select_source=select_source,

@@ -61,6 +61,10 @@ from calm_jax.records.json_files import (
   write_jsonl,
   write_text,
 )
+from calm_jax.records.label_words import (
+  LABEL_WORDS_NAME,
+  LabelWordList,
+)
 from calm_jax.records.loss_tables import (
   LossTable,
   OtherLoss,
@@ -138,6 +142,7 @@ __all__ = [
   'AUDITED',
   'FORMAT_VERSION',
   'FULL_SYSTEM',
+  'LABEL_WORDS_NAME',
   'MANIFEST_NAME',
   'MONITOR_NAME',
   'ORACLE_SYSTEM',
@@ -173,6 +178,7 @@ __all__ = [
   'ExitAdapterEvaluation',
   'ExportManifest',
   'GateEvaluation',
+  'LabelWordList',
   'Lengths',
   'LossTable',
   'MeasureDepth',

@@ -20,6 +20,7 @@ from calm_jax.runs.certified_policies import (
 )
 from calm_jax.runs.contexts import decoding_context
 from calm_jax.runs.encoder_classifiers import (
+  label_words,
   load_class_labels,
   load_class_temperatures,
   load_encoder_heads,
@@ -66,6 +67,7 @@ __all__ = [
   'check_own_vocabulary',
   'decoding_context',
   'int8_params',
+  'label_words',
   'load',
   'load_checkpoint',
   'load_class_labels',

@@ -17,7 +17,9 @@ from calm_jax.context_gates import ContextGates
 from calm_jax.draft_heads import DraftHead
 from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.exit_layers import adapters_of
+from calm_jax.runs.encoder_classifiers import label_words
 from calm_jax.runs.int8_parameters import load_first_layers
+from calm_jax.runs.loading import load_run
 from calm_jax.small_twins import SmallTwins
 from calm_jax.source_scorer import SourceScorer
 
@@ -176,6 +178,8 @@ class _Maker:
     if name == 'FirstLayers' and self._run_dir is not None:
       layers, weights = described['layers'], described['weights']
       return load_first_layers(self._run_dir, layers=layers, weights=weights)
+    if name == 'LabelWords' and self._run_dir is not None:
+      return label_words(load_run(self._run_dir), described['tokens'])
     if name in _TRAINED and self._run_dir is not None:
       return _load_trained(described, self._run_dir)
     homes = (home for home in (exits, encoding) if hasattr(home, name))

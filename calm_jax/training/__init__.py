@@ -71,6 +71,7 @@ from calm_jax.training.gate_targets import (
   Quantile,
   get_gate_target,
 )
+from calm_jax.training.judged_heads import JudgedHeads
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
@@ -83,6 +84,9 @@ from calm_jax.training.layer_weights import (
 from calm_jax.training.loop import train
 from calm_jax.training.losses import LossSettings, multi_exit_loss
 from calm_jax.training.objective import BatchObjective, Objective
+from calm_jax.training.objectives.every_encoder_depth import (
+  EveryEncoderDepth,
+)
 from calm_jax.training.objectives.layer_dropout import LayerDropout
 from calm_jax.training.objectives.own_exits import OwnExits
 from calm_jax.training.objectives.planned_layers import PlannedLayers
@@ -137,6 +141,10 @@ from calm_jax.training.stages.encoder_heads import (
   encoder_head_directory,
   encoder_head_stage,
 )
+from calm_jax.training.stages.encoder_joint import (
+  JEI_SHAPE,
+  encoder_joint_stage,
+)
 from calm_jax.training.stages.exit_adapters import (
   exit_adapter_directory,
   exit_adapter_stage,
@@ -178,6 +186,7 @@ from calm_jax.training.twin_shape import TwinShape
 from calm_jax.training.twin_states import chosen_states
 
 __all__ = [
+  'JEI_SHAPE',
   'BatchObjective',
   'ClassLogits',
   'ClassifierCounts',
@@ -189,6 +198,7 @@ __all__ = [
   'Draws',
   'EncoderHeadShape',
   'Evaluator',
+  'EveryEncoderDepth',
   'ExitAgreement',
   'FittedTemperatures',
   'Forward',
@@ -196,6 +206,7 @@ __all__ = [
   'GateMeasurement',
   'GateShape',
   'GateTarget',
+  'JudgedHeads',
   'LayerDropout',
   'LossSettings',
   'Objective',
@@ -241,6 +252,7 @@ __all__ = [
   'encoder_head_directory',
   'encoder_head_stage',
   'encoder_heads_of',
+  'encoder_joint_stage',
   'evaluate_classifier',
   'evaluate_context_gates',
   'evaluate_draft_head',

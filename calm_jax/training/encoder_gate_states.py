@@ -53,7 +53,7 @@ def encoder_states(
   pooled = encoder_head_losses.pooled_layers(config, params, inputs)
   logits = heads.all_logits(pooled)
   said = logits.argmax(axis=-1)
-  features = exits.features_of(logits.reshape(-1, logits.shape[-1]))
+  features = exits.features_of(logits.reshape(-1, logits.shape[-1]), 4)
   prepared = encoder.prepare(params)
   embedded = encoder.pooled(prepared, *encoder.embed(prepared, inputs))
   examples = GateExamples(

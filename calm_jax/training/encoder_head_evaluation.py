@@ -11,6 +11,7 @@ from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.data.class_labels import ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.source_heads import SourceHeads
 from calm_jax.training import encoder_head_losses
 from calm_jax.training.temperatures import GRID, FittedTemperatures
 
@@ -42,7 +43,7 @@ class ClassLogits:
 def class_logits(
   config: model.T5Config,
   params: Params,
-  heads: EncoderHeads,
+  heads: EncoderHeads | SourceHeads,
   batches: Iterable[Mapping[str, Any]],
   *,
   labels: ClassLabels,

@@ -12,6 +12,7 @@ from calm_jax import model
 from calm_jax.array_types import Array, Params
 from calm_jax.data.class_labels import ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.source_heads import SourceHeads, read_all_layers
 from calm_jax.training import losses
 from calm_jax.training import step as step_lib
 
@@ -96,6 +97,15 @@ def make_class_logits(config: model.T5Config):
   """Returns the jitted `(params, heads, inputs) -> logits [L, B, C]`."""
 
   def class_logits(params, heads, inputs):
+    if isinstance(heads, SourceHeads):
+      encoder = model.as_layered_encoder(config)
+      return read_all_layers(
+        heads,
+        encoder,
+        encoder.prepare(params),
+        model.encoder_states(config, params, inputs),
+        inputs > 0,
+      )
     return heads.all_logits(pooled_layers(config, params, inputs))
 
   return jax.jit(class_logits)

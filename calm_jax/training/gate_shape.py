@@ -10,8 +10,7 @@ from calm_jax import checks, model
 from calm_jax.array_types import Array
 
 # What a gate may read.
-INPUTS = ('state', 'previous', 'logits', 'layer')
-_FEATURES = 3
+INPUTS = ('state', 'previous', 'logits', 'power', 'layer')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +21,8 @@ class GateShape:
     hidden_units: U of one hidden layer; 0 for a linear gate.
     inputs: of 'state' (after the layer), 'previous' (the state that entered
       it), 'logits' (three features; a check then multiplies by the output
-      matrix) and 'layer' (a bias of the hidden units per layer).
+      matrix), 'power' (a fourth one beside them, as JEI-DNN has it) and 'layer'
+      (a bias of the hidden units per layer).
     per_layer: whether every exit has weights of its own.
   """
 
@@ -40,6 +40,11 @@ class GateShape:
       raise ValueError(
         f'inputs {self.inputs!r} of the gate: give a tuple of {INPUTS}'
       )
+    if 'power' in self.inputs and 'logits' not in self.inputs:
+      raise ValueError(
+        f"inputs {self.inputs!r} of the gate: 'power' is a fourth feature of "
+        "logits; add 'logits'"
+      )
     if not set(self.inputs) - {'layer'}:
       raise ValueError(
         f'a gate that reads {self.inputs!r} sees nothing of a token; add '
@@ -54,7 +59,7 @@ class GateShape:
     sizes = {
       'state': config.embed_dim,
       'previous': config.embed_dim,
-      'logits': _FEATURES,
+      'logits': 4 if 'power' in self.inputs else 3,
     }
     sizes = {name: sizes[name] for name in sizes if name in self.inputs}
     shapes = {name: (own, size, units) for name, size in sizes.items()}

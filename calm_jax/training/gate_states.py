@@ -44,7 +44,7 @@ class GateExamples:
   Attributes:
     hidden: [L-1, B, T, D], the states after each layer but the last.
     previous_hidden: [L-1, B, T, D], those that entered it.
-    features: float32 [L-1, B, T, 3], see `exits.features_of`.
+    features: float32 [L-1, B, T, 4], see `exits.features_of`.
     consistent: bool [L-1, B, T], where the layer's token is the full model's.
     cross_entropies: float32 [L, B, T], of the full model's token, in nats.
     weights: float32 [B, T], 1 at targets and 0 at padding.
@@ -184,7 +184,7 @@ def _examples(config, params, batch, states, tokens, adapters) -> GateExamples:
     logits = model.output_logits(config, params, hidden)
     of_tokens = jnp.take_along_axis(logits, tokens[..., None], axis=-1)
     loss = jax.nn.logsumexp(logits, axis=-1) - of_tokens[..., 0]
-    features = exits.features_of(logits.reshape(-1, logits.shape[-1]))
+    features = exits.features_of(logits.reshape(-1, logits.shape[-1]), 4)
     consistent = logits.argmax(axis=-1) == tokens
     return consistent, loss, features.reshape(*tokens.shape, -1)
 

@@ -221,6 +221,91 @@ def test_a_tuning_of_exit_rules(trained):
     assert setting.startswith('tuned: ') or setting == 'nothing certified'
 
 
+def test_words_of_the_decoder_in_place_of_heads(trained, tmp_path):
+  files, _ = trained
+  run = pathlib.Path(files['MODEL_DIR'])
+  evaluation = job('find_label_words', files)
+  assert evaluation.steps == 0 and len(evaluation.layers) == 3
+  assert runs.load_class_labels(run, name='label_words').texts == (
+    runs.load_class_labels(run).texts
+  )
+  words = runs.load_encoder_heads(run, name='label_words')
+  assert words.num_classes == 10
+  certificate = calibrate(
+    files, tmp_path / 'words', ENCODER_HEADS='label_words', TOLERANCE=0.9
+  )
+  found = runs.policy_of(certificate, run).encoder_exit
+  assert found.heads.tree == words.tree
+  temperatures = runs.load_class_temperatures(run, name='label_words')
+  assert found.rule.measure.temperatures == temperatures
+  training.write_npz(
+    tmp_path / 'test.npz',
+    data.tokenised_examples('last_words', 'test'),
+    metadata={},
+  )
+  output = tmp_path / 'rows.json'
+  encoder_exits.main(
+    [
+      f'--run_dir={run}',
+      f'--tokens={tmp_path}/test.npz',
+      '--heads=label_words',
+      '--thresholds=0.3',
+      '--patience=1',
+      f'--certificates={tmp_path}/words/certificate.json',
+      # Programs with a decoder in every branch take long to compile.
+      '--batch_sizes=',
+      f'--output={output}',
+    ]
+  )
+  rows = json.loads(output.read_text(encoding='utf-8'))['rows']
+  assert rows[0]['mean_layers'] == 3.0 and rows[0]['agreement'] == 1.0
+  # Of other parameters they are refused.
+  kept = run / 'label_words' / records.LABEL_WORDS_NAME
+  text = kept.read_text(encoding='utf-8')
+  broken = json.loads(text) | {'parameters': 'others'}
+  kept.write_text(json.dumps(broken), encoding='utf-8')
+  with pytest.raises(ValueError, match='are of the parameters others'):
+    runs.load_encoder_heads(run, name='label_words')
+  kept.write_text(text, encoding='utf-8')
+
+
+def test_a_gate_and_its_heads_are_trained_together(trained, tmp_path):
+  files, _ = trained
+  run = pathlib.Path(files['MODEL_DIR'])
+  before = runs.load_encoder_heads(run)
+  joint = {
+    'GATE_TARGET': 'cost_aware',
+    'HIDDEN_UNITS': 0,
+    'INPUTS': ('logits', 'power', 'layer'),
+    'PER_LAYER': True,
+    'GATE': 'joint_gate',
+    'JOINT_HEADS': 'joint_heads',
+  }
+  job('train_encoder_gate', files, TRAIN_STEPS=20, **joint, **STEPS)
+  gate = runs.load_gate(run, name='joint_gate')
+  assert gate.logits.shape == (2, 4, 1)
+  heads = runs.load_encoder_heads(run, name='joint_heads')
+  assert np.abs(heads.kernel - before.kernel).max() > 1e-3
+  np.testing.assert_array_equal(
+    runs.load_encoder_heads(run).kernel, before.kernel
+  )
+  assert len(runs.load_class_temperatures(run, name='joint_heads')) == 3
+  certificate = calibrate(
+    files,
+    tmp_path / 'joint',
+    ENCODER_HEADS='joint_heads',
+    GATE='joint_gate',
+    MEASURE=Reference('@runs.load_gate()'),
+    TOLERANCE=0.9,
+  )
+  found = runs.policy_of(certificate, run).encoder_exit
+  np.testing.assert_array_equal(found.heads.kernel, heads.kernel)
+  np.testing.assert_array_equal(found.rule.measure.logits, gate.logits)
+  joint['JOINT_HEADS'] = 'encoder_heads'
+  with pytest.raises(ValueError, match='give three different folders'):
+    job('train_encoder_gate', files, TRAIN_STEPS=20, **joint, **STEPS)
+
+
 def test_an_encoder_is_trained_with_its_heads(trained, tmp_path):
   files, _ = trained
   joint = tmp_path / 'joint'

@@ -26,6 +26,7 @@ def test_there_are_the_mains_of_the_readme():
     'convert',
     'evaluate',
     'export',
+    'find_label_words',
     'generate',
     'monitor',
     'report',

@@ -85,6 +85,49 @@ def test_losses_are_those_of_each_threshold_by_itself():
   assert len(decode._passes) == 3
 
 
+def gate_of(*sizes):
+  """One that is surer where the margin is, or the entropy of squares."""
+  weights = np.zeros((1, 4, 1), 'f4')
+  weights[0, [1, 3], 0] = 3.0, -3.0
+  return exits.Gate(
+    layer_bias=np.zeros((1, 1), 'f4'),
+    bias=np.array(sizes or (-0.5,), 'f4'),
+    logits=weights,
+  )
+
+
+@pytest.mark.parametrize(
+  ('rule', 'settings'),
+  [
+    (exits.ConfidenceExit(gate_of(), 1.0), None),
+    (exits.QuantileExit(gate_of(), 1.0), None),
+    (exits.PatienceExit(1), None),
+    (exits.FixedExit(1), None),
+    # States of this encoder are all alike.
+    (exits.ConfidenceExit(exits.StateSimilarity(), 1.0), (0.999, 0.99, 0.9)),
+  ],
+  ids=['gate', 'q-exit', 'patience', 'depth', 'similarity'],
+)
+def test_every_rule_is_certified_at_settings_of_its_own(rule, settings):
+  decode, (given, _) = classifier(), batches()
+  if settings is None:
+    settings = exits.usual_settings(rule, 'encoder_exit.rule', 3)
+  plan = evaluation.CalibrationPlan(
+    settings=settings, metric='same_text', loss='textual', tolerance=0.9
+  )
+  found = evaluation.run_calibration(
+    decode, given, decode.policy(rule), plan, full_grid=True
+  )
+  # From conservative to aggressive.
+  assert (np.diff(found.table.mean_exit_layers) <= 0).all()
+  assert found.table.mean_exit_layers[0] > found.table.mean_exit_layers[-1]
+  assert found.certificate.certified
+  chosen = found.certificate.setting
+  if isinstance(rule, (exits.PatienceExit, exits.FixedExit)):
+    (value,) = chosen.values()
+    assert isinstance(value, int) and len(settings) in (2, 3)
+
+
 def test_both_promises_in_one_certificate():
   found = calibrated(
     classifier(),

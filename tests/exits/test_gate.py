@@ -65,6 +65,25 @@ def test_the_features_are_those_of_a_sorted_softmax():
   np.testing.assert_allclose(exits.features_of(LOGITS), expected, atol=1e-6)
 
 
+def test_the_fourth_feature_is_the_entropy_of_squared_probabilities():
+  squared = np.exp(2 * np.asarray(LOGITS))
+  squared /= squared.sum(-1, keepdims=True)
+  entropy = -(squared * np.log(squared)).sum(-1) / np.log(7)
+  found = exits.features_of(LOGITS, 4)
+  np.testing.assert_allclose(found[:, 3], entropy, atol=1e-6)
+  np.testing.assert_array_equal(found[:, :3], exits.features_of(LOGITS))
+  gate = exits.Gate(
+    layer_bias=np.zeros((1, 1)),
+    bias=np.zeros(1),
+    logits=np.array([[[0.0], [0.0], [0.0], [2.0]]]),
+  ).check(Decoder(), B, 1)
+  expected = 1 / (1 + np.exp(-2 * entropy))
+  np.testing.assert_allclose(gate.confidence(view()), expected, atol=1e-6)
+  five = dataclasses.replace(gate, logits=np.zeros((1, 5, 1)))
+  with pytest.raises(ValueError, match='logits of the gate'):
+    five.check(Decoder(), B, 1)
+
+
 def test_the_features_of_extreme_and_suppressed_logits_are_finite():
   logits = jnp.array([[-jnp.inf, 3.0, -jnp.inf], [2.0, 2.0, 2.0]])
   expected = [[1.0, 1.0, 0.0], [1 / 3, 0.0, 1.0]]

@@ -13,6 +13,7 @@ from calm_jax.checkpoints import trained_parts
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.data.class_labels import ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.source_heads import SourceHeads
 from calm_jax.training import encoder_gate_states, encoder_head_losses
 from calm_jax.training.gate_shape import GateShape
 from calm_jax.training.gate_targets import GateTarget, get_gate_target
@@ -26,7 +27,7 @@ _JUDGED_HEADS = 'encoder_head_parameters'
 def encoder_gate_stage(
   config: model.T5Config,
   params: Params,
-  heads: EncoderHeads,
+  heads: EncoderHeads | SourceHeads,
   optimizer: Optimizer,
   *,
   labels: ClassLabels,
@@ -67,6 +68,12 @@ def encoder_gate_stage(
     )
   # A gate is as deep as what it judges.
   judged = dataclasses.replace(config, num_decoder_layers=layers)
+  if not isinstance(heads, EncoderHeads):
+    raise ValueError(
+      f'a gate is trained for heads of their own, got {type(heads).__name__}; '
+      'give what train_encoder_heads trained, or exit by what label words say '
+      'themselves, exits.SoftmaxMaximum()'
+    )
   checked = heads.check(model.as_layered_encoder(config))
   if checked.num_classes != len(labels.texts):
     raise ValueError(

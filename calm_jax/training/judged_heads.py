@@ -1,0 +1,27 @@
+"""Which heads of encoder layers a gate is for."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedHeads:
+  """Folders of heads in a run directory.
+
+  Attributes:
+    folder: of those that the gate is for, or that training begins with.
+    trained_on: where heads go that are trained on with the gate, as
+      `encoder_joint_stage` does; None for heads as they are.
+    boosted: of that stage.
+  """
+
+  folder: str = 'encoder_heads'
+  trained_on: str | None = None
+  boosted: bool | None = None
+
+  def __post_init__(self):
+    """Raises ValueError for a boost of heads that are not trained."""
+    if self.boosted is not None and self.trained_on is None:
+      raise ValueError(
+        f'boosted is {self.boosted}, and no heads are trained: name the folder '
+        'they go to (trained_on, JOINT_HEADS), or leave it None'
+      )
