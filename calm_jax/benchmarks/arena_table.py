@@ -41,8 +41,27 @@ def table(*measured: Measured) -> tables.Table:
       f'ms per token: with its share of the encoder, on {measured[0].machine}; '
       'in brackets the speed-up over our fastest full decode of the same '
       'inputs, without any checks.',
+      *_of_t5x(measured),
     ),
   )
+
+
+def _of_t5x(measured: tuple[Measured, ...]) -> list[str]:
+  """Returns what there is to know of T5X's CALM, if it was there."""
+  found = [
+    f'{row.name} on {row.run} {100 * row.same_outputs:.1f} % ({row.same_as})'
+    for one in measured
+    for row in one.rows
+    if row.same_as
+  ]
+  if not found:
+    return []
+  return [
+    "T5X's CALM lets a batch leave when its least confident row may, those "
+    'that have ended included: distance, quality and layers are of inputs '
+    'decoded one by one, and layers in brackets those of that batch size. Its '
+    f'outputs are token by token ours for {"; ".join(found)}.'
+  ]
 
 
 def _odds(measured: tuple[Measured, ...]) -> str:
@@ -82,4 +101,7 @@ def _cells(row: records.ArenaRow, sizes: list[int]) -> tuple[str, ...]:
 def _clock(clock: records.ArenaClock | None) -> str:
   if clock is None:
     return '-'
-  return f'{clock.milliseconds_per_token:.2f} ({clock.speed_up:.2f}x)'
+  worth = f'{clock.speed_up:.2f}x'
+  if not math.isnan(clock.mean_layers) and clock.batch_size > 1:
+    worth += f', {clock.mean_layers:.2f} layers'
+  return f'{clock.milliseconds_per_token:.2f} ({worth})'
