@@ -94,14 +94,16 @@ def _cells(row: records.ArenaRow, sizes: list[int]) -> tuple[str, ...]:
     f'{row.quality:.1f}',
     '-' if math.isnan(row.mean_layers) else f'{row.mean_layers:.2f}',
     '-' if math.isnan(row.cost) else f'{100 * row.cost:.0f}',
-    *(_clock(clocks.get(size)) for size in sizes),
+    *(_clock(clocks.get(size), row) for size in sizes),
   )
 
 
-def _clock(clock: records.ArenaClock | None) -> str:
+def _clock(clock: records.ArenaClock | None, row: records.ArenaRow) -> str:
   if clock is None:
     return '-'
   worth = f'{clock.speed_up:.2f}x'
-  if not math.isnan(clock.mean_layers) and clock.batch_size > 1:
-    worth += f', {clock.mean_layers:.2f} layers'
+  layers = clock.mean_layers
+  # The row has those of a batch of one.
+  if clock.batch_size > 1 and not math.isnan(layers):
+    worth += f', {layers:.2f} layers' if layers != row.mean_layers else ''
   return f'{clock.milliseconds_per_token:.2f} ({worth})'

@@ -131,6 +131,7 @@ def of_model(
       '(calm_jax/interop/README.md says what T5X needs)'
     )
   decode = _decoder(_network(config), config.num_decoder_layers, max_length)
+  params = jax.device_put(params)
   return {
     "T5X's CALM, full depth": T5XCalm(
       functools.partial(decode, params, threshold=None), full

@@ -350,6 +350,51 @@ def test_everybody_decodes_the_same_inputs(folder, monkeypatch, capsys):
   assert picture.read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
+def test_t5x_is_added_later(folder, monkeypatch, capsys):
+  place, run = folder
+  made = []
+
+  def of_model(params, config, *, max_length, thresholds, full):
+    del params, config
+    made.append((thresholds, full))
+
+    def decode(inputs):
+      tokens = np.full((len(inputs), max_length), 3)
+      return t5x_calm.Said(tokens, tokens - 1, tokens)
+
+    return {"T5X's CALM": t5x_calm.T5XCalm(decode, full)}
+
+  flags = [
+    f'--run_dir={run}',
+    f'--tokens={place / "test.npz"}',
+    '--num_inputs=3',
+    '--batch_sizes=1',
+    '--timed_inputs=1',
+    '--max_length=6',
+    '--num_repeats=1',
+    '--depth_loops=unrolled',
+    '--metric=rouge_l',
+  ]
+  path = str(place / 'later.json')
+  monkeypatch.setattr(t5x_calm, 'NEEDED', ('no_such_package',))
+  arena.main([*flags, '--t5x_calm=0.5', f'--output={path}'])
+  assert "arena: T5X's CALM is left out: not on" in capsys.readouterr().err
+  names = [row.name for row in measured_rows.read(path, ArenaRow).rows]
+  released = 'SoftmaxMargin, K/V from layer 1 at 0.5'
+  assert names == ['full model', 'SoftmaxMargin at 0.5', released]
+  monkeypatch.setattr(arena.t5x_calm, 'of_model', of_model)
+  arena.main([*flags, '--t5x_calm=0.5', f'--add_to={path}'])
+  assert made == [({0.5: released}, 'full model')]
+  *ours, theirs = measured_rows.read(path, ArenaRow).rows
+  assert [row.name for row in ours] == names
+  assert [row.kind for row in ours] == ['full', 'uncertified', 'uncertified']
+  assert (theirs.name, theirs.mean_layers) == ("T5X's CALM", 2)
+  assert (theirs.same_as, theirs.same_outputs) == ('full model', 0)
+  with pytest.raises(SystemExit, match=r'--num_inputs was 3 and is 2'):
+    arena.main([*flags, '--num_inputs=2', f'--add_to={path}'])
+
+
 def test_the_table_says_how_t5x_leaves():
   clocks = tuple(
     records.ArenaClock(size, '-', 9.0, 0.5, layers)
@@ -365,6 +410,9 @@ def test_the_table_says_how_t5x_leaves():
   shown = arena_table.table(measured_of(t5x))
   assert shown.rows[0][-2:] == ('9.00 (0.50x)', '9.00 (0.50x, 7.25 layers)')
   assert shown.notes[-1].endswith("for T5X's CALM at 0.6 on a 99.5 % (ours).")
+  # Full depth is full depth in every batch.
+  whole = dataclasses.replace(t5x, mean_layers=7.25)
+  assert arena_table.table(measured_of(whole)).rows[0][-1] == '9.00 (0.50x)'
   assert len(arena_table.table(measured_of(row_of())).notes) == 4
 
 
