@@ -9,38 +9,17 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-import pathlib
 import types
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
 from calm_jax import model
 from calm_jax.array_types import Array, Params
+from calm_jax.benchmarks import t5x_calm_network
 
 NEEDED = ('t5x', 'flaxformer', 'airio', 'jestimator', 'aqt', 'gin')
-
-_GIN_FILE = 't5x/configs/calm/architectures/calm_t5_1_1_flaxformer.gin'
-# What its gin file leaves open or fixes -> ours.
-_FIELDS = {
-  'NUM_EMBEDDINGS': 'vocab_size',
-  'EMBED_DIM': 'embed_dim',
-  'NUM_HEADS': 'num_heads',
-  'HEAD_DIM': 'head_dim',
-  'MLP_DIM': 'mlp_dim',
-  'NUM_ENCODER_LAYERS': 'num_encoder_layers',
-  'NUM_DECODER_LAYERS': 'num_decoder_layers',
-  'ACTIVATION_DTYPE': 'dtype',
-  'dense.MlpBlock.activations': 'mlp_activations',
-  'relative_position_biases.RelativePositionBiases.num_buckets': (
-    'relative_buckets'
-  ),
-  'relative_position_biases.RelativePositionBiases.max_distance': (
-    'relative_max_distance'
-  ),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +109,9 @@ def of_model(
       f'not on the Python path: {", ".join(names)} '
       '(calm_jax/interop/README.md says what T5X needs)'
     )
-  decode = _decoder(_network(config), config.num_decoder_layers, max_length)
+  decode = _decoder(
+    t5x_calm_network.of(config), config.num_decoder_layers, max_length
+  )
   params = jax.device_put(params)
   return {
     "T5X's CALM, full depth": T5XCalm(
@@ -145,32 +126,9 @@ def of_model(
   }
 
 
-def _network(config: model.T5Config) -> Any:
-  """Returns Flaxformer's network, by the release's gin file.
-
-  Its parts are made when it is applied: gin's bindings have to stay.
-  """
-  gin = importlib.import_module('gin')
-  spec = importlib.util.find_spec('flaxformer')
-  folders: Sequence[str] = (spec and spec.submodule_search_locations) or ('',)
-  gin.clear_config()
-  gin.parse_config_file(str(pathlib.Path(folders[0]) / _GIN_FILE))
-  values = {
-    **{macro: getattr(config, field) for macro, field in _FIELDS.items()},
-    'FIRST_EXIT': 0,
-    'EXIT_INTERVAL': 1,
-    'RETURN_ALL_LOGITS': False,
-  }
-  if config.tied_embeddings:
-    values['calm_architecture.Decoder.output_logits_factory'] = None
-  gin.parse_config([f'{name} = {value!r}' for name, value in values.items()])
-  return gin.config.query_parameter('%ARCHITECTURE').scoped_configurable_fn()
-
-
-def _decoder(
-  module: Any, num_layers: int, max_length: int
-) -> Callable[..., Said]:
+def _decoder(config: model.T5Config, max_length: int) -> Callable[..., Said]:
   """Returns `(params, inputs, threshold) -> Said`; None is full depth."""
+  module = t5x_calm_network.of(config)
   released = importlib.import_module('t5x.contrib.calm.models')
   whole = importlib.import_module('t5x.decoding')
   vocabulary = types.SimpleNamespace(eos_id=1)
@@ -202,7 +160,7 @@ def _decoder(
   def early(params: Params, inputs: Array, threshold: Array):
     calm = construct(
       apply_early_inference=True,
-      decoder_layers=num_layers,
+      decoder_layers=config.num_decoder_layers,
       conf_method='softmax_diff',
       conf_threshold=threshold,
     )
@@ -214,7 +172,8 @@ def _decoder(
     if threshold is None:
       tokens = np.asarray(full_depth(params, inputs))
       blank = np.full(tokens.shape, np.nan, np.float32)
-      return Said(tokens, np.full(tokens.shape, num_layers, np.int32), blank)
+      layers = np.full(tokens.shape, config.num_decoder_layers, np.int32)
+      return Said(tokens, layers, blank)
     return Said(*jax.device_get(early(params, inputs, threshold)))
 
   return decode

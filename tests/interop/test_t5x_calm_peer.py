@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import gin
 import jax
 import numpy as np
 import pytest
@@ -12,6 +11,8 @@ from calm_jax import decoding, model
 from calm_jax.benchmarks import arena_entries, t5x_calm
 
 t5x_stack.skip_without(*t5x_calm.NEEDED)
+
+import gin
 
 LENGTH, THRESHOLD, L = 9, 0.3, 4
 UNTIED = model.T5Config(
