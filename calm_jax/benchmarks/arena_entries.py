@@ -5,10 +5,21 @@ import math
 import os
 from collections.abc import Sequence
 
-from calm_jax import calibration, decoding, quantisation, records, runs
+from calm_jax import (
+  calibration,
+  decoding,
+  exits,
+  quantisation,
+  records,
+  runs,
+)
 from calm_jax.benchmarks import certified_policies
 
 FULL = 'full model'
+# What `of_margins` calls its entries, to be formatted with the threshold.
+MARGIN = 'SoftmaxMargin at {:g}'
+RELEASED = 'SoftmaxMargin, K/V from layer 1 at {:g}'
+_AS_RELEASED = decoding.ProjectFirstExitState()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +111,33 @@ def of_tuning(run_dir: str, folder: str) -> list[Entry]:
   )
   policy = runs.policy_described(choice.described, run_dir)
   return [*found, _certified(name, policy, certificate)]
+
+
+def of_margins(thresholds: Sequence[float]) -> list[Entry]:
+  """Returns softmax margins that nobody certified, of which nothing is known.
+
+  As the paper fills the layers that a token skips, and as T5X's CALM does.
+
+  Args:
+    thresholds: in [0, 1].
+
+  Raises:
+    ValueError: for one that is not.
+  """
+  fills = {MARGIN: decoding.ProjectExitState(), RELEASED: _AS_RELEASED}
+  return [
+    Entry(
+      name.format(threshold),
+      decoding.ComputePolicy(
+        exit_rule=exits.ConfidenceExit(
+          exits.SoftmaxMargin(), exits.ConstantThreshold(threshold)
+        ),
+        cache_fill=fill,
+      ),
+    )
+    for threshold in thresholds
+    for name, fill in fills.items()
+  ]
 
 
 def each_once(entries: Sequence[Entry]) -> list[Entry]:

@@ -1,15 +1,15 @@
 """Measures everybody who enters the arena, on the inputs of one run."""
 
+import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from calm_jax import decoding, evaluation, model, records, runs
 from calm_jax.benchmarks import (
   arena_entries,
+  arena_peers,
   output_scores,
   peers,
   policy_costs,
@@ -55,20 +55,13 @@ class Arena:
 
     Args:
       entries: the full model first.
-      decode_peers: as `peers.installed_peers` returns.
+      decode_peers: as `peers.installed_peers` and `t5x_calm.of_model` return.
       batch_sizes: B -> how many inputs the clock measures at it.
     """
-    texts = {
-      name: self._scores.texts(
-        np.concatenate(
-          [
-            decode(part)
-            for part in whole_outputs.fixed_batches(self._inputs.sources)
-          ]
-        )
-      )
-      for name, decode in decode_peers.items()
-    }
+    said = {}
+    for name, decode in decode_peers.items():
+      _say(f'decoding by {name}')
+      said[name] = arena_peers.decode_all(decode, self._inputs.sources)
     found = {}
     for entry in entries:
       _say(f'decoding by {entry.name}')
@@ -100,10 +93,19 @@ class Arena:
       )
       for entry in entries
     ]
-    return rows + [
-      self._row(name, _OTHER, said, full_texts, (), clocks)
-      for name, said in texts.items()
-    ]
+    for name, decode in decode_peers.items():
+      same_as, share = arena_peers.agreement(decode, said[name], found)
+      row = self._row(
+        name,
+        _OTHER,
+        self._scores.texts(said[name].tokens),
+        full_texts,
+        (),
+        clocks,
+        mean_layers=said[name].mean_layers,
+      )
+      rows.append(dataclasses.replace(row, same_as=same_as, same_outputs=share))
+    return rows
 
   def _bind(self, weights, depth_loop: str | None = None) -> BoundDecoder:
     """Returns the decoder with such weights; each is prepared once."""
@@ -201,14 +203,22 @@ class Arena:
     for name, decode in decode_peers.items():
       _say(f'timing {name} at batch {batch_size}')
       took = peers.milliseconds_per_step(decode, batches, self._num_repeats)
-      found[name] = ArenaClock(batch_size, '-', took / batch_size, full / took)
+      found[name] = ArenaClock(
+        batch_size,
+        '-',
+        took / batch_size,
+        full / took,
+        arena_peers.layers_in_batches(decode, batches),
+      )
     return found
 
 
 def _kind(entry: Entry) -> str:
   if entry.name == arena_entries.FULL:
     return 'full'
-  return 'lossless' if entry.lossless else 'certified'
+  if entry.lossless:
+    return 'lossless'
+  return 'uncertified' if entry.certificate is None else 'certified'
 
 
 def _say(line: str) -> None:

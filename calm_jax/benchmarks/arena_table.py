@@ -41,8 +41,27 @@ def table(*measured: Measured) -> tables.Table:
       f'ms per token: with its share of the encoder, on {measured[0].machine}; '
       'in brackets the speed-up over our fastest full decode of the same '
       'inputs, without any checks.',
+      *_of_t5x(measured),
     ),
   )
+
+
+def _of_t5x(measured: tuple[Measured, ...]) -> list[str]:
+  """Returns what there is to know of T5X's CALM, if it was there."""
+  found = [
+    f'{row.name} on {row.run} {100 * row.same_outputs:.1f} % ({row.same_as})'
+    for one in measured
+    for row in one.rows
+    if row.same_as
+  ]
+  if not found:
+    return []
+  return [
+    "T5X's CALM lets a batch leave when its least confident row may, those "
+    'that have ended included: distance, quality and layers are of inputs '
+    'decoded one by one, and layers in brackets those of that batch size. Its '
+    f'outputs are token by token ours for {"; ".join(found)}.'
+  ]
 
 
 def _odds(measured: tuple[Measured, ...]) -> str:
@@ -75,11 +94,16 @@ def _cells(row: records.ArenaRow, sizes: list[int]) -> tuple[str, ...]:
     f'{row.quality:.1f}',
     '-' if math.isnan(row.mean_layers) else f'{row.mean_layers:.2f}',
     '-' if math.isnan(row.cost) else f'{100 * row.cost:.0f}',
-    *(_clock(clocks.get(size)) for size in sizes),
+    *(_clock(clocks.get(size), row) for size in sizes),
   )
 
 
-def _clock(clock: records.ArenaClock | None) -> str:
+def _clock(clock: records.ArenaClock | None, row: records.ArenaRow) -> str:
   if clock is None:
     return '-'
-  return f'{clock.milliseconds_per_token:.2f} ({clock.speed_up:.2f}x)'
+  worth = f'{clock.speed_up:.2f}x'
+  layers = clock.mean_layers
+  # The row has those of a batch of one.
+  if clock.batch_size > 1 and not math.isnan(layers):
+    worth += f', {layers:.2f} layers' if layers != row.mean_layers else ''
+  return f'{clock.milliseconds_per_token:.2f} ({worth})'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import jax
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 from cases import text_cases, tuning_cases
 
 from calm_jax import decoding, exits, model, records, reporting, runs, training
-from calm_jax.benchmarks import arena, arena_entries, arena_table, measured_rows
+from calm_jax.benchmarks import (
+  arena,
+  arena_additions,
+  arena_entries,
+  arena_peers,
+  arena_table,
+  measured_rows,
+  t5x_calm,
+)
 from calm_jax.calibration import calibrate
 from calm_jax.records import ArenaRow
 from calm_jax.reporting import arena_figures
@@ -151,6 +160,26 @@ def test_policies_without_a_threshold_are_named(tmp_path):
   assert one.name == 'NeverExit, textual 0.1'
 
 
+def row_of(**changes):
+  """Returns a row of the arena."""
+  return ArenaRow(
+    **{
+      'run': 'a',
+      'name': 'drafts',
+      'kind': 'lossless',
+      'outcomes': (),
+      'error_rate': math.nan,
+      'distance': 0.001,
+      'quality': 1.0,
+      'metric': 'rouge_l',
+      'mean_layers': 1.0,
+      'cost': 1.0,
+      'clocks': (),
+      **changes,
+    }
+  )
+
+
 def test_plans_are_named_by_what_they_leave_out(tmp_path):
   """With the fields that were certified, and no deferred twin."""
   plans = {
@@ -177,19 +206,7 @@ def test_plans_are_named_by_what_they_leave_out(tmp_path):
     (one,) = arena_entries.of_certificates('nowhere', [path])
     assert one.name == f'{name}, textual 0.1'
     assert one.policy.layer_plan == plan
-    row = ArenaRow(
-      run='a',
-      name=one.name,
-      kind='certified',
-      outcomes=(OUTCOME,),
-      error_rate=0.05,
-      distance=0.01,
-      quality=1.0,
-      metric='rouge_l',
-      mean_layers=1.0,
-      cost=1.0,
-      clocks=(),
-    )
+    row = row_of(name=one.name, kind='certified', outcomes=(OUTCOME,))
     assert arena_figures._family(row) == name.split(' at ')[0]
   tuned = dataclasses.replace(
     row, name='tuned at batch 16: kept layers, layer_plan.num_layers 5'
@@ -197,20 +214,115 @@ def test_plans_are_named_by_what_they_leave_out(tmp_path):
   assert arena_figures._family(tuned).startswith('tuned at batch 16: kept')
 
 
-def test_lossless_is_looked_at():
-  row = ArenaRow(
-    run='a',
-    name='drafts',
-    kind='lossless',
-    outcomes=(),
-    error_rate=math.nan,
-    distance=0.001,
-    quality=1.0,
-    metric='rouge_l',
-    mean_layers=1.0,
-    cost=1.0,
-    clocks=(),
+def test_margins_that_nobody_certified_enter_beside_t5x():
+  paper, released = arena_entries.of_margins([0.25])
+  assert (paper.name, released.name) == (
+    'SoftmaxMargin at 0.25',
+    'SoftmaxMargin, K/V from layer 1 at 0.25',
   )
+  assert isinstance(paper.policy.cache_fill, decoding.ProjectExitState)
+  assert isinstance(released.policy.cache_fill, decoding.ProjectFirstExitState)
+  for entry in (paper, released):
+    assert entry.policy.exit_rule.threshold == exits.ConstantThreshold(0.25)
+    assert entry.promises == () and math.isnan(entry.error_rate)
+
+
+def batch_of_two():
+  """Returns what a fake T5X's CALM decodes, two layers where two rows are."""
+
+  def decode(inputs):
+    tokens = np.array([[3, 4, 1, 0]] * len(inputs))
+    layers = np.where(tokens != 0, len(inputs), 9)
+    return t5x_calm.Said(tokens, layers, np.zeros(tokens.shape))
+
+  return t5x_calm.T5XCalm(decode, 'ours')
+
+
+def test_rows_that_leave_together_are_decoded_one_by_one():
+  decode = batch_of_two()
+  sources = [np.array([5, 1]), np.array([6, 7, 1])]
+  outputs = arena_peers.decode_all(decode, sources)
+  assert outputs.tokens.shape == (2, 4)
+  # Padding has no layers.
+  assert outputs.mean_layers == 1
+  batch = np.array([[5, 1, 0], [6, 7, 1]])
+  assert arena_peers.layers_in_batches(decode, [batch]) == 2
+  assert decode(batch).shape == (2, 4)
+  ours = types.SimpleNamespace(tokens=np.array([[3, 4, 1, 0], [3, 1, 0, 0]]))
+  assert arena_peers.agreement(decode, outputs, {'ours': ours}) == ('ours', 0.5)
+  name, share = arena_peers.agreement(decode, outputs, {})
+  assert name == '' and math.isnan(share)
+  # Other programs say tokens and nothing else, in batches that are filled.
+  plain = arena_peers.decode_all(lambda rows: rows[:, :2], sources)
+  np.testing.assert_array_equal(plain.tokens, [[5, 1], [6, 7]])
+  assert math.isnan(plain.mean_layers)
+  assert math.isnan(arena_peers.layers_in_batches(lambda rows: rows, [batch]))
+
+
+def test_what_t5x_lacks_is_named(monkeypatch):
+  monkeypatch.setattr(t5x_calm, 'NEEDED', ('json', 'no_such_package'))
+  with pytest.raises(ImportError, match=r'Python path: no_such_package \(calm'):
+    t5x_calm.of_model(
+      {}, text_cases.CONFIG, max_length=3, thresholds={}, full=''
+    )
+
+
+def measured_of(*rows, **flags):
+  """Returns rows as if they had been measured with these flags."""
+  flags = {
+    'tokens': 'test.npz',
+    'num_inputs': 7,
+    'max_length': None,
+    'metric': None,
+    **flags,
+  }
+  context = records.RunContext(
+    device='cpu', dtype='float32', command='arena', details={'flags': flags}
+  )
+  return measured_rows.Measured(rows, context)
+
+
+def test_rows_are_added_to_those_of_a_file(tmp_path):
+  before = measured_of(row_of(name='full model'), row_of(name='drafts'))
+  new = measured_of(
+    row_of(name='full model', quality=2.0),
+    row_of(name='drafts', quality=3.0),
+    row_of(name="T5X's CALM", kind='other program'),
+  )
+  for _ in range(2):
+    before = arena_additions.added(before, new, path='a.json')
+  assert [(row.name, row.quality) for row in before.rows] == [
+    ('full model', 1.0),
+    ('drafts', 3.0),
+    ("T5X's CALM", 1.0),
+  ]
+  notes = before.context.details['added']
+  assert [note['rows'] for note in notes] == [['drafts', "T5X's CALM"]] * 2
+  records.write_json(tmp_path / 'a.json', before)
+  again = measured_rows.read(tmp_path / 'a.json', ArenaRow)
+  assert again.context == before.context
+  assert [row.name for row in again.rows] == [row.name for row in before.rows]
+  context = dataclasses.replace(new.context, device='another')
+  with pytest.raises(ValueError, match=r'measured on cpu .* another'):
+    arena_additions.added(
+      before, dataclasses.replace(new, context=context), path='a.json'
+    )
+
+
+def test_rows_of_other_inputs_are_not_added():
+  before = measured_of(row_of())
+  flags = dict(before.flags)
+  arena_additions.check_same_inputs(before, flags, 'a', path='a.json')
+  with pytest.raises(
+    ValueError, match=r'a.json .*--num_inputs was 7 and is 8, --title was a and'
+  ):
+    arena_additions.check_same_inputs(
+      before, {**flags, 'num_inputs': 8}, 'b', path='a.json'
+    )
+
+
+def test_lossless_is_looked_at():
+  row = row_of()
   assert row.kept is False
   assert dataclasses.replace(row, distance=0.0).kept is True
 
@@ -281,19 +393,83 @@ def test_everybody_decodes_the_same_inputs(folder, monkeypatch, capsys):
   assert picture.read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
+def test_t5x_is_added_later(folder, monkeypatch, capsys):
+  place, run = folder
+  made = []
+
+  def of_model(params, config, *, max_length, thresholds, full):
+    del params, config
+    made.append((thresholds, full))
+
+    def decode(inputs):
+      tokens = np.full((len(inputs), max_length), 3)
+      return t5x_calm.Said(tokens, tokens - 1, tokens)
+
+    return {"T5X's CALM": t5x_calm.T5XCalm(decode, full)}
+
+  flags = [
+    f'--run_dir={run}',
+    f'--tokens={place / "test.npz"}',
+    '--num_inputs=3',
+    '--batch_sizes=1',
+    '--timed_inputs=1',
+    '--max_length=6',
+    '--num_repeats=1',
+    '--depth_loops=unrolled',
+    '--metric=rouge_l',
+  ]
+  path = str(place / 'later.json')
+  monkeypatch.setattr(t5x_calm, 'NEEDED', ('no_such_package',))
+  arena.main([*flags, '--t5x_calm=0.5', f'--output={path}'])
+  assert "arena: T5X's CALM is left out: not on" in capsys.readouterr().err
+  names = [row.name for row in measured_rows.read(path, ArenaRow).rows]
+  released = 'SoftmaxMargin, K/V from layer 1 at 0.5'
+  assert names == ['full model', 'SoftmaxMargin at 0.5', released]
+  monkeypatch.setattr(arena.t5x_calm, 'of_model', of_model)
+  arena.main([*flags, '--t5x_calm=0.5', f'--add_to={path}'])
+  assert made == [({0.5: released}, 'full model')]
+  *ours, theirs = measured_rows.read(path, ArenaRow).rows
+  assert [row.name for row in ours] == names
+  assert [row.kind for row in ours] == ['full', 'uncertified', 'uncertified']
+  assert (theirs.name, theirs.mean_layers) == ("T5X's CALM", 2)
+  assert (theirs.same_as, theirs.same_outputs) == ('full model', 0)
+  with pytest.raises(SystemExit, match=r'--num_inputs was 3 and is 2'):
+    arena.main([*flags, '--num_inputs=2', f'--add_to={path}'])
+
+
+def test_the_table_says_how_t5x_leaves():
+  clocks = tuple(
+    records.ArenaClock(size, '-', 9.0, 0.5, layers)
+    for size, layers in ((1, 2.5), (16, 7.25))
+  )
+  t5x = row_of(
+    name="T5X's CALM at 0.6",
+    kind='other program',
+    clocks=clocks,
+    same_as='ours',
+    same_outputs=0.995,
+  )
+  shown = arena_table.table(measured_of(t5x))
+  assert shown.rows[0][-2:] == ('9.00 (0.50x)', '9.00 (0.50x, 7.25 layers)')
+  assert shown.notes[-1].endswith("for T5X's CALM at 0.6 on a 99.5 % (ours).")
+  # Full depth is full depth in every batch.
+  whole = dataclasses.replace(t5x, mean_layers=7.25)
+  assert arena_table.table(measured_of(whole)).rows[0][-1] == '9.00 (0.50x)'
+  assert len(arena_table.table(measured_of(row_of())).notes) == 4
+
+
 def test_one_table_and_picture_of_several_runs():
   def row(run, batch, **changes):
     clock = records.ArenaClock(batch, 'unrolled', 2.0, 1.5)
-    return ArenaRow(
+    return row_of(
       **{
         'run': run,
         'name': 'SoftmaxMargin, exact K/V at 0.6, textual 0.05',
         'kind': 'certified',
-        'outcomes': (),
         'error_rate': 0.1,
         'distance': 0.04,
         'quality': 50.0,
-        'metric': 'rouge_l',
         'mean_layers': 3.0,
         'cost': 0.4,
         'clocks': (clock,),
@@ -345,6 +521,10 @@ def test_one_table_and_picture_of_several_runs():
     ),
     (['--run_dir=nowhere', '--tokens=none.npz'], 'nowhere'),
     (['--show=none.json'], 'none.json'),
+    (['--show=a.json', '--add_to=a.json'], 'give --add_to without --output'),
+    (['--run_dir=x', '--tokens=y', '--add_to=none.json'], 'none.json'),
+    (['--run_dir=x', '--tokens=y', '--t5x_calm=0.6,1'], "the threshold '1'"),
+    (['--run_dir=x', '--tokens=y', '--t5x_calm=high'], "threshold 'high'"),
   ],
 )
 def test_bad_flags_end_in_one_line(arguments, message):
