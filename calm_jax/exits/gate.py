@@ -107,7 +107,7 @@ class Gate:
   @property
   def _num_features(self) -> int:
     """How many features of logits it reads; as many as there are if none."""
-    counts = np.shape(self.logits)[1:2]
+    counts = () if self.logits is None else np.shape(self.logits)[1:2]
     return counts[0] if counts and counts[0] in NUM_FEATURES else 3
 
   def confidence(self, view: LayerView) -> Array:
