@@ -97,8 +97,10 @@ class SettingGrid:
   def at(self, setting: float | dict[str, Any]) -> DecodedDataset:
     """Decodes at one setting."""
     earlier = None
-    # What one threshold says of a lower one, other fields do not.
-    if self._latest is not None and isinstance(setting, float):
+    # What one threshold of exits says of a lower one, other fields do not, nor
+    # those of layer plans.
+    of_exits = hasattr(self._policy.exit_rule, 'thresholds')
+    if self._latest is not None and of_exits and isinstance(setting, float):
       threshold, decoded = self._latest
       if isinstance(threshold, float) and setting <= threshold:
         earlier = decoded
