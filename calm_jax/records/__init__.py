@@ -124,6 +124,10 @@ from calm_jax.records.tunings import (
   TunedValidation,
   Tuning,
 )
+from calm_jax.records.twin_routers import (
+  RoutedBlocks,
+  TwinRouterEvaluation,
+)
 from calm_jax.records.validations import (
   SplitStudy,
   ToleranceCurve,
@@ -182,6 +186,7 @@ __all__ = [
   'PromisedLoss',
   'PrunedShare',
   'ReadRows',
+  'RoutedBlocks',
   'RoutedDepths',
   'RouterEvaluation',
   'RowHistory',
@@ -203,6 +208,7 @@ __all__ = [
   'Tuning',
   'TwinEvaluation',
   'TwinPattern',
+  'TwinRouterEvaluation',
   'ValidatedTable',
   'Validation',
   'ViolationCount',

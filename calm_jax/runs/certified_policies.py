@@ -20,6 +20,7 @@ from calm_jax.exit_layers import adapters_of
 from calm_jax.runs.int8_parameters import load_first_layers
 from calm_jax.small_twins import SmallTwins
 from calm_jax.source_scorer import SourceScorer
+from calm_jax.token_router import TokenRouter
 
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
@@ -33,6 +34,7 @@ _TRAINED = {
   'Router': (exits.Router, trained_parts.ROUTER),
   'SmallTwins': (SmallTwins, trained_parts.SMALL_TWINS),
   'SourceScorer': (SourceScorer, trained_parts.SOURCE_SCORER),
+  'TokenRouter': (TokenRouter, trained_parts.TWIN_ROUTER),
 }
 
 
