@@ -22,6 +22,7 @@ from calm_jax.pytrees import register_pytree
 
 # What may run in place of a feed-forward block: nothing, itself, its twin.
 NONE, OWN, TWIN = 0, 1, 2
+OPTIONS = 3
 
 
 @register_pytree

@@ -26,7 +26,7 @@ from calm_jax import (
   runs,
   training,
 )
-from calm_jax.checkpoints import gate_adapters, trained_parts
+from calm_jax.checkpoints import gate_adapters, router_twins, trained_parts
 from calm_jax.cli import command_line, gin_runner
 from calm_jax.exit_adapters import ExitAdapters
 
@@ -144,6 +144,7 @@ TRAINED = (
   'pruned_source.gin',
   'router.gin',
   'tuned.gin',
+  'twin_router.gin',
   'twins.gin',
 )
 
@@ -294,10 +295,15 @@ def save_run_with_parts(directory):
     'router': {'bias': (1,), 'state': (3, 1), 'length_weights': (1,)},
     'small_twins': {'scale': (2, 3), 'gates': (2, 3, 2, 1), 'out': (2, 1, 3)},
     'source_scorer': {'weights': (3,), 'bias': ()},
+    'twin_router': {'weights': (2, 3, 3), 'bias': (2, 3), 'costs': (3,)},
     'context_gates': {'queries': (2, 3, 1), 'keys': (2, 3, 1), 'bias': (2,)},
   }
+
+  def ones(of_part):
+    return {name: np.ones(shape, 'f4') for name, shape in of_part.items()}
+
   for part, of_part in shapes.items():
-    arrays = {name: np.ones(shape, 'f4') for name, shape in of_part.items()}
+    arrays = ones(of_part)
     adapters = ExitAdapters.identity(2, 3) if part == 'beside' else None
     checkpoints.save(
       directory / part,
@@ -307,6 +313,7 @@ def save_run_with_parts(directory):
       context={
         **trained_parts.backbone_context(params),
         **gate_adapters.adapters_context(adapters),
+        **router_twins.twins_context(ones(shapes['small_twins'])),
       },
     )
   save_tuning(directory / records.TUNED_FOLDER)

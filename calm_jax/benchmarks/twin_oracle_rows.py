@@ -8,6 +8,7 @@ there is the winner's curse. NumPy only.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,8 @@ class TwinOracleRow:
     luck: of the oracle over the mix, after what patterns are to single tokens
       was dealt out to others.
     mean_cost: of the oracle's patterns, like `budget`.
+    router: of a trained router, which sees no label, at the price by which it
+      costs as much; NaN without one.
   """
 
   run: str
@@ -50,6 +53,7 @@ class TwinOracleRow:
   permuted_gain: float
   luck: float
   mean_cost: float
+  router: float = math.nan
 
   @property
   def gain(self) -> float:

@@ -11,10 +11,13 @@ table holds the best single pattern, the best blind mix of two, and an oracle
 that picks one pattern per token by its label, as in Duo-LLM (arXiv 2410.10846).
 What of the oracle's gain is the winner's curse says the same oracle on permuted
 labels, and one after what patterns are to single tokens has been dealt out to
-others. Needs neither gin, seqio nor TensorFlow.
+others. With --router=twin_router stands beside them what a trained router
+(`calm_jax.cli.train_twin_router`) comes to at the same cost. Needs neither gin,
+seqio nor TensorFlow.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +31,7 @@ from calm_jax.benchmarks import (
   twin_oracle_rows,
   twin_oracles_table,
   twin_patterns,
+  twin_router_scores,
   twin_scores,
 )
 from calm_jax.benchmarks.arguments import Arguments
@@ -39,6 +43,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('run_dir', None, 'a run directory with small twins')
   add('tokens', None, 'an .npz of calm_jax.cli.tokenize')
   add('twins', 'small_twins', 'their folder in run_dir')
+  add('router', None, 'the folder of a router of them; none if not given')
   add('num_tokens', 300, 'target tokens that are scored', type=int)
   add('num_patterns', 300, 'patterns drawn, of over 6 layers', type=int)
   add('num_permutations', 3, 'of the labels', type=int)
@@ -65,18 +70,26 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   patterns = twin_patterns.patterns_of(
     config.num_decoder_layers, count=flags.num_patterns, seed=flags.seed
   )
-  batches = training.npz_batches(
-    flags.tokens,
-    flags.batch_size,
-    feature_lengths=run.feature_lengths,
-    shuffle=False,
-    num_epochs=1,
+  router = None
+  if flags.router is not None:
+    router = runs.load_twin_router(
+      flags.run_dir, name=flags.router, twins=flags.twins
+    )
+  batches = twin_scores.first_tokens(
+    training.npz_batches(
+      flags.tokens,
+      flags.batch_size,
+      feature_lengths=run.feature_lengths,
+      shuffle=False,
+      num_epochs=1,
+    ),
+    flags.num_tokens,
   )
   scores, permuted = twin_scores.label_scores(
     config,
     run.params,
     twins,
-    twin_scores.first_tokens(batches, flags.num_tokens),
+    batches,
     patterns,
     num_permutations=flags.num_permutations,
     rng=np.random.default_rng(flags.seed),
@@ -91,6 +104,14 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     run=os.path.basename(os.path.normpath(flags.run_dir)),
     seed=flags.seed,
   )
+  if router is not None:
+    found = twin_router_scores.router_scores(
+      config, run.params, twins, router, batches, [row.budget for row in rows]
+    )
+    rows = [
+      dataclasses.replace(row, router=score)
+      for row, score in zip(rows, found, strict=True)
+    ]
   return measured_rows.of_this_process(
     rows,
     flags,

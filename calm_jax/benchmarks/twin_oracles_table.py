@@ -1,5 +1,7 @@
 """The table of oracles over patterns of feed-forwards."""
 
+import math
+
 from calm_jax.benchmarks import measured_rows
 from calm_jax.reporting import tables
 
@@ -7,6 +9,7 @@ from calm_jax.reporting import tables
 def table(measured: measured_rows.Measured) -> tables.Table:
   """Returns the table of a run, losses in nats per token."""
   details = measured.context.details
+  routed = not any(math.isnan(row.router) for row in measured.rows)
   return tables.Table(
     header=(
       'run',
@@ -14,6 +17,7 @@ def table(measured: measured_rows.Measured) -> tables.Table:
       'best single',
       'pattern',
       'blind mix',
+      *(['router'] if routed else []),
       'oracle',
       'gain',
       'on permuted labels',
@@ -26,6 +30,7 @@ def table(measured: measured_rows.Measured) -> tables.Table:
         f'{-row.single:.3f}',
         ''.join(map(str, row.pattern)),
         f'{-row.mix:.3f}',
+        *([f'{-row.router:.3f}'] if routed else []),
         f'{-row.oracle:.3f}',
         f'{row.gain:.3f}',
         f'{row.permuted_gain:.3f}',
@@ -42,7 +47,9 @@ def table(measured: measured_rows.Measured) -> tables.Table:
       f'{-measured.rows[0].full:.3f}.',
       'pattern: for each layer 0 no feed-forward, 1 its own, 2 its twin. Best '
       'single: the one that is best for all tokens together; blind mix: '
-      'likewise the best two; oracle: the best for each token by its label.',
+      'likewise the best two; oracle: the best for each token by its label.'
+      + ' Router: a trained one, which sees no label.'
+      * routed,
       'gain: of the oracle over the mix; on permuted labels: the same where '
       'each token has the label of another, and no pattern can know it; dealt '
       'out: the same after what patterns are to single tokens was dealt out to '

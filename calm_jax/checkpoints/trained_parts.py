@@ -52,6 +52,9 @@ SMALL_TWINS = TrainedPart(
 SOURCE_SCORER = TrainedPart(
   'source_scorer', 'source scorer', 'calm_jax.cli.train_source'
 )
+TWIN_ROUTER = TrainedPart(
+  'twin_router', 'router of small twins', 'calm_jax.cli.train_twin_router'
+)
 CONTEXT_GATES = TrainedPart(
   'context_gates', 'set of context gates', 'calm_jax.cli.train_context'
 )

@@ -39,6 +39,7 @@ from calm_jax.decoding.policy import (
 from calm_jax.decoding.pruned_context import PrunedContext
 from calm_jax.decoding.readouts import FullVocabulary
 from calm_jax.decoding.refilling import decode_queue, refill
+from calm_jax.decoding.routed_feed_forward import RoutedFeedForward
 from calm_jax.decoding.routing import routed_depths
 from calm_jax.decoding.sampling import (
   Greedy,
@@ -125,6 +126,7 @@ __all__ = [
   'PrunedContext',
   'PrunedSource',
   'PrunedVocabulary',
+  'RoutedFeedForward',
   'Sampler',
   'Search',
   'SkipDecode',

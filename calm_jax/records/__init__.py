@@ -130,6 +130,10 @@ from calm_jax.records.tunings import (
   TunedValidation,
   Tuning,
 )
+from calm_jax.records.twin_routers import (
+  RoutedBlocks,
+  TwinRouterEvaluation,
+)
 from calm_jax.records.validations import (
   SplitStudy,
   ToleranceCurve,
@@ -192,6 +196,7 @@ __all__ = [
   'PromisedLoss',
   'PrunedShare',
   'ReadRows',
+  'RoutedBlocks',
   'RoutedDepths',
   'RouterEvaluation',
   'RowHistory',
@@ -215,6 +220,7 @@ __all__ = [
   'Tuning',
   'TwinEvaluation',
   'TwinPattern',
+  'TwinRouterEvaluation',
   'ValidatedTable',
   'Validation',
   'ViolationCount',

@@ -44,6 +44,7 @@ from calm_jax.runs.part_loading import (
   load_gate,
   load_router,
   load_source_scorer,
+  load_twin_router,
   load_twins,
 )
 from calm_jax.runs.text_features import (
@@ -84,6 +85,7 @@ __all__ = [
   'load_run',
   'load_source_scorer',
   'load_tuned_policy',
+  'load_twin_router',
   'load_twins',
   'policy_described',
   'policy_of',

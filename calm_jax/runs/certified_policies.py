@@ -22,6 +22,7 @@ from calm_jax.runs.int8_parameters import load_first_layers
 from calm_jax.runs.loading import load_run
 from calm_jax.small_twins import SmallTwins
 from calm_jax.source_scorer import SourceScorer
+from calm_jax.token_router import TokenRouter
 
 # Parts that are trained, by the type of what a folder of a run directory holds.
 _TRAINED = {
@@ -35,6 +36,7 @@ _TRAINED = {
   'Router': (exits.Router, trained_parts.ROUTER),
   'SmallTwins': (SmallTwins, trained_parts.SMALL_TWINS),
   'SourceScorer': (SourceScorer, trained_parts.SOURCE_SCORER),
+  'TokenRouter': (TokenRouter, trained_parts.TWIN_ROUTER),
 }
 
 

@@ -3,13 +3,14 @@
 import os
 
 from calm_jax import exits
-from calm_jax.checkpoints import gate_adapters, trained_parts
+from calm_jax.checkpoints import gate_adapters, router_twins, trained_parts
 from calm_jax.context_gates import ContextGates
 from calm_jax.draft_heads import DraftHead
 from calm_jax.exit_adapters import AdaptsExits
 from calm_jax.exit_layers import adapters_of
 from calm_jax.small_twins import SmallTwins
 from calm_jax.source_scorer import SourceScorer
+from calm_jax.token_router import TokenRouter
 
 
 def load_classifier(
@@ -157,3 +158,27 @@ def load_twins(
   """
   part = trained_parts.SMALL_TWINS
   return SmallTwins(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_twin_router(
+  model_dir: str | os.PathLike,
+  *,
+  name: str = trained_parts.TWIN_ROUTER.key,
+  twins: str = trained_parts.SMALL_TWINS.key,
+) -> TokenRouter:
+  """Loads the router that chooses between a run's feed-forwards and its twins.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_twin_router` was run on.
+    name: of the router's folder in it.
+    twins: of that of the small twins that it is going to choose.
+
+  Raises:
+    FileNotFoundError: if there is none, or there are no such twins.
+    ValueError: if it was trained for other parameters than the directory holds,
+      or beside other twins.
+  """
+  part = trained_parts.TWIN_ROUTER
+  router = TokenRouter(**trained_parts.load_part(part, model_dir, name))
+  router_twins.check_routed(model_dir, name, twins)
+  return router

@@ -7,6 +7,7 @@ the early-exit classifier of a finished one, `gate_stage` a gate of it,
 `context_gate_stage` what drops tokens of its own past,
 `draft_head_stage` a head that drafts for it, `exit_adapter_stage` what its
 early layers are read through, `twin_stage` small twins of its feed-forwards,
+`twin_router_stage` what chooses among these and the twins,
 `encoder_head_stage` what classifies by its encoder's layers,
 `encoder_gate_stage` when an input may leave these.
 `Plan` and `Objective` (or what is around one:
@@ -72,6 +73,7 @@ from calm_jax.training.gate_targets import (
   get_gate_target,
 )
 from calm_jax.training.judged_heads import JudgedHeads
+from calm_jax.training.layer_outputs import replaced_states
 from calm_jax.training.layer_weights import (
   last_heavy_weights,
   last_layer_weights,
@@ -171,6 +173,11 @@ from calm_jax.training.stages.source_scorer import (
   source_scorer_of,
   source_scorer_stage,
 )
+from calm_jax.training.stages.twin_router import (
+  twin_router_directory,
+  twin_router_of,
+  twin_router_stage,
+)
 from calm_jax.training.state import StepMetrics, TrainState, descend
 from calm_jax.training.step import (
   init_train_state,
@@ -182,8 +189,10 @@ from calm_jax.training.temperatures import (
   fit_temperatures,
 )
 from calm_jax.training.twin_losses import TwinAgreement, evaluate_twins
+from calm_jax.training.twin_router_evaluation import evaluate_twin_router
+from calm_jax.training.twin_routing import TwinRouting
 from calm_jax.training.twin_shape import TwinShape
-from calm_jax.training.twin_states import chosen_states
+from calm_jax.training.twin_states import chosen_states, routed_states
 
 __all__ = [
   'JEI_SHAPE',
@@ -230,6 +239,7 @@ __all__ = [
   'TrainResult',
   'TrainState',
   'TwinAgreement',
+  'TwinRouting',
   'TwinShape',
   'WrappingObjective',
   'adafactor',
@@ -260,6 +270,7 @@ __all__ = [
   'evaluate_gate',
   'evaluate_router',
   'evaluate_source_scorer',
+  'evaluate_twin_router',
   'evaluate_twins',
   'exit_adapter_directory',
   'exit_adapter_stage',
@@ -289,6 +300,8 @@ __all__ = [
   'npz_rows',
   'pooled_layers',
   'quadratic_weights',
+  'replaced_states',
+  'routed_states',
   'router_directory',
   'router_examples',
   'router_of',
@@ -301,6 +314,9 @@ __all__ = [
   'teacher_forced_evaluator',
   'train',
   'twin_directory',
+  'twin_router_directory',
+  'twin_router_of',
+  'twin_router_stage',
   'twin_stage',
   'twins_of',
   'uniform_weights',

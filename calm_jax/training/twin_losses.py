@@ -62,9 +62,26 @@ def twin_agreement(
       itself says, or any text.
     choices: as for `chosen_states`.
   """
+  chosen = chosen_states(config, params, twins, batch, choices)[-1]
+  return agreement_of(config, params, batch, chosen)
+
+
+def agreement_of(
+  config: model.T5Config,
+  params: Params,
+  batch: Mapping[str, Any],
+  chosen: Array,
+) -> TwinAgreement:
+  """Returns how last states [B, T, D] with some twins agree with those without.
+
+  Args:
+    config: the model.
+    params: its parameters, frozen.
+    batch: as for `twin_agreement`.
+    chosen: the states.
+  """
   whole = forward.batch_states(config, params, batch)[-1]
   whole = jax.lax.stop_gradient(model.output_logits(config, params, whole))
-  chosen = chosen_states(config, params, twins, batch, choices)[-1]
   logits = model.output_logits(config, params, chosen)
   weights = batch['decoder_loss_weights'].astype(jnp.float32)
   apart = Teacher.of_logits(whole).distance(

@@ -24,6 +24,7 @@ from calm_jax.model.transformer import Transformer
 from calm_jax.pytrees import register_pytree
 from calm_jax.small_twins import SmallTwins
 from calm_jax.source_scorer import SourceScorer
+from calm_jax.token_router import TokenRouter, price_of
 
 B, S, T, V = 4, 6, 8, 40
 LONGER_S, LONGER_T = 8, 10
@@ -209,6 +210,17 @@ KEPT = decoding.KeepLayers(3)
 SKIP_DECODE = decoding.SkipDecode(4, 2, length=T)
 SATURATED = decoding.SkipSaturatedFeedForward(0.9)
 TWINS = decoding.ChosenFeedForward((2, 1, 0, 2), _twins())
+
+
+def _twin_router():
+  """Returns a router whose tokens take all three options in every layer."""
+  rng = np.random.default_rng(8)
+  weights = rng.normal(size=(L, _D, 3)).astype(np.float32)
+  costs = np.array([0.0, 1.0, 5 / CONFIG.mlp_dim], np.float32)
+  return TokenRouter(weights, np.zeros((L, 3), np.float32), costs)
+
+
+ROUTED_TWINS = decoding.RoutedFeedForward(_twin_router(), 0.5, TWINS.twins)
 
 _PROJECTED = (
   Case('full', lambda rows, threshold: decoding.ComputePolicy()),
@@ -398,6 +410,17 @@ _PROJECTED = (
   Case(
     'twins',
     lambda rows, threshold: decoding.ComputePolicy(layer_plan=TWINS),
+  ),
+  Case(
+    'twin_router_per_row',
+    lambda rows, threshold: decoding.ComputePolicy(
+      layer_plan=dataclasses.replace(
+        ROUTED_TWINS,
+        threshold=threshold
+        + np.array([0.0, 0.1, -0.1, 0.05])[rows] * (threshold < 1.0),
+      )
+    ),
+    0.5,
   ),
 )
 
@@ -679,15 +702,42 @@ def layer_masks(name):
     ffn_mask[..., -1] = True
   if name == 'twins':
     ffn_mask &= np.array(TWINS.choices) == 1
+  if name == 'twin_router_per_row':
+    ffn_mask &= routed_choices(name) == 1
   return mask & planned_layers(name), ffn_mask
 
 
 def twin_mask(name):
   """Returns which small twins a decode ran, bool [B, T, L], and these."""
-  if name != 'twins':
-    return np.zeros((B, T, L), bool), None
-  decoded = decode(name).exit_layers > 0
-  return decoded[..., None] & (np.array(TWINS.choices) == 2), TWINS.twins
+  decoded = (decode(name).exit_layers > 0)[..., None]
+  if name == 'twins':
+    return decoded & (np.array(TWINS.choices) == 2), TWINS.twins
+  if name == 'twin_router_per_row':
+    return decoded & (routed_choices(name) == 2), TWINS.twins
+  return np.zeros((B, T, L), bool), None
+
+
+@functools.cache
+def routed_choices(name):
+  """Returns what a router takes, int [B, T, L], in the model's own pass."""
+  found = case(name)
+  plan = found.policy(np.arange(B), found.threshold).layer_plan
+  router = plan.router.check(decoder(), 3)
+  price = price_of(jnp.float32(plan.threshold))[:, None]
+
+  def run(params, batch):
+    taken = []
+
+    def route(layer, hidden):
+      taken.append(router.choose(router.scores(hidden, layer), price))
+      return taken[-1], None
+
+    training.routed_states(CONFIG, params, plan.twins, batch, route)
+    return jnp.stack(taken, axis=-1)
+
+  tokens = decoder_input_tokens(name)
+  batch = dict(encoder_input_tokens=inputs(), decoder_input_tokens=tokens)
+  return np.asarray(jax.jit(run)(params(), batch))
 
 
 def planned_layers(name):

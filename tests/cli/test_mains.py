@@ -41,6 +41,7 @@ def test_there_are_the_mains_of_the_readme():
     'train_gates',
     'train_router',
     'train_source',
+    'train_twin_router',
     'train_twins',
     'tune',
     'tune_encoder',

@@ -855,6 +855,7 @@ _LONG = (
   'state_similarity_per_row_exact',
   'router_exact',
   'twins',
+  'twin_router_per_row',
   'pruned_source_margin',
   'pruned_context_margin',
 )

@@ -1,6 +1,7 @@
 """Rows that a lower threshold leaves alone: told exactly, and not decoded."""
 
 import dataclasses
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from cases import policy_cases as cases
 
 from calm_jax import decoding, evaluation, exits
 from calm_jax.evaluation.decode_store import FIELDS
+from calm_jax.evaluation.setting_grid import SettingGrid
 
 THRESHOLDS = np.linspace(0.9, 0.0, 13)
 N = 22
@@ -134,3 +136,21 @@ def test_rules_without_thresholds_are_refused(decode):
   np.testing.assert_array_equal(plain.thresholds(3), [0.25] * 3)
   never = dataclasses.replace(rule, threshold=1.0)
   assert np.isinf(never.thresholds(3)).all()
+
+
+@pytest.mark.parametrize('by_plan', [False, True], ids=['exits', 'plan'])
+def test_thresholds_of_layer_plans_say_nothing_of_lower_ones(by_plan):
+  """Calibrations walk down a grid; nothing exits where a plan has it."""
+  seen = []
+
+  def decode(batches, *, policy, earlier, traces):
+    seen.append((decoding.threshold_of(policy), earlier))
+    return f'at {decoding.threshold_of(policy)}'
+
+  policy = policy_of('margin')(1.0)
+  if by_plan:
+    policy = decoding.ComputePolicy(layer_plan=cases.SATURATED)
+  grid = SettingGrid(decode, [], policy, mock.Mock())
+  for setting in (0.9, 0.5):
+    grid.at(setting)
+  assert seen == [(0.9, None), (0.5, None if by_plan else 'at 0.9')]
