@@ -109,9 +109,7 @@ def of_model(
       f'not on the Python path: {", ".join(names)} '
       '(calm_jax/interop/README.md says what T5X needs)'
     )
-  decode = _decoder(
-    t5x_calm_network.of(config), config.num_decoder_layers, max_length
-  )
+  decode = _decoder(config, max_length)
   params = jax.device_put(params)
   return {
     "T5X's CALM, full depth": T5XCalm(
