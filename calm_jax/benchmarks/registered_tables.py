@@ -30,6 +30,7 @@ from calm_jax.benchmarks import (
   monitor_delays_table,
   quantisation_table,
   scaling_model,
+  serving_table,
   throughput_table,
   unlabelled_rows,
   weak_scaling_table,
@@ -269,6 +270,10 @@ TABLES = {
   'throughput': RegisteredTable(
     ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),
     _of_rows(throughput_table.ThroughputRow, throughput_table.table),
+  ),
+  'serving': RegisteredTable(
+    ('e2e_nlg_serving_cpu.json',),
+    _of_rows(records.ServingRow, serving_table.table),
   ),
   'abuse': RegisteredTable(
     ('e2e_nlg_abuse_cpu.json',),
