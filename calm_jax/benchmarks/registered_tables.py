@@ -12,6 +12,7 @@ from collections.abc import Callable
 from calm_jax import records, reporting
 from calm_jax.benchmarks import (
   abuse_table,
+  adaptive_table,
   anytime_rows,
   anytime_study,
   arena_classes_table,
@@ -109,9 +110,12 @@ def _demo_quality(path: pathlib.Path) -> str:
 
 def _results(*paths: pathlib.Path) -> str:
   """Returns the arena's table for readers of the first page."""
-  table = arena_table.table(
-    *(measured_rows.read(path, records.ArenaRow) for path in paths)
-  )
+  found = []
+  for path in paths:
+    measured = measured_rows.read(path, records.ArenaRow)
+    rows = tuple(row for row in measured.rows if row.kind != 'uncertified')
+    found.append(dataclasses.replace(measured, rows=rows))
+  table = arena_table.table(*found)
   return tables.with_notes(
     columns.without_columns(
       table, ('model', 'distance', 'quality', 'layers', 'cost %')
@@ -267,6 +271,13 @@ TABLES = {
     ('frozen_exits_batch_1_cpu.json',), _certified
   ),
   'arena': RegisteredTable(_IN_ARENA, _arena),
+  'adaptive_systems': RegisteredTable(
+    (
+      'adaptive_e2e_nlg_cpu.json',
+      'adaptive_e2e_nlg_plans_cpu.json',
+    ),
+    _of_rows(records.SystemRow, adaptive_table.table),
+  ),
   'throughput': RegisteredTable(
     ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),
     _of_rows(throughput_table.ThroughputRow, throughput_table.table),
@@ -277,6 +288,10 @@ TABLES = {
   ),
   'abuse': RegisteredTable(
     ('e2e_nlg_abuse_cpu.json',),
+    _of_rows(abuse_table.AbuseRow, abuse_table.table),
+  ),
+  'abuse_encoder': RegisteredTable(
+    ('banking77_abuse_cpu.json',),
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
   ),
   'encoder_exits': RegisteredTable(

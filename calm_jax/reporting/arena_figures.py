@@ -8,6 +8,9 @@ from calm_jax import records
 from calm_jax.reporting import palette, styling
 
 _MARKERS = 'osD^vPX*'
+_OTHER = 'other program'
+# Of those.
+_STROKES = '|x+1_'
 # At which a policy was certified; not the batch size of a tuning.
 _SETTING = re.compile(r' at (?!batch )[^,]*(, \w+ [\d.]+)*$')
 _COLOURS = (
@@ -33,8 +36,12 @@ def arena_figure(rows: Sequence[records.ArenaRow]) -> Any:
 
   names = list(dict.fromkeys(row.run for row in rows))
   sizes = sorted({clock.batch_size for row in rows for clock in row.clocks})
-  families = dict.fromkeys(map(_family, rows))
-  looks = dict(zip(families, _looks(), strict=False))
+  looks = {}
+  for marks, others in ((_MARKERS, False), (_STROKES, True)):
+    families = dict.fromkeys(
+      _family(row) for row in rows if (row.kind == _OTHER) == others
+    )
+    looks |= dict(zip(families, _looks(marks), strict=False))
   with styling.style():
     drawn = Figure(
       figsize=(4.2 * len(sizes), 3.0 * len(names) + 0.9), layout='constrained'
@@ -70,8 +77,8 @@ def _draw(axes, rows, size, looks, handles) -> None:
       [clock.speed_up],
       [row.distance],
       linestyle='none',
-      marker='|' if row.kind == 'other program' else marker,
-      markersize=11 if row.kind == 'other program' else 6.5,
+      marker=marker,
+      markersize=9 if row.kind == _OTHER else 6.5,
       markeredgewidth=1.6,
       color=colour,
       markerfacecolor='white' if row.kept is False else colour,
@@ -93,7 +100,7 @@ def _family(row: records.ArenaRow) -> str:
   return _SETTING.sub('', head)
 
 
-def _looks() -> Iterator[tuple[str, str]]:
+def _looks(marks: str) -> Iterator[tuple[str, str]]:
   """Yields marks and colours, no two alike for long."""
-  for place in range(len(_MARKERS) * len(_COLOURS)):
-    yield _MARKERS[place % len(_MARKERS)], _COLOURS[place % len(_COLOURS)]
+  for place in range(len(marks) * len(_COLOURS)):
+    yield marks[place % len(marks)], _COLOURS[place % len(_COLOURS)]
