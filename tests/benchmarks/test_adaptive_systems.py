@@ -47,13 +47,13 @@ ABOUT = adaptive_settings.Model(
 )
 
 
-def certify(path, policy, setting, **context):
+def certify(path, policy, setting, *, error_rate=0.05, **context):
   """Writes a certificate of a setting."""
   certificate = calibrate(
     np.zeros((300, 1)),
     [setting],
     tolerance=0.9,
-    error_rate=0.05,
+    error_rate=error_rate,
     context={
       'policy': decoding.describe(policy, setting),
       'loss': 'textual',
@@ -338,8 +338,12 @@ def test_rows_of_replaced_certificates_go(tmp_path):
   (key,) = first[0]
   assert key[2] == 'textual 0.9' and first[1] == {'textual 0.9'}
   assert measure(made()) == ([], {'textual 0.9'})
-  # The same words by another metric, then another promise, then none.
-  assert measure(made(metric='bleu')) == ([key], {'textual 0.9'})
+  # The same words at another rate and by another metric; another promise; none.
+  assert measure(made(error_rate=0.1)) == ([key], {'textual 0.9'})
+  assert measure(made(metric='bleu', error_rate=0.1)) == (
+    [key],
+    {'textual 0.9'},
+  )
   decoded, promised = measure(made(loss='signed'))
   assert (len(decoded), promised) == (1, {'signed 0.9'})
   assert f'{", ".join(key)}: forgotten, as no' in ' '.join(said)
