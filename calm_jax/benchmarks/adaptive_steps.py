@@ -47,6 +47,8 @@ def measure(
 ) -> None:
   """Measures what is not kept already: rows, then clocks of a few.
 
+  Kept rows of certificates that are in no entry are forgotten.
+
   Args:
     systems: what decodes.
     entries: the settings.
@@ -55,10 +57,12 @@ def measure(
     drop: as for `chosen`.
     say: gets a line now and then.
   """
+  for key in kept.drop_promised({entry.key for entry in entries}):
+    say(f'{", ".join(key)}: forgotten, as no certificate given says so')
   for number, entry in enumerate(entries, 1):
     what = f'{number} of {len(entries)}: {entry.system}, {entry.setting.words}'
     kept.drop_bare(entry.key)
-    if kept.has(entry.key, digest_of(entry)):
+    if _is_kept(kept, entry):
       say(f'{what} (kept)')
       continue
     say(f'{what}: decoding')
@@ -79,3 +83,16 @@ def measure(
       if own:
         say(f'timing {system} at batch {size}')
         kept.add_clocks(systems.clocks(own, size, number))
+
+
+def _is_kept(kept: KeptRows, entry: Entry) -> bool:
+  """Whether a row of the same policy and promises is there."""
+  if not kept.has(entry.key, digest_of(entry)):
+    return False
+  row, certified = kept[entry.key], entry.certified
+  old, new = (
+    [(one.loss, one.metric, one.tolerance) for one in losses]
+    for losses in (row.outcomes, certified.promises)
+  )
+  # Without a promise both rates are NaN.
+  return old == new and (not new or row.error_rate == certified.error_rate)

@@ -45,6 +45,7 @@ from calm_jax.benchmarks import (
   adaptive_steps,
   adaptive_table,
   arena_entries,
+  clock_flags,
   kept_rows,
   measured_rows,
   text_inputs,
@@ -82,37 +83,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def _batch_sizes(flags: argparse.Namespace) -> dict[int, int]:
-  """Returns batch size -> inputs timed at it.
-
-  Raises:
-    ValueError: for what are no numbers, or not as many of one as of the other.
-  """
-  sizes, counts = (
-    [int(number) for number in text.split(',') if number]
-    for text in (flags.batch_sizes, flags.timed_inputs)
-  )
-  if len(sizes) > len(counts):
-    raise ValueError(
-      f'batch_sizes are {sizes} and timed_inputs {counts}; give as many'
-    )
-  return dict(zip(sizes, counts, strict=False))
-
-
 def _check(flags: argparse.Namespace) -> None:
   """Raises ValueError for flags that nothing can be measured by."""
   if not flags.run_dir or not flags.tokens or not flags.output:
     raise ValueError('give --run_dir, --tokens and --output, or --show')
-  for name in ('num_inputs', 'num_repeats', 'settings_per_system'):
+  for name in (
+    'num_inputs',
+    'num_repeats',
+    'settings_per_system',
+    'max_length',
+  ):
     if getattr(flags, name) is not None:
       checks.check_whole(getattr(flags, name), name, low=1)
-  for size, number in _batch_sizes(flags).items():
+  sizes = clock_flags.timed_sizes(flags)
+  for size, number in sizes.items():
     checks.check_whole(size, 'batch size', low=1)
     checks.check_whole(number, 'inputs timed', low=size, high=flags.num_inputs)
   # Written as a negation, so that NaN is refused.
   if not flags.quality_drop >= 0:
     raise ValueError(f'quality_drop is {flags.quality_drop}; give 0 or more')
-  decoding.check_depth_loops(flags.depth_loops.split(','))
+  loops = decoding.check_depth_loops(flags.depth_loops.split(','))
+  clock_flags.check_loops(loops, sizes)
 
 
 def _run(flags: argparse.Namespace) -> measured_rows.Measured:
@@ -142,6 +133,10 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     for row in adaptive_oracles.rows_of(
       flags.oracles,
       _names(flags),
+      run_dir=flags.run_dir,
+      tokens=flags.tokens,
+      max_length=inputs.max_length,
+      trained_length=run.feature_lengths['targets'],
       num_inputs=flags.num_inputs,
       metric=inputs.metric,
       cost_of_layers=measuring.cost_of_layers,
@@ -151,7 +146,7 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     measuring,
     entries,
     kept,
-    _batch_sizes(flags),
+    clock_flags.timed_sizes(flags),
     drop=flags.quality_drop,
     say=_say,
   )
@@ -202,6 +197,7 @@ def _kept(
   return kept_rows.KeptRows(
     flags,
     {**run.context(), 'max_length': inputs.max_length, 'metric': inputs.metric},
+    names=_names(flags),
     left_out=left_out,
     order=(
       records.FULL_SYSTEM,

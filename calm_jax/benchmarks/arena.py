@@ -35,11 +35,12 @@ from collections.abc import Sequence
 
 import jax
 
-from calm_jax import decoding, records, reporting, runs
+from calm_jax import checks, decoding, records, reporting, runs
 from calm_jax.benchmarks import (
   arena_additions,
   arena_entries,
   arena_table,
+  clock_flags,
   measured_rows,
   peers,
   t5x_calm,
@@ -80,17 +81,19 @@ def _batch_sizes(flags: argparse.Namespace) -> dict[int, int]:
   """Returns batch size -> inputs timed at it.
 
   Raises:
-    ValueError: if there are not as many of one as of the other.
+    ValueError: for what nothing can be timed by.
   """
-  sizes, counts = (
-    [int(number) for number in text.split(',')]
-    for text in (flags.batch_sizes, flags.timed_inputs)
-  )
-  if len(sizes) != len(counts):
+  sizes = clock_flags.timed_sizes(flags, spare=False)
+  if not sizes:
     raise ValueError(
-      f'batch_sizes are {sizes} and timed_inputs {counts}; give equally many'
+      f'batch_sizes {flags.batch_sizes!r} has none; give some, such as 1,16'
     )
-  return dict(zip(sizes, counts, strict=True))
+  for size, number in sizes.items():
+    checks.check_whole(size, 'batch size', low=1)
+    checks.check_whole(number, 'inputs timed', low=size)
+  loops = decoding.check_depth_loops(flags.depth_loops.split(','))
+  clock_flags.check_loops(loops, sizes)
+  return sizes
 
 
 def _thresholds(flags: argparse.Namespace) -> list[float]:
@@ -169,6 +172,9 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
   """Measures what the flags name."""
   if flags.run_dir is None or flags.tokens is None:
     raise ValueError('give --run_dir and --tokens, or --show')
+  for name in ('num_inputs', 'num_repeats', 'max_length'):
+    if getattr(flags, name) is not None:
+      checks.check_whole(getattr(flags, name), name, low=1)
   title = flags.title or os.path.basename(os.path.normpath(flags.run_dir))
   before = None
   if flags.add_to:

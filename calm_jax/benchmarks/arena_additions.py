@@ -1,6 +1,7 @@
 """Rows of the arena that are measured later than the others of their file."""
 
 import dataclasses
+import os
 
 from calm_jax.benchmarks.measured_rows import Measured
 
@@ -24,6 +25,10 @@ def check_same_inputs(
   """
   old = {name: before.flags.get(name) for name in _SAME_FLAGS}
   new = {name: flags[name] for name in _SAME_FLAGS}
+  # A title is only what a table calls it.
+  if before.flags.get('run_dir') is not None:
+    for one, found in ((old, before.flags), (new, flags)):
+      one['run_dir'] = os.path.realpath(str(found['run_dir']))
   old['title'] = before.rows[0].run if before.rows else None
   new['title'] = title
   differing = [

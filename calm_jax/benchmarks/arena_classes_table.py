@@ -3,6 +3,7 @@
 from calm_jax.benchmarks import measured_rows
 from calm_jax.benchmarks.encoder_exits_table import (
   CERTIFIED,
+  NOTHING,
   EncoderExitRow,
   times_of,
 )
@@ -54,12 +55,14 @@ def table(*measured: measured_rows.Measured) -> tables.Table:
 
 def _line(row: EncoderExitRow, full: EncoderExitRow) -> tuple[str, ...]:
   certified = row.rule.startswith(CERTIFIED)
-  promised = row.rule.removeprefix(CERTIFIED) if certified else ''
+  # What certifies nothing promises nothing, whatever it was asked for.
+  promises = certified and row.setting != NOTHING
+  promised = row.rule.removeprefix(CERTIFIED) if promises else ''
   return (
     row.run,
     row.setting if certified else row.rule,
     promised or '-',
-    ('yes' if _kept(row, full, promised) else 'NO') if certified else '-',
+    ('yes' if _kept(row, full, promised) else 'NO') if promises else '-',
     f'{100 * (1 - row.agreement):.1f}',
     f'{100 * row.accuracy:.1f}',
     f'{row.mean_layers:.2f}',

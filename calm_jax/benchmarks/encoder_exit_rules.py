@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calm_jax import calibration, evaluation, exits, records, runs
-from calm_jax.benchmarks.encoder_exits_table import CERTIFIED
+from calm_jax.benchmarks.encoder_exits_table import CERTIFIED, NOTHING
 
 # Name of the rule, its setting in words, the rule there.
 Entry = tuple[str, str, Any]
@@ -77,7 +77,7 @@ def certified_entry(path: str, run_dir: str) -> Entry:
       'calm_jax.cli.calibrate_encoder or tune_encoder wrote'
     )
   if not certificate.certified:
-    return name, 'nothing certified', exits.NeverExit()
+    return name, NOTHING, exits.NeverExit()
   stops: Any = runs.policy_of(certificate, run_dir).encoder_exit
   setting = records.setting_in_words(certificate.setting)
   tuned = certificate.context.get('tuning')

@@ -7,6 +7,8 @@ from calm_jax.reporting import tables
 
 # What the rule of a certified row begins with; what is promised follows.
 CERTIFIED = 'certified: '
+# The setting of a certificate that certifies nothing.
+NOTHING = 'nothing certified'
 
 
 @dataclasses.dataclass(frozen=True)

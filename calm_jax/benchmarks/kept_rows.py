@@ -3,11 +3,12 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from calm_jax import records
-from calm_jax.benchmarks import measured_rows
+from calm_jax.benchmarks import clock_flags, measured_rows
+from calm_jax.benchmarks.measured_rows import Measured
 from calm_jax.records import ArenaClock, SystemRow
 
 # Flags by which rows differ that are called alike.
@@ -22,6 +23,7 @@ class KeptRows:
     flags: argparse.Namespace,
     about: Mapping[str, Any],
     *,
+    names: tuple[str, str],
     left_out: Sequence[str],
     order: Sequence[str],
     device: str,
@@ -32,13 +34,14 @@ class KeptRows:
     Args:
       flags: the command line; `output` is the file.
       about: what else rows depend on; JSON.
+      names: of the data and of the model, as rows have them.
       left_out: which systems are not measured, in words.
       order: of systems; others come last.
       device: what computes.
       dtype: of what is computed.
 
     Raises:
-      ValueError: if the file holds rows of something else, naming it.
+      ValueError: if the file holds rows or clocks of something else, naming it.
     """
     self._flags, self._left_out, self._order = flags, list(left_out), order
     self._where = dict(device=device, dtype=dtype)
@@ -49,10 +52,15 @@ class KeptRows:
         **self._where,
       }
     )
+    self._clock = clock_flags.clock_of(vars(flags))
     self._rows: dict[tuple[str, str, str], SystemRow] = {}
     if os.path.exists(flags.output):
       found = measured_rows.read(flags.output, SystemRow)
       self._check(found.context.details.get('about', {}))
+      self._check_names(found, names)
+      self._clock = clock_flags.joined(
+        clock_flags.kept_clock(found), self._clock, path=flags.output
+      )
       self._rows = {row.key: row for row in found.rows}
 
   def _check(self, found: Mapping[str, Any]) -> None:
@@ -63,9 +71,31 @@ class KeptRows:
           f'{value!r}; give another --output'
         )
 
+  def _check_names(self, found: Measured, names: tuple[str, str]) -> None:
+    for row in found.rows:
+      for flag, old, new in zip(
+        ('title', 'model'), (row.run, row.model), names, strict=True
+      ):
+        if old != new:
+          raise ValueError(
+            f'{self._flags.output} has rows of --{flag} {old!r}, not {new!r}; '
+            'give the same, or another --output'
+          )
+
   def has(self, key: tuple[str, str, str], policy: str) -> bool:
     """Whether there is a row of this policy."""
     return key in self._rows and self._rows[key].policy == policy
+
+  def drop_promised(
+    self, wanted: Collection[tuple[str, str, str]]
+  ) -> list[tuple[str, str, str]]:
+    """Forgets rows of certificates that are not wanted, and returns keys."""
+    gone = [key for key in self._rows if key[2] and key not in wanted]
+    for key in gone:
+      del self._rows[key]
+    if gone:
+      self._write()
+    return gone
 
   def __getitem__(self, key: tuple[str, str, str]) -> SystemRow:
     return self._rows[key]
@@ -97,7 +127,7 @@ class KeptRows:
       )
     self._write()
 
-  def measured(self) -> measured_rows.Measured:
+  def measured(self) -> Measured:
     """Returns all rows, with how they came about."""
     place = {system: number for number, system in enumerate(self._order)}
     return measured_rows.of_this_process(
@@ -109,6 +139,7 @@ class KeptRows:
       **self._where,
       about=self._about,
       left_out=self._left_out,
+      clock=self._clock,
     )
 
   def _write(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -22,10 +23,12 @@ from calm_jax.benchmarks import (
   adaptive_certificates,
   adaptive_entries,
   adaptive_oracles,
+  adaptive_rows,
   adaptive_settings,
   adaptive_steps,
   adaptive_systems,
   adaptive_table,
+  kept_rows,
   measured_rows,
   policy_costs,
 )
@@ -44,13 +47,13 @@ ABOUT = adaptive_settings.Model(
 )
 
 
-def certify(path, policy, setting, **context):
+def certify(path, policy, setting, *, error_rate=0.05, **context):
   """Writes a certificate of a setting."""
   certificate = calibrate(
     np.zeros((300, 1)),
     [setting],
     tolerance=0.9,
-    error_rate=0.05,
+    error_rate=error_rate,
     context={
       'policy': decoding.describe(policy, setting),
       'loss': 'textual',
@@ -218,6 +221,135 @@ def test_the_clock_is_for_the_certified_and_the_cheapest_good_ones():
     assert found == [certified, cheapest, better]
 
 
+RESULTS = pathlib.Path(measured_rows.__file__).parent / 'results'
+
+
+def kept_in(path, *more, names=('toy', 'exits')):
+  """Opens an output file as a command with these flags would."""
+  flags = adaptive_systems._parse(
+    ['--tokens=t', f'--output={path}', '--num_inputs=9', *more]
+  )
+  return kept_rows.KeptRows(
+    flags,
+    {},
+    names=names,
+    left_out=(),
+    order=(),
+    device='cpu',
+    dtype='float32',
+  )
+
+
+def clock_at(size):
+  return records.ArenaClock(size, 'unrolled', 2.0, 1.5)
+
+
+def test_clocks_measured_otherwise_are_not_kept(tmp_path):
+  path = tmp_path / 'rows.json'
+  row = row_of('a', '1')
+  no_clock = ('--batch_sizes=', '--depth_loops=unrolled,compacting')
+  kept_in(path, *no_clock).put(row)
+  timed = ('--batch_sizes=2,4', '--timed_inputs=2,8')
+  # What was not timed may be timed in any way.
+  kept = kept_in(path, *timed)
+  kept.add_clocks({row.key: clock_at(2)})
+  kept.add_clocks({row.key: clock_at(4)})
+  # And is kept while nothing is timed, with how it was.
+  kept_in(path, *no_clock).put(row)
+  kept = kept_in(path, '--batch_sizes=2,8', '--timed_inputs=2,8')
+  kept.add_clocks({row.key: clock_at(8)})
+  assert [one.batch_size for one in kept[row.key].clocks] == [2, 4, 8]
+  for more, message in (
+    (['--depth_loops=compacting'], 'depth_loops unrolled, not compacting'),
+    (['--num_repeats=5'], 'num_repeats 3, not 5'),
+    (['--timed_inputs=2,9'], 'timed_inputs at batch size 4 8, not 9'),
+  ):
+    with pytest.raises(ValueError, match=f'{message}; .*another --output'):
+      kept_in(path, *timed, *more)
+  for names, message in (
+    (('other', 'exits'), "--title 'toy', not 'other'"),
+    (('toy', 'plans'), "--model 'exits', not 'plans'"),
+  ):
+    with pytest.raises(ValueError, match=f'{message}; .*another --output'):
+      kept_in(path, *timed, names=names)
+
+
+@pytest.mark.parametrize(
+  ('name', 'model_name'), [('e2e_nlg', 'exits'), ('e2e_nlg_plans', 'plans')]
+)
+def test_published_rows_are_gone_on_with_by_their_command(
+  name, model_name, tmp_path
+):
+  path = tmp_path / 'rows.json'
+  path.write_bytes((RESULTS / f'adaptive_{name}_cpu.json').read_bytes())
+  given = ['--num_inputs=100', '--tokens=runs/e2e_nlg/tokens/test.npz']
+  timed = ['--batch_sizes=16', '--timed_inputs=32']
+  names = 'e2e_nlg', model_name
+  kept = kept_in(path, *given, *timed, names=names)
+  assert len(kept.measured().rows) > 10
+  with pytest.raises(ValueError, match='at batch size 16 32, not 48'):
+    kept_in(path, *given, *timed, '--timed_inputs=48', names=names)
+
+
+class FakeSystems:
+  """Says what was decoded, and decodes nothing."""
+
+  def __init__(self):
+    self.decoded = []
+
+  def row(self, entry):
+    self.decoded.append(entry.key)
+    outcomes = tuple(
+      records.PromiseOutcome(
+        **dataclasses.asdict(one), mean=0.0, standard_error=0.0
+      )
+      for one in entry.certified.promises
+    )
+    return row_of(
+      entry.system,
+      entry.setting.words,
+      policy=adaptive_rows.digest_of(entry),
+      outcomes=outcomes,
+      error_rate=entry.certified.error_rate,
+    )
+
+
+def test_rows_of_replaced_certificates_go(tmp_path):
+  systems, _ = adaptive_entries.systems_of(ABOUT, ['kept layers (ULS)'], most=1)
+  plan = decoding.ComputePolicy(layer_plan=decoding.KeepLayers(2))
+  said = []
+
+  def measure(*paths):
+    entries = adaptive_certificates.entries_of(systems, 'nowhere', paths)
+    kept = kept_in(tmp_path / 'rows.json', '--batch_sizes=')
+    kept.put(row_of(records.FULL_SYSTEM))
+    fake = FakeSystems()
+    adaptive_steps.measure(fake, entries, kept, {}, drop=1.0, say=said.append)
+    rows = kept_in(tmp_path / 'rows.json', '--batch_sizes=').measured().rows
+    return fake.decoded, {row.promised for row in rows if row.promised}
+
+  def made(**context):
+    setting = {'layer_plan.num_layers': 2}
+    return certify(tmp_path / 'c.json', plan, setting, **context)
+
+  bare, promised = measure()
+  assert len(bare) == 1 and not promised
+  first = measure(made())
+  (key,) = first[0]
+  assert key[2] == 'textual 0.9' and first[1] == {'textual 0.9'}
+  assert measure(made()) == ([], {'textual 0.9'})
+  # The same words at another rate and by another metric; another promise; none.
+  assert measure(made(error_rate=0.1)) == ([key], {'textual 0.9'})
+  assert measure(made(metric='bleu', error_rate=0.1)) == (
+    [key],
+    {'textual 0.9'},
+  )
+  decoded, promised = measure(made(loss='signed'))
+  assert (len(decoded), promised) == (1, {'signed 0.9'})
+  assert f'{", ".join(key)}: forgotten, as no' in ' '.join(said)
+  assert measure()[1] == set()
+
+
 def oracle_row(score, budget, **changes):
   numbers = dict.fromkeys(
     [
@@ -260,11 +392,15 @@ def test_oracles_join_at_what_their_layers_cost(tmp_path):
     path, measured_rows.Measured(tuple(rows), context(num_inputs=7))
   )
 
-  def read(number, metric):
+  def read(number, metric, max_length=T, folder='run'):
     return list(
       adaptive_oracles.rows_of(
         str(path),
         ('toy', 'exits'),
+        run_dir=f'{tmp_path}/{folder}/',
+        tokens=f'{tmp_path}/test.npz',
+        max_length=max_length,
+        trained_length=T,
         num_inputs=number,
         metric=metric,
         cost_of_layers=lambda layers: layers / 4,
@@ -278,6 +414,27 @@ def test_oracles_join_at_what_their_layers_cost(tmp_path):
   for number, metric in ((8, 'rouge_l'), (7, 'bleu')):
     with pytest.raises(ValueError, match=f'not {number} by {metric}'):
       read(number, metric)
+  flags = {
+    'num_inputs': 7,
+    'run_dir': f'{tmp_path}/run',
+    'tokens': f'{tmp_path}/test.npz',
+    'max_length': None,
+  }
+  for changes, asked, message in (
+    ({}, {}, ''),
+    ({'max_length': 5}, {'max_length': 5}, ''),
+    ({}, {'max_length': 5}, '--max_length=None, not 5; run'),
+    ({'max_length': 5}, {}, f'--max_length=5, not {T}; run'),
+    ({}, {'folder': 'other'}, r'--run_dir=.*/run, not .*/other/; run'),
+    ({'tokens': 'train.npz'}, {}, '--tokens=train.npz, not .*test.npz; run'),
+  ):
+    recorded = context(**{**flags, **changes})
+    records.write_json(path, measured_rows.Measured(tuple(rows), recorded))
+    if message:
+      with pytest.raises(ValueError, match=message):
+        read(7, 'rouge_l', **asked)
+    else:
+      assert len(read(7, 'rouge_l', **asked)) == 2
 
 
 def test_table_and_picture():
@@ -432,6 +589,11 @@ def test_what_is_kept_is_not_done_twice(place, capsys):
     (['--num_inputs=0'], 'num_inputs'),
     (['--batch_sizes=1,2', '--timed_inputs=8'], r'batch_sizes are \[1, 2\]'),
     (['--batch_sizes=4', '--timed_inputs=3'], 'inputs timed'),
+    (['--batch_sizes=a'], "batch_sizes 'a' must be whole numbers, separated"),
+    (['--batch_sizes=1.5'], "batch_sizes '1.5' must be whole"),
+    (['--timed_inputs=many'], "timed_inputs 'many' must be whole"),
+    (['--max_length=0'], 'max_length 0 must be a whole number at least 1'),
+    (['--depth_loops=compacting'], 'nothing to compact at batch size 1; leave'),
     (['--quality_drop=nan'], 'quality_drop is nan'),
     (['--depth_loops=rolled'], 'rolled'),
     (['--systems=ULS', '--run_dir=nowhere'], 'nowhere'),

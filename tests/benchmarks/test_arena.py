@@ -321,6 +321,15 @@ def test_rows_of_other_inputs_are_not_added():
     )
 
 
+def test_rows_of_another_run_are_not_added(tmp_path):
+  before = measured_of(row_of(), run_dir=str(tmp_path / 'one'))
+  same = {**before.flags, 'run_dir': f'{tmp_path}/two/../one/'}
+  arena_additions.check_same_inputs(before, same, 'a', path='a.json')
+  other = {**same, 'run_dir': str(tmp_path / 'two')}
+  with pytest.raises(ValueError, match=r'--run_dir was .*/one and is .*/two'):
+    arena_additions.check_same_inputs(before, other, 'a', path='a.json')
+
+
 def test_lossless_is_looked_at():
   row = row_of()
   assert row.kept is False
@@ -519,6 +528,22 @@ def test_one_table_and_picture_of_several_runs():
       ['--run_dir=x', '--tokens=y', '--batch_sizes=1'],
       r'batch_sizes are \[1\] and timed_inputs',
     ),
+    (
+      [
+        '--run_dir=x',
+        '--tokens=y',
+        '--batch_sizes=1,4',
+        '--timed_inputs=2,8',
+        '--depth_loops=compacting',
+      ],
+      'nothing to compact at batch size 1; leave 1 out',
+    ),
+    (['--run_dir=x', '--tokens=y', '--batch_sizes=a'], "batch_sizes 'a' must"),
+    (
+      ['--run_dir=x', '--tokens=y', '--batch_sizes=', '--timed_inputs='],
+      "batch_sizes '' has none",
+    ),
+    (['--run_dir=x', '--tokens=y', '--max_length=0'], 'max_length 0 must'),
     (['--run_dir=nowhere', '--tokens=none.npz'], 'nowhere'),
     (['--show=none.json'], 'none.json'),
     (['--show=a.json', '--add_to=a.json'], 'give --add_to without --output'),

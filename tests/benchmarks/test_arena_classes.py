@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from calm_jax.benchmarks import arena_classes_table, measured_rows
-from calm_jax.benchmarks.encoder_exits_table import EncoderExitRow
+from calm_jax.benchmarks.encoder_exits_table import NOTHING, EncoderExitRow
 from calm_jax.records import RunContext
 
 FULL = EncoderExitRow(
@@ -57,5 +57,8 @@ def test_certified_rows_beside_the_full_encoder():
     '5.00 (2.00x)',
     '100.00 (2.00x)',
   )
+  nothing = dataclasses.replace(FULL, rule=KEPT.rule, setting=NOTHING)
+  table = arena_classes_table.table(measured(FULL, nothing))
+  assert table.rows[1][1:4] == (NOTHING, '-', '-')
   with pytest.raises(ValueError, match='same --batch_sizes'):
     arena_classes_table.table(measured(FULL), measured(FULL, sizes=(1,)))
