@@ -16,8 +16,8 @@ calibrate_encoder with --gin.ENCODER_HEADS=label_words,
 import os
 from typing import Any
 
-from calm_jax import data, records, runs, training
-from calm_jax.cli import gin_runner, head_measures, jobs
+from calm_jax import data, records, runs
+from calm_jax.cli import gin_runner, head_folders, head_measures, jobs
 from calm_jax.processes import speaking
 
 
@@ -37,8 +37,19 @@ def run(
     name: of the folder in `model_dir` that the words go to.
     batch_size: rows of a pass.
     max_examples: measure on only so many.
+
+  Raises:
+    ValueError: for a folder that holds something trained, or a Task without
+      validation inputs.
   """
-  directory = training.encoder_head_directory(model_dir, name)
+  directory = head_folders.words_directory(model_dir, name)
+  found = data.as_task(task)
+  if 'validation' not in found.splits:
+    raise ValueError(
+      f"{found.name} has no split 'validation', which accuracies and "
+      f'temperatures of the words are measured on; it has '
+      f'{sorted(found.splits)}: give the task one'
+    )
   with jobs.open_output(directory, 'find_label_words.gin'):
     loaded = jobs.load_run(model_dir, task)
     labels = data.read_class_labels(
@@ -58,7 +69,7 @@ def run(
       labels,
       batches,
       about={
-        'task': data.as_task(task).name,
+        'task': found.name,
         'split': 'validation',
         'steps': 0,
         'context': jobs.run_context(loaded.config, checkpoint_step=loaded.step),

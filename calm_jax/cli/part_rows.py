@@ -84,18 +84,22 @@ class TaskRows:
 def _rows_of_targets(part: Part, data: datasets.DataPlan) -> PartRows:
   """Returns inputs and targets of a Task."""
   task = datasets.as_task(part.task)
-  return PartRows(
-    train=lambda skip: datasets.train_batches(
-      task, data, seed=part.seed, skip=skip
-    ),
-    validation=lambda: datasets.eval_batches(
+
+  def once_through():
+    return datasets.eval_batches(
       task,
       data.batch_size,
       feature_lengths=data.feature_lengths,
       split='validation',
       max_examples=data.eval_examples,
       inputs_cut=data.inputs_cut,
+    )
+
+  return PartRows(
+    train=lambda skip: datasets.train_batches(
+      task, data, seed=part.seed, skip=skip
     ),
+    validation=once_through if part.has_validation else None,
     context=data.context(),
   )
 

@@ -23,7 +23,12 @@ from typing import Any
 
 from calm_jax import data as datasets
 from calm_jax import records, runs, training
-from calm_jax.cli import gin_runner, head_measures, joint_encoders
+from calm_jax.cli import (
+  gin_runner,
+  head_folders,
+  head_measures,
+  joint_encoders,
+)
 from calm_jax.cli.part_rows import TaskRows
 from calm_jax.cli.part_training import measure_part, train_part
 
@@ -60,8 +65,12 @@ def run(
 
   Returns:
     How the heads do; None for a Task without validation inputs.
+
+  Raises:
+    ValueError: for a folder that holds label words, or is taken otherwise.
   """
-  directory = training.encoder_head_directory(model_dir, name)
+  heads_in = model_dir if joint_dir is None else joint_dir
+  directory = head_folders.heads_directory(heads_in, name)
   if joint_dir is not None:
     directory = joint_encoders.training_directory(joint_dir, model_dir)
   labels: list[datasets.ClassLabels] = []

@@ -34,7 +34,7 @@ def run(
   *,
   model_dir: str,
   task: Any,
-  space: Sequence[evaluation.Candidates],
+  space: Sequence[evaluation.Candidates | evaluation.LeftOut],
   plan: evaluation.TuningPlan,
   heads: str = 'encoder_heads',
   split: str = 'calibration',
@@ -47,7 +47,8 @@ def run(
     model_dir: a run directory with heads.
     task: the Task whose calibration split is used; its targets name classes.
     space: policies that let inputs leave the encoder, with the settings to try;
-      the heads are put into them, and for batches the loop that gathers rows.
+      the heads are put into them, and for batches the loop that gathers rows;
+      what is left out for want of a trained part is said.
     plan: what is promised, and what it may take; its metric says when two
       classes are the same, by their names.
     heads: the folder of the heads in `model_dir`.
@@ -55,6 +56,7 @@ def run(
     max_examples: use only so many examples.
     output_dir: MODEL_DIR/encoder_tuned if None.
   """
+  space = evaluation.trained_only(space, speaking.say)
   if split in ('train', 'validation'):
     raise ValueError(
       f'split {split!r} was trained or selected on; a certificate needs rows '

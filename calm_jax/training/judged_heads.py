@@ -1,6 +1,13 @@
 """Which heads of encoder layers a gate is for."""
 
 import dataclasses
+from typing import Any
+
+from calm_jax.array_types import PyTree
+from calm_jax.checkpoints.fingerprints import parameter_fingerprint
+
+# Of a gate's context: the heads that it was trained for.
+JUDGED_HEADS = 'encoder_head_parameters'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,3 +32,13 @@ class JudgedHeads:
         f'boosted is {self.boosted}, and no heads are trained: name the folder '
         'they go to (trained_on, JOINT_HEADS), or leave it None'
       )
+
+
+def judged_context(tree: PyTree) -> dict[str, Any]:
+  """Returns what the context of a gate says of the heads it judges.
+
+  Args:
+    tree: {'encoder_heads': heads or their arrays}, whose fingerprint their own
+      checkpoint has.
+  """
+  return {JUDGED_HEADS: parameter_fingerprint(tree)}

@@ -301,9 +301,38 @@ def test_a_gate_and_its_heads_are_trained_together(trained, tmp_path):
   found = runs.policy_of(certificate, run).encoder_exit
   np.testing.assert_array_equal(found.heads.kernel, heads.kernel)
   np.testing.assert_array_equal(found.rule.measure.logits, gate.logits)
-  joint['JOINT_HEADS'] = 'encoder_heads'
-  with pytest.raises(ValueError, match='give three different folders'):
-    job('train_encoder_gate', files, TRAIN_STEPS=20, **joint, **STEPS)
+  # The same command goes on, into the same folders.
+  job('train_encoder_gate', files, TRAIN_STEPS=20, **joint, **STEPS)
+  said, held = (
+    checkpoints.read_metadata(checkpoints.find_checkpoint(run / name))
+    for name in ('joint_gate', 'joint_heads')
+  )
+  assert (
+    said['context']['encoder_head_parameters']
+    == (held['parameter_fingerprint'])
+  )
+  for name, folder, message in (
+    ('JOINT_HEADS', 'encoder_heads', 'give three different folders'),
+    ('GATE', 'other_gate', 'joint_heads holds something else'),
+  ):
+    bindings = {**joint, name: folder, **STEPS}
+    with pytest.raises(ValueError, match=message):
+      job('train_encoder_gate', files, TRAIN_STEPS=20, **bindings)
+
+
+def test_a_task_without_validation_inputs_trains_heads(trained, tmp_path):
+  files, _ = trained
+  task = tmp_path / 'bare.gin'
+  text = pathlib.Path(files['task']).read_text(encoding='utf-8')
+  text = text.replace("'last_words'", "'bare_words'")
+  text = text.replace("'validation': 'validation.jsonl',", '')
+  task.write_text(text, encoding='utf-8')
+  bare = {'ENCODER_HEADS': 'bare_heads', 'TRAIN_STEPS': 10, **STEPS}
+  files = {**files, 'task': str(task)}
+  assert job('train_encoder_heads', files, **bare) is None
+  folder = pathlib.Path(files['MODEL_DIR']) / 'bare_heads'
+  assert checkpoints.latest_step(folder) == 10
+  assert not (folder / 'evaluation.json').exists()
 
 
 def test_an_encoder_is_trained_with_its_heads(trained, tmp_path):

@@ -10,18 +10,16 @@ import functools
 from calm_jax import model
 from calm_jax.array_types import Params
 from calm_jax.checkpoints import trained_parts
-from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 from calm_jax.data.class_labels import ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.source_heads import SourceHeads
 from calm_jax.training import encoder_gate_states, encoder_head_losses
 from calm_jax.training.gate_shape import GateShape
 from calm_jax.training.gate_targets import GateTarget, get_gate_target
+from calm_jax.training.judged_heads import judged_context
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.stage import Stage
 from calm_jax.training.stages import gate as gate_stage_lib
-
-_JUDGED_HEADS = 'encoder_head_parameters'
 
 
 def encoder_gate_stage(
@@ -100,7 +98,7 @@ def encoder_gate_stage(
       'gate_target': repr(target),
       'gate_states': 'encoder',
       'gate_shape': repr(shape),
-      _JUDGED_HEADS: parameter_fingerprint({encoder_gate_states.HEADS: heads}),
+      **judged_context({encoder_gate_states.HEADS: heads}),
       **trained_parts.backbone_context(params),
     },
     title=f'a gate of {layers - 1} encoder exits, {target}',
