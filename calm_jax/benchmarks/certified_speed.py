@@ -44,6 +44,7 @@ from calm_jax.benchmarks import (
   bandwidth,
   certified_policies,
   certified_table,
+  clock_flags,
   measured_rows,
   peers,
   token_inputs,
@@ -276,8 +277,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Measures, writes and prints."""
   flags = _parse(arguments)
-  sizes = [int(size) for size in flags.batch_sizes.split(',')]
   try:
+    sizes = clock_flags.whole_numbers('batch_sizes', flags.batch_sizes)
+    loops = decoding.check_depth_loops(flags.depth_loops.split(','))
+    clock_flags.check_loops(loops, sizes)
     params, config, about = checkpoints.load_params(flags.run_dir)
     run = _Model(
       model.as_layered_decoder(config), params, config, flags.max_length
@@ -303,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
           chosen,
           token_inputs.whole_batches(sources, size),
           num_repeats=flags.num_repeats,
-          depth_loops=decoding.check_depth_loops(flags.depth_loops.split(',')),
+          depth_loops=loops,
           decode_peers=decode_peers,
         )
       ]

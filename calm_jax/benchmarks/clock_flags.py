@@ -20,7 +20,7 @@ def timed_sizes(
     ValueError: for what are no numbers, or not as many of one as of the other.
   """
   sizes, counts = (
-    _numbers(name, getattr(flags, name))
+    whole_numbers(name, getattr(flags, name))
     for name in ('batch_sizes', 'timed_inputs')
   )
   if len(sizes) > len(counts) or (len(sizes) < len(counts) and not spare):
@@ -30,7 +30,8 @@ def timed_sizes(
   return dict(zip(sizes, counts, strict=False))
 
 
-def _numbers(name: str, text: str) -> list[int]:
+def whole_numbers(name: str, text: str) -> list[int]:
+  """Returns the numbers of a flag, or names what is none in a ValueError."""
   try:
     return [int(number) for number in text.split(',') if number.strip()]
   except ValueError:

@@ -237,3 +237,17 @@ def test_it_measures_a_run_by_its_certificates(tmp_path, capsys):
     certified_speed.main([*arguments, '--batch_sizes=4'])
   with pytest.raises(SystemExit, match='There is no file'):
     certified_speed.main([arguments[0], '--tokens=none.npz'])
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--batch_sizes=a', "batch_sizes 'a' must be whole numbers"),
+    ('--depth_loops=compacting', 'nothing to compact at batch size 1'),
+    ('--depth_loops=no', "'no'"),
+  ],
+)
+def test_what_cannot_be_timed_is_refused_first(flag, message):
+  arguments = ['--run_dir=nowhere', '--tokens=nowhere', '--batch_sizes=1,2']
+  with pytest.raises(SystemExit, match=message):
+    certified_speed.main([*arguments, flag])
