@@ -29,7 +29,8 @@ def check_rule(
   Raises:
     TypeError: for what is no exit rule.
     ValueError: for bad numbers, for a rule that sees encoded sources, or reads
-      logits where no heads make any, and for heads that make none.
+      logits where no heads make any, for heads that make none, and for a
+      measure that says nothing before the last layer.
   """
   checks.check_no_class(rule, 'exit_rule of an encoder')
   if not isinstance(rule, ExitRule):
@@ -46,6 +47,14 @@ def check_rule(
     )
   sizes: Any = encoder
   rule = rule.check(sizes, batch_size, 1)
+  measure = getattr(rule, 'measure', None)
+  first = getattr(measure, 'minimum_exit_layer', 1)
+  if measure is not None and 1 < encoder.num_layers <= first:
+    raise ValueError(
+      f'{type(measure).__name__} says something from layer {first} on, and '
+      f'this encoder has {encoder.num_layers}: no row could ever leave early. '
+      'Take a measure that looks earlier, or a model with a deeper encoder'
+    )
   if isinstance(heads, SourceHeads):
     heads.check(encoder)
   elif heads is not None:

@@ -8,6 +8,7 @@ from cases import encoding_cases as cases
 
 from calm_jax import decoding, encoding, exits, model
 from calm_jax.encoding import encoding as encoding_lib
+from calm_jax.encoding import exit_checks
 
 LOOPS = [
   encoding.UnrolledLayers(),
@@ -188,6 +189,20 @@ def test_bad_rules_are_refused():
   refused('loop is <class', TypeError, loop=encoding.WhileLayers)
   with pytest.raises(ValueError, match='smallest 0 must be'):
     encoding.CompactedLayers(0)
+
+
+def test_a_measure_that_could_never_let_a_row_leave_is_refused():
+  rule = cases.similar(0.5)
+  two, three = (
+    model.T5Config(
+      vocab_size=9, embed_dim=4, num_heads=1, head_dim=4, mlp_dim=4,
+      num_encoder_layers=layers, num_decoder_layers=1,
+    )
+    for layers in (2, 3)
+  )  # fmt: skip
+  with pytest.raises(ValueError, match='from layer 2 on, and this encoder has'):
+    exit_checks.check_rule(rule, model.as_layered_encoder(two), None, 1)
+  exit_checks.check_rule(rule, model.as_layered_encoder(three), None, 1)
 
 
 def test_bad_heads_and_inputs_are_refused():
