@@ -93,6 +93,11 @@ def start_with_mates(params, encoded, max_length):
   return {**cache, 'ease': jnp.roll(cache['ease'], 1)}
 
 
+def start_eased(params, encoded, max_length, layers=None):
+  cache = GOOD.start(params, encoded, max_length)
+  return {**cache, 'ease': cache['ease'] + 1}
+
+
 def embed_in_half(params, tokens, positions):
   return GOOD.embed(params, tokens, positions).astype(jnp.bfloat16)
 
@@ -194,6 +199,8 @@ def block_from_zero(params, first, count):
     ('encode', encode_mates, 'row 0 alone is not row 0 among 3'),
     ('start', start_with_a_length, r"\['length'\] .* put the batch axis first"),
     ('start', start_with_mates, r'row \d alone is not row \d among 3'),
+    ('start_few', start_eased, 'from its cache other states come out than'),
+    ('start_layers', start_eased, 'make all that the layers given read, or'),
     ('embed', embed_in_half, r'returns bfloat16\[3, 4, 2\].* return float32'),
     ('embed', embed_too_wide, r'returns float32\[3, 4, 4\]'),
     ('embed', embed_later, 'P positions at once are not P positions one by'),

@@ -238,19 +238,37 @@ def _check_attend(
   )
   if trial.decoder.accepts_context:
     check_context(trial, layer, hidden, cache, attended)
-  if trial.decoder.start_few is not None:
-    few = trial.call(
-      'start_few', trial.call('encode', trial.inputs), trial.max_length
-    )
-    few = trial.call('fill_layer', layer, hidden, positions, few)
+  _check_starts(trial, layer, hidden, attended)
+  return attended
+
+
+def _check_starts(
+  trial: Trial, layer: int, hidden: Array, attended: Array
+) -> None:
+  """Holds the other ways of making a cache against `start`.
+
+  Args:
+    trial: the decoder on trial.
+    layer: a layer.
+    hidden: the states [B, T, D] that enter it.
+    attended: the states after its attention, of `start`'s cache.
+  """
+  for name, extra, remedy in (
+    ('start_few', (), 'make a cache that says the same'),
+    ('start_layers', ((layer,),), 'make all that the layers given read'),
+  ):
+    if getattr(trial.decoder, name) is None:
+      continue
+    encoded = trial.call('encode', trial.inputs)
+    cache = trial.call(name, encoded, trial.max_length, *extra)
+    cache = trial.call('fill_layer', layer, hidden, trial.positions, cache)
     trial.equal(
-      'start_few',
-      trial.call(name, layer, hidden, positions, few),
+      name,
+      trial.call('attend', layer, hidden, trial.positions, cache),
       attended,
       'from its cache other states come out than from that of start',
-      'make a cache that says the same, or leave start_few None',
+      f'{remedy}, or leave {name} None',
     )
-  return attended
 
 
 def _check_take_rows(trial: Trial, cache: PyTree) -> None:

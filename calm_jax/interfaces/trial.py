@@ -12,7 +12,12 @@ from calm_jax.array_types import Array, PyTree
 from calm_jax.interfaces.layered_decoder import LayeredDecoder
 
 # What is a Python int in programs: places of arguments behind the parameters.
-_STATIC = {'start': (2,), 'start_few': (2,), 'output_block': (2,)}
+_STATIC = {
+  'start': (2,),
+  'start_few': (2,),
+  'start_layers': (2, 3),
+  'output_block': (2,),
+}
 _WITHOUT_PARAMS = (
   'take_rows',
   'pool_source',
