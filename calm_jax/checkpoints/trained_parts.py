@@ -102,6 +102,8 @@ def load_part(
   folder = os.path.abspath(os.fspath(model_dir))
   path = os.path.join(folder, part.key if name is None else name)
   if directories.latest_step(path) is None:
+    # A folder without a model has no use for the job that is named then.
+    directories.find_checkpoint(model_dir)
     raise FileNotFoundError(
       f'there is no {part.title} in {path}; run {part.job} for '
       f'{os.fspath(model_dir)} first'

@@ -340,11 +340,14 @@ def test_what_cannot_be_made_again_is_refused(run_dir, tmp_path):
   ):
     with pytest.raises(ValueError, match='cannot be made again from .*Give'):
       runs.policy_of(certify(policy), run_dir)
+  bare = text_cases.save_run(tmp_path / 'bare')
   with pytest.raises(FileNotFoundError, match='no set of exit adapters in'):
-    runs.policy_of(certify(POLICIES['adapted']), tmp_path)
+    runs.policy_of(certify(POLICIES['adapted']), bare)
   for name in ('classifier', 'gate'):
     with pytest.raises(FileNotFoundError, match=f'no {name} in'):
-      runs.policy_of(certify(POLICIES[name]), tmp_path)
+      runs.policy_of(certify(POLICIES[name]), bare)
+  with pytest.raises(FileNotFoundError, match='no checkpoint at'):
+    runs.policy_of(certify(POLICIES['gate']), tmp_path)
   nameless = dataclasses.replace(certify(POLICIES['margin']), context={})
   with pytest.raises(ValueError, match='does not say which policy'):
     runs.policy_of(nameless, run_dir)

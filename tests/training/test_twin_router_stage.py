@@ -173,6 +173,9 @@ def test_it_is_kept_beside_its_twins(tmp_path, params):
     runs.load_twin_router(tmp_path, twins='others')
   with pytest.raises(FileNotFoundError, match='no set of small twins in'):
     runs.load_twin_router(tmp_path, twins='nowhere')
+  # The parts of a folder that is no run are not what is missing.
+  with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*bare'):
+    runs.load_twins(tmp_path / 'bare')
   other = jax.tree.map(lambda leaf: leaf + 1.0, params)
   checkpoints.save(tmp_path, 8, params=other, config=CONFIG)
   with pytest.raises(ValueError, match='router of small twins in .* was trai'):
