@@ -26,7 +26,8 @@ _COLOURS = (
 def arena_figure(rows: Sequence[records.ArenaRow]) -> Any:
   """Draws how far outputs are from the full model's against the speed-up.
 
-  One row of axes per run, one column per batch size. Hollow marks broke their
+  One row of axes per run, one column per batch size; a run that was not timed
+  at one leaves its place empty. Hollow marks broke their
   promise on these inputs, strokes are other programs.
 
   Returns:
@@ -47,13 +48,19 @@ def arena_figure(rows: Sequence[records.ArenaRow]) -> Any:
       figsize=(4.2 * len(sizes), 3.0 * len(names) + 0.9), layout='constrained'
     )
     grid = drawn.subplots(len(names), len(sizes), squeeze=False)
-    handles = {}
+    handles, lowest, first = {}, {}, {}
     for axes_of_run, name in zip(grid, names, strict=True):
-      own = [row for row in rows if row.run == name]
       for axes, size in zip(axes_of_run, sizes, strict=True):
+        own = [row for row in rows if row.run == name and _at(row, size)]
+        if not own:
+          axes.set_axis_off()
+          continue
         _draw(axes, own, size, looks, handles)
-      axes_of_run[0].set_ylabel(f'{name}\nmean loss against the full model')
-    for axes in grid[-1]:
+        first.setdefault(name, axes)
+        lowest[size] = axes
+    for name, axes in first.items():
+      axes.set_ylabel(f'{name}\nmean loss against the full model')
+    for axes in lowest.values():
       axes.set_xlabel('speed-up over our full decode')
     drawn.legend(
       list(handles.values()),
@@ -68,9 +75,7 @@ def arena_figure(rows: Sequence[records.ArenaRow]) -> Any:
 def _draw(axes, rows, size, looks, handles) -> None:
   """Draws one run at one batch size."""
   for row in rows:
-    clock = {clock.batch_size: clock for clock in row.clocks}.get(size)
-    if clock is None:
-      continue
+    clock = _at(row, size)
     family = _family(row)
     marker, colour = looks[family]
     (handle,) = axes.plot(
@@ -89,6 +94,11 @@ def _draw(axes, rows, size, looks, handles) -> None:
   axes.set_title(f'batch {size}', fontsize=9.5)
   axes.set_xlim(left=0)
   axes.margins(0.08)
+
+
+def _at(row: records.ArenaRow, size: int) -> records.ArenaClock | None:
+  """Returns the clock of a row at a batch size, None without one."""
+  return {clock.batch_size: clock for clock in row.clocks}.get(size)
 
 
 def _family(row: records.ArenaRow) -> str:

@@ -507,7 +507,12 @@ def test_one_table_and_picture_of_several_runs():
   drawn = reporting.arena_figure(
     [one for part in measured for one in part.rows]
   )
-  assert len(drawn.axes) == 4
+  # Places of batch sizes that a run was not timed at stay empty.
+  assert [axes.axison for axes in drawn.axes] == [True, False, False, True]
+  labels = [
+    (axes.get_xlabel() != '', axes.get_ylabel()[:1]) for axes in drawn.axes
+  ]
+  assert labels == [(True, 'a'), (False, ''), (False, ''), (True, 'b')]
   outcome = records.PromiseOutcome(
     loss='textual',
     metric='rouge_l',
