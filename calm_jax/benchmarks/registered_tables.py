@@ -161,11 +161,13 @@ def _gate_depths(*paths: pathlib.Path) -> str:
   return tables.as_markdown(gate_depths_table.table(gates))
 
 
-_IN_ARENA = ('arena_deep_cpu.json', 'arena_e2e_nlg_cpu.json')
+_IN_ARENA = tuple(
+  f'arena_{run}_cpu.json' for run in ('deep', 'e2e_nlg', 'tatoeba_en_fr')
+)
 _arena = _of_rows(records.ArenaRow, arena_table.table)
 _TUNED = {
   f'tuned_{run}_batch_{size}_cpu.json': run
-  for run in ('deep', 'e2e_nlg')
+  for run in ('deep', 'e2e_nlg', 'tatoeba_en_fr')
   for size in (1, 16)
 }
 

@@ -16,6 +16,7 @@ from calm_jax.calibration.blocks import calibrate_in_blocks, next_block
 from calm_jax.calibration.bounds import Bound, TestedBound
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.calibration.corrections import Bonferroni, Holm
+from calm_jax.calibration.hand_choices import choose_by_hand
 from calm_jax.calibration.inputs import check_error_rate, check_settings
 from calm_jax.calibration.joint import (
   calibrate_jointly,
@@ -86,6 +87,7 @@ __all__ = [
   'certified_of',
   'check_error_rate',
   'check_settings',
+  'choose_by_hand',
   'choose_tuned',
   'count_tuned',
   'default_p_value',

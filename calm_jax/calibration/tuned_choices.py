@@ -139,6 +139,25 @@ def count_tuned(
   )
 
 
+def p_values_of(
+  populations: Sequence[Population],
+  promises: Sequence[Bound],
+  rows: np.ndarray,
+  column: int,
+  statistics: Statistics,
+) -> np.ndarray:
+  """Returns the largest p-value of the promises for a candidate, [M].
+
+  Args:
+    populations: as for `choose_tuned`, and so is the next one.
+    promises: see `choose_tuned`.
+    rows: [M, n], samples.
+    column: the candidate.
+    statistics: has the p-value.
+  """
+  return _tests(populations, promises, rows, column, statistics)[0]
+
+
 def _tests(populations, promises, rows, column, statistics):
   """Returns p-values [M] of one candidate, and how far it is above [M]."""
   found, above = [], []

@@ -5,8 +5,11 @@ import json
 import os
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from calm_jax import records
 from calm_jax.calibration import (
+  hand_choices,
   named_p_values,
   p_values,
   tuned_choices,
@@ -58,21 +61,45 @@ def validate_tuning(
     for setting in table.settings
   ]
   lossless = [one.milliseconds for one in tuning.candidates if one.lossless]
-  p_value = _p_value(tuning.p_value)
+  statistics = Statistics(
+    error_rate=tuning.error_rate, p_value=_p_value(tuning.p_value)
+  )
+  times = [one.milliseconds for one in candidates]
+  # What needs no certificate.
+  fallback = min([tuning.full_milliseconds, *lossless])
+  time_to_beat = fallback / tuning.least_gain
+  draw_size = draw_size or len(tuning.screening_ids + tuning.test_ids)
+  by_hand = _compare(
+    populations,
+    violations.draws(table.num_examples, num_draws, draw_size, seed),
+    bounds,
+    [one.policy for one in candidates],
+    statistics=statistics,
+    speed_ups=np.append(
+      tuning.full_milliseconds / np.array(times),
+      tuning.full_milliseconds / fallback,
+    ),
+    full_time=tuning.full_milliseconds,
+    time_to_beat=time_to_beat,
+  )
+  say(
+    f'tuned {by_hand.tuned_speed_up:.2f} times as fast as the full model on '
+    f'the mean, {by_hand.num_policies} policies by hand '
+    f'{by_hand.hand_speed_up:.2f}'
+  )
   counts = []
   for near, promises in _promised(bounds, populations):
     counts.append(
       tuned_choices.count_tuned(
         populations,
-        [one.milliseconds for one in candidates],
+        times,
         promises,
-        statistics=Statistics(error_rate=tuning.error_rate, p_value=p_value),
+        statistics=statistics,
         num_draws=num_draws,
-        draw_size=draw_size or len(tuning.screening_ids + tuning.test_ids),
+        draw_size=draw_size,
         seed=seed,
         near_setting=near,
-        time_to_beat=min([tuning.full_milliseconds, *lossless])
-        / tuning.least_gain,
+        time_to_beat=time_to_beat,
       )
     )
     found = counts[-1]
@@ -86,12 +113,59 @@ def validate_tuning(
     num_rows=table.num_examples,
     candidates=tuple(one.label for one in candidates),
     counts=tuple(counts),
+    by_hand=by_hand,
     context=provenance.run_context(
       device='cpu',
       dtype='float64',
       libraries=('numpy', 'scipy', 'calm_jax'),
       seeds={'draws': seed},
     ),
+  )
+
+
+def _compare(
+  populations: list[Population],
+  draws: Iterator[np.ndarray],
+  promises: list[Bound],
+  policies: list[str],
+  *,
+  statistics: Statistics,
+  speed_ups: np.ndarray,
+  full_time: float,
+  time_to_beat: float,
+) -> records.HandComparison:
+  """Tunes, and chooses by hand, on the same draws.
+
+  Args:
+    populations: one per promise.
+    draws: rows [M, n] of them, in pieces.
+    promises: what is to be kept.
+    policies: [C], of the candidates.
+    statistics: p-value and error rate.
+    speed_ups: [C + 1], of the candidates and, last, of what needs no
+      certificate.
+    full_time: what the full model takes.
+    time_to_beat: what a candidate must take less than.
+  """
+  times = full_time / speed_ups[:-1]
+  options = dict(statistics=statistics, time_to_beat=time_to_beat)
+  tuned, by_hand = [], []
+  for rows in draws:
+    arguments = populations, rows, times, promises
+    tuned.append(tuned_choices.choose_tuned(*arguments, **options))
+    by_hand.append(hand_choices.choose_by_hand(*arguments, policies, **options))
+  both = np.concatenate(tuned), np.concatenate(by_hand)
+  # -1 is the last one.
+  tuned_speed_up, hand_speed_up = (speed_ups[one].mean() for one in both)
+  tuned_certified, hand_certified = ((one >= 0).mean() for one in both)
+  return records.HandComparison(
+    num_policies=len(set(policies)),
+    num_draws=len(both[0]),
+    tuned_speed_up=float(tuned_speed_up),
+    hand_speed_up=float(hand_speed_up),
+    least_speed_up=float(speed_ups[-1]),
+    tuned_certified=float(tuned_certified),
+    hand_certified=float(hand_certified),
   )
 
 

@@ -137,6 +137,33 @@ class Tuning:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HandComparison:
+  """What tunings choose on draws of a table, beside what one would by hand.
+
+  By hand: every policy is calibrated by itself, on all rows, at the error rate
+  over their number, and the fastest of what is certified is taken.
+
+  Attributes:
+    num_policies: K, by whose number the error rate is divided.
+    num_draws: draws, the same for both.
+    tuned_speed_up: mean of what tunings choose; what needs no certificate where
+      nothing that is faster is certified.
+    hand_speed_up: of what one would choose by hand.
+    least_speed_up: of what needs no certificate.
+    tuned_certified: share of draws in which something faster is certified.
+    hand_certified: the same by hand.
+  """
+
+  num_policies: int
+  num_draws: int
+  tuned_speed_up: float
+  hand_speed_up: float
+  least_speed_up: float
+  tuned_certified: float
+  hand_certified: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TunedValidation:
   """How often tunings on draws of a table break what they promise.
 
@@ -148,6 +175,8 @@ class TunedValidation:
     counts: at what was promised, and with each tolerance in turn just below the
       risk of each candidate, where it is hardest.
     context: how this came about.
+    by_hand: what one would choose by hand on the same draws; None if that was
+      not asked.
     format_version: of this schema.
   """
 
@@ -157,4 +186,5 @@ class TunedValidation:
   candidates: tuple[str, ...]
   counts: tuple[ViolationCount, ...]
   context: RunContext
+  by_hand: HandComparison | None = None
   format_version: int = FORMAT_VERSION

@@ -223,3 +223,67 @@ def test_samples_are_tuned_as_tables_are():
   ]
   assert chosen.tolist() == [-1 if one is None else one for one in alone]
   assert len({*chosen.tolist()}) > 2
+
+
+def test_by_hand_is_each_policy_certified_by_itself():
+  """By fixed sequence at the error rate over their number, on all rows."""
+  generator = np.random.default_rng(2)
+  losses = generator.beta(0.2, [9, 3, 1, 6, 2], (300, 5))
+  times = [5.0, 3.0, 1.0, 4.0, 2.0]
+  policies = ['a', 'a', 'a', 'b', 'b']
+  rows = generator.integers(300, size=(30, 160))
+
+  def by_hand(**options):
+    return calibration.choose_by_hand(
+      [_population(losses)],
+      rows,
+      times,
+      [calibration.Bound(loss='textual', tolerance=0.1)],
+      policies,
+      statistics=Statistics(),
+      **options,
+    )
+
+  expected = []
+  for sample in rows:
+    found = []
+    for columns in ([0, 1, 2], [3, 4]):
+      result = calibration.calibrate(
+        losses[np.ix_(sample, columns)],
+        [0.9, 0.8, 0.7][: len(columns)],
+        tolerance=0.1,
+        error_rate=0.025,
+        p_value=calibration.betting,
+      )
+      settings = [0.9, 0.8, 0.7]
+      if result.setting in settings:
+        found += columns[: settings.index(result.setting) + 1]
+    expected.append(min(found, key=lambda column: times[column], default=-1))
+  assert by_hand().tolist() == expected
+  assert len({*expected}) > 2
+  # What is no faster than what needs no certificate is not taken.
+  hurried = by_hand(time_to_beat=2.5)
+  assert hurried.tolist() == [
+    one if one >= 0 and times[one] < 2.5 else -1 for one in expected
+  ]
+
+
+def test_by_hand_keeps_the_error_rate():
+  losses, times = tables('correlated')
+  population = _population(losses)
+  rows = np.random.default_rng(0).integers(len(losses), size=(2000, 200))
+  chosen = calibration.choose_by_hand(
+    [population],
+    rows,
+    times,
+    [calibration.Bound(loss='textual', tolerance=0.2)],
+    ['even', 'odd'] * 6,
+    statistics=Statistics(p_value=calibration.exact_binomial),
+  )
+  risks = np.append(population.risks, 0.0)[chosen]
+  assert (risks > 0.2).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
+  assert (chosen >= 0).any()
+  with pytest.raises(ValueError, match='3 policies should be one for each of'):
+    calibration.choose_by_hand(
+      [population], rows, times, [TEXTUAL], 'abc', statistics=Statistics()
+    )

@@ -122,9 +122,13 @@ def test_its_promises_are_counted_on_draws(tuned, tmp_path, capsys):
   assert (first.near_setting, first.num_draws) == (None, 40)
   assert first.draw_size == 122 and first.num_certified == 40
   assert {one.near_setting['policy'] for one in near} <= {'calm'}
-  assert '40 tunings break it' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert '40 tunings break it' in said and 'policies by hand' in said
+  by_hand = found.by_hand
+  assert by_hand.num_draws == 40 and by_hand.tuned_certified == 1.0
+  assert by_hand.tuned_speed_up >= by_hand.least_speed_up >= 1.0
   text = (tmp_path / 'validation.md').read_text(encoding='utf-8')
-  assert 'as promised' in text
+  assert 'as promised' in text and 'calibrated by hand' in text
   with pytest.raises(FileNotFoundError, match='a folder that calm_jax'):
     validate.run_tuned(str(tmp_path / 'nowhere'), num_draws=3)
 
