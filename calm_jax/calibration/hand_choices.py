@@ -65,7 +65,7 @@ def choose_by_hand(
   for family in families:
     testing = np.ones(len(rows), bool)
     for column in range(number):
-      if policies[column] != family:
+      if policies[column] != family or not testing.any():
         continue
       samples = np.flatnonzero(testing)
       p = tuned_choices.p_values_of(

@@ -283,6 +283,16 @@ def test_by_hand_keeps_the_error_rate():
   risks = np.append(population.risks, 0.0)[chosen]
   assert (risks > 0.2).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
   assert (chosen >= 0).any()
+  # A policy that passes on no draw has nothing left to test.
+  nothing = calibration.choose_by_hand(
+    [population],
+    rows[:5],
+    times,
+    [calibration.Bound(loss='textual', tolerance=0.01)],
+    ['even', 'odd'] * 6,
+    statistics=Statistics(p_value=calibration.exact_binomial),
+  )
+  assert nothing.tolist() == [-1] * 5
   with pytest.raises(ValueError, match='3 policies should be one for each of'):
     calibration.choose_by_hand(
       [population], rows, times, [TEXTUAL], 'abc', statistics=Statistics()
