@@ -25,6 +25,7 @@ def choose_by_hand(
   policies: Sequence[str],
   *,
   statistics: Statistics,
+  order: Sequence[int] | None = None,
   time_to_beat: float = np.inf,
 ) -> np.ndarray:
   """Returns what is chosen on each of M samples of rows.
@@ -39,16 +40,18 @@ def choose_by_hand(
     rows: [M, n] indices of their rows.
     times: [C], of the candidates.
     promises: K bounds.
-    policies: [C], the policy of each candidate; the settings of one policy come
-      from conservative to aggressive.
+    policies: [C], the policy of each candidate.
     statistics: p-value and error rate; the procedure is not looked at.
+    order: all candidates, in which the settings of a policy come from
+      conservative to aggressive; as they are if None.
     time_to_beat: what needs no certificate takes so long.
 
   Returns:
     int [M], the candidate, -1 where none that is faster is certified.
 
   Raises:
-    ValueError: unless there is a policy and a time for every candidate.
+    ValueError: unless there is a policy and a time for every candidate, and a
+      place in the order.
   """
   times = np.asarray(times, np.float64)
   number = len(populations[0].settings)
@@ -57,6 +60,12 @@ def choose_by_hand(
       f'{len(times)} times and {len(policies)} policies should be one for each '
       f'of the {number} candidates'
     )
+  order = range(number) if order is None else [int(place) for place in order]
+  if sorted(order) != list(range(number)):
+    raise ValueError(
+      f'order is {order}; give each of 0..{number - 1} once, from conservative '
+      'to aggressive'
+    )
   families = list(dict.fromkeys(policies))
   error_rate = statistics.error_rate / len(families)
   statistics = dataclasses.replace(statistics, error_rate=error_rate)
@@ -64,7 +73,7 @@ def choose_by_hand(
   best = np.full(len(rows), time_to_beat)
   for family in families:
     testing = np.ones(len(rows), bool)
-    for column in range(number):
+    for column in order:
       if policies[column] != family or not testing.any():
         continue
       samples = np.flatnonzero(testing)

@@ -136,6 +136,9 @@ def _compare(
 ) -> records.HandComparison:
   """Tunes, and chooses by hand, on the same draws.
 
+  By hand the settings of a policy are tested in the order of their risks in the
+  whole population: nobody knows a better one.
+
   Args:
     populations: one per promise.
     draws: rows [M, n] of them, in pieces.
@@ -148,12 +151,19 @@ def _compare(
     time_to_beat: what a candidate must take less than.
   """
   times = full_time / speed_ups[:-1]
+  excess = [
+    (population.risks - bound.tolerance) / np.ptp(bound.loss_range)
+    for population, bound in zip(populations, promises, strict=True)
+  ]
+  order = np.argsort(np.max(excess, axis=0), kind='stable')
   options = dict(statistics=statistics, time_to_beat=time_to_beat)
   tuned, by_hand = [], []
   for rows in draws:
     arguments = populations, rows, times, promises
     tuned.append(tuned_choices.choose_tuned(*arguments, **options))
-    by_hand.append(hand_choices.choose_by_hand(*arguments, policies, **options))
+    by_hand.append(
+      hand_choices.choose_by_hand(*arguments, policies, order=order, **options)
+    )
   both = np.concatenate(tuned), np.concatenate(by_hand)
   # -1 is the last one.
   tuned_speed_up, hand_speed_up = (speed_ups[one].mean() for one in both)

@@ -261,6 +261,18 @@ def test_by_hand_is_each_policy_certified_by_itself():
     expected.append(min(found, key=lambda column: times[column], default=-1))
   assert by_hand().tolist() == expected
   assert len({*expected}) > 2
+  # The columns may come in any order, where the settings' own is said.
+  mixed = np.array([3, 2, 4, 0, 1])
+  chosen = calibration.choose_by_hand(
+    [_population(losses[:, mixed])],
+    rows,
+    np.array(times)[mixed],
+    [calibration.Bound(loss='textual', tolerance=0.1)],
+    [policies[column] for column in mixed],
+    statistics=Statistics(),
+    order=np.argsort(mixed),
+  )
+  assert [-1 if one < 0 else mixed[one] for one in chosen] == expected
   # What is no faster than what needs no certificate is not taken.
   hurried = by_hand(time_to_beat=2.5)
   assert hurried.tolist() == [
@@ -296,4 +308,14 @@ def test_by_hand_keeps_the_error_rate():
   with pytest.raises(ValueError, match='3 policies should be one for each of'):
     calibration.choose_by_hand(
       [population], rows, times, [TEXTUAL], 'abc', statistics=Statistics()
+    )
+  with pytest.raises(ValueError, match='give each of 0..11 once'):
+    calibration.choose_by_hand(
+      [population],
+      rows,
+      times,
+      [TEXTUAL],
+      'ab' * 6,
+      statistics=Statistics(),
+      order=[0, 1],
     )
