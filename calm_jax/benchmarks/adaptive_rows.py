@@ -93,7 +93,7 @@ class Systems:
     loops = [
       name
       for name in self._depth_loops
-      if batch_size > 1 or name != 'compacting'
+      if batch_size > 1 or name not in decoding.FOR_BATCHES
     ]
     every = {' / '.join(one.key): one for one in (self._full, *entries)}
     timings = evaluation.time_decode(

@@ -171,7 +171,7 @@ class Arena:
       name
       for name in self._depth_loops
       # One row has nothing to be compacted with.
-      if batch_size > 1 or name != 'compacting'
+      if batch_size > 1 or name not in decoding.FOR_BATCHES
     ]
     bound = {
       weights: {name: self._bind(weights, name) for name in loops}

@@ -98,7 +98,9 @@ def measure(
   }
   # One row has nothing to be compacted with.
   loops = [
-    name for name in depth_loops if batch_size > 1 or name != 'compacting'
+    name
+    for name in depth_loops
+    if batch_size > 1 or name not in decoding.FOR_BATCHES
   ]
   weights = {FULL: None}
   weights |= {name: runs.weights_of(made) for name, (made, _) in chosen.items()}

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from calm_jax import decoding
 from calm_jax.benchmarks.measured_rows import Measured
 
 
@@ -46,10 +47,10 @@ def check_loops(loops: Sequence[str], sizes: Collection[int]) -> None:
   Raises:
     ValueError: if all rows are to be compacted where there is one.
   """
-  if 1 in sizes and set(loops) == {'compacting'}:
+  if 1 in sizes and set(loops) <= decoding.FOR_BATCHES:
     raise ValueError(
-      '--depth_loops=compacting has nothing to compact at batch size 1; leave '
-      '1 out of --batch_sizes, or give --depth_loops=unrolled,compacting'
+      f'--depth_loops={",".join(loops)} has nothing to compact at batch size '
+      '1; leave 1 out of --batch_sizes, or give unrolled as well'
     )
 
 

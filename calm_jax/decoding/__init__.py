@@ -62,6 +62,7 @@ from calm_jax.decoding.settings import (
   threshold_path,
   with_setting,
 )
+from calm_jax.decoding.shrinking_batch import ShrinkingBatch
 from calm_jax.decoding.skip_decode import SkipDecode
 from calm_jax.decoding.source_plans import PrunedSource, WholeSource
 from calm_jax.decoding.starting import start
@@ -81,7 +82,10 @@ DEPTH_LOOPS = {
   'while': WhileDepthLoop(),
   'unrolled': UnrolledDepthLoop(),
   'compacting': CompactingDepthLoop(),
+  'shrinking': ShrinkingBatch(),
 }
+# Those of them that do nothing for a row alone.
+FOR_BATCHES = frozenset({'compacting', 'shrinking'})
 
 
 def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
@@ -100,6 +104,7 @@ def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
 
 __all__ = [
   'DEPTH_LOOPS',
+  'FOR_BATCHES',
   'AdaptedVocabulary',
   'BeamSearch',
   'CatchUp',
@@ -129,6 +134,7 @@ __all__ = [
   'RoutedFeedForward',
   'Sampler',
   'Search',
+  'ShrinkingBatch',
   'SkipDecode',
   'SkipSaturatedFeedForward',
   'StoppedEncoder',

@@ -19,7 +19,12 @@ from numpy.typing import ArrayLike
 
 from calm_jax import checks, sharding
 from calm_jax.array_types import Array, PyTree
-from calm_jax.decoding import drafting, drafting_ahead, token_steps
+from calm_jax.decoding import (
+  drafting,
+  drafting_ahead,
+  shrinking_batch,
+  token_steps,
+)
 from calm_jax.decoding.policy import ComputePolicy
 from calm_jax.decoding.sampling import Sampler
 from calm_jax.decoding.starting import start
@@ -151,9 +156,9 @@ def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
   number = jnp.int32(0)
   for segment in policy.layer_plan.segments(bound.num_layers, length):
 
-    def unfinished(loop, end=segment.end):
+    def unfinished(loop, few, end=segment.end):
       number, carry = loop
-      goes_on = (number < steps) & carry.alive.any()
+      goes_on = (number < steps) & (carry.alive.sum() > few)
       if end >= length:
         return goes_on
       # Rows that are further on wait for nobody: they run among the others.
@@ -164,7 +169,11 @@ def _advance_rows(carry, bound, policy, sampler, steps, **static) -> Carry:
       carry = step(carry, bound, policy, sampler, walk=walk, **static)
       return number + 1, carry
 
-    number, carry = lax.while_loop(unfinished, decode_token, (number, carry))
+    def run_until(number, carry, few, unfinished=unfinished, step=decode_token):
+      goes_on = functools.partial(unfinished, few=few)
+      return lax.while_loop(goes_on, step, (number, carry))
+
+    number, carry = shrinking_batch.run_rows(carry, number, bound, run_until)
   return carry
 
 

@@ -15,7 +15,9 @@ from calm_jax.pytrees import register_pytree
 class DepthLoop(Protocol):
   """Runs the layers of one position; see `calm_jax.decoding.depth_loops`.
 
-  `traced_layers` says which parameter layout it wants from `prepare`.
+  `traced_layers` says which parameter layout it wants from `prepare`. One that
+  also has `smaller(batch_size)`, the rows of the batch that one of `batch_size`
+  goes on as once no more are alive, 0 for none, has the token loop do so.
   """
 
   traced_layers: ClassVar[bool]

@@ -43,6 +43,11 @@ def check(found):
 
 
 @pytest.mark.slow
+def test_every_part_of_a_mesh_shrinks_by_itself():
+  check(run_script('shrinking_by_2', 'full', 'margin_prefix_suppressed_exact'))
+
+
+@pytest.mark.slow
 def test_rows_decode_by_themselves_and_equal_one_device():
   found = run_script('while', 'maximum_release_decay')
   check(found)
