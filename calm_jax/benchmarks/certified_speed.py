@@ -171,8 +171,10 @@ def _promised(certificate: Certificate | None) -> dict[str, Any]:
   """Returns the fields of a row that follow from its certificate."""
   if certificate is None:
     return {'threshold': math.nan}
+  threshold = certificate.threshold
   return {
-    'threshold': certificate.threshold,
+    # That of a plan, or of all layers in 8 bits, has none.
+    'threshold': math.nan if threshold is None else threshold,
     'loss': certificate.context.get('loss', ''),
     'tolerance': certificate.tolerance,
     'error_rate': certificate.error_rate,

@@ -97,10 +97,13 @@ def publish(
   table: Callable[[Measured], tables.Table],
   output: str | None,
 ) -> None:
-  """Prints the table, and writes the rows where an output is named."""
-  print(tables.with_notes(table(measured)))
+  """Writes the rows where an output is named, and prints the table.
+
+  In this order: what took an hour is not lost to a table that fails.
+  """
   if output:
     records.write_json(output, measured)
+  print(tables.with_notes(table(measured)))
 
 
 def read(path: str | os.PathLike, kind: type) -> Measured:

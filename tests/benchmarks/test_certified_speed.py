@@ -1,5 +1,6 @@
 """Certificates on the clock: the policies are the certificates' own."""
 
+import argparse
 import dataclasses
 import json
 import math
@@ -13,6 +14,8 @@ from calm_jax.benchmarks import (
   ablations,
   certified_policies,
   certified_speed,
+  certified_table,
+  measured_rows,
   token_inputs,
 )
 from calm_jax.calibration import calibrate
@@ -251,3 +254,26 @@ def test_what_cannot_be_timed_is_refused_first(flag, message):
   arguments = ['--run_dir=nowhere', '--tokens=nowhere', '--batch_sizes=1,2']
   with pytest.raises(SystemExit, match=message):
     certified_speed.main([*arguments, flag])
+
+
+def test_a_certificate_without_a_threshold_is_a_row():
+  certificate = calibrate(
+    np.zeros((400, 1)), [{'layer_plan.num_layers': 2}], tolerance=0.1
+  )
+  assert certificate.certified and certificate.threshold is None
+  found = certified_speed._promised(certificate)
+  assert math.isnan(found['threshold']) and found['tolerance'] == 0.1
+  assert certified_table._number(found['threshold'], 'g') == '-'
+
+
+def test_rows_are_written_before_a_table_that_fails(tmp_path):
+  measured = measured_rows.of_this_process(
+    [], argparse.Namespace(seed=0), device='cpu', dtype='float32', libraries=()
+  )
+
+  def broken(measured):
+    raise TypeError('a table that fails')
+
+  with pytest.raises(TypeError, match='a table that fails'):
+    measured_rows.publish(measured, broken, str(tmp_path / 'rows.json'))
+  assert (tmp_path / 'rows.json').exists()
