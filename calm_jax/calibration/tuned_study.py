@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -155,8 +156,10 @@ def _compare(
     (population.risks - bound.tolerance) / np.ptp(bound.loss_range)
     for population, bound in zip(populations, promises, strict=True)
   ]
-  order = np.argsort(np.max(excess, axis=0), kind='stable')
-  options = dict(statistics=statistics, time_to_beat=time_to_beat)
+  order = np.argsort(np.max(excess, axis=0), kind='stable').tolist()
+  options: dict[str, Any] = dict(
+    statistics=statistics, time_to_beat=time_to_beat
+  )
   tuned, by_hand = [], []
   for rows in draws:
     arguments = populations, rows, times, promises

@@ -50,7 +50,7 @@ class ShrinkingBatch:
       )
 
   @property
-  def traced_layers(self) -> bool:  # pyrefly: ignore[bad-override]
+  def traced_layers(self) -> bool:
     """Which layout of the parameters the other loop wants."""
     return self.loop.traced_layers
 
