@@ -344,6 +344,7 @@ TABLES = {
   'certified_tatoeba_gates': RegisteredTable(
     ('tatoeba_gates_cpu.json',), _certified
   ),
+  'shrinking': RegisteredTable(('tatoeba_shrinking_cpu.json',), _certified),
   'certified_e2e_gates': RegisteredTable(
     ('e2e_gates_projected_cpu.json', 'e2e_gates_signed_cpu.json'), _certified
   ),
