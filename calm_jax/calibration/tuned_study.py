@@ -76,10 +76,8 @@ def validate_tuning(
     bounds,
     [one.policy for one in candidates],
     statistics=statistics,
-    speed_ups=np.append(
-      tuning.full_milliseconds / np.array(times),
-      tuning.full_milliseconds / fallback,
-    ),
+    times=times,
+    fallback=fallback,
     full_time=tuning.full_milliseconds,
     time_to_beat=time_to_beat,
   )
@@ -131,7 +129,8 @@ def _compare(
   policies: list[str],
   *,
   statistics: Statistics,
-  speed_ups: np.ndarray,
+  times: list[float],
+  fallback: float,
   full_time: float,
   time_to_beat: float,
 ) -> records.HandComparison:
@@ -146,12 +145,11 @@ def _compare(
     promises: what is to be kept.
     policies: [C], of the candidates.
     statistics: p-value and error rate.
-    speed_ups: [C + 1], of the candidates and, last, of what needs no
-      certificate.
+    times: [C], of the candidates.
+    fallback: what the fastest takes that needs no certificate.
     full_time: what the full model takes.
     time_to_beat: what a candidate must take less than.
   """
-  times = full_time / speed_ups[:-1]
   excess = [
     (population.risks - bound.tolerance) / np.ptp(bound.loss_range)
     for population, bound in zip(populations, promises, strict=True)
@@ -169,6 +167,7 @@ def _compare(
     )
   both = np.concatenate(tuned), np.concatenate(by_hand)
   # -1 is the last one.
+  speed_ups = full_time / np.append(times, fallback)
   tuned_speed_up, hand_speed_up = (speed_ups[one].mean() for one in both)
   tuned_certified, hand_certified = ((one >= 0).mean() for one in both)
   return records.HandComparison(
