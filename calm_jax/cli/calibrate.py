@@ -17,6 +17,7 @@ model is at most 0.05, and the quality lost on the mean at most 0.02.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
+  interfaces,
   quantisation,
   records,
   runs,
@@ -133,6 +135,7 @@ def run(
         found.table,
         timed_inputs,
         decode.bound.weights,
+        jobs.timed_loops(layout),
       )
     collectives.wait_for_all('the end of the calibration')
     return found.certificate
@@ -174,6 +177,7 @@ def _time_settings(
   table: records.LossTable,
   num_inputs: int,
   weights: quantisation.Int8Weights | None,
+  loops: Mapping[str, interfaces.DepthLoop],
 ) -> None:
   """Measures how fast every threshold decodes, and writes it down."""
   fingerprint = {
@@ -182,7 +186,7 @@ def _time_settings(
     if name != 'loss_range'
   }
   speeds = evaluation.time_settings(
-    jobs.bind_to_loops(loaded, weights),
+    jobs.bind_to_loops(loaded, weights, loops=loops),
     batches,
     policy=policy,
     settings=table.settings,
@@ -192,7 +196,9 @@ def _time_settings(
     suppressed_tokens=loaded.suppressed_tokens,
     fingerprint=fingerprint,
     context=jobs.run_context(loaded.config),
-    full_bound=None if weights is None else jobs.bind_to_loops(loaded),
+    full_bound=None
+    if weights is None
+    else jobs.bind_to_loops(loaded, loops=loops),
     bytes_of=costs.bytes_of(loaded.config, loaded.feature_lengths['inputs']),
     progress=speaking.say,
   )

@@ -107,9 +107,12 @@ def run(
     batches = _without_calibrated(path, batches)
     timed = None
     if collectives.is_main_process():
+      loops = jobs.timed_loops(layout)
       timed = evaluation.Timed(
-        bind=functools.partial(jobs.bind_to_loops, loaded, weights),
-        bind_float=functools.partial(jobs.bind_to_loops, loaded)
+        bind=functools.partial(
+          jobs.bind_to_loops, loaded, weights, loops=loops
+        ),
+        bind_float=functools.partial(jobs.bind_to_loops, loaded, loops=loops)
         if weights is not None
         else None,
         bytes_of=costs.bytes_of(

@@ -45,6 +45,7 @@ from calm_jax import (
   calibration,
   decoding,
   exits,
+  interfaces,
   pipeline,
   quantisation,
   records,
@@ -73,6 +74,7 @@ def run(
   max_length: int | None = None,
   allow_nonfinite: bool = False,
   weights: quantisation.Int8Weights | str = 'certified',
+  depth_loop: interfaces.DepthLoop | None = None,
 ) -> list[pipeline.GeneratedText]:
   """Decodes texts and shows them, or writes them to a file.
 
@@ -100,6 +102,8 @@ def run(
     allow_nonfinite: decode with parameters that are not numbers too.
     weights: 'float', 'int8' or a `quantisation.Int8Weights`; 'certified' for
       those that the certificate was made with, which without one are float.
+    depth_loop: how layers are looped over, which changes no output; that of
+      this backend if None.
 
   Returns:
     The outputs that were shown, one after the other; none where they went to a
@@ -116,6 +120,7 @@ def run(
     suppressed_tokens=suppressed_tokens,
     forced_prefix=forced_prefix,
     max_length=max_length,
+    depth_loop=depth_loop,
     allow_nonfinite=allow_nonfinite,
     vocabulary=vocabulary,
   )

@@ -120,13 +120,17 @@ def classifier_of(
 
 
 def bind_to_loops(
-  run: runs.LoadedRun, weights: Any = None
+  run: runs.LoadedRun,
+  weights: Any = None,
+  *,
+  loops: Mapping[str, interfaces.DepthLoop] | None = None,
 ) -> dict[str, interfaces.BoundDecoder]:
   """Returns a run's decoder bound to each depth loop that timings try.
 
   Args:
     run: the run.
     weights: as `decoding.bind` takes it.
+    loops: the depth loops; the two that all timings try if None.
   """
   decoder = model.as_layered_decoder(run.config)
   params = runs.int8_params(run, weights)
@@ -134,11 +138,21 @@ def bind_to_loops(
     name: decoding.bind(
       decoder,
       params,
-      depth_loop=decoding.DEPTH_LOOPS[name],
+      depth_loop=loop,
       weights=weights,
     )
-    for name in ('while', 'unrolled')
+    for name, loop in (loops or timed_loops()).items()
   }
+
+
+def timed_loops(
+  layout: evaluation.BatchLayout | None = None,
+) -> dict[str, interfaces.DepthLoop]:
+  """Returns the depth loops that timings try, that of a layout among them."""
+  loops = [decoding.DEPTH_LOOPS[name] for name in ('while', 'unrolled')]
+  if layout is not None and layout.depth_loop is not None:
+    loops.append(layout.depth_loop)
+  return {decoding.name_of_depth_loop(loop): loop for loop in loops}
 
 
 def load_run(

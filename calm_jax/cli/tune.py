@@ -34,8 +34,6 @@ from calm_jax import (
   data,
   decoding,
   evaluation,
-  interfaces,
-  model,
   quantisation,
   records,
   reporting,
@@ -107,7 +105,11 @@ def run(
         checkpoint_step=loaded.step,
         batch_size=layout.batch_size,
       ),
-      bind=functools.partial(_bound, loaded),
+      bind=functools.partial(
+        jobs.bind_to_loops,
+        loaded,
+        loops=plan.loops(decoding.default_depth_loop()),
+      ),
       context={
         'task': data.as_task(task).name,
         'split': split,
@@ -160,17 +162,6 @@ def _decoder(
   """Returns what decodes rows with these weights, and keeps them."""
   return jobs.dataset_decoder(
     loaded, dataclasses.replace(layout, weights=weights), model_dir=model_dir
-  )
-
-
-def _bound(
-  loaded: runs.LoadedRun, weights: quantisation.Int8Weights | None
-) -> interfaces.BoundDecoder:
-  """Returns the decoder as `calm_jax.load` would have it serve."""
-  return decoding.bind(
-    model.as_layered_decoder(loaded.config),
-    runs.int8_params(loaded, weights),
-    weights=weights,
   )
 
 

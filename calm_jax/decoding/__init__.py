@@ -76,6 +76,7 @@ from calm_jax.decoding.verification import (
 from calm_jax.decoding.vocabulary_pruning import PrunedVocabulary
 from calm_jax.decoding.vocabulary_streaming import StreamedVocabulary
 from calm_jax.encoding.input_checks import check_inputs
+from calm_jax.interfaces import DepthLoop
 
 # What command lines and tables call them.
 DEPTH_LOOPS = {
@@ -86,6 +87,14 @@ DEPTH_LOOPS = {
 }
 # Those of them that do nothing for a row alone.
 FOR_BATCHES = frozenset({'compacting', 'shrinking'})
+
+
+def name_of_depth_loop(depth_loop: DepthLoop) -> str:
+  """Returns its key in `DEPTH_LOOPS`; the name of its type if it has none."""
+  for name, known in DEPTH_LOOPS.items():
+    if depth_loop == known:
+      return name
+  return type(depth_loop).__name__
 
 
 def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
@@ -168,6 +177,7 @@ __all__ = [
   'full_within_budget',
   'generate',
   'is_full_at_one',
+  'name_of_depth_loop',
   'refill',
   'routed_depths',
   'rule_of_threshold',

@@ -73,8 +73,8 @@ def run_tuning(
       `space`.
     plan: what is promised, and what it may take.
     run_context: how this comes about, for the result; made here if None.
-    bind: gives the decoder that the clock measures, as it will serve; those of
-      `decoders` if None.
+    bind: gives the decoders that the clock measures, as they may serve, by the
+      names of their depth loops; those of `decoders` if None.
     context: kept in the certificate and the tables.
     screened_path: a JSON file that keeps what was screened before anything is
       tested, so that a tuning that was interrupted tests the same candidates in

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from calm_jax import decoding, interfaces, records
@@ -15,8 +15,8 @@ from calm_jax.evaluation.tuning_plan import TuningPlan
 # the rest.
 _SCREENING = 0.4
 
-# Weights -> the decoder bound as it will serve.
-Bind = Callable[[Any], interfaces.BoundDecoder]
+# Weights -> the decoder bound to each depth loop that it may serve with.
+Bind = Callable[[Any], Mapping[str, interfaces.BoundDecoder]]
 
 
 class Budget:
@@ -85,7 +85,8 @@ def clock(
   """Measures the full model and C candidates, in turns, on the same batches.
 
   Args:
-    bind: gives the decoder as it will serve, with these weights.
+    bind: gives the decoder with these weights in the depth loops to try, by
+      their names in `decoding.DEPTH_LOOPS`.
     batches: those of `clocked_batches`.
     candidates: C of them, with different labels.
     plan: how often each is measured.
@@ -95,7 +96,7 @@ def clock(
     progress: gets a line per candidate.
   """
   bound = {
-    weights: {'served': bind(weights)}
+    weights: bind(weights)
     for weights in dict.fromkeys([None, *(one.weights for one in candidates)])
   }
   full, *rows = time_decode(

@@ -54,6 +54,7 @@ class Column:
       lossless=one.lossless,
       milliseconds=timing.milliseconds_per_step,
       speed_up=timing.speed_up,
+      depth_loop=timing.depth_loop,
       **found,
     )
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calm_jax import calibration, checks
+from calm_jax import calibration, checks, decoding, interfaces
 from calm_jax.evaluation import used_rows
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.losses import ConsistencyLoss
@@ -30,6 +30,9 @@ class TuningPlan:
     spent: as for `CalibrationPlan`.
     batch_size: rows that the clock decodes together: those that will be served
       together. Losses do not depend on it.
+    depth_loops: names of `decoding.DEPTH_LOOPS`. Each candidate, and the full
+      model, is measured in all of them, and has the time of its fastest; the
+      loop of this backend alone if None. Outputs do not depend on it.
     timed_batches: batches that the clock measures, of the rows that screen;
       two if None, or as many as eight rows take.
     repeats: how often it measures each.
@@ -52,6 +55,7 @@ class TuningPlan:
   p_value: Any = None
   spent: str | float = used_rows.TOLD
   batch_size: int = 1
+  depth_loops: Sequence[str] | None = None
   timed_batches: int | None = None
   repeats: int = 3
   minutes: float | None = None
@@ -69,6 +73,7 @@ class TuningPlan:
     ):
       checks.check_whole(getattr(self, name), name, low=low)
     checks.check_whole(self.num_timed, 'timed_batches', low=1)
+    self._check_depth_loops()
     if self.minutes is not None and not 0 < self.minutes < math.inf:
       raise ValueError(
         f'minutes is {self.minutes}; give more than 0, or None for no limit'
@@ -82,6 +87,28 @@ class TuningPlan:
     calibration.check_error_rate(self.error_rate)
     # One that is out of range is refused here, and not after an hour.
     _ = self.claims
+
+  def _check_depth_loops(self) -> None:
+    names = self.depth_loops
+    if names is None:
+      return
+    if isinstance(names, str) or not names:
+      raise ValueError(
+        f'depth_loops is {names!r}; give some of '
+        f'{tuple(decoding.DEPTH_LOOPS)}, or None'
+      )
+    decoding.check_depth_loops(names)
+    for name in names:
+      if self.batch_size == 1 and name in decoding.FOR_BATCHES:
+        raise ValueError(
+          f'depth loop {name!r} is for batches, and batch_size is 1'
+        )
+
+  def loops(self, own: interfaces.DepthLoop) -> dict[str, interfaces.DepthLoop]:
+    """Returns the depth loops to measure by name; `own` if none are named."""
+    if self.depth_loops is None:
+      return {decoding.name_of_depth_loop(own): own}
+    return {name: decoding.DEPTH_LOOPS[name] for name in self.depth_loops}
 
   @property
   def num_timed(self) -> int:

@@ -39,7 +39,7 @@ class TuningRequest:
     test: the rows that test.
     clocked: the batches that the clock measures.
     budget: the time that is left.
-    bind: gives the decoder that the clock measures.
+    bind: gives the decoders that the clock measures.
     context: kept in certificate and tables.
     say: gets a line now and then.
   """
@@ -144,6 +144,7 @@ class TuningRequest:
           plan.repeats,
           plan.num_timed,
         ],
+        'depth_loops': plan.depth_loops,
         'compared': self.compared,
       }
     )
@@ -179,6 +180,7 @@ class TuningRequest:
       test_ids=self.test.example_ids,
       batch_size=self.plan.batch_size,
       full_milliseconds=measured.full.milliseconds_per_step,
+      full_depth_loop=measured.full.depth_loop,
       candidates=found.candidates,
       front=found.front,
       sequence=tuple(sequence),

@@ -1,8 +1,10 @@
 """How a tuning begins: what was asked for is checked, and rows are split."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from calm_jax import interfaces
 from calm_jax.evaluation import tuning_clock, tuning_words
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.candidates import as_space, check_labels, in_turns
@@ -70,7 +72,18 @@ def as_request(
     test=test,
     clocked=clocked,
     budget=budget,
-    bind=bind or (lambda weights: decoders(weights).bound),
+    bind=bind or (lambda weights: _in_loops(decoders(weights), plan)),
     context=dict(context),
     say=say,
   )
+
+
+def _in_loops(
+  decoder: Decoder, plan: TuningPlan
+) -> dict[str, interfaces.BoundDecoder]:
+  """Returns a decoder as it is bound, in the depth loops that a plan names."""
+  bound = decoder.bound
+  return {
+    name: dataclasses.replace(bound, depth_loop=loop)
+    for name, loop in plan.loops(bound.depth_loop).items()
+  }

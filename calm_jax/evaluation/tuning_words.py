@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax import calibration, records
+from calm_jax import calibration, decoding, records
 from calm_jax.evaluation import loss_table
 from calm_jax.evaluation.candidates import Candidate
 from calm_jax.evaluation.losses import ConsistencyLoss
@@ -118,11 +118,12 @@ def sentence(tuning: records.Tuning) -> str:
   choice = tuning.choice
   if choice is None:
     return (
-      f'Decode with the full model: {_none_faster(tuning)} is faster {where}.'
+      f'Decode with the full model: {_none_faster(tuning)} is faster {where}'
+      f'{_of_loop(tuning)}.'
     )
   faster = (
     f'{choice.label} decodes {choice.speed_up:.2f} times as fast as the full '
-    f'model {where}{_of_encoder(tuning, choice)}'
+    f'model {where}{_of_encoder(tuning, choice)}{_of_loop(tuning)}'
   )
   if choice.lossless:
     return f"{faster}, and its outputs are the full model's: {_of_none(tuning)}"
@@ -138,6 +139,13 @@ def sentence(tuning: records.Tuning) -> str:
     f'{promised} on inputs like the {len(tuning.test_ids)} that tested it.'
     f'{note}'
   )
+
+
+def _of_loop(tuning: records.Tuning) -> str:
+  """Says which depth loop that takes, where it is not one for everything."""
+  if tuning.depth_loop not in decoding.FOR_BATCHES:
+    return ''
+  return f', in the depth loop {tuning.depth_loop!r}'
 
 
 def _of_encoder(tuning: records.Tuning, choice: records.TunedCandidate) -> str:

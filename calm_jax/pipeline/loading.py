@@ -33,12 +33,12 @@ def load(
       policy that is given without a certificate is used as it is, and its
       outputs are marked as not certified.
     certificate: 'own' for the one in the run directory, if there is one;
-      'tuned' for what `calm_jax.cli.tune` chose there, its policy included; a
-      certificate or its path; None for none.
+      'tuned' for what `calm_jax.cli.tune` chose there, its policy and depth
+      loop included; a certificate or its path; None for none.
     **options: what else `TextGenerator.from_run` and `from_loaded` take:
       `sampler` (with the policy of a certificate, its own unless given),
       `allow_uncertified`, `suppressed_tokens`, `forced_prefix`, `weights`,
-      `allow_nonfinite` and `max_length`; with `vocabulary` what
+      `depth_loop`, `allow_nonfinite` and `max_length`; with `vocabulary` what
       `runs.TextFeatures` takes.
 
   Raises:
@@ -54,6 +54,7 @@ def load(
   elif certificate == 'tuned':
     policy = runs.load_tuned_policy(path) if policy is None else policy
     certificate = runs.tuned_certificate(path)
+    options.setdefault('depth_loop', runs.tuned_depth_loop(path))
   if certificate is not None and not isinstance(certificate, Certificate):
     certificate = Certificate.load(certificate)
   if certificate is not None and policy is None:

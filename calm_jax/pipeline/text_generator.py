@@ -142,6 +142,7 @@ class TextGenerator:
     suppressed_tokens: Sequence[int | str] | int | str | None = None,
     forced_prefix: str | Sequence[int] | None = None,
     weights: Any = 'certified',
+    depth_loop: interfaces.DepthLoop | None = None,
   ) -> Self:
     """Makes a generator of what was loaded.
 
@@ -160,6 +161,8 @@ class TextGenerator:
         checkpoint says if None. No certificate covers that.
       weights: as `decoding.bind` takes them; 'certified' for those that the
         certificate was made with, which without one are float.
+      depth_loop: how layers are looped over, which changes no output;
+        `decoding.default_depth_loop()` if None.
     """
     if certificate is not None and not isinstance(certificate, Certificate):
       certificate = Certificate.load(certificate)
@@ -188,6 +191,7 @@ class TextGenerator:
         model.as_layered_decoder(loaded.config),
         runs.int8_params(loaded, weights),
         weights=weights,
+        depth_loop=depth_loop,
       ),
       tokenizer=loaded.tokenizer,
       policy=policy,

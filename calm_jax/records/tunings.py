@@ -31,6 +31,7 @@ class TunedCandidate:
     milliseconds: per step of the token loop, what is done once per batch shared
       out among the steps of the full model.
     speed_up: how many times faster than the full model; NaN if not measured.
+    depth_loop: the loop of that time, of those tried the fastest.
     mean_exit_layer: layers per token on the rows that screen, without those
       that a plan left out and those caught up later; NaN if lossless.
     screening_means: mean loss of each promise on these rows.
@@ -50,6 +51,7 @@ class TunedCandidate:
   lossless: bool = False
   milliseconds: float = math.nan
   speed_up: float = math.nan
+  depth_loop: str = ''
   mean_exit_layer: float = math.nan
   screening_means: tuple[float, ...] = ()
   screening_p_value: float = math.nan
@@ -81,6 +83,7 @@ class Tuning:
     test_ids: hashes of the inputs that tested.
     batch_size: rows that the clock decoded together.
     full_milliseconds: per step, of the full model without any checks.
+    full_depth_loop: the loop of that time, of those tried the fastest.
     candidates: C of them, in the order in which they were screened.
     front: those that no other beats, safest first.
     sequence: those of the front that were to be tested, in that order.
@@ -120,6 +123,7 @@ class Tuning:
   certificate: str | None = None
   sentence: str = ''
   least_gain: float = 1.0
+  full_depth_loop: str = ''
   num_encoder_layers: int | None = None
   format_version: int = FORMAT_VERSION
 
@@ -127,6 +131,12 @@ class Tuning:
   def choice(self) -> TunedCandidate | None:
     """What was chosen; None for the full model."""
     return None if self.chosen is None else self.candidates[self.chosen]
+
+  @property
+  def depth_loop(self) -> str:
+    """The loop that what was chosen was the fastest in."""
+    choice = self.choice
+    return self.full_depth_loop if choice is None else choice.depth_loop
 
   @property
   def certified(self) -> tuple[int, ...]:

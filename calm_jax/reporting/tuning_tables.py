@@ -26,10 +26,18 @@ def tuning_table(
   places.sort(key=lambda place: -tuning.candidates[place].milliseconds)
   losses = [promise.loss for promise in tuning.promises]
   full = ('full model', tables.number(tuning.full_milliseconds, 2), '1.00')
+  # One loop for all is nobody's news.
+  loops = [one.depth_loop for one in tuning.candidates]
+  several = len({tuning.full_depth_loop, *loops}) > 1
   blank = ('-',) * (1 + len(losses))
   rows = [
-    (*full, '-', *blank, *blank, 'chosen' if tuning.chosen is None else ''),
-    *(_row(tuning, place) for place in places),
+    (
+      *full,
+      tuning.full_depth_loop if several else '-',
+      *('-', *blank, *blank),
+      'chosen' if tuning.chosen is None else '',
+    ),
+    *(_row(tuning, place, several) for place in places),
   ]
   return columns.without_empty_columns(
     tables.Table(
@@ -37,6 +45,7 @@ def tuning_table(
         'candidate',
         'ms a step',
         'speed-up',
+        'depth loop',
         'mean layers',
         'encoder layers',
         *(f'{loss}, screened' for loss in losses),
@@ -188,7 +197,7 @@ def _by_hand(found: records.HandComparison | None) -> list[str]:
   ]
 
 
-def _row(tuning: records.Tuning, place: int) -> tuple[str, ...]:
+def _row(tuning: records.Tuning, place: int, several: bool) -> tuple[str, ...]:
   one = tuning.candidates[place]
   number = len(tuning.promises)
   screened = one.screening_means or (math.nan,) * number
@@ -197,6 +206,7 @@ def _row(tuning: records.Tuning, place: int) -> tuple[str, ...]:
     one.label,
     tables.number(one.milliseconds, 2),
     tables.number(one.speed_up, 2),
+    one.depth_loop if several else '-',
     tables.number(one.mean_exit_layer, 2),
     tables.number(one.mean_encoder_layer, 2),
     *(tables.number(mean, 4) for mean in screened),

@@ -56,6 +56,7 @@ from calm_jax.runs.tuned import (
   load_tuned_policy,
   read_tuning,
   tuned_certificate,
+  tuned_depth_loop,
 )
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
   'read_tuning',
   'sampler_of',
   'tuned_certificate',
+  'tuned_depth_loop',
   'use_certificate',
   'vocabulary_doubts',
   'weights_of',

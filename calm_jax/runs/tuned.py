@@ -2,7 +2,7 @@
 
 import os
 
-from calm_jax import decoding, records
+from calm_jax import decoding, interfaces, records
 from calm_jax.runs.certified_policies import policy_described
 
 
@@ -64,3 +64,23 @@ def load_tuned_policy(
   if tuning.choice is not None:
     return policy_described(tuning.choice.described, model_dir)
   return decoding.ComputePolicy()
+
+
+def tuned_depth_loop(
+  model_dir: str | os.PathLike, *, tuned: str = records.TUNED_FOLDER
+) -> interfaces.DepthLoop | None:
+  """Returns the depth loop that a tuning found the fastest for its choice.
+
+  Args:
+    model_dir: as for `read_tuning`.
+    tuned: as for `read_tuning`.
+
+  Returns:
+    The depth loop; None, for that of the backend, where the tuning tried no
+    other or batches were of one row.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_tuning`.
+  """
+  name = read_tuning(model_dir, tuned=tuned).depth_loop
+  return decoding.DEPTH_LOOPS[name] if name in decoding.FOR_BATCHES else None

@@ -1,5 +1,6 @@
 """The tune job: a run, a space in gin, what is written, and who takes it."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -98,6 +99,44 @@ def test_what_was_chosen_decodes(tuned):
   assert generator.certificate.setting == choice.setting
   assert decoding.describe(generator.policy, {}) == choice.described
   assert text.certified
+
+
+def test_it_is_served_in_the_depth_loop_that_was_the_fastest(
+  calibrated, tmp_path, monkeypatch
+):
+  timed = time_decode_like(
+    {'calm, threshold 0.2': 5.0, 'calm, threshold 0.6': 7.0}
+  )
+
+  def time_decode(bound, batches, policies, **options):
+    assert [*bound] == ['unrolled', 'shrinking']
+    return tuple(
+      dataclasses.replace(row, depth_loop='shrinking')
+      for row in timed(bound, batches, policies, **options)
+    )
+
+  monkeypatch.setattr(tuning_clock, 'time_decode', time_decode)
+  tuning = tune(
+    calibrated,
+    tmp_path,
+    BATCH_SIZE=4,
+    DEPTH_LOOPS=('unrolled', 'shrinking'),
+    OUTPUT_DIR=str(tmp_path / 'tuned'),
+  )
+  assert tuning.depth_loop == 'shrinking'
+  found = runs.tuned_depth_loop(tmp_path)
+  assert found == decoding.ShrinkingBatch()
+  generator = calm_jax.load(
+    calibrated['MODEL_DIR'], certificate=None, depth_loop=found
+  )
+  assert generator.bound.depth_loop == found
+  texts = ['one', 'two three', 'four', 'five six seven', 'eight']
+  plain = calm_jax.load(calibrated['MODEL_DIR'], certificate=None)
+  for one, other in zip(
+    generator.generate(texts), plain.generate(texts), strict=True
+  ):
+    assert one.text == other.text
+    assert one.exit_layers == other.exit_layers
 
 
 def test_jobs_take_it(tuned):

@@ -1,6 +1,7 @@
 """A tuning of several policies: screened, tested, chosen, interrupted."""
 
 import dataclasses
+import itertools
 import types
 
 import numpy as np
@@ -10,7 +11,7 @@ from fakes.told_clock import time_decode_like
 
 from calm_jax import calibration, decoding, evaluation, exits, records
 from calm_jax.evaluation import candidates as candidates_module
-from calm_jax.evaluation import tuning_clock, tuning_rows
+from calm_jax.evaluation import timing, tuning_clock, tuning_rows
 
 MAX_LENGTH = 4
 MARGIN = exits.ConfidenceExit(exits.SoftmaxMargin(), 1.0)
@@ -262,10 +263,34 @@ def test_what_the_clock_was_asked_is_part_of_what_is_gone_on_with(
     {'repeats': 5},
     {'timed_batches': 1},
     {'compared': 'maximum'},
+    {'depth_loops': ('unrolled', 'shrinking')},
   ):
     tune(folder=tmp_path, **changes)
     asked += 1
     assert times['asked'] == asked, changes
+
+
+def test_each_has_the_time_of_its_fastest_depth_loop(monkeypatch):
+  # The clock itself, which sees every policy in both.
+  seen = []
+
+  def seconds(calls, num_repeats):
+    slow = {'unrolled': 2.0, 'shrinking': 1.0}
+    seen.extend(key[0] for key in calls if key[0] != 'start')
+    return {
+      key: [0.0 if key[0] == 'start' else slow[key[0][1]]] * num_repeats
+      for key in calls
+    }
+
+  monkeypatch.setattr(tuning_clock, 'time_decode', timing.time_decode)
+  monkeypatch.setattr(timing.stopwatch, 'interleaved_seconds', seconds)
+  tuning = tune(depth_loops=('unrolled', 'shrinking')).tuning
+  policies = ['full model', *(one.label for one in tuning.candidates)]
+  loops = 'unrolled', 'shrinking'
+  assert set(seen) == set(itertools.product(policies, loops))
+  assert {one.depth_loop for one in tuning.candidates} == {'shrinking'}
+  assert tuning.full_depth_loop == tuning.depth_loop == 'shrinking'
+  assert "in the depth loop 'shrinking'" in tuning.sentence
 
 
 def test_the_baselines_name_is_taken():
@@ -382,6 +407,13 @@ def test_policies_take_turns_from_coarse_to_fine():
     ({'promises': ()}, 'leave these two'),
     ({'minutes': 0}, 'minutes is 0'),
     ({'batch_size': 0}, 'batch_size 0 must be'),
+    ({'depth_loops': ('rolled',)}, "depth loop 'rolled' is none of while"),
+    ({'depth_loops': 'while'}, "depth_loops is 'while'; give some of"),
+    ({'depth_loops': ()}, r'depth_loops is \(\); give some of'),
+    (
+      {'depth_loops': ('shrinking',), 'batch_size': 1},
+      "'shrinking' is for batches, and batch_size is 1",
+    ),
     ({'batch_size': 61}, 'a batch of 61 cannot be made of 60 inputs'),
     ({'screening_share': 1.0}, r'not in \(0, 1\)'),
     ({'compared': 'nobody'}, "compared is 'nobody', but .* margin, maximum"),
