@@ -1,12 +1,8 @@
 """The arena of classifiers: what is certified of encoder exits, and timed."""
 
 from calm_jax.benchmarks import measured_rows
-from calm_jax.benchmarks.encoder_exits_table import (
-  CERTIFIED,
-  NOTHING,
-  EncoderExitRow,
-  times_of,
-)
+from calm_jax.benchmarks.encoder_exits_table import times_of
+from calm_jax.records import CERTIFIED, NOTHING, EncoderExitRow
 from calm_jax.reporting import tables
 
 
@@ -41,7 +37,7 @@ def table(*measured: measured_rows.Measured) -> tables.Table:
       _line(row, one.rows[0])
       for one in measured
       for row in one.rows
-      if row is one.rows[0] or row.rule.startswith(CERTIFIED)
+      if row is one.rows[0] or row.certified
     ),
     notes=(
       'promised: the mean loss is at most this, but for a probability of the '
@@ -54,13 +50,13 @@ def table(*measured: measured_rows.Measured) -> tables.Table:
 
 
 def _line(row: EncoderExitRow, full: EncoderExitRow) -> tuple[str, ...]:
-  certified = row.rule.startswith(CERTIFIED)
+  certified = row.certified
   # What certifies nothing promises nothing, whatever it was asked for.
   promises = certified and row.setting != NOTHING
   promised = row.rule.removeprefix(CERTIFIED) if promises else ''
   return (
     row.run,
-    row.setting if certified else row.rule,
+    row.said if certified else row.rule,
     promised or '-',
     ('yes' if _kept(row, full, promised) else 'NO') if promises else '-',
     f'{100 * (1 - row.agreement):.1f}',

@@ -37,7 +37,6 @@ from calm_jax.benchmarks import (
   weak_scaling_table,
   weights_table,
 )
-from calm_jax.benchmarks.encoder_exits_table import EncoderExitRow
 from calm_jax.reporting import columns, tables
 
 # Of interest to those who work on the decoder: `decode_speed --show` has them.
@@ -298,11 +297,11 @@ TABLES = {
   ),
   'encoder_exits': RegisteredTable(
     ('encoder_exits_banking77_cpu.json',),
-    _of_rows(EncoderExitRow, encoder_exits_table.table),
+    _of_rows(records.EncoderExitRow, encoder_exits_table.table),
   ),
   'arena_classes': RegisteredTable(
     ('encoder_exits_banking77_cpu.json',),
-    _of_rows(EncoderExitRow, arena_classes_table.table),
+    _of_rows(records.EncoderExitRow, arena_classes_table.table),
   ),
   'tuned_plans': RegisteredTable(
     ('tuned_plans_batch_16_cpu.json',),

@@ -22,6 +22,76 @@ from calm_jax.calibration.population import Population
 from calm_jax.records import provenance
 
 
+@dataclasses.dataclass(frozen=True)
+class _Study:
+  """A tuning, and the population that its screening table is.
+
+  Attributes:
+    tuning: what was tuned.
+    num_rows: of the population.
+    bounds: one per promise.
+    populations: likewise.
+    candidates: C of them, that may lose something.
+    statistics: p-value and error rate.
+  """
+
+  tuning: records.Tuning
+  num_rows: int
+  bounds: list[Bound]
+  populations: list[Population]
+  candidates: list[records.TunedCandidate]
+  statistics: Statistics
+
+  @classmethod
+  def read(cls, folder: str | os.PathLike) -> '_Study':
+    """Reads what `calm_jax.cli.tune` wrote; raises as `validate_tuning`."""
+    path = os.path.join(folder, records.TUNED_NAME)
+    if not os.path.exists(path):
+      raise FileNotFoundError(
+        f'there is no {path}; give a folder that calm_jax.cli.tune wrote'
+      )
+    tuning = records.read_record(path, records.Tuning)
+    table = records.read_loss_table(
+      os.path.join(folder, records.SCREENING_TABLE)
+    )
+    bounds, populations = _populations(tuning, table)
+    by_key = {_key(one.policy, one.setting): one for one in tuning.candidates}
+    return cls(
+      tuning,
+      table.num_examples,
+      bounds,
+      populations,
+      [
+        by_key[_key(setting['policy'], setting['setting'])]
+        for setting in table.settings
+      ],
+      Statistics(
+        error_rate=tuning.error_rate, p_value=_p_value(tuning.p_value)
+      ),
+    )
+
+  @property
+  def times(self) -> list[float]:
+    """[C], of the candidates."""
+    return [one.milliseconds for one in self.candidates]
+
+  @property
+  def fallback(self) -> float:
+    """What the fastest takes that needs no certificate."""
+    lossless = [
+      one.milliseconds for one in self.tuning.candidates if one.lossless
+    ]
+    return min([self.tuning.full_milliseconds, *lossless])
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """What all choices have in common."""
+    return {
+      'statistics': self.statistics,
+      'time_to_beat': self.fallback / self.tuning.least_gain,
+    }
+
+
 def validate_tuning(
   folder: str | os.PathLike,
   *,
@@ -48,38 +118,11 @@ def validate_tuning(
     FileNotFoundError: if there is no tuning.
     ValueError: for a file that is none, or rows that are too few.
   """
-  path = os.path.join(folder, records.TUNED_NAME)
-  if not os.path.exists(path):
-    raise FileNotFoundError(
-      f'there is no {path}; give a folder that calm_jax.cli.tune wrote'
-    )
-  tuning = records.read_record(path, records.Tuning)
-  table = records.read_loss_table(os.path.join(folder, records.SCREENING_TABLE))
-  bounds, populations = _populations(tuning, table)
-  by_key = {_key(one.policy, one.setting): one for one in tuning.candidates}
-  candidates = [
-    by_key[_key(setting['policy'], setting['setting'])]
-    for setting in table.settings
-  ]
-  lossless = [one.milliseconds for one in tuning.candidates if one.lossless]
-  statistics = Statistics(
-    error_rate=tuning.error_rate, p_value=_p_value(tuning.p_value)
-  )
-  times = [one.milliseconds for one in candidates]
-  # What needs no certificate.
-  fallback = min([tuning.full_milliseconds, *lossless])
-  time_to_beat = fallback / tuning.least_gain
+  study = _Study.read(folder)
+  tuning = study.tuning
   draw_size = draw_size or len(tuning.screening_ids + tuning.test_ids)
   by_hand = _compare(
-    populations,
-    violations.draws(table.num_examples, num_draws, draw_size, seed),
-    bounds,
-    [one.policy for one in candidates],
-    statistics=statistics,
-    times=times,
-    fallback=fallback,
-    full_time=tuning.full_milliseconds,
-    time_to_beat=time_to_beat,
+    study, violations.draws(study.num_rows, num_draws, draw_size, seed)
   )
   say(
     f'tuned {by_hand.tuned_speed_up:.2f} times as fast as the full model on '
@@ -87,30 +130,27 @@ def validate_tuning(
     f'{by_hand.hand_speed_up:.2f}'
   )
   counts = []
-  for near, promises in _promised(bounds, populations):
-    counts.append(
-      tuned_choices.count_tuned(
-        populations,
-        times,
-        promises,
-        statistics=statistics,
-        num_draws=num_draws,
-        draw_size=draw_size,
-        seed=seed,
-        near_setting=near,
-        time_to_beat=time_to_beat,
-      )
+  for near, promises in _promised(study.bounds, study.populations):
+    found = tuned_choices.count_tuned(
+      study.populations,
+      study.times,
+      promises,
+      num_draws=num_draws,
+      draw_size=draw_size,
+      seed=seed,
+      near_setting=near,
+      **study.options,
     )
-    found = counts[-1]
     say(
       f'{" and ".join(one.describe() for one in found.promises)}: '
       f'{found.num_violations} of {found.num_draws} tunings break it'
     )
+    counts.append(found)
   return records.TunedValidation(
     error_rate=tuning.error_rate,
     p_value=tuning.p_value,
-    num_rows=table.num_examples,
-    candidates=tuple(one.label for one in candidates),
+    num_rows=study.num_rows,
+    candidates=tuple(one.label for one in study.candidates),
     counts=tuple(counts),
     by_hand=by_hand,
     context=provenance.run_context(
@@ -123,16 +163,7 @@ def validate_tuning(
 
 
 def _compare(
-  populations: list[Population],
-  draws: Iterator[np.ndarray],
-  promises: list[Bound],
-  policies: list[str],
-  *,
-  statistics: Statistics,
-  times: list[float],
-  fallback: float,
-  full_time: float,
-  time_to_beat: float,
+  study: _Study, draws: Iterator[np.ndarray]
 ) -> records.HandComparison:
   """Tunes, and chooses by hand, on the same draws.
 
@@ -140,34 +171,28 @@ def _compare(
   whole population: nobody knows a better one.
 
   Args:
-    populations: one per promise.
+    study: the population, its candidates and promises.
     draws: rows [M, n] of them, in pieces.
-    promises: what is to be kept.
-    policies: [C], of the candidates.
-    statistics: p-value and error rate.
-    times: [C], of the candidates.
-    fallback: what the fastest takes that needs no certificate.
-    full_time: what the full model takes.
-    time_to_beat: what a candidate must take less than.
   """
   excess = [
     (population.risks - bound.tolerance) / np.ptp(bound.loss_range)
-    for population, bound in zip(populations, promises, strict=True)
+    for population, bound in zip(study.populations, study.bounds, strict=True)
   ]
   order = np.argsort(np.max(excess, axis=0), kind='stable').tolist()
-  options: dict[str, Any] = dict(
-    statistics=statistics, time_to_beat=time_to_beat
-  )
+  policies = [one.policy for one in study.candidates]
   tuned, by_hand = [], []
   for rows in draws:
-    arguments = populations, rows, times, promises
-    tuned.append(tuned_choices.choose_tuned(*arguments, **options))
+    arguments = study.populations, rows, study.times, study.bounds
+    tuned.append(tuned_choices.choose_tuned(*arguments, **study.options))
     by_hand.append(
-      hand_choices.choose_by_hand(*arguments, policies, order=order, **options)
+      hand_choices.choose_by_hand(
+        *arguments, policies, order=order, **study.options
+      )
     )
   both = np.concatenate(tuned), np.concatenate(by_hand)
   # -1 is the last one.
-  speed_ups = full_time / np.append(times, fallback)
+  times = np.append(study.times, study.fallback)
+  speed_ups = study.tuning.full_milliseconds / times
   tuned_speed_up, hand_speed_up = (speed_ups[one].mean() for one in both)
   tuned_certified, hand_certified = ((one >= 0).mean() for one in both)
   return records.HandComparison(

@@ -14,6 +14,8 @@ from calm_jax.checkpoints import directories, native
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
 
 BACKBONE = 'backbone_parameters'
+# Of the context of an encoder's gate: the heads that it was trained for.
+JUDGED_HEADS = 'encoder_head_parameters'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,9 @@ EXIT_ADAPTERS = TrainedPart(
   'exit_adapters', 'set of exit adapters', 'calm_jax.cli.train_exits'
 )
 GATE = TrainedPart('gate', 'gate', 'calm_jax.cli.train_gates')
+ENCODER_GATE = dataclasses.replace(
+  GATE, title='gate of the encoder', job='calm_jax.cli.train_encoder_gate'
+)
 ROUTER = TrainedPart('router', 'router', 'calm_jax.cli.train_router')
 SMALL_TWINS = TrainedPart(
   'small_twins', 'set of small twins', 'calm_jax.cli.train_twins'

@@ -13,19 +13,26 @@ from calm_jax.tokenizer import keep_vocabulary
 TRAINING = 'joint_training'
 
 
-def training_directory(joint_dir: str, model_dir: str) -> str:
+def training_directory(joint_dir: str, model_dir: str, *, name: str) -> str:
   """Returns where heads and encoder are trained together.
 
   Args:
     joint_dir: the run directory that is to come of it.
     model_dir: that of the model that training begins with.
+    name: of the heads' folder in it.
 
   Raises:
-    ValueError: for a directory that is the model's own, or holds another run.
+    ValueError: for a directory that is the model's own, or holds another run,
+      and for heads that would lie where they are trained.
   """
   paths = (joint_dir, model_dir)
   one, other = (os.path.realpath(os.path.expanduser(path)) for path in paths)
   directory = os.path.join(joint_dir, TRAINING)
+  if os.path.normpath(name) == TRAINING:
+    raise ValueError(
+      f'heads cannot be called {name!r}: that is where joint_dir keeps the '
+      'training; give another name'
+    )
   if one == other:
     raise ValueError(
       f'joint_dir {joint_dir} is the directory of the model itself, which '

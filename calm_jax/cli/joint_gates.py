@@ -115,4 +115,4 @@ def _begun(context: dict[str, Any] | None) -> dict[str, Any] | None:
   """Returns a context without the heads, which training replaces."""
   if context is None:
     return None
-  return {k: v for k, v in context.items() if k != judged_heads.JUDGED_HEADS}
+  return {k: v for k, v in context.items() if k != trained_parts.JUDGED_HEADS}

@@ -11,7 +11,7 @@ exits.QuantileExit; with --gin.GATE_TARGET=cost_aware
 --gin.INPUTS="('logits','layer')" JEI-DNN's gate, for exits.ConfidenceExit. It
 goes to MODEL_DIR/encoder_gate with its log and its configuration. Certify with
 calibrate_encoder, EXIT_RULE='@exits.QuantileExit()' or
-MEASURE='@runs.load_gate()'.
+MEASURE='@runs.load_encoder_gate()'.
 
 With --gin.JOINT_HEADS=joint_heads the heads are trained on with the gate, by
 what the gate lets through, as JEI-DNN and PALBERT train them; they go to that

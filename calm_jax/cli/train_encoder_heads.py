@@ -72,7 +72,9 @@ def run(
   heads_in = model_dir if joint_dir is None else joint_dir
   directory = head_folders.heads_directory(heads_in, name)
   if joint_dir is not None:
-    directory = joint_encoders.training_directory(joint_dir, model_dir)
+    directory = joint_encoders.training_directory(
+      joint_dir, model_dir, name=name
+    )
   labels: list[datasets.ClassLabels] = []
 
   def make_stage(loaded: runs.LoadedRun) -> training.Stage:

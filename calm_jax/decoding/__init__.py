@@ -97,6 +97,16 @@ def name_of_depth_loop(depth_loop: DepthLoop) -> str:
   return type(depth_loop).__name__
 
 
+def is_for_batches(depth_loop: DepthLoop) -> bool:
+  """Whether a depth loop is another program for each size of a batch.
+
+  It does nothing for a row alone.
+  """
+  return isinstance(
+    depth_loop, tuple(type(DEPTH_LOOPS[n]) for n in FOR_BATCHES)
+  )
+
+
 def check_depth_loops(names: Sequence[str]) -> tuple[str, ...]:
   """Returns keys of `DEPTH_LOOPS`, checked.
 
@@ -176,6 +186,7 @@ __all__ = [
   'full_model',
   'full_within_budget',
   'generate',
+  'is_for_batches',
   'is_full_at_one',
   'name_of_depth_loop',
   'refill',

@@ -125,6 +125,11 @@ def lower_decoder(
       'a program is exported for one device, and this decoder is bound to a '
       'mesh; bind it without'
     )
+  if decoding.is_for_batches(bound.depth_loop):
+    raise ValueError(
+      f'a program is exported for batches of any size, and {bound.depth_loop} '
+      'is another one for each; bind with decoding.WhileDepthLoop()'
+    )
   named = named_leaves(bound.params)
   function = decode_function(jax.tree.structure(bound), tuple(named), spec)
   (batch_size,) = jax.export.symbolic_shape('b')

@@ -17,7 +17,7 @@ from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.evaluation.candidates import Candidates, as_space
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.decoded_dataset import DecodedDataset
-from calm_jax.evaluation.encoder_passes import EncoderPass
+from calm_jax.evaluation.encoder_passes import EncoderPass, content_of
 from calm_jax.processes import collectives
 from calm_jax.records import provenance
 from calm_jax.source_heads import SourceHeads
@@ -46,7 +46,7 @@ class DatasetClassifier:
   class_texts: Sequence[str]
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   progress: Any = None
-  _passes: dict[int, EncoderPass] = dataclasses.field(
+  _passes: dict[str, EncoderPass] = dataclasses.field(
     default_factory=dict, repr=False
   )
 
@@ -179,11 +179,12 @@ class DatasetClassifier:
 
   def _pass(self, batches: Sequence[Batch]) -> EncoderPass:
     """Returns all layers of the inputs, run once."""
-    found = self._passes.get(id(batches))
-    if found is None or found.batches is not batches:
-      found = EncoderPass.run(self.encoder, self.params, self.heads, batches)
-      self._passes[id(batches)] = found
-    return found
+    key = content_of(batches)
+    if key not in self._passes:
+      self._passes[key] = EncoderPass.run(
+        self.encoder, self.params, self.heads, batches
+      )
+    return self._passes[key]
 
 
 def _rule_of(candidates: Candidates) -> interfaces.ExitRule:

@@ -1,6 +1,7 @@
 """All layers of a data set, run once, and what exit rules make of them."""
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Sequence
 
@@ -20,18 +21,26 @@ from calm_jax.source_heads import SourceHeads
 _PER_LAYER = ('attention', 'feed_forward')
 
 
+def content_of(batches: Sequence[Batch]) -> str:
+  """Returns a hash of all that a pass tells of these batches."""
+  found = hashlib.sha256()
+  for batch in batches:
+    for row in valid_rows(batch, 0):
+      about = row.example_id, row.inputs_text, row.references, row.batch_shape
+      found.update(repr(about).encode())
+  return found.hexdigest()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncoderPass:
   """All layers of N inputs.
 
   Attributes:
-    batches: the inputs.
     rows: N of them.
     layers: what exit rules look at, rows of padding left out.
     seconds: the wall clock, compilation left out.
   """
 
-  batches: Sequence[Batch]
   rows: tuple[Input, ...]
   layers: encoding.AllLayers
   seconds: float
@@ -74,7 +83,7 @@ class EncoderPass:
       raise ValueError('there are no inputs to classify: is the split empty?')
     layers = jax.tree.map(lambda *some: np.concatenate(some, axis=1), *parts)
     seconds = time.perf_counter() - began - (compile_seconds() - compiled)
-    return cls(batches, tuple(rows), layers, max(seconds, 1e-9))
+    return cls(tuple(rows), layers, max(seconds, 1e-9))
 
   def under(
     self,

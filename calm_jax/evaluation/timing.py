@@ -163,7 +163,7 @@ def time_decode(
     )
     for name, policy in policies.items()
     for entry in [policy if isinstance(policy, OfModel) else OfModel(policy)]
-    for loop_name, one in (entry.bound or bound).items()
+    for loop_name, one in _of_size(entry.bound or bound, len(inputs[0])).items()
   }
 
   def call(function, entry: _Measured, index: int):
@@ -268,6 +268,18 @@ def _checked_inputs(batches, policies, baseline):
       'use take_batches.'
     )
   return inputs
+
+
+def _of_size(
+  bound: Mapping[str, interfaces.BoundDecoder], batch_size: int
+) -> Mapping[str, interfaces.BoundDecoder]:
+  """Returns those whose depth loops do something for so many rows."""
+  found = {
+    name: one
+    for name, one in bound.items()
+    if batch_size > 1 or not decoding.is_for_batches(one.depth_loop)
+  }
+  return found or bound
 
 
 def _warm_up(entry: _Measured, run, num_batches: int) -> None:

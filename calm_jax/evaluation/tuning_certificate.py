@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calm_jax import calibration, records
+from calm_jax import calibration, decoding, records
 from calm_jax.calibration import p_values
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.evaluation import tuning_words, used_rows
@@ -73,6 +73,14 @@ def _noted(tuning: records.Tuning) -> list[records.TunedCandidate]:
   return tested or [one for one in tuning.candidates if not one.lossless]
 
 
+def _served(tuning: records.Tuning) -> dict[str, str]:
+  """Returns what serves the choice, where it is not what measured losses."""
+  if tuning.depth_loop is None:
+    return {}
+  loop = decoding.DEPTH_LOOPS[tuning.depth_loop]
+  return {'depth_loop': type(loop).__name__}
+
+
 def certificate_of(
   tuning: records.Tuning,
   columns: Sequence[Column],
@@ -115,6 +123,7 @@ def certificate_of(
       **decoders(candidate.weights)
       .context(candidate.policy, candidate.setting)
       .write(),
+      **_served(tuning),
       **context,
       'examples': records.digest_of_rows(tuning.test_ids),
       'tuning': {

@@ -144,8 +144,13 @@ class TuningRequest:
           plan.repeats,
           plan.num_timed,
         ],
-        'depth_loops': plan.depth_loops,
         'compared': self.compared,
+        # Left out where it is not asked for: older files go on.
+        **(
+          {}
+          if plan.depth_loops is None
+          else {'depth_loops': [*plan.depth_loops]}
+        ),
       }
     )
 
@@ -181,6 +186,7 @@ class TuningRequest:
       batch_size=self.plan.batch_size,
       full_milliseconds=measured.full.milliseconds_per_step,
       full_depth_loop=measured.full.depth_loop,
+      depth_loops=self.plan.depth_loops and tuple(self.plan.depth_loops),
       candidates=found.candidates,
       front=found.front,
       sequence=tuple(sequence),

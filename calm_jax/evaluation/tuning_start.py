@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from calm_jax import interfaces
+from calm_jax import decoding, interfaces
 from calm_jax.evaluation import tuning_clock, tuning_words
 from calm_jax.evaluation.calibration_plan import CalibrationPlan
 from calm_jax.evaluation.candidates import as_space, check_labels, in_turns
+from calm_jax.evaluation.dataset_classifier import DatasetClassifier
 from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.evaluation.distinct_inputs import say_distinct
 from calm_jax.evaluation.tuning_plan import TuningPlan
@@ -41,6 +42,22 @@ def as_request(
   """
   budget = tuning_clock.Budget(plan.minutes)
   decoders = as_decoders(decoders)
+  if plan.depth_loops is not None and isinstance(
+    decoders(None), DatasetClassifier
+  ):
+    raise ValueError(
+      f'depth_loops is {plan.depth_loops!r}, and classes come of encoder '
+      'layers alone: leave it out'
+    )
+  if bind is None and plan.depth_loops is not None:
+    own = decoders(None).bound.depth_loop
+    for name, loop in plan.loops(own).items():
+      if loop.traced_layers != own.traced_layers:
+        raise ValueError(
+          f'depth loop {name!r} wants parameters laid out otherwise than for '
+          f'{decoding.name_of_depth_loop(own)!r}, which the decoder is bound '
+          'to: give bind, which binds to each'
+        )
   candidates = tuple(in_turns(as_space(space), decoders(None).max_length))
   check_labels(candidates)
   tuning_words.check_compared(candidates, plan.compared)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax import calibration, decoding, records
+from calm_jax import calibration, records
 from calm_jax.evaluation import loss_table
 from calm_jax.evaluation.candidates import Candidate
 from calm_jax.evaluation.losses import ConsistencyLoss
@@ -142,8 +142,8 @@ def sentence(tuning: records.Tuning) -> str:
 
 
 def _of_loop(tuning: records.Tuning) -> str:
-  """Says which depth loop that takes, where it is not one for everything."""
-  if tuning.depth_loop not in decoding.FOR_BATCHES:
+  """Says which depth loop that takes, where several were to be tried."""
+  if tuning.depth_loop is None:
     return ''
   return f', in the depth loop {tuning.depth_loop!r}'
 

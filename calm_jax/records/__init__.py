@@ -25,6 +25,12 @@ from calm_jax.records.decoding_contexts import (
   setting_in_words,
 )
 from calm_jax.records.draft_heads import DraftHeadEvaluation
+from calm_jax.records.encoder_exits import (
+  CERTIFIED,
+  FULL_ENCODER,
+  NOTHING,
+  EncoderExitRow,
+)
 from calm_jax.records.encoder_heads import (
   EncoderHeadEvaluation,
   EncoderHeadLayer,
@@ -145,11 +151,14 @@ from calm_jax.records.validations import (
 
 __all__ = [
   'AUDITED',
+  'CERTIFIED',
   'FORMAT_VERSION',
+  'FULL_ENCODER',
   'FULL_SYSTEM',
   'LABEL_WORDS_NAME',
   'MANIFEST_NAME',
   'MONITOR_NAME',
+  'NOTHING',
   'ORACLE_SYSTEM',
   'ROW_USES_NAME',
   'SCREENING_TABLE',
@@ -177,6 +186,7 @@ __all__ = [
   'DecodingContext',
   'Differences',
   'DraftHeadEvaluation',
+  'EncoderExitRow',
   'EncoderHeadEvaluation',
   'EncoderHeadLayer',
   'EvaluationResult',

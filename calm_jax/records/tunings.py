@@ -84,6 +84,7 @@ class Tuning:
     batch_size: rows that the clock decoded together.
     full_milliseconds: per step, of the full model without any checks.
     full_depth_loop: the loop of that time, of those tried the fastest.
+    depth_loops: those tried, by name; None for that of the backend alone.
     candidates: C of them, in the order in which they were screened.
     front: those that no other beats, safest first.
     sequence: those of the front that were to be tested, in that order.
@@ -124,6 +125,7 @@ class Tuning:
   sentence: str = ''
   least_gain: float = 1.0
   full_depth_loop: str = ''
+  depth_loops: tuple[str, ...] | None = None
   num_encoder_layers: int | None = None
   format_version: int = FORMAT_VERSION
 
@@ -133,9 +135,11 @@ class Tuning:
     return None if self.chosen is None else self.candidates[self.chosen]
 
   @property
-  def depth_loop(self) -> str:
-    """The loop that what was chosen was the fastest in."""
+  def depth_loop(self) -> str | None:
+    """The loop to serve what was chosen in; None for that of the backend."""
     choice = self.choice
+    if self.depth_loops is None:
+      return None
     return self.full_depth_loop if choice is None else choice.depth_loop
 
   @property

@@ -11,6 +11,7 @@ from calm_jax.reporting.classifier_tables import (
   render_classifier_markdown,
   render_classifier_text,
 )
+from calm_jax.reporting.encoder_exit_figures import encoder_exit_figure
 from calm_jax.reporting.figures import (
   as_svg,
   exit_layer_figure,
@@ -84,6 +85,7 @@ __all__ = [
   'colour_tokens',
   'comparison_table',
   'depth_figure',
+  'encoder_exit_figure',
   'exit_layer_figure',
   'fastest_rows',
   'gate_layers_table',

@@ -27,8 +27,7 @@ def tuning_table(
   losses = [promise.loss for promise in tuning.promises]
   full = ('full model', tables.number(tuning.full_milliseconds, 2), '1.00')
   # One loop for all is nobody's news.
-  loops = [one.depth_loop for one in tuning.candidates]
-  several = len({tuning.full_depth_loop, *loops}) > 1
+  several = len(tuning.depth_loops or ()) > 1
   blank = ('-',) * (1 + len(losses))
   rows = [
     (

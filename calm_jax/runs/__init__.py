@@ -23,6 +23,7 @@ from calm_jax.runs.encoder_classifiers import (
   label_words,
   load_class_labels,
   load_class_temperatures,
+  load_encoder_gate,
   load_encoder_heads,
 )
 from calm_jax.runs.int8_parameters import (
@@ -77,6 +78,7 @@ __all__ = [
   'load_classifier',
   'load_context_gates',
   'load_draft_head',
+  'load_encoder_gate',
   'load_encoder_heads',
   'load_exit_adapters',
   'load_first_layers',

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from calm_jax import model, records
+from calm_jax import exits, model, records
 from calm_jax.checkpoints import directories, native, trained_parts
 from calm_jax.data.class_labels import CLASS_LABELS, ClassLabels
 from calm_jax.encoder_heads import EncoderHeads
@@ -48,6 +48,42 @@ def load_encoder_heads(
     return label_words(run, kept.tokens)
   part = trained_parts.ENCODER_HEADS
   return EncoderHeads(**trained_parts.load_part(part, model_dir, name))
+
+
+def load_encoder_gate(
+  model_dir: str | os.PathLike,
+  *,
+  name: str = 'encoder_gate',
+  heads: str = _KEY,
+) -> exits.Gate:
+  """Loads the gate that was trained for heads of a run's encoder layers.
+
+  Args:
+    model_dir: a run directory that `calm_jax.cli.train_encoder_gate` was run
+      on.
+    name: of the gate's folder in it.
+    heads: of the folder of the heads that classify.
+
+  Raises:
+    FileNotFoundError: if there is no such gate.
+    ValueError: if it was trained for other parameters or heads.
+  """
+  part = trained_parts.ENCODER_GATE
+  gate = exits.Gate(**trained_parts.load_part(part, model_dir, name))
+  path = directories.find_checkpoint(_path(model_dir, name))
+  context = native.read_metadata(path)['context']
+  judged = context.get(trained_parts.JUDGED_HEADS)
+  # Label words have no checkpoint of their own.
+  if _label_words(model_dir, heads) is None:
+    own = directories.find_checkpoint(_folder(model_dir, heads))
+    found = native.read_metadata(own)['parameter_fingerprint']
+    if judged != found:
+      raise ValueError(
+        f'the {part.title} in {path} was trained for heads {judged}, but {own} '
+        f'holds {found}: give the heads that it was trained for, or another '
+        f'gate; {part.job} trains one for these'
+      )
+  return gate
 
 
 def label_words(run: LoadedRun, tokens: Sequence[Sequence[int]]) -> LabelWords:

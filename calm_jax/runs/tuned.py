@@ -76,11 +76,11 @@ def tuned_depth_loop(
     tuned: as for `read_tuning`.
 
   Returns:
-    The depth loop; None, for that of the backend, where the tuning tried no
-    other or batches were of one row.
+    The depth loop; None, for that of the backend, where the tuning was told of
+    none.
 
   Raises:
     FileNotFoundError, ValueError: as `read_tuning`.
   """
   name = read_tuning(model_dir, tuned=tuned).depth_loop
-  return decoding.DEPTH_LOOPS[name] if name in decoding.FOR_BATCHES else None
+  return None if name is None else decoding.DEPTH_LOOPS[name]

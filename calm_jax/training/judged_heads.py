@@ -5,9 +5,7 @@ from typing import Any
 
 from calm_jax.array_types import PyTree
 from calm_jax.checkpoints.fingerprints import parameter_fingerprint
-
-# Of a gate's context: the heads that it was trained for.
-JUDGED_HEADS = 'encoder_head_parameters'
+from calm_jax.checkpoints.trained_parts import JUDGED_HEADS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from calm_jax.benchmarks import arena_classes_table, measured_rows
-from calm_jax.benchmarks.encoder_exits_table import NOTHING, EncoderExitRow
-from calm_jax.records import RunContext
+from calm_jax.records import NOTHING, EncoderExitRow, RunContext
 
 FULL = EncoderExitRow(
   run='bank',

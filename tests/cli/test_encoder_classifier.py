@@ -141,11 +141,12 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
     SETTINGS=({PATIENCE: 2}, {PATIENCE: 1}),
   )
   assert patience.settings[1] == {PATIENCE: 1}
-  training.write_npz(
-    tmp_path / 'test.npz',
-    data.tokenised_examples('last_words', 'test'),
-    metadata={},
-  )
+  for split in ('test', 'calibration'):
+    training.write_npz(
+      tmp_path / f'{split}.npz',
+      data.tokenised_examples('last_words', split),
+      metadata={},
+    )
   output = tmp_path / 'rows.json'
   names = [
     tmp_path / name / 'certificate.json' for name in ('gated', 'patience')
@@ -156,7 +157,8 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
       f'--tokens={tmp_path}/test.npz',
       '--gate=encoder_gate',
       '--thresholds=0.9,0.3',
-      '--patience=1',
+      f'--calibration={tmp_path}/calibration.npz',
+      '--tolerances=0.5',
       f'--certificates={",".join(map(str, names))}',
       '--batch_sizes=1,4',
       '--num_timed=4',
@@ -168,9 +170,28 @@ def test_a_gate_patience_and_the_benchmark(trained, tmp_path):
   rows = json.loads(output.read_text(encoding='utf-8'))['rows']
   assert rows[0]['rule'] == 'full encoder' and rows[0]['mean_layers'] == 3.0
   assert rows[0]['agreement'] == 1.0
-  assert len(rows) == 1 + 4 * 2 + 2 + 1 + 2
-  assert all(ms > 0 for row in rows for ms in row['milliseconds'])
+  # Six rules with thresholds; of three layers two looks to wait, three depths.
+  assert len(rows) == 1 + 6 * 2 + 2 + 3 + 8 + 2
+  certified = [row for row in rows if row['rule'].startswith('certified')]
+  assert len(certified) == 8 + 2
+  for row in rows:
+    timed = row in (rows[0], *certified)
+    assert all((ms is not None) == timed for ms in row['milliseconds'])
   assert any(row['mean_layers'] < 3 for row in rows)
+  for split, message in (('test', 'are in'), ('train', 'were trained')):
+    path = tmp_path / f'{split}.npz'
+    if split == 'train':
+      examples = data.tokenised_examples('last_words', split)
+      training.write_npz(path, examples, metadata={})
+    with pytest.raises(SystemExit, match=message):
+      encoder_exits.main(
+        [
+          f'--run_dir={run}',
+          f'--tokens={tmp_path}/test.npz',
+          f'--calibration={path}',
+          '--batch_sizes=',
+        ]
+      )
 
 
 def test_a_tuning_of_exit_rules(trained):
@@ -185,7 +206,6 @@ def test_a_tuning_of_exit_rules(trained):
       'runs/tune_encoder.gin',
       files['task'],
       'spaces/encoder_heads.gin',
-      'spaces/encoder_gate.gin',
     ],
     **bindings_of(files),
     TOLERANCE=0.9,
@@ -216,9 +236,10 @@ def test_a_tuning_of_exit_rules(trained):
     certificate = calibration.Certificate.load(path)
     stops = runs.policy_of(certificate, run).encoder_exit
     assert type(stops.loop).__name__ == 'CompactedLayers'
-    name, setting, _ = encoder_exit_rules._certified(path, run)
-    assert name == 'certified: textual 0.9'
-    assert setting.startswith('tuned: ') or setting == 'nothing certified'
+    entry = encoder_exit_rules.certified_entry(path, run)
+    assert entry.name == 'certified: textual 0.9'
+    assert entry.method == 'tuned'
+    assert entry.setting == 'nothing certified' or ', ' in entry.setting
 
 
 def test_words_of_the_decoder_in_place_of_heads(trained, tmp_path):
@@ -250,7 +271,8 @@ def test_words_of_the_decoder_in_place_of_heads(trained, tmp_path):
       f'--tokens={tmp_path}/test.npz',
       '--heads=label_words',
       '--thresholds=0.3',
-      '--patience=1',
+      '--rules=maximum',
+      '--called=words: ',
       f'--certificates={tmp_path}/words/certificate.json',
       # Programs with a decoder in every branch take long to compile.
       '--batch_sizes=',
@@ -282,7 +304,7 @@ def test_a_gate_and_its_heads_are_trained_together(trained, tmp_path):
     'JOINT_HEADS': 'joint_heads',
   }
   job('train_encoder_gate', files, TRAIN_STEPS=20, **joint, **STEPS)
-  gate = runs.load_gate(run, name='joint_gate')
+  gate = runs.load_encoder_gate(run, name='joint_gate', heads='joint_heads')
   assert gate.logits.shape == (2, 4, 1)
   heads = runs.load_encoder_heads(run, name='joint_heads')
   assert np.abs(heads.kernel - before.kernel).max() > 1e-3
@@ -295,12 +317,14 @@ def test_a_gate_and_its_heads_are_trained_together(trained, tmp_path):
     tmp_path / 'joint',
     ENCODER_HEADS='joint_heads',
     GATE='joint_gate',
-    MEASURE=Reference('@runs.load_gate()'),
+    MEASURE=Reference('@runs.load_encoder_gate()'),
     TOLERANCE=0.9,
   )
   found = runs.policy_of(certificate, run).encoder_exit
   np.testing.assert_array_equal(found.heads.kernel, heads.kernel)
   np.testing.assert_array_equal(found.rule.measure.logits, gate.logits)
+  with pytest.raises(ValueError, match='give the heads that it was trained'):
+    runs.load_encoder_gate(run, name='joint_gate')
   # The same command goes on, into the same folders.
   job('train_encoder_gate', files, TRAIN_STEPS=20, **joint, **STEPS)
   said, held = (
@@ -360,6 +384,15 @@ def test_an_encoder_is_trained_with_its_heads(trained, tmp_path):
       'train_encoder_heads',
       files,
       JOINT_DIR=files['MODEL_DIR'],
+      TRAIN_STEPS=20,
+      **STEPS,
+    )
+  with pytest.raises(ValueError, match="cannot be called 'joint_training'"):
+    job(
+      'train_encoder_heads',
+      files,
+      JOINT_DIR=str(tmp_path / 'other'),
+      ENCODER_HEADS='joint_training',
       TRAIN_STEPS=20,
       **STEPS,
     )

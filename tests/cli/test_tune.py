@@ -16,7 +16,7 @@ pytest.importorskip('jinja2')
 from cases.job_cases import call
 
 import calm_jax
-from calm_jax import decoding, exits, records, runs
+from calm_jax import decoding, exits, pipeline, records, runs
 from calm_jax.calibration.certificate import Certificate
 from calm_jax.cli import validate
 from calm_jax.evaluation import tuning_clock
@@ -104,6 +104,9 @@ def test_what_was_chosen_decodes(tuned):
 def test_it_is_served_in_the_depth_loop_that_was_the_fastest(
   calibrated, tmp_path, monkeypatch
 ):
+  run = tmp_path / 'run'
+  shutil.copytree(calibrated['MODEL_DIR'], run)
+  shutil.rmtree(run / 'tuned', ignore_errors=True)
   timed = time_decode_like(
     {'calm, threshold 0.2': 5.0, 'calm, threshold 0.6': 7.0}
   )
@@ -117,26 +120,33 @@ def test_it_is_served_in_the_depth_loop_that_was_the_fastest(
 
   monkeypatch.setattr(tuning_clock, 'time_decode', time_decode)
   tuning = tune(
-    calibrated,
+    {**calibrated, 'MODEL_DIR': str(run)},
     tmp_path,
     BATCH_SIZE=4,
     DEPTH_LOOPS=('unrolled', 'shrinking'),
-    OUTPUT_DIR=str(tmp_path / 'tuned'),
   )
   assert tuning.depth_loop == 'shrinking'
-  found = runs.tuned_depth_loop(tmp_path)
+  assert "in the depth loop 'shrinking'" in tuning.sentence
+  found = runs.tuned_depth_loop(run)
   assert found == decoding.ShrinkingBatch()
-  generator = calm_jax.load(
-    calibrated['MODEL_DIR'], certificate=None, depth_loop=found
-  )
+  generator = calm_jax.load(run, certificate='tuned')
   assert generator.bound.depth_loop == found
-  texts = ['one', 'two three', 'four', 'five six seven', 'eight']
-  plain = calm_jax.load(calibrated['MODEL_DIR'], certificate=None)
-  for one, other in zip(
-    generator.generate(texts), plain.generate(texts), strict=True
-  ):
-    assert one.text == other.text
-    assert one.exit_layers == other.exit_layers
+  # What the certificate was made with is what serves it.
+  assert not any('depth' in line for line in generator.cautions)
+  bound = []
+
+  def load(*arguments, depth_loop, **options):
+    bound.append(depth_loop)
+    return generator
+
+  monkeypatch.setattr(pipeline, 'load', load)
+  call(
+    'generate',
+    ['runs/generate.gin', 'policies/tuned.gin'],
+    MODEL_DIR=str(run),
+    INPUTS=['one two three'],
+  )
+  assert bound == [found]
 
 
 def test_jobs_take_it(tuned):

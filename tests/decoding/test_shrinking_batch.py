@@ -11,15 +11,7 @@ from calm_jax import decoding
 
 # From four rows to two, and to one.
 SHRINKING = decoding.ShrinkingBatch(cases.WHILE, shrink_by=2, smallest=1)
-FAST = {
-  'full',
-  'margin_nucleus',
-  'margin_prefix_suppressed_exact',
-  'beams_margin_per_row',
-  'skip_decode',
-  'twin_router_per_row',
-  'budget_margin_per_row',
-}
+FAST = {'full', 'margin_prefix_suppressed_exact', 'skip_decode'}
 
 
 @pytest.fixture(autouse=True)

@@ -282,6 +282,16 @@ def test_what_cannot_be_exported_is_named(tmp_path, changes, words):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'loop', [decoding.ShrinkingBatch(smallest=2), decoding.CompactingDepthLoop()]
+)
+def test_depth_loops_for_one_size_are_not_exported(tmp_path, loop):
+  bound = dataclasses.replace(toy_bound(toy.toy_params()), depth_loop=loop)
+  with pytest.raises(ValueError, match=r'bind with decoding\.WhileDepthLoop'):
+    deployment.export_artifact(bound, tmp_path / 'a', TOY_SPEC)
+  assert not list(tmp_path.iterdir())
+
+
 def test_parameters_that_cannot_be_stored_are_named(tmp_path):
   params = {**toy.toy_params(), 'ids': np.arange(3)}
   with pytest.raises(ValueError, match='parameter ids has dtype int'):

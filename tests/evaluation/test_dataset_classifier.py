@@ -1,5 +1,7 @@
 """Calibrating an encoder's classifier by one pass over all layers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fakes.toy_encoder import toy_encoder
@@ -81,8 +83,10 @@ def test_losses_are_those_of_each_threshold_by_itself():
     assert found.mean_layers_run == pytest.approx(mean)
   # Something is lost, and not everything: a wrong column would show.
   assert 0 < textual.table.losses[:, -1].mean() < 1
-  # One pass for each list of inputs, whatever the settings.
-  assert len(decode._passes) == 3
+  # One pass, whatever the settings, for the same rows; another for others.
+  assert len(decode._passes) == 1
+  decode(given[:1], policy=decoding.ComputePolicy())
+  assert len(decode._passes) == 2
 
 
 def gate_of(*sizes):
@@ -209,6 +213,9 @@ def test_a_tuning_chooses_among_exit_rules(monkeypatch):
   tests = [name in tuning.test_ids for name in full.example_ids]
   lost = (mine.tokens != full.tokens)[tests]
   assert found.certificate.risks == (pytest.approx(lost.mean()),)
+  loops = dataclasses.replace(plan, depth_loops=('unrolled',))
+  with pytest.raises(ValueError, match='of encoder layers alone'):
+    evaluation.run_tuning(decode, given, space, loops)
 
 
 @pytest.mark.parametrize(

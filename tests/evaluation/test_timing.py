@@ -91,6 +91,28 @@ def test_the_fastest_depth_loop_of_each_policy_is_reported(monkeypatch):
   assert np.isnan(rows[1].ceiling)
 
 
+def test_loops_for_batches_are_not_timed_of_a_row_alone(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    timing.stopwatch,
+    'interleaved_seconds',
+    lambda calls, num_repeats: (
+      seen.extend(calls) or {key: [1.0] for key in calls}
+    ),
+  )
+  loops = {
+    'unrolled': decoding.UnrolledDepthLoop(),
+    'shrinking': decoding.ShrinkingBatch(),
+  }
+  for batch_size, names in ((1, {'unrolled'}), (2, {*loops})):
+    seen.clear()
+    batches = evaluation.take_batches(
+      [{'encoder_input_tokens': INPUTS}], batch_size=batch_size, num_batches=1
+    )
+    time_decode(batches, POLICIES, loops=loops)
+    assert {key[0][1] for key in seen if key[0] != 'start'} == names
+
+
 def test_filling_rows_are_not_timed():
   padded = np.concatenate([INPUTS[:3], np.zeros((1, 2), np.int32)])
   batch = {'encoder_input_tokens': padded, 'num_valid': 3}

@@ -293,6 +293,18 @@ def test_each_has_the_time_of_its_fastest_depth_loop(monkeypatch):
   assert "in the depth loop 'shrinking'" in tuning.sentence
 
 
+def test_a_loop_for_another_layout_needs_a_bind_of_its_own():
+  # The toy decoder is bound to the loop of the backend.
+  own = decoding.default_depth_loop()
+  others = [
+    name
+    for name, loop in decoding.DEPTH_LOOPS.items()
+    if loop.traced_layers != own.traced_layers
+  ]
+  with pytest.raises(ValueError, match='give bind, which binds to each'):
+    tune(depth_loops=others[:1])
+
+
 def test_the_baselines_name_is_taken():
   whole = evaluation.Candidates(
     name='full model', policy=decoding.ComputePolicy(), settings=()
