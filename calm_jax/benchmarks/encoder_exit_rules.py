@@ -10,6 +10,8 @@ from calm_jax.evaluation.decode_dataset import Batch
 from calm_jax.interfaces import ExitRule
 
 _PATH = 'encoder_exit.rule'
+# Methods of certificates that jobs wrote.
+OF_JOBS = ('calibrated', 'tuned')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   add('title', None, 'what the table calls the run; its folder if not given')
   add('called', '', 'what names of rules begin with, such as "words: "')
   add('rules', None, 'names of those that are wanted, by semicolons; all')
+  add('timed', None, 'names of those that are timed, likewise; all')
   add('thresholds', None, 'to try; those that suit', type=_numbers(float))
   add('certificates', [], 'of jobs on this encoder', type=_numbers(str))
   add('calibration', None, 'a token file of inputs that chose nothing')
@@ -72,7 +73,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     'of disagreement, certified on --calibration; 0.02,0.05 if not given',
     type=_numbers(float),
   )
-  add('max_inputs', None, 'of the file, at most; all if none', type=int)
+  add('max_inputs', None, 'of each file, at most; all if none', type=int)
   add('batch_sizes', [1, 32], 'to time; empty for none', type=wholes)
   add('num_timed', 64, 'inputs to time', type=int)
   add('num_repeats', 5, 'turns', type=int)
@@ -114,8 +115,7 @@ def _run(flags: argparse.Namespace) -> measured_rows.Measured:
     [labels.numbers_of(batch['decoder_target_tokens']) for batch in batches]
   )
   classes = classes[classes >= 0]
-  certified = [place for place, one in enumerate(entries) if one.certified]
-  timed = [0, *certified] if certified else [*range(len(entries))]
+  timed = _timed(flags, entries)
   times = [
     encoder_exit_times.batch_times(
       classifier,
@@ -149,12 +149,13 @@ def _entries(
   rules = encoder_exit_rules.rules_of(
     flags.run_dir, heads=flags.heads, gate=flags.gate
   )
+  of_jobs = encoder_exit_rules.OF_JOBS
+  for named, known in ((flags.rules, rules), (flags.timed, [*rules, *of_jobs])):
+    for name in [] if named is None else named.split(';'):
+      if name not in known:
+        raise ValueError(f'rule {name!r} is none of {"; ".join(known)}')
   if flags.rules is not None:
-    names = flags.rules.split(';')
-    for name in names:
-      if name not in rules:
-        raise ValueError(f'rule {name!r} is none of {"; ".join(rules)}')
-    rules = {name: rules[name] for name in names}
+    rules = {name: rules[name] for name in flags.rules.split(';')}
   rules = {f'{flags.called}{name}': rule for name, rule in rules.items()}
   entries = [
     encoder_exit_rules.full(flags.called),
@@ -165,13 +166,34 @@ def _entries(
     entries += encoder_exit_rules.calibrated(
       classifier,
       rules,
-      _inputs(flags.calibration, None, run.feature_lengths),
+      _inputs(flags.calibration, flags.max_inputs, run.feature_lengths),
       flags.tolerances or (0.02, 0.05),
       uses_in=os.path.join(flags.run_dir, records.ROW_USES_NAME),
     )
   return entries + [
     encoder_exit_rules.certified_entry(path, flags.run_dir, called=flags.called)
     for path in flags.certificates
+  ]
+
+
+def _timed(flags: argparse.Namespace, entries: Sequence[Entry]) -> list[int]:
+  """Returns the places of the full encoder and of what is timed beside it.
+
+  What is certified where anything is, of the rules that --timed names.
+  """
+  certified = any(one.certified for one in entries)
+  names = None if flags.timed is None else flags.timed.split(';')
+  return [
+    place
+    for place, one in enumerate(entries)
+    if not place
+    or (
+      one.certified == certified
+      and (
+        names is None
+        or (one.method or one.name).removeprefix(flags.called) in names
+      )
+    )
   ]
 
 
@@ -276,7 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   print(tables.with_notes(encoder_exits_table.table(*found, every=flags.every)))
   if flags.picture:
     rows = [row for one in found for row in one.rows]
-    reporting.save_figure(reporting.encoder_exit_figure(rows), flags.picture)
+    reporting.save_figure(
+      reporting.encoder_exit_figure(rows), flags.picture, dpi=105
+    )
 
 
 if __name__ == '__main__':

@@ -296,11 +296,15 @@ TABLES = {
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
   ),
   'encoder_exits': RegisteredTable(
-    ('encoder_exits_banking77_cpu.json',),
+    tuple(
+      f'encoder_exits_banking77_{kind}{seed}_cpu.json'
+      for kind in ('', 'joint_')
+      for seed in range(3)
+    ),
     _of_rows(records.EncoderExitRow, encoder_exits_table.table),
   ),
   'arena_classes': RegisteredTable(
-    ('encoder_exits_banking77_cpu.json',),
+    ('encoder_exits_banking77_0_cpu.json',),
     _of_rows(records.EncoderExitRow, arena_classes_table.table),
   ),
   'tuned_plans': RegisteredTable(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
@@ -34,6 +35,11 @@ class ClassifyResult:
   confidences: Array
   logits: Array
   computed: Array
+
+
+@jax.jit
+def _likeliest(logits: Array) -> Array:
+  return logits.argmax(axis=-1).astype(jnp.int32)
 
 
 def classify(
@@ -76,7 +82,7 @@ def classify(
   )
   assert result.logits is not None
   return ClassifyResult(
-    classes=result.logits.argmax(axis=-1).astype(jnp.int32),
+    classes=_likeliest(result.logits),
     exit_layers=result.exit_layers,
     confidences=result.confidences,
     logits=result.logits,

@@ -1,10 +1,12 @@
 """Host checks of what lets rows leave an encoder."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from calm_jax import checks
 from calm_jax.encoding.source_rows import Heads
@@ -85,6 +87,18 @@ def _check_heads(
 
 def _logits_of(heads: Heads, encoder: LayeredEncoder, batch_size: int) -> Any:
   """Returns the form of what heads make of pooled states."""
+  leaves, tree = jax.tree.flatten(heads)
+  forms = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+  return _form_of(tree, forms, encoder, batch_size)
+
+
+# Tracing heads takes as long as a layer takes for a row: once will do.
+@functools.lru_cache(maxsize=64)
+def _form_of(
+  tree: Any, forms: tuple, encoder: LayeredEncoder, batch_size: int
+) -> Any:
+  """Returns the same for heads of a structure, with leaves of these forms."""
+  heads = tree.unflatten(jax.ShapeDtypeStruct(*form) for form in forms)
   states = jax.ShapeDtypeStruct((batch_size, encoder.embed_dim), jnp.float32)
   layer = jax.ShapeDtypeStruct((), jnp.int32)
   return jax.eval_shape(

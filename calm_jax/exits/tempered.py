@@ -68,11 +68,15 @@ class Tempered:
     )
     temperatures = self.temperatures
     if isinstance(temperatures, (list, tuple)):
-      checked = [
-        checks.checked_array(one, 'temperature', **limits)
-        for one in temperatures
-      ]
-      temperatures = jnp.stack(checked) if checked else jnp.zeros(0)
+      # In one piece: an array for each would take as long as a layer does.
+      if temperatures and all(isinstance(one, float) for one in temperatures):
+        temperatures = np.asarray(temperatures)
+      else:
+        checked = [
+          checks.checked_array(one, 'temperature', **limits)
+          for one in temperatures
+        ]
+        temperatures = jnp.stack(checked) if checked else jnp.zeros(0)
     return Tempered(
       measure=self.measure.check(decoder, batch_size, max_length),
       temperatures=checks.checked_array(

@@ -4,7 +4,7 @@ from typing import Any
 
 from calm_jax.exits.patience import PatienceExit
 from calm_jax.exits.rules import FixedExit
-from calm_jax.exits.usual_thresholds import usual_thresholds
+from calm_jax.exits.usual_thresholds import EVENLY, usual_thresholds
 from calm_jax.interfaces import ExitRule
 
 
@@ -13,8 +13,10 @@ def usual_settings(
 ) -> tuple[Any, ...]:
   """Returns settings that are worth trying, from conservative to aggressive.
 
-  Thresholds, `usual_thresholds`, of a rule that has one; of `PatienceExit` and
-  `FixedExit` whole numbers, by their paths in the policy.
+  Of rules of an encoder, whose settings all come of one pass: thresholds,
+  `usual_thresholds` and from the last of them evenly down to 0 (inputs leave by
+  a cost-aware gate around 0.5); of `PatienceExit` and `FixedExit` whole
+  numbers, by their paths in the policy.
 
   Args:
     rule: an exit rule; of one around another, the inner one's count.
@@ -33,4 +35,5 @@ def usual_settings(
   if isinstance(rule, FixedExit):
     depths = range(num_layers, 0, -1)
     return tuple({f'{path}.exit_layer': number} for number in depths)
-  return usual_thresholds(rule)
+  found = usual_thresholds(rule)
+  return (*found, *(value for value in EVENLY if value < found[-1]))

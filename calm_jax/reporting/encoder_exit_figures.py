@@ -102,7 +102,7 @@ def _draw(axes, rows, rules, handles, height) -> None:
     for rows_of_one in _together(certified).values():
       if all(row.setting == records.NOTHING for row in rows_of_one):
         continue
-      stars = axes.scatter(
+      axes.scatter(
         [statistics.fmean(row.mean_layers for row in rows_of_one)],
         [statistics.fmean(height(row) for row in rows_of_one)],
         marker='*',
@@ -112,8 +112,14 @@ def _draw(axes, rows, rules, handles, height) -> None:
         linewidths=0.8,
         zorder=4,
       )
-      handles.setdefault('certified', stars)
+      if 'certified' not in handles:
+        handles['certified'] = _star(axes)
   axes.set_xlim(left=0)
+
+
+def _star(axes) -> Any:
+  """Returns what stands for the stars of all colours in the legend."""
+  return axes.scatter([], [], marker='*', s=150, color=palette.STATIC)
 
 
 def _together(rows) -> dict[tuple[str, str, str], list]:
