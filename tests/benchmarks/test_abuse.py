@@ -161,6 +161,7 @@ def test_words_are_those_of_the_tokenizer():
   assert abuse_batches.few_words(run, np.zeros((264, 3)), None) is None
 
 
+@pytest.mark.slow
 def test_an_encoder_is_aimed_at():
   """Rows of every kind; what gradients take of the saving a budget bounds."""
   sources = [np.append(s[s > 0], 1) for s in encoding_cases.inputs()]
@@ -222,6 +223,7 @@ def test_an_encoder_is_aimed_at():
   ],
   ids=['kept', 'SkipDecode'],
 )
+@pytest.mark.slow
 def test_layers_by_position_are_immune(plan):
   """No input has a say in what a position costs: there is nothing to find."""
 

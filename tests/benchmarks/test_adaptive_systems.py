@@ -606,6 +606,7 @@ def test_bad_flags_end_in_one_line(arguments, message):
     adaptive_systems.main([*given, *arguments])
 
 
+@pytest.mark.slow
 def test_rooms_are_costed():
   """What a plan leaves of source and past is what is read."""
   config = text_cases.CONFIG

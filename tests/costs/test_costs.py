@@ -191,6 +191,7 @@ def test_layers_are_read_once_for_all_rows(decode):
   assert cost.bytes['fill'] == 4 * (9 * KV + 18 * POSITION)
 
 
+@pytest.mark.slow
 def test_deferred_fills_are_of_layers_that_run(decode):
   eager = decode(exits.ScheduledExit(DEPTHS))
   cost = decode(

@@ -284,7 +284,8 @@ def test_each_has_the_time_of_its_fastest_depth_loop(monkeypatch):
 
   monkeypatch.setattr(tuning_clock, 'time_decode', timing.time_decode)
   monkeypatch.setattr(timing.stopwatch, 'interleaved_seconds', seconds)
-  tuning = tune(depth_loops=('unrolled', 'shrinking')).tuning
+  space = (dataclasses.replace(MARGINS, settings=(0.9,)),)
+  tuning = tune(space, depth_loops=('unrolled', 'shrinking')).tuning
   policies = ['full model', *(one.label for one in tuning.candidates)]
   loops = 'unrolled', 'shrinking'
   assert set(seen) == set(itertools.product(policies, loops))

@@ -51,6 +51,7 @@ def last_line(text):
   return text.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_unreachable_coordinator_is_said_plainly():
   port = free_port()
   (code,), (said,) = finish(start(port, 1, '--initialization_timeout=1'))
