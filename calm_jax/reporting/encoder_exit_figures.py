@@ -60,12 +60,7 @@ def encoder_exit_figure(rows: Sequence[records.EncoderExitRow]) -> Any:
       lower.set_xlabel('encoder layers of an input')
     grid[0][0].set_ylabel('accuracy %')
     grid[1][0].set_ylabel('other classes than the last layer says, %')
-    drawn.legend(
-      list(handles.values()),
-      list(handles),
-      loc='outside right upper',
-      fontsize=8.5,
-    )
+    styling.legend_beside(drawn, handles)
   return drawn
 
 

@@ -1,5 +1,6 @@
 """The style of all figures, and an empty figure in it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _STYLE = {
@@ -34,3 +35,18 @@ def new_axes() -> tuple[Any, Any]:
   with style():
     figure = Figure(figsize=(6.4, 4.0), layout='constrained')
     return figure, figure.subplots()
+
+
+def legend_beside(figure: Any, handles: Mapping[str, Any]) -> None:
+  """Puts one legend for all axes to the right of a figure.
+
+  Args:
+    figure: a matplotlib Figure.
+    handles: name -> what is drawn like that.
+  """
+  figure.legend(
+    list(handles.values()),
+    list(handles),
+    loc='outside right upper',
+    fontsize=8.5,
+  )

@@ -34,12 +34,7 @@ def system_figure(rows: Sequence[records.SystemRow]) -> Any:
       axes.set_title(run, fontsize=9.5)
       axes.set_xlabel('arithmetic per token, % of the full decode')
     grid[0].set_ylabel('quality against the references')
-    drawn.legend(
-      list(handles.values()),
-      list(handles),
-      loc='outside right upper',
-      fontsize=8.5,
-    )
+    styling.legend_beside(drawn, handles)
   return drawn
 
 
