@@ -89,19 +89,14 @@ class Systems:
     batches = token_inputs.whole_batches(
       self._inputs.sources[:num_inputs], batch_size
     )
-    # One row has nothing to be compacted with.
-    loops = [
-      name
-      for name in self._depth_loops
-      if batch_size > 1 or name not in decoding.FOR_BATCHES
-    ]
     every = {' / '.join(one.key): one for one in (self._full, *entries)}
     timings = evaluation.time_decode(
-      {name: self._bind(self._full, name) for name in loops},
+      {name: self._bind(self._full, name) for name in self._depth_loops},
       [{'encoder_input_tokens': batch} for batch in batches],
       {
         name: evaluation.OfModel(
-          one.setting.policy, {loop: self._bind(one, loop) for loop in loops}
+          one.setting.policy,
+          {loop: self._bind(one, loop) for loop in self._depth_loops},
         )
         for name, one in every.items()
       },

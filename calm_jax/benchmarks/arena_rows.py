@@ -167,14 +167,8 @@ class Arena:
     batches = token_inputs.whole_batches(
       self._inputs.sources[:num_inputs], batch_size
     )
-    loops = [
-      name
-      for name in self._depth_loops
-      # One row has nothing to be compacted with.
-      if batch_size > 1 or name not in decoding.FOR_BATCHES
-    ]
     bound = {
-      weights: {name: self._bind(weights, name) for name in loops}
+      weights: {name: self._bind(weights, name) for name in self._depth_loops}
       for weights in dict.fromkeys(entry.weights for entry in entries)
     }
     timings = evaluation.time_decode(

@@ -96,16 +96,11 @@ def measure(
     name: [decode(batch) for batch in batches]
     for name, decode in (decode_peers or {}).items()
   }
-  # One row has nothing to be compacted with.
-  loops = [
-    name
-    for name in depth_loops
-    if batch_size > 1 or name not in decoding.FOR_BATCHES
-  ]
   weights = {FULL: None}
   weights |= {name: runs.weights_of(made) for name, (made, _) in chosen.items()}
   bound = {
-    kept: _bind(run, loops, kept) for kept in dict.fromkeys(weights.values())
+    kept: _bind(run, depth_loops, kept)
+    for kept in dict.fromkeys(weights.values())
   }
   timings = evaluation.time_decode(
     bound[None],

@@ -161,7 +161,8 @@ def _gate_depths(*paths: pathlib.Path) -> str:
 
 
 _IN_ARENA = tuple(
-  f'arena_{run}_cpu.json' for run in ('deep', 'e2e_nlg', 'tatoeba_en_fr')
+  f'arena_{run}_cpu.json'
+  for run in ('deep', 'demo', 'e2e_nlg', 'tatoeba_en_fr')
 )
 _arena = _of_rows(records.ArenaRow, arena_table.table)
 _TUNED = {
