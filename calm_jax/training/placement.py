@@ -21,7 +21,7 @@ MakeState = Callable[[Params | None], TrainState]
 
 
 class OneDevice:
-  """Everything lies on the default device, and nothing is changed."""
+  """Everything lies on the default device."""
 
   strategy = None
 
@@ -31,14 +31,19 @@ class OneDevice:
         f'{jax.process_count()} processes train together only over a mesh: '
         'pass mesh=sharding.make_mesh()'
       )
+    (self._device,) = jnp.zeros(()).devices()
 
   def scope(self) -> contextlib.AbstractContextManager:
     """Returns the context in which the run takes place."""
     return contextlib.nullcontext()
 
   def create(self, make_state: MakeState, params: Params | None) -> TrainState:
-    """Returns the state at step 0."""
-    return make_state(params)
+    """Returns the state at step 0.
+
+    All of it is committed to the device, as what a step returns of parameters
+    that were read from a file is: else the second step would be compiled again.
+    """
+    return jax.device_put(make_state(params), self._device)
 
   def shapes(self, make_state: MakeState, params: Params | None) -> TrainState:
     """Returns the state's shapes, with shardings where there are any."""

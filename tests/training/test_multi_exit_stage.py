@@ -79,6 +79,27 @@ def test_a_resumed_run_draws_the_same_dropout(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
 
 
+def test_all_steps_of_a_run_are_one_program(tmp_path):
+  optimizer = training.adafactor(0.02)
+  # As what is read from a file, and unlike what is drawn.
+  given = jax.device_put(
+    training.init_train_state(CONFIG, optimizer, seed=3).params,
+    jax.devices()[0],
+  )
+  stage = training.multi_exit_stage(CONFIG, optimizer, initial_params=given)
+  step = training.make_train_step(
+    CONFIG, optimizer, objective=training.Objective()
+  )
+  for num_steps in (2, 4):  # The second is resumed.
+    training.train(
+      stage,
+      training_cases.batches,
+      plan=training.Plan(num_steps=num_steps, checkpoint_every=2),
+      model_dir=tmp_path,
+    )
+    assert step._cache_size() == 1
+
+
 @pytest.mark.slow
 def test_the_seed_and_given_parameters_decide_where_it_starts(tmp_path):
   given = training.init_train_state(CONFIG, OPTIMIZER, seed=3).params

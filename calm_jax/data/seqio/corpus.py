@@ -8,6 +8,7 @@ vocabulary and splits on every machine.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import random
@@ -120,6 +121,11 @@ class EmbeddedCorpus:
     Raises:
       ValueError: if the arguments allow too few distinct inputs.
     """
+    return dict(self._splits)
+
+  @functools.cached_property
+  def _splits(self) -> dict[str, list[TextExample]]:
+    """The rows: jobs register a task several times, and it takes a second."""
     sizes = {
       'validation': self.num_validation,
       'calibration': self.num_calibration,

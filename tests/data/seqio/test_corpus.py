@@ -110,6 +110,14 @@ def test_plain_sentences_need_no_working_out(kind):
     assert source.endswith('.') and target.endswith('.')
 
 
+def test_rows_are_drawn_once():
+  definition = corpus.EmbeddedCorpus(**SMALL)
+  first = definition.read_splits()
+  first.pop('train')
+  again = definition.read_splits()
+  assert again['test'] is first['test'] and len(again['train']) == 3000
+
+
 def test_rows_are_reproducible_and_splits_disjoint(tmp_path):
   made = corpus.EmbeddedCorpus(directory=str(tmp_path), **SMALL).read_splits()
   again = corpus.EmbeddedCorpus(directory='other', **SMALL).read_splits()
