@@ -30,7 +30,7 @@ job() {
   .venv/bin/python -m "calm_jax.cli.$1" --gin_file="runs/$1.gin" \
     --gin.MODEL_DIR="$directory" "${@:2}"
 }
-# Jobs share programs: what tune compiled, evaluate and generate find there.
+# Jobs find there what an earlier one compiled, where it is the same program.
 export JAX_COMPILATION_CACHE_DIR="$directory/compiled"
 t5=scripts/demo_t5
 if [ ! -e "$directory/t5" ]; then
