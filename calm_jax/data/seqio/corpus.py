@@ -145,12 +145,11 @@ class EmbeddedCorpus:
         f'{self.name}: there is no vocabulary_model {self.vocabulary_model!r}; '
         'give the SentencePiece model of a checkpoint, or None to train one'
       )
-    splits = self.read_splits()
     if not os.path.exists(self.vocabulary):
       train_sentencepiece(
         (
           text
-          for example in splits['train'][:VOCABULARY_EXAMPLES]
+          for example in self.read_splits()['train'][:VOCABULARY_EXAMPLES]
           for text in (example.inputs, example.targets)
         ),
         self.vocabulary,
@@ -161,7 +160,7 @@ class EmbeddedCorpus:
       )
     return register_once(
       self,
-      lambda: rows_source(splits),
+      lambda: rows_source(self.read_splits()),
       vocabulary=self.vocabulary,
       metrics=self.metrics,
     )
