@@ -173,12 +173,18 @@ _TUNED = {
   for run in ('deep', 'e2e_nlg', 'tatoeba_en_fr')
   for size in (1, 16)
 }
+_TUNED_CLASSES = {
+  f'tuned_banking77_batch_{size}_cpu.json': 'banking77' for size in (1, 32)
+}
 
 
 def _tuned(*paths: pathlib.Path) -> str:
   return tables.as_markdown(
     reporting.choices_table(
-      (_TUNED[path.name], records.read_record(path, records.Tuning))
+      (
+        {**_TUNED, **_TUNED_CLASSES}[path.name],
+        records.read_record(path, records.Tuning),
+      )
       for path in paths
     )
   )
@@ -271,6 +277,7 @@ TABLES = {
     _of_records(records.Tuning, reporting.tuning_table),
   ),
   'tuned': RegisteredTable(tuple(_TUNED), _tuned),
+  'tuned_classes': RegisteredTable(tuple(_TUNED_CLASSES), _tuned),
   'frozen_exits': RegisteredTable(('frozen_exits.json',), _plain),
   'certified_frozen_exits': RegisteredTable(
     ('frozen_exits_batch_1_cpu.json',), _certified
@@ -308,15 +315,33 @@ TABLES = {
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
   ),
   'encoder_exits': RegisteredTable(
-    tuple(
-      f'encoder_exits_banking77_{kind}{seed}_cpu.json'
-      for kind in ('', 'joint_')
-      for seed in range(3)
+    (
+      *(
+        f'encoder_exits_banking77_{kind}{seed}_cpu.json'
+        for kind in ('', 'joint_')
+        for seed in range(3)
+      ),
+      'encoder_exits_banking77_words_cpu.json',
     ),
     _of_rows(records.EncoderExitRow, encoder_exits_table.table),
   ),
+  'encoder_exits_long': RegisteredTable(
+    tuple(f'encoder_exits_answer_kinds_{seed}_cpu.json' for seed in range(3)),
+    _of_rows(records.EncoderExitRow, encoder_exits_table.table),
+  ),
+  'tuned_encoder': RegisteredTable(
+    ('tuned_encoder_batch_1_cpu.json',),
+    _of_records(records.Tuning, reporting.tuning_table),
+  ),
+  'tuned_encoder_signed': RegisteredTable(
+    ('tuned_encoder_signed_batch_1_cpu.json',),
+    _of_records(records.Tuning, reporting.tuning_table),
+  ),
   'arena_classes': RegisteredTable(
-    ('encoder_exits_banking77_0_cpu.json',),
+    (
+      'encoder_exits_banking77_0_cpu.json',
+      'encoder_exits_answer_kinds_0_cpu.json',
+    ),
     _of_rows(records.EncoderExitRow, arena_classes_table.table),
   ),
   'tuned_plans': RegisteredTable(
