@@ -7,6 +7,7 @@ value never compiles a new program; a traced one passes unchecked. JAX is
 imported where an array is made: statistics check numbers without it.
 """
 
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +23,17 @@ def is_concrete(value: Any) -> bool:
   return not isinstance(value, jax.core.Tracer)
 
 
+# Of float32. An infinite weight makes NaN of a state that is 0.
+_LARGEST = np.finfo(np.float32).max
+
+
 def checked_array(
   value: Any,
   name: str,
   *,
   shapes: tuple[tuple[int, ...], ...] = ((),),
-  low: float | np.floating = -np.inf,
-  high: float | np.floating = np.inf,
+  low: float | np.floating = -_LARGEST,
+  high: float | np.floating = _LARGEST,
   dtype: Any = None,
   remedy: str,
 ) -> 'jax.Array':
@@ -38,8 +43,8 @@ def checked_array(
     value: a number, NumPy or JAX array, or tracer.
     name: what to call it in errors.
     shapes: the allowed shapes.
-    low: the smallest allowed number.
-    high: the largest allowed number.
+    low: the smallest allowed number; any finite one if not given.
+    high: the largest allowed number; likewise.
     dtype: float32 (if None) or int32; int32 refuses numbers that are not whole.
     remedy: what the reader of an error should do instead.
 
@@ -84,6 +89,11 @@ def check_whole(value: Any, name: str, *, low: int, high: int | None = None):
   if not whole or value < low or (high is not None and value > high):
     limit = f'at least {low}' if high is None else f'in {low}..{high}'
     raise ValueError(f'{name} {value!r} must be a whole number {limit}')
+
+
+def is_number(value: Any) -> bool:
+  """Whether it is one real number, Python's or NumPy's, not True or False."""
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_no_class(value: Any, name: str) -> None:

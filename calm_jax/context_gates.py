@@ -68,15 +68,12 @@ class ContextGates:
         f'layers they are [{layers}, {width}, R] twice, R at least 1, and '
         f'[{layers}]: give those trained with it'
       )
-    finite = jnp.finfo(jnp.float32)
     return ContextGates(
       **{
         field.name: checks.checked_array(
           getattr(self, field.name),
           f'{field.name} of the context gates',
           shapes=(np.shape(getattr(self, field.name)),),
-          low=finite.min,
-          high=finite.max,
           remedy='give those trained with this model',
         )
         for field in dataclasses.fields(self)

@@ -39,7 +39,6 @@ class SourceScorer:
     Args:
       decoder: whose sources it is to score.
     """
-    finite = jnp.finfo(jnp.float32)
     shapes = {'weights': (decoder.embed_dim,), 'bias': ()}
     return SourceScorer(
       **{
@@ -47,8 +46,6 @@ class SourceScorer:
           getattr(self, name),
           f'{name} of the source scorer',
           shapes=(shape,),
-          low=finite.min,
-          high=finite.max,
           remedy='give the scorer trained with this model',
         )
         for name, shape in shapes.items()

@@ -18,9 +18,10 @@ from calm_jax.exit_adapters import norm
 from calm_jax.interfaces import LayeredDecoder
 from calm_jax.pytrees import register_pytree
 
-# Of float32, so that no price times a cost is infinite, and all scores weigh
-# nothing beside it.
+# Of float32, so that no price times a cost, which is a number of the router as
+# scores are, is infinite, and all scores weigh nothing beside it.
 _HIGHEST_PRICE = 1e30
+_HIGHEST_NUMBER = 1e8
 _REMEDY = 'give the router trained with this model'
 
 
@@ -65,7 +66,8 @@ class TokenRouter:
         getattr(self, name),
         f'{name} of the token router',
         shapes=(shape,),
-        low=0.0 if name == 'costs' else -np.inf,
+        low=0.0 if name == 'costs' else -_HIGHEST_NUMBER,
+        high=_HIGHEST_NUMBER,
         remedy=f'{_REMEDY} ({layers} layers of width {size}, {num_options} '
         'options)',
       )

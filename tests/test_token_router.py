@@ -50,6 +50,9 @@ def test_scores_do_not_see_how_long_a_state_is():
     ({'weights': np.zeros((4, 16, 2))}, r'\(4 layers of width 16, 3 options'),
     ({'costs': np.array([0.0, -1.0, 0.1])}, 'costs of the token router -1.0'),
     ({'bias': np.full((4, 3), np.nan)}, 'bias of the token router nan'),
+    ({'weights': np.full((4, 16, 3), np.inf)}, 'weights of the token router'),
+    # Times no price it would be NaN, which is never the least.
+    ({'costs': np.array([0.0, np.inf, 0.1])}, 'costs of the token router inf'),
   ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):

@@ -215,7 +215,7 @@ class _Details:
     )
     whole, start = (statistics.median(turns) for turns in seconds.values())
     bytes_of = costs.bytes_of(self.run.config, batch.shape[1])
-    _, moved = bytes_of(result.work, self.bound.weights)
+    _, moved = bytes_of(result.work, self.bound.weights, policy=self.policy)
     return (whole - start) / (moved / rate)
 
   def shares(self, batch: np.ndarray) -> Shares:

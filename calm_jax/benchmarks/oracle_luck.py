@@ -16,17 +16,21 @@ from calm_jax.benchmarks.blind_routes import best_mix, best_single
 from calm_jax.benchmarks.route_oracles import Oracle
 
 
-def dealt_out(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def dealt_out(
+  scores: np.ndarray, rng: np.random.Generator, highest: float = 1.0
+) -> np.ndarray:
   """Deals what routes are to single inputs out to other inputs, at random.
 
   What is left of a score without its route's mean and its input's changes
   hands among the inputs, route by route and repetition by repetition. Routes
   keep their means, and inputs theirs but for chance; no route suits an input
-  any more. What is above 1, the best score that there is, is cut.
+  any more. What is above the best score that there is, is cut.
 
   Args:
-    scores: float [N, R] or [K, N, R], of similarities, at most 1.
+    scores: float [N, R] or [K, N, R].
     rng: draws.
+    highest: the best score there is: 1 of similarities, 0 of logarithms of
+      probabilities.
   """
   of_routes = scores.mean(axis=-2, keepdims=True)
   of_inputs = scores.mean(axis=-1, keepdims=True)
@@ -35,7 +39,7 @@ def dealt_out(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     of_inputs = of_inputs.mean(axis=0, keepdims=True)
   additive = of_routes + of_inputs - scores.mean()
   rest = rng.permuted(scores - additive, axis=-2)
-  return np.minimum(additive + rest, 1.0)
+  return np.minimum(additive + rest, highest)
 
 
 def luck(
@@ -45,6 +49,7 @@ def luck(
   *,
   num_draws: int,
   rng: np.random.Generator,
+  highest: float = 1.0,
 ) -> np.ndarray:
   """Returns what an oracle gains by luck alone, for each budget.
 
@@ -59,10 +64,11 @@ def luck(
     budgets: mean costs.
     num_draws: deals; their mean is returned.
     rng: draws them.
+    highest: as for `dealt_out`.
   """
   gains = []
   for _ in range(num_draws):
-    dealt = dealt_out(scores, rng)
+    dealt = dealt_out(scores, rng, highest)
     oracle = Oracle(dealt, costs)
     gains.append(
       [

@@ -40,7 +40,7 @@ def per_token(
   priced = dict(
     source_length=source_length,
     weights=weights,
-    **_rooms(policy, source_length, result.work.checks.shape[1]),
+    **costs.rooms_of(policy, source_length, result.work.checks.shape[1]),
   )
   whole = costs.decode_cost(config, result.work, **priced)
   once = whole.flops['encoder'] + whole.flops['cross_fill']
@@ -60,15 +60,3 @@ def layers_per_token(result: decoding.DecodeResult) -> float:
   """Returns the layers run per token, those that caught up included."""
   work = result.work
   return float((work.attention + work.caught_up).sum() / result.lengths.sum())
-
-
-def _rooms(
-  policy: decoding.ComputePolicy, source_length: int, max_length: int
-) -> dict[str, int]:
-  """Returns how much of the source and of the past there is room for."""
-  found = {}
-  if isinstance(policy.source_plan, decoding.PrunedSource):
-    found['source_kept'] = min(policy.source_plan.keep, source_length)
-  if isinstance(policy.layer_plan, decoding.PrunedContext):
-    found['context_room'] = policy.layer_plan.room(max_length)
-  return found

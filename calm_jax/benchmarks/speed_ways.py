@@ -154,12 +154,7 @@ def plan_ways(
   }
   for name, (plan, layers) in plans.items():
     policy = decoding.ComputePolicy(layer_plan=plan)
-    # Where a plan leaves one layer, that is the first.
-    depths, start = full.copy(), 0
-    for end, walked in plan.segments(num_layers, length):
-      depths[:, start:end] = walked[-1] + 1
-      start = end
-    yield Way(name, 'eager', policy, depths, float(layers))
+    yield Way(name, 'eager', policy, full, float(layers))
 
 
 def source_ways(

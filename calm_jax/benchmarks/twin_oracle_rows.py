@@ -99,7 +99,12 @@ def rows_of(
   budgets = [number * block for number in range(1, layers + 1)]
   curse = np.mean([_gains(one, costs, budgets) for one in permuted], axis=0)
   luck = oracle_luck.luck(
-    scores, costs, budgets, num_draws=num_deals, rng=np.random.default_rng(seed)
+    scores,
+    costs,
+    budgets,
+    num_draws=num_deals,
+    rng=np.random.default_rng(seed),
+    highest=0.0,
   )
   means, rows = scores.mean(axis=0), []
   for place, budget in enumerate(budgets):

@@ -10,6 +10,7 @@ from calm_jax.costs.accounting import (
   Cost,
   bytes_of,
   decode_cost,
+  rooms_of,
   speed_up_ceiling,
 )
 from calm_jax.costs.decoding_memory import describe_decoding_memory
@@ -20,5 +21,6 @@ __all__ = [
   'bytes_of',
   'decode_cost',
   'describe_decoding_memory',
+  'rooms_of',
   'speed_up_ceiling',
 ]

@@ -16,14 +16,17 @@ import numpy as np
 
 from calm_jax import checks
 from calm_jax.costs.weight_bytes import WeightBytes
+from calm_jax.decoding import ComputePolicy, PrunedContext, PrunedSource
 from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
 from calm_jax.quantisation import Int8Weights, as_weights
 
-# The ledger of a batch, [B, T] each, the weights it was decoded with, and the
-# encoder layers of its sources, [B] or None for all -> bytes moved once per
-# batch, and by all steps of the token loop together.
-BytesOf = Callable[[Work, Int8Weights | None, Any], tuple[float, float]]
+# The ledger of a batch, [B, T] each, the weights it was decoded with, the
+# encoder layers of its sources, [B] or None for all, and the policy -> bytes
+# moved once per batch, and by all steps of the token loop together.
+BytesOf = Callable[
+  [Work, Int8Weights | None, Any, ComputePolicy], tuple[float, float]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +197,10 @@ def decode_cost(
 
 
 def bytes_of(config: T5Config, source_length: int) -> BytesOf:
-  """Returns a function from ledger, weights and encoder layers to bytes moved.
+  """Returns a function from what a decode did, and with what, to bytes moved.
 
-  Once per batch, and in all steps together; see `decode_cost`.
+  Once per batch, and in all steps together; see `decode_cost`. A policy says
+  how much of the source and of the past there is room for; all of both if None.
 
   Args:
     config: the model.
@@ -207,17 +211,43 @@ def bytes_of(config: T5Config, source_length: int) -> BytesOf:
     work: Work,
     weights: Int8Weights | None = None,
     encoder_exit_layers: Any = None,
+    policy: ComputePolicy | None = None,
   ) -> tuple[float, float]:
+    rooms = {}
+    if policy is not None:
+      rooms = rooms_of(policy, source_length, work.checks.shape[1])
     cost = decode_cost(
       config,
       work,
       source_length=source_length,
       encoder_exit_layers=encoder_exit_layers,
       weights=weights,
+      **rooms,
     )
     return cost.total_bytes - cost.stepping_bytes, cost.stepping_bytes
 
   return moved
+
+
+def rooms_of(
+  policy: ComputePolicy, source_length: int, max_length: int
+) -> dict[str, int]:
+  """Returns how much of the source and of the past there is room for.
+
+  Args:
+    policy: what decodes.
+    source_length: S, padding included.
+    max_length: T.
+
+  Returns:
+    `source_kept` and `context_room` of `decode_cost`, where they are not all.
+  """
+  found = {}
+  if isinstance(policy.source_plan, PrunedSource):
+    found['source_kept'] = min(policy.source_plan.keep, source_length)
+  if isinstance(policy.layer_plan, PrunedContext):
+    found['context_room'] = policy.layer_plan.room(max_length)
+  return found
 
 
 def speed_up_ceiling(full: Cost, early: Cost) -> float:

@@ -59,6 +59,12 @@ class Layers:
     """The layers that are in the program, ascending."""
     return tuple(range(self.num_layers)) if self.walk is None else self.walk
 
+  @property
+  def ends_early(self) -> bool:
+    """Whether a layer plan has left the top layer out of the program."""
+    planned = not self.policy.layer_plan.every_layer
+    return planned and self.walked[-1] + 1 < self.num_layers
+
   def start(self, hidden: Array, policy: PolicyState) -> Rows:
     """Returns rows before the first layer; `hidden` [B, 1, D]."""
     batch_size = hidden.shape[0]
@@ -301,8 +307,14 @@ class Layers:
       jnp.full(rows.active.shape, jnp.nan, jnp.float32),
     )
     state, stops, confidences = row_masks.when(looks, look, nothing_seen)
+    leaves = rows.active & stops
     stops = rows.active & (stops | last)
-    rejected = rows.active & ~stops & ~jnp.isnan(confidences)
+    depth, seen, passed = layer + 1, confidences, ~stops
+    if self.ends_early:
+      # A row that never left: as where the layers above are in the program.
+      depth = jnp.where(leaves, depth, self.num_layers)
+      seen, passed = jnp.where(leaves, seen, jnp.nan), ~leaves
+    rejected = rows.active & passed & ~jnp.isnan(confidences)
     highest = jnp.maximum(rows.rejected_confidences, confidences)
     return Rows(
       hidden=now.hidden,
@@ -310,8 +322,8 @@ class Layers:
       lacking=rows.lacking,
       work=now.work,
       active=rows.active & ~stops,
-      exit_layers=jnp.where(stops, layer + 1, rows.exit_layers),
-      confidences=jnp.where(stops, confidences, rows.confidences),
+      exit_layers=jnp.where(stops, depth, rows.exit_layers),
+      confidences=jnp.where(stops, seen, rows.confidences),
       rejected_confidences=jnp.where(
         rejected, highest, rows.rejected_confidences
       ),

@@ -150,6 +150,7 @@ class ComputePolicy:
     """Raises ValueError for what does not go with the layer plan."""
     plan, rule, fill = self.layer_plan, self.exit_rule, self.cache_fill
     name = type(plan).__name__
+    checks.check_no_class(plan, 'layer_plan')
     if not hasattr(plan, 'before'):
       raise ValueError(
         f'the slot layer_plan holds a {name}, which does not say what runs '

@@ -86,6 +86,8 @@ class PrunedContext(PlansAhead):
     beta_shift = checks.checked_array(
       self.beta_shift,
       'beta_shift of PrunedContext',
+      low=-jnp.inf,
+      high=jnp.inf,
       remedy='give a number to add to scores, float("inf") to drop nothing',
     )
     return PrunedContext(self.gates.check(decoder), slots, beta_shift)

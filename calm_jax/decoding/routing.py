@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
 from calm_jax import sharding
@@ -22,7 +23,7 @@ def routed_depths(
   The encoder runs for it, as it does again when the requests are decoded. So
   requests of one depth can be put into one batch
   (`evaluation.batches_by_depth`). A budget around the rule may stop them
-  earlier.
+  earlier. Layers that a plan such as `KeepLayers` leaves out do not count.
 
   Args:
     bound: the decoder with its parameters.
@@ -45,9 +46,16 @@ def routed_depths(
     )
   size = (bound.decoder, len(inputs), 1)
   policy.check_composition()
-  return _depths(
+  depths = _depths(
     inputs, bound, rule.check(*size), policy.encoder_exit.check(*size)
   )
+  plan = policy.layer_plan
+  if not plan.same_everywhere or plan.every_layer:
+    return depths
+  # A row leaves after the first layer of the plan that reaches its depth.
+  (segment,) = plan.check(*size).segments(bound.num_layers, 1)
+  ran = jnp.searchsorted(jnp.array(segment.layers), depths - 1) + 1
+  return jnp.minimum(ran, len(segment.layers)).astype(jnp.int32)
 
 
 @jax.jit

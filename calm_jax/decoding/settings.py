@@ -48,9 +48,7 @@ def with_setting(policy: ComputePolicy, setting: Any) -> ComputePolicy:
   Raises:
     ValueError: if a path leads nowhere, naming what there is.
   """
-  for path, value in _by_path(policy, setting).items():
-    policy = _replace(policy, path.split('.'), value, path)
-  return policy
+  return _replaced(policy, _by_path(policy, setting), '')
 
 
 def setting_paths(policy: ComputePolicy, setting: Any) -> tuple[str, ...]:
@@ -139,32 +137,57 @@ def _by_path(policy: ComputePolicy, setting: Any) -> dict[str, Any]:
   return found
 
 
-def _replace(parent: Any, names: list[str], value: Any, path: str) -> Any:
-  """Returns a dataclass with another value at the end of a path."""
-  name, *rest = names
+def _replaced(parent: Any, values: Mapping[str, Any], above: str) -> Any:
+  """Returns a dataclass with other values at the ends of paths.
+
+  All at once: fields of one object may only make sense together.
+
+  Args:
+    parent: a part of a policy.
+    values: {path: value}, from `parent` on.
+    above: the path that led to it, with a dot at its end.
+  """
   fields = {field.name for field in dataclasses.fields(parent)}
-  if name not in fields:
-    raise ValueError(
-      f'setting {path!r}: {type(parent).__name__} has no field {name!r}; it '
-      f'has {", ".join(sorted(fields)) or "none"}'
-    )
-  child = getattr(parent, name)
-  if not rest:
-    if dataclasses.is_dataclass(child):
+  of_fields: dict[str, dict[str, Any]] = {}
+  for path, value in values.items():
+    name, dot, rest = path.partition('.')
+    if name not in fields:
+      raise ValueError(
+        f'setting {above + path!r}: {type(parent).__name__} has no field '
+        f'{name!r}; it has {", ".join(sorted(fields)) or "none"}'
+      )
+    of_fields.setdefault(name, {})[rest or dot] = value
+  return dataclasses.replace(
+    parent,
+    **{
+      name: _field(parent, name, of_field, above)
+      for name, of_field in of_fields.items()
+    },
+  )
+
+
+def _field(
+  parent: Any, name: str, values: Mapping[str, Any], above: str
+) -> Any:
+  """Returns a field of `parent` with other values at the ends of paths."""
+  child, here = getattr(parent, name), f'{above}{name}'
+  inside = dataclasses.is_dataclass(child)
+  # Paths do not go on from one another's ends (`_by_path`).
+  if '' in values:
+    if inside:
       below = [field.name for field in dataclasses.fields(child)]
       raise ValueError(
-        f'setting {path!r} is a whole {type(child).__name__}, not a number of '
+        f'setting {here!r} is a whole {type(child).__name__}, not a number of '
         f'it; name one of its fields: {", ".join(below) or "it has none"}'
       )
-    return dataclasses.replace(parent, **{name: value})
-  if not dataclasses.is_dataclass(child):
+    return values['']
+  if not inside:
+    path = f'{here}.{next(iter(values))}'
     raise ValueError(
       f'setting {path!r}: {name} of {type(parent).__name__} is {child!r}, and '
       'has no fields'
     )
-  return dataclasses.replace(
-    parent, **{name: _replace(child, rest, value, path)}
-  )
+  return _replaced(child, values, f'{here}.')
 
 
 def full_model(policy: ComputePolicy) -> ComputePolicy:
@@ -201,7 +224,9 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
     return False
   if not isinstance(policy.layer_plan, EveryLayer):
     by_plan = threshold_path(policy) == 'layer_plan.threshold'
-    return by_plan and policy.encoder_exit.whole
+    # Not within a budget, through which `threshold_path` looks.
+    alone = isinstance(policy.exit_rule, NeverExit)
+    return by_plan and alone and policy.encoder_exit.whole
   rule: Any = policy.exit_rule
   if not policy.encoder_exit.whole:
     if not isinstance(rule, NeverExit):

@@ -79,6 +79,8 @@ class PrunedSource:
     beta_shift = checks.checked_array(
       self.beta_shift,
       'beta_shift of PrunedSource',
+      low=-jnp.inf,
+      high=jnp.inf,
       remedy='give a number to add to scores, float("inf") to close no gate',
     )
     # A plain int, so that one from NumPy or gin compiles nothing anew.

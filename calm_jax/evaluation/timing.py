@@ -301,7 +301,7 @@ def _ceiling(
 
   def per_step(one: _Measured) -> float:
     moved = (
-      bytes_of(work, one.bound.weights, layers)
+      bytes_of(work, one.bound.weights, layers, one.policy)
       for work, layers in zip(one.work, one.encoder_layers, strict=True)
     )
     once, stepping = (sum(part) for part in zip(*moved, strict=True))

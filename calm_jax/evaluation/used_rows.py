@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 
-from calm_jax import records
+from calm_jax import checks, records
 from calm_jax.processes import collectives
 
 TOLD = 'told'
@@ -13,8 +13,9 @@ COUNTED = 'counted'
 
 def check_spent(spent: str | float, error_rate: float) -> None:
   """Raises ValueError unless `spent` is one of those of `CalibrationPlan`."""
-  is_number = isinstance(spent, (int, float)) and not isinstance(spent, bool)
-  if spent in (TOLD, COUNTED) or (is_number and 0 <= spent < error_rate):
+  if spent in (TOLD, COUNTED) or (
+    checks.is_number(spent) and 0 <= spent < error_rate
+  ):
     return
   raise ValueError(
     f'spent is {spent!r}; use {TOLD!r}, {COUNTED!r}, or what was spent of the '

@@ -49,6 +49,11 @@ def truncate(
       'truncate the original tree, then bind that'
     )
   kept = _kept(layers, config.num_decoder_layers)
+  if 'decoder' not in params:
+    raise ValueError(
+      f'the parameters have {", ".join(sorted(params))} and no decoder; give '
+      "all of the model's"
+    )
   decoder = dict(params['decoder'])
   found = sorted(
     (name for name in decoder if name.startswith(_PREFIX)), key=_index
@@ -75,6 +80,8 @@ def _index(name: str) -> int:
 
 def _kept(layers: int | Sequence[int], num_layers: int) -> list[int]:
   """Returns the indices of the layers that stay, checked."""
+  if getattr(layers, 'ndim', None) == 0:
+    layers = np.asarray(layers)[()]
   if isinstance(layers, (numbers.Number, np.bool_)):
     checks.check_whole(layers, 'layers', low=1, high=num_layers)
     return list(range(int(layers)))

@@ -93,7 +93,7 @@ def _share(
   """Returns rates of one shift, of what `_make_look` sums."""
   kept, apart, right, window_apart, window_right = map(float, sums)
   return records.ContextShare(
-    beta_shift=None if np.isinf(shift) else float(shift),
+    beta_shift=None if shift == np.inf else float(shift),
     # Outputs of one token have no past.
     kept=kept / pairs if pairs else 1.0,
     most=most,

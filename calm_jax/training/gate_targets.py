@@ -12,6 +12,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
+from calm_jax import checks
 from calm_jax.array_types import Array
 from calm_jax.training import classifier_losses
 from calm_jax.training.gate_states import GateExamples
@@ -169,6 +170,5 @@ def get_gate_target(name: str | GateTarget) -> GateTarget:
 
 def _check_number(value, name, remedy, below=math.inf) -> None:
   """Raises ValueError outside [0, below)."""
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  if not number or not 0.0 <= value < below:
+  if not checks.is_number(value) or not 0.0 <= value < below:
     raise ValueError(f'{name} {value!r}: {remedy}')

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import model, records
+from calm_jax import checks, model, records
 from calm_jax.array_types import Params
 from calm_jax.exits import Router
 from calm_jax.training import router_labels
@@ -66,6 +66,14 @@ def evaluate_router(
     ValueError: if the router is of another model's shape, a batch is bad, or
       all hold no target token.
   """
+  checks.checked_array(
+    np.asarray(thresholds),
+    'threshold',
+    shapes=((len(thresholds),),),
+    low=0.0,
+    high=1.0,
+    remedy='give some in [0, 1], most careful 1',
+  )
   slack = router_labels.check_slack(slack)
   router = router.check(model.as_layered_decoder(config))
   look, parts = _make_look(config, slack), []

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calm_jax import model
+from calm_jax import checks, model
 from calm_jax.array_types import Array, Params
 from calm_jax.pytrees import register_pytree
 from calm_jax.training import step as step_lib
@@ -113,8 +113,7 @@ def check_router_batch(
 
 def check_slack(slack: float) -> float:
   """Returns the slack; raises ValueError outside [0, 1)."""
-  number = isinstance(slack, (int, float)) and not isinstance(slack, bool)
-  if not number or not 0.0 <= slack < 1.0:
+  if not checks.is_number(slack) or not 0.0 <= slack < 1.0:
     raise ValueError(
       f'slack {slack!r}: give the share of tokens of a request that may differ '
       'from the full model, in [0, 1)'

@@ -91,7 +91,7 @@ def _share(
   """Returns rates of one shift, of what `_make_look` sums."""
   kept, apart, right, chance_apart, chance_right = map(float, sums)
   return records.PrunedShare(
-    beta_shift=None if np.isinf(shift) else float(shift),
+    beta_shift=None if shift == np.inf else float(shift),
     kept=kept / positions,
     differing=1.0 - right / tokens,
     divergence=apart / tokens,

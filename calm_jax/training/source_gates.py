@@ -49,8 +49,7 @@ class SourceBudget:
       ('last_alpha', 1.0, 1e3, 'the last alpha, from 1 to 1000'),
     ):
       value = getattr(self, name)
-      number = isinstance(value, (int, float)) and not isinstance(value, bool)
-      if not number or not low <= value <= high:
+      if not checks.is_number(value) or not low <= value <= high:
         raise ValueError(f'{name} of SourceBudget is {value!r}; give {remedy}')
     checks.check_whole(self.anneal_steps, 'anneal_steps', low=1)
 

@@ -17,7 +17,7 @@ import numpy as np
 from calm_jax import model
 from calm_jax.array_types import Array, Params
 from calm_jax.pytrees import register_pytree
-from calm_jax.small_twins import SmallTwins
+from calm_jax.small_twins import SmallTwins, check_choices
 from calm_jax.training import forward, losses
 from calm_jax.training import step as step_lib
 from calm_jax.training.teacher import Teacher
@@ -120,8 +120,12 @@ def evaluate_twins(
     choices: [L], the same for all tokens; as for `decoding.ChosenFeedForward`.
 
   Raises:
-    ValueError: if a batch is bad, or all hold no target token.
+    ValueError: if the twins or choices are for another model, a batch is bad,
+      or all hold no target token.
   """
+  decoder = model.as_layered_decoder(config)
+  twins = twins.check(decoder)
+  check_choices(choices, decoder.num_layers, 'choices of evaluate_twins')
   count = _make_count(config)
   chosen = np.array(choices, np.int32)[None, None]
   counts = jax.device_get(

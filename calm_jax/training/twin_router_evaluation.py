@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import model, records
+from calm_jax import checks, model, records
 from calm_jax.array_types import Array, Params
 from calm_jax.small_twins import OPTIONS, SmallTwins
 from calm_jax.token_router import TokenRouter
@@ -45,6 +45,14 @@ def evaluate_twin_router(
     ValueError: if the twins or the router are of another model's shape, a batch
       is bad, or all hold no target token.
   """
+  checks.checked_array(
+    np.asarray(thresholds),
+    'threshold',
+    shapes=((len(thresholds),),),
+    low=0.0,
+    high=1.0,
+    remedy='give some in [0, 1], most careful 1',
+  )
   decoder = model.as_layered_decoder(config)
   twins, router = twins.check(decoder), router.check(decoder, OPTIONS)
   batches = [step_lib.check_batch(batch, config) for batch in batches]

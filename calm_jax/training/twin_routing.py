@@ -41,8 +41,7 @@ class TwinRouting:
       ('last_temperature', 1.0, 'a temperature in (0, 1]'),
     ):
       value = getattr(self, name)
-      number = isinstance(value, (int, float)) and not isinstance(value, bool)
-      if not number or not _LEAST <= value <= high:
+      if not checks.is_number(value) or not _LEAST <= value <= high:
         raise ValueError(f'{name} of TwinRouting is {value!r}; give {remedy}')
     checks.check_whole(self.anneal_steps, 'anneal_steps', low=1)
     if not isinstance(self.reads_states, bool):

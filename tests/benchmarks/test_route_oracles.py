@@ -197,6 +197,9 @@ def test_dealing_keeps_routes_and_inputs():
   np.testing.assert_allclose(oracle_luck.dealt_out(flat, rng), flat, atol=1e-12)
   best = oracle_luck.dealt_out(flat + 0.5, rng)
   assert best.max() == 1.0
+  # Logarithms of probabilities end at 0.
+  logs = oracle_luck.dealt_out(noise(3)[0] - 1.0, rng, highest=0.0)
+  assert logs.max() <= 0.0
 
 
 def test_luck_is_as_large_as_the_gain_of_noise():

@@ -14,6 +14,7 @@ import pytest
 from calm_jax import costs, decoding, exits, model, quantisation
 from calm_jax.benchmarks import forced_depths
 from calm_jax.interfaces import Work
+from calm_jax.source_scorer import SourceScorer
 
 CONFIG = model.T5Config(
   vocab_size=1536,
@@ -497,3 +498,19 @@ def test_places_that_there_are_not_cost_nothing():
 def test_bad_input_is_named(columns, message):
   with pytest.raises(ValueError, match=message):
     costs.decode_cost(CONFIG, ledger(**columns), source_length=SOURCE)
+
+
+def test_bytes_of_a_policy_are_those_of_its_rooms():
+  """A ceiling of all of the source and the past would be too low."""
+  work = ledger(attention=[[3]], checks=[[1]], outputs=[[1536]])
+  scorer = SourceScorer(np.ones(CONFIG.embed_dim, 'f4'), np.float32(0))
+  policy = decoding.ComputePolicy(source_plan=decoding.PrunedSource(scorer, 2))
+  moved = costs.bytes_of(CONFIG, SOURCE)
+  once, stepping = moved(work, policy=policy)
+  kept = costs.decode_cost(CONFIG, work, source_length=SOURCE, source_kept=2)
+  assert stepping == kept.stepping_bytes < moved(work)[1]
+  assert once < moved(work)[0]
+  wide = decoding.ComputePolicy(
+    source_plan=decoding.PrunedSource(scorer, SOURCE + 5)
+  )
+  assert moved(work, policy=wide) == moved(work)

@@ -139,6 +139,34 @@ def test_a_program_per_depth_is_one_with_masks(loop):
   same(decode(masked, LOOPS[loop]), decode(cases.SKIP_DECODE))
 
 
+@pytest.mark.parametrize('loop', ['while', 'unrolled'])
+def test_a_token_that_never_left_is_at_the_last_layer(loop):
+  """Whichever layers are in the program; so slot mates change nothing."""
+  first = decoding.SkipDecode(
+    cases.L, 2, warmup_layers=2, length=cases.T, segmented=False
+  )
+  for plan in (first, dataclasses.replace(first, segmented=True)):
+    result = decode(plan, LOOPS[loop])
+    decoded = result.exit_layers > 0
+    assert decoded.sum() == result.lengths.sum()
+    assert set(result.exit_layers[decoded]) == {cases.L}
+    # The top layer did not run at the last positions.
+    assert result.work.attention[decoded].min() == 2
+  result = decode(decoding.KeepLayers(1), LOOPS[loop])
+  assert set(result.exit_layers[result.exit_layers > 0]) == {cases.L}
+
+
+def test_an_early_segment_notes_what_the_rule_saw():
+  """As where the top layer is in the program: passed, without an exit."""
+  rule = exits.ConfidenceExit(exits.SoftmaxMargin(), 1.0)
+  result = decode(decoding.KeepLayers(1), exit_rule=rule)
+  decoded = result.exit_layers > 0
+  assert set(result.exit_layers[decoded]) == {cases.L}
+  assert np.isnan(result.confidences[decoded]).all()
+  assert (result.rejected_confidences[decoded] >= 0).all()
+  assert (result.rejected_confidences[decoded] < 1).all()
+
+
 def test_skip_decode_visits_as_many_layers_as_it_says():
   work = decode(cases.SKIP_DECODE).work
   decoded = work.checks > 0
@@ -316,3 +344,8 @@ def test_a_threshold_of_a_plan_is_a_setting():
 def test_what_makes_no_sense_is_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_a_class_is_no_plan():
+  with pytest.raises(TypeError, match=r'give an object of it, KeepLayers\('):
+    decode(decoding.KeepLayers)

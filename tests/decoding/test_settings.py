@@ -59,3 +59,42 @@ def test_rules_without_a_threshold_are_refused():
     decoding.with_setting(
       decoding.ComputePolicy(exit_rule=exits.FixedExit(2)), 0.5
     )
+
+
+@pytest.mark.parametrize('first', ['max_layers', 'min_layers'])
+@pytest.mark.parametrize('most, least', [(2, 1), (9, 8)])
+def test_fields_of_one_object_are_set_together(first, most, least):
+  """Each by itself would be refused: depth would rise."""
+  numbers = {'max_layers': most, 'min_layers': least}
+  numbers = {first: numbers.pop(first), **numbers}
+  plan = decoding.SkipDecode(6, 4)
+  after = decoding.with_setting(
+    decoding.ComputePolicy(layer_plan=plan),
+    {f'layer_plan.{name}': number for name, number in numbers.items()},
+  )
+  assert after.layer_plan == decoding.SkipDecode(most, least)
+
+
+@pytest.mark.parametrize(
+  'path, message',
+  [
+    ('exit_rule', "'exit_rule' is a whole ConfidenceExit"),
+    ('exit_rule.threshold.', 'threshold of ConfidenceExit is 0.9, and has no'),
+    ('exit_rule.threshold.value', 'and has no fields'),
+    ('exit_rule.no', "'exit_rule.no': ConfidenceExit has no field 'no'"),
+    ('', "ComputePolicy has no field ''"),
+  ],
+)
+def test_paths_that_lead_nowhere_are_named(path, message):
+  with pytest.raises(ValueError, match=message):
+    decoding.with_setting(policy(0.9), {path: 1})
+
+
+def test_a_budget_around_a_plan_is_no_full_model_at_one():
+  """The budget may stop a token whatever the plan's threshold."""
+  plan = decoding.SkipSaturatedFeedForward(1.0)
+  alone = decoding.ComputePolicy(layer_plan=plan)
+  assert decoding.is_full_at_one(alone)
+  budget = exits.LayerBudget(exits.NeverExit(), per_token=1, max_length=8)
+  within = decoding.ComputePolicy(layer_plan=plan, exit_rule=budget)
+  assert not decoding.is_full_at_one(within)

@@ -38,7 +38,7 @@ def test_a_row_per_policy_with_the_full_model_as_the_measure():
     POLICIES,
     num_repeats=2,
     # A layer moves two bytes, everything else of a step four.
-    bytes_of=lambda work, weights, encoder_layers: (
+    bytes_of=lambda work, weights, encoder_layers, policy: (
       0.0,
       float((4 + 2 * work.attention).sum()),
     ),
@@ -172,7 +172,7 @@ def test_outputs_of_another_length_gain_nothing_by_the_encoder(monkeypatch):
   full, longer = time_decode(
     batches,
     POLICIES,
-    bytes_of=lambda work, weights, layers: (10.0, float(work)),
+    bytes_of=lambda work, weights, layers, policy: (10.0, float(work)),
   )
   assert full.milliseconds_per_step == longer.milliseconds_per_step == 6e3
   assert longer.speed_up == longer.ceiling == 1.0

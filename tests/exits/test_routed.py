@@ -20,7 +20,7 @@ LOOP = decoding.WhileDepthLoop()
 
 def generate(rule=RULE, inputs=INPUTS, **options):
   options = {'max_length': T, 'eos_id': -1, **options}
-  policy = decoding.ComputePolicy(exit_rule=rule)
+  policy = decoding.as_policy(rule)
   bound = routed.routed_bound(depth_loop=LOOP)
   return decoding.generate(bound, inputs, policy=policy, **options)
 
@@ -67,6 +67,15 @@ def test_the_routed_depths_are_those_of_the_decode():
   assert decoding.routed_depths(bound, INPUTS, RULE).tolist() == DEPTHS
   budget = exits.LayerBudget(RULE, per_token=2)
   assert decoding.routed_depths(bound, INPUTS, budget).tolist() == DEPTHS
+  kept = decoding.ComputePolicy(
+    exit_rule=RULE, layer_plan=decoding.KeepLayers(2)
+  )
+  work = jax.device_get(generate(kept).work)
+  ran = [
+    row[decoded].max()
+    for row, decoded in zip(work.attention, work.checks > 0, strict=True)
+  ]
+  assert decoding.routed_depths(bound, INPUTS, kept).tolist() == ran
   with pytest.raises(ValueError, match='FixedExit gives requests no depth'):
     decoding.routed_depths(bound, INPUTS, exits.FixedExit(2))
 

@@ -135,6 +135,8 @@ def test_all_layers_are_the_same_model_and_nothing_is_copied(trained):
     ([2, 0], ValueError, r'\[2, 0\] must rise.*give \[0, 2\]'),
     (np.array([True, False, True]), ValueError, r'np\.flatnonzero'),
     (np.int32(7), ValueError, r'in 1\.\.3'),
+    (np.array(7), ValueError, r'7.* must be .* in 1\.\.3'),
+    (jnp.int32(7), ValueError, r'7.* must be .* in 1\.\.3'),
     ('12', TypeError, "layers is '12'"),
     (None, TypeError, 'layers is None'),
   ],
@@ -151,6 +153,8 @@ def test_parameters_that_do_not_go_with_it_are_refused():
   _, cut = model.truncate(config, params, 2)
   with pytest.raises(ValueError, match=r"'layers_1'\], .* there are 3"):
     model.truncate(config, cut, 1)
+  with pytest.raises(ValueError, match='have encoder and no decoder'):
+    model.truncate(config, {'encoder': params['encoder']}, 1)
   bound = decoding.bind(model.as_layered_decoder(config), params)
   with pytest.raises(TypeError, match='truncate the original tree'):
     model.truncate(config, bound.params, 1)

@@ -168,6 +168,23 @@ def test_bad_numbers_are_refused(changes, message):
     training.TwinShape(**changes)
 
 
+@pytest.mark.parametrize(
+  ('layers', 'choices', 'message'),
+  [
+    (LAYERS, (1,) * (LAYERS + 1), 'choices of evaluate_twins is'),
+    (LAYERS, (7,) * LAYERS, r'layer 0 \(0 none, 1 own, 2 twin\) 7'),
+    (LAYERS + 1, (1,) * LAYERS, 'small twins'),
+  ],
+)
+def test_what_is_of_another_model_is_refused(layers, choices, message):
+  twins = some_twins()
+  more = jax.tree.map(
+    lambda leaf: jnp.concatenate([leaf, leaf[: layers - LAYERS]]), twins
+  )
+  with pytest.raises(ValueError, match=message):
+    training.evaluate_twins(CONFIG, {}, more, [], choices)
+
+
 def test_an_empty_split_is_refused():
   with pytest.raises(ValueError, match='the 0 batches that small twins'):
     training.evaluate_twins(CONFIG, {}, some_twins(), [], (1,) * LAYERS)

@@ -89,8 +89,9 @@ def check_number(
   Raises:
     ValueError: naming it, if it is no finite number in [low, high].
   """
-  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
   top = float('inf') if high is None else high
-  if not (is_number and low <= value <= top and value != float('inf')):
+  if not (
+    checks.is_number(value) and low <= value <= top and value != float('inf')
+  ):
     wanted = f'at least {low}' if high is None else f'in [{low}, {high}]'
     raise ValueError(f'{name} must be a finite number {wanted}, got {value!r}')
