@@ -310,6 +310,10 @@ TABLES = {
     ('e2e_nlg_abuse_cpu.json',),
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
   ),
+  'abuse_text': RegisteredTable(
+    ('tatoeba_abuse_cpu.json',),
+    _of_rows(abuse_table.AbuseRow, abuse_table.table),
+  ),
   'abuse_encoder': RegisteredTable(
     ('banking77_abuse_cpu.json',),
     _of_rows(abuse_table.AbuseRow, abuse_table.table),
