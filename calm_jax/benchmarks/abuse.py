@@ -91,7 +91,7 @@ def make_rule(
     rule = exits.ConfidenceExit(exits.SoftmaxMargin(), threshold)
     return exits.LayerBudget(rule, **budget)
   if of_encoder:
-    _, _, rule = encoder_exit_rules.certified_entry(certificate, run_dir)
+    rule = encoder_exit_rules.certified_entry(certificate, run_dir).rule
   else:
     policies = certified_policies.read_policies(run_dir, [certificate])
     _, policy = next(iter(policies.values()))

@@ -16,6 +16,8 @@ calibrate_encoder with --gin.ENCODER_HEADS=label_words,
 import os
 from typing import Any
 
+import numpy as np
+
 from calm_jax import data, records, runs
 from calm_jax.cli import gin_runner, head_folders, head_measures, jobs
 from calm_jax.processes import speaking
@@ -74,6 +76,12 @@ def run(
         'steps': 0,
         'context': jobs.run_context(loaded.config, checkpoint_step=loaded.step),
       },
+    )
+    # Temperatures were fitted on them.
+    records.write_training_rows(
+      os.path.join(directory, records.TRAINING_ROWS_NAME),
+      np.zeros(0, np.uint64),
+      data.input_hashes(task, 'validation', max_examples=max_examples),
     )
     kept = records.LabelWordList(
       labels.texts, labels.tokens, loaded.fingerprint

@@ -20,7 +20,6 @@ from calm_jax import (
   records,
   runs,
 )
-from calm_jax.checkpoints import trained_parts
 from calm_jax.cli import gin_runner
 from calm_jax.processes import collectives, file_locks, speaking
 from calm_jax.records import provenance
@@ -194,11 +193,7 @@ def refuse_training_rows(
     speaking.say(
       f'no {path}: cannot check that these rows did not choose the model'
     )
-  parts = trained_parts.part_folders(model_dir)
-  of_parts = (
-    os.path.join(model_dir, part, records.TRAINING_ROWS_NAME) for part in parts
-  )
-  for found in filter(os.path.exists, (path, *of_parts)):
+  for found in records.training_rows_files(model_dir):
     rows = records.read_training_rows(found)
     data.refuse_training_rows(batches, rows, prefix=prefix)
 

@@ -136,8 +136,16 @@ def rows_of_outputs(
   )
 
 
-def seen_rows(task: Any) -> records.TrainingRows:
-  """Returns the inputs that a part is, or may be, trained on."""
-  return records.TrainingRows(
-    datasets.input_hashes(task, 'train'), np.zeros(0, np.uint64)
-  )
+def seen_rows(
+  task: Any, *, chosen_by: str | None = None
+) -> records.TrainingRows:
+  """Returns the inputs that a part is, or may be, trained and chosen on.
+
+  Args:
+    task: the Task.
+    chosen_by: the split that something is fitted on when training ends.
+  """
+  chosen = np.zeros(0, np.uint64)
+  if chosen_by is not None and chosen_by in datasets.as_task(task).splits:
+    chosen = datasets.input_hashes(task, chosen_by)
+  return records.TrainingRows(datasets.input_hashes(task, 'train'), chosen)

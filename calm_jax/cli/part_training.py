@@ -59,6 +59,7 @@ def train_part(
   task: Any,
   plan: training.Plan,
   seed: int,
+  chosen_by: str | None = None,
 ) -> TrainedForRun:
   """Trains a part on the split 'train' of a Task.
 
@@ -71,6 +72,8 @@ def train_part(
     task: the Task.
     plan: how many steps, and when to log and save.
     seed: of what is drawn from the Task, and of the order.
+    chosen_by: the split that something of the part is fitted on afterwards, so
+      that it certifies nothing.
   """
   if rows.reads_targets:
     datasets.refuse_inputs_alone(task, job=job)
@@ -100,7 +103,7 @@ def train_part(
     batches,
     plan=plan,
     model_dir=directory,
-    seen_rows=lambda: part_rows.seen_rows(task),
+    seen_rows=lambda: part_rows.seen_rows(task, chosen_by=chosen_by),
     context=context,
   )
   validation = None if found.validation is None else found.validation()

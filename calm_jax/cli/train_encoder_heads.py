@@ -103,6 +103,8 @@ def run(
     task=task,
     plan=plan,
     seed=seed,
+    # Temperatures are fitted there.
+    chosen_by='validation',
   )
   if joint_dir is not None:
     directory = joint_encoders.write_run(

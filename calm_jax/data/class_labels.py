@@ -34,6 +34,11 @@ class ClassLabels:
         f'the targets have {len(self.texts)} different texts; a classifier '
         'needs at least 2 classes'
       )
+    if len({text.strip() for text in self.texts}) < len(self.texts):
+      raise ValueError(
+        'two classes have the same text, but for spaces around it: '
+        f'{sorted(self.texts)}; name them otherwise'
+      )
     seen: dict[tuple[int, ...], str] = {}
     for text, tokens in zip(self.texts, self.tokens, strict=True):
       other = seen.setdefault(tokens, text)

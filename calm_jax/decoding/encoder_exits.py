@@ -101,6 +101,14 @@ class StoppedEncoder:
     rule = exit_checks.check_rule(self.rule, encoder, heads, batch_size)
     return StoppedEncoder(rule, heads, self.loop)
 
+  def at_output_length(self, max_length: int) -> 'StoppedEncoder':
+    """Returns the same: to its rule a source is one position, whatever T is."""
+    del max_length
+    rule: Any = self.rule
+    if not hasattr(rule, 'at_output_length'):
+      return self
+    return dataclasses.replace(self, rule=rule.at_output_length(1))
+
   def init(
     self, decoder: LayeredDecoder, batch_size: int, max_length: int
   ) -> PyTree:

@@ -264,7 +264,7 @@ def at_output_length(policy: ComputePolicy, max_length: int) -> ComputePolicy:
 
   Numbers that depend on that length and were left open get it: N of a decaying
   threshold (arXiv 2207.07061, Eq. 5), the length and the layers of a budget,
-  the length of a schedule. A
+  the length of a schedule; of an encoder's rule it is 1. A
   decode does so by itself; a job does it once, so that the policy says the same
   in every decode of a run, whatever length that one is given.
 
@@ -272,7 +272,7 @@ def at_output_length(policy: ComputePolicy, max_length: int) -> ComputePolicy:
     policy: the policy.
     max_length: T, EOS included.
   """
-  for name in ('layer_plan', 'exit_rule'):
+  for name in ('layer_plan', 'exit_rule', 'encoder_exit'):
     slot: Any = getattr(policy, name)
     if hasattr(slot, 'at_output_length'):
       slot = slot.at_output_length(max_length)

@@ -241,11 +241,17 @@ def is_full_at_one(policy: ComputePolicy) -> bool:
 
 def full_within_budget(policy: ComputePolicy) -> ComputePolicy:
   """Returns the full model, as far as the policy's budget lets it be one."""
-  rule = policy.exit_rule
-  if not isinstance(rule, LayerBudget):
-    return full_model(policy)
-  rule = dataclasses.replace(rule, rule=NeverExit())
-  return dataclasses.replace(full_model(policy), exit_rule=rule)
+  full, rule = full_model(policy), policy.exit_rule
+  if isinstance(rule, LayerBudget):
+    rule = dataclasses.replace(rule, rule=NeverExit())
+    full = dataclasses.replace(full, exit_rule=rule)
+  stops: Any = policy.encoder_exit
+  rule = getattr(stops, 'rule', None)
+  if isinstance(rule, LayerBudget):
+    rule = dataclasses.replace(rule, rule=NeverExit())
+    stops = dataclasses.replace(stops, rule=rule)
+    full = dataclasses.replace(full, encoder_exit=stops)
+  return full
 
 
 def describe_computation(bound: BoundDecoder | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
+from calm_jax import checks
 from calm_jax.array_types import Array, PyTree
 from calm_jax.encoder_heads import EncoderHeads
 from calm_jax.encoding.encoding import encode
@@ -69,9 +70,16 @@ def classify(
     loop: as for `encode`.
 
   Raises:
-    TypeError: as `encode`.
+    TypeError: as `encode`, and for heads that do not know their classes, such
+      as a function.
     ValueError: as `encode`, and for heads of another encoder.
   """
+  checks.check_no_class(heads, 'heads')
+  if not hasattr(heads, 'check'):
+    raise TypeError(
+      f'heads is {heads!r}; give those of runs.load_encoder_heads, or '
+      'label_words.LabelWords. encoding.encode takes a function'
+    )
   result = encode(
     encoder,
     params,

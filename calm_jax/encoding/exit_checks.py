@@ -57,11 +57,13 @@ def check_rule(
       f'this encoder has {encoder.num_layers}: no row could ever leave early. '
       'Take a measure that looks earlier, or a model with a deeper encoder'
     )
-  if isinstance(heads, SourceHeads):
-    heads.check(encoder)
-  elif heads is not None:
+  # A function has no numbers to look at, only what it returns.
+  check: Any = getattr(heads, 'check', None)
+  if check is not None:
+    check(encoder)
+  if heads is not None and not isinstance(heads, SourceHeads):
     _check_heads(heads, encoder, batch_size)
-  elif rule.needs_logits:
+  elif heads is None and rule.needs_logits:
     raise ValueError(
       f'{name} reads logits, and an encoder has none by itself: give '
       'heads(pooled, layer) -> [B, C], or a rule that reads states, such as '

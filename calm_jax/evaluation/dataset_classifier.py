@@ -57,9 +57,11 @@ class DatasetClassifier:
   def __post_init__(self):
     """Raises ValueError for heads that do not go with encoder and names."""
     object.__setattr__(self, 'heads', self.heads.check(self.encoder))
-    if len(set(self.class_texts)) != self.heads.num_classes:
+    # As `same_text` compares them: spaces around a name are nothing.
+    names = {text.strip() for text in self.class_texts}
+    if not len(self.class_texts) == len(names) == self.heads.num_classes:
       raise ValueError(
-        f'there are {len(set(self.class_texts))} different names for the '
+        f'there are {len(names)} different names for the '
         f'{self.heads.num_classes} classes of the heads; give those that they '
         'were trained for (runs.load_class_labels)'
       )
@@ -76,11 +78,16 @@ class DatasetClassifier:
 
     Args:
       batches: as for `decode_dataset`.
-      policy: whose encoder exit counts, and nothing else.
+      policy: one of `policy`, or the full model.
       earlier: not used: nothing is run here that another decode would save.
       traces: not used.
+
+    Raises:
+      ValueError: for a policy that does anything else, of which nothing would
+        be seen here, or with other heads.
     """
     del earlier, traces
+    self._check(policy)
     stops: Any = policy.encoder_exit
     rule = exits.NeverExit() if stops.whole else stops.rule
     return self._pass(batches).under(self.encoder, rule, self.class_texts)
@@ -177,6 +184,23 @@ class DatasetClassifier:
       **{**computation, **self.about},
     )
 
+  def _check(self, policy: decoding.ComputePolicy) -> None:
+    """Raises ValueError for what is not of classes by these heads."""
+    if not _only_stops(policy):
+      raise ValueError(
+        'the policy does something besides encoder_exit, and classes come of '
+        'encoder layers alone, so that it would be certified unseen; give '
+        "the classifier's policy(rule)"
+      )
+    stops: Any = policy.encoder_exit
+    if stops.whole or stops.heads is self.heads:
+      return
+    if decoding.describe(stops.heads) != decoding.describe(self.heads):
+      raise ValueError(
+        "the policy's heads are others than those that classify, which its "
+        "certificate would not name; give the classifier's policy(rule)"
+      )
+
   def _pass(self, batches: Sequence[Batch]) -> EncoderPass:
     """Returns all layers of the inputs, run once."""
     key = content_of(batches)
@@ -187,19 +211,20 @@ class DatasetClassifier:
     return self._passes[key]
 
 
+def _only_stops(policy: decoding.ComputePolicy) -> bool:
+  """Whether a policy is the full model but for its encoder exit."""
+  rest = dataclasses.replace(policy, encoder_exit=decoding.WholeEncoder())
+  full = decoding.full_model(policy)
+  return decoding.describe(rest, {}) == decoding.describe(full, {})
+
+
 def _rule_of(candidates: Candidates) -> interfaces.ExitRule:
   """Returns the rule by which inputs leave, of a policy that does only this."""
   policy = decoding.as_policy(candidates.policy)
   stops: Any = policy.encoder_exit
-  alone = decoding.describe(decoding.full_model(policy), {})
   if stops.whole or candidates.weights is not None:
     what = 'weights in 8 bits' if candidates.weights else 'no encoder exit'
-  elif (
-    decoding.describe(
-      dataclasses.replace(policy, encoder_exit=decoding.WholeEncoder()), {}
-    )
-    != alone
-  ):
+  elif not _only_stops(policy):
     what = 'slots besides encoder_exit'
   else:
     return stops.rule

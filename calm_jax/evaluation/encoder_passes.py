@@ -11,6 +11,7 @@ import numpy as np
 from calm_jax import encoding, interfaces
 from calm_jax.array_types import PyTree
 from calm_jax.encoder_heads import EncoderHeads
+from calm_jax.encoding.input_checks import check_inputs
 from calm_jax.evaluation.compile_clock import compile_seconds
 from calm_jax.evaluation.decode_dataset import Batch, valid_rows
 from calm_jax.evaluation.decode_store import WORK
@@ -29,6 +30,18 @@ def content_of(batches: Sequence[Batch]) -> str:
       about = row.example_id, row.inputs_text, row.references, row.batch_shape
       found.update(repr(about).encode())
   return found.hexdigest()
+
+
+def _check_numbers(logits: np.ndarray, before: int) -> None:
+  """Raises ValueError for NaN in logits [L, B, C], after `before` inputs."""
+  bad = np.argwhere(np.isnan(logits).any(axis=2))
+  if len(bad):
+    layer, row = bad[0]
+    raise ValueError(
+      f'the logits of input {before + row} after encoder layer {layer + 1} are '
+      'NaN: the parameters are broken, or overflow in this dtype; look at the '
+      'checkpoint, or take float32'
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,23 +75,24 @@ class EncoderPass:
       batches: as for `decode_dataset`.
 
     Raises:
-      ValueError: if there are no inputs.
+      ValueError: if there are no inputs, for token ids that are none of the
+        model's, and for logits that are no numbers: the classes of all layers
+        would be the first one, and agree.
     """
     rows: list[Input] = []
     parts = []
     began, compiled = time.perf_counter(), compile_seconds()
     for batch in batches:
       added = list(valid_rows(batch, len(rows)))
-      rows += added
+      inputs = np.asarray(batch['encoder_input_tokens'], np.int32)
+      if added:
+        check_inputs(inputs[: len(added)], encoder.vocab_size)
       found = jax.device_get(
-        encoding.all_layers(
-          encoder,
-          params,
-          np.asarray(batch['encoder_input_tokens'], np.int32),
-          heads,
-        )
-      )
-      parts.append(found.first_rows(len(added)))
+        encoding.all_layers(encoder, params, inputs, heads)
+      ).first_rows(len(added))
+      _check_numbers(found.logits, len(rows))
+      rows += added
+      parts.append(found)
     if not rows:
       raise ValueError('there are no inputs to classify: is the split empty?')
     layers = jax.tree.map(lambda *some: np.concatenate(some, axis=1), *parts)

@@ -125,6 +125,7 @@ from calm_jax.records.training_rows import (
   TRAINING_ROWS_NAME,
   TrainingRows,
   read_training_rows,
+  training_rows_files,
   write_training_rows,
 )
 from calm_jax.records.tunings import (
@@ -257,6 +258,7 @@ __all__ = [
   'read_training_rows',
   'setting_in_words',
   'to_jsonable',
+  'training_rows_files',
   'write_export_manifest',
   'write_json',
   'write_jsonl',

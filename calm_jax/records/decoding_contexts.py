@@ -173,7 +173,8 @@ def _at_output_length(described: Any, max_length: int) -> Any:
   if described.get('type') == 'PerPosition':
     return int(described['layers'] * max_length)
   filled = {
-    name: _at_output_length(value, max_length)
+    # A source is one position to the rule by which it leaves the encoder.
+    name: _at_output_length(value, 1 if name == 'encoder_exit' else max_length)
     for name, value in described.items()
   }
   if filled.get('max_length', ...) is None:

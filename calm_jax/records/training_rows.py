@@ -1,6 +1,7 @@
 """Which inputs a training run has seen, as hashes."""
 
 import dataclasses
+import glob
 import os
 import zipfile
 from typing import Any
@@ -23,6 +24,18 @@ class TrainingRows:
 
 # Beside a run's checkpoints.
 TRAINING_ROWS_NAME = 'training_rows.npz'
+
+
+def training_rows_files(model_dir: str | os.PathLike) -> list[str]:
+  """Returns the lists of inputs that a run, or a part of it, was made with.
+
+  Args:
+    model_dir: the run directory; each folder in it may have a list of its own.
+  """
+  own = os.path.join(os.fspath(model_dir), TRAINING_ROWS_NAME)
+  folders = os.path.join(glob.escape(os.fspath(model_dir)), '*')
+  parts = sorted(glob.glob(os.path.join(folders, TRAINING_ROWS_NAME)))
+  return [path for path in (own, *parts) if os.path.exists(path)]
 
 
 def write_training_rows(

@@ -53,7 +53,9 @@ def certificate_differences(
   context = dataclasses.replace(context, policy=described)
   made_in = _for_weights(certificate, made_in)
   found = made_in.at_output_length(length).differences(context)
-  if isinstance(policy.exit_rule, LayerBudget) and not certificate.certified:
+  rules = policy.exit_rule, getattr(policy.encoder_exit, 'rule', None)
+  budgeted = any(isinstance(rule, LayerBudget) for rule in rules)
+  if budgeted and not certificate.certified:
     found = found.and_breaking(
       'layer budget: no setting was certified with it, and the full model, '
       'which is then used, would exceed it'

@@ -69,20 +69,24 @@ def load_encoder_gate(
     ValueError: if it was trained for other parameters or heads.
   """
   part = trained_parts.ENCODER_GATE
+  if _label_words(model_dir, heads) is not None:
+    raise ValueError(
+      f'{heads} in {os.fspath(model_dir)} holds words of labels, and no '
+      f'{part.title} is trained for these: name the heads that {name} was '
+      'trained for'
+    )
   gate = exits.Gate(**trained_parts.load_part(part, model_dir, name))
   path = directories.find_checkpoint(_path(model_dir, name))
   context = native.read_metadata(path)['context']
   judged = context.get(trained_parts.JUDGED_HEADS)
-  # Label words have no checkpoint of their own.
-  if _label_words(model_dir, heads) is None:
-    own = directories.find_checkpoint(_folder(model_dir, heads))
-    found = native.read_metadata(own)['parameter_fingerprint']
-    if judged != found:
-      raise ValueError(
-        f'the {part.title} in {path} was trained for heads {judged}, but {own} '
-        f'holds {found}: give the heads that it was trained for, or another '
-        f'gate; {part.job} trains one for these'
-      )
+  own = directories.find_checkpoint(_folder(model_dir, heads))
+  found = native.read_metadata(own)['parameter_fingerprint']
+  if judged != found:
+    raise ValueError(
+      f'the {part.title} in {path} was trained for heads {judged}, but {own} '
+      f'holds {found}: give the heads that it was trained for, or another '
+      f'gate; {part.job} trains one for these'
+    )
   return gate
 
 

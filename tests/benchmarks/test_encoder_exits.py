@@ -19,6 +19,7 @@ def test_flags_that_measure_nothing_end_in_one_line():
     ([], 'give --run_dir and --tokens'),
     (['--batch_sizes=0'], 'batch_sizes 0 must be a whole number in 1..64'),
     (['--num_repeats=0'], 'num_repeats 0'),
+    (['--max_inputs=0'], 'max_inputs 0 must be a whole number at least 1'),
     (['--tolerances=0.1'], 'tolerances are certified on --calibration'),
     (['--show=a.json', '--output=b.json'], '--show measures nothing'),
   ):

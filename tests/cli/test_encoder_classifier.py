@@ -17,12 +17,13 @@ from calm_jax import (
   calibration,
   checkpoints,
   data,
+  decoding,
   exits,
   records,
   runs,
   training,
 )
-from calm_jax.benchmarks import encoder_exit_rules, encoder_exits
+from calm_jax.benchmarks import abuse, encoder_exit_rules, encoder_exits
 
 # A whole chain of jobs: for `scripts/test.sh --all`.
 pytestmark = pytest.mark.slow
@@ -94,6 +95,10 @@ def test_heads_are_measured_and_leave_the_model_alone(trained):
     run / 'encoder_heads' / 'evaluation.json', records.EncoderHeadEvaluation
   )
   assert read.layers == evaluation.layers and read.num_examples == 40
+  # What temperatures were fitted on certifies nothing.
+  rows = records.read_training_rows(run / records.TRAINING_ROWS_NAME)
+  fitted = data.input_hashes('last_words', 'validation')
+  np.testing.assert_array_equal(np.intersect1d(rows.selected, fitted), fitted)
   temperatures = runs.load_class_temperatures(run)
   assert temperatures == tuple(layer.temperature for layer in read.layers)
   assert all(layer.tempered_nll <= layer.nll for layer in read.layers)
@@ -117,6 +122,17 @@ def test_a_certificate_from_one_pass(trained):
   rule = runs.policy_of(certificate, run).encoder_exit.rule
   assert isinstance(rule.measure, exits.Tempered)
   assert rule.measure.temperatures == runs.load_class_temperatures(run)
+  # It may be attacked: within a budget, by the same rule.
+  attacked = abuse.make_rule(
+    threshold=None,
+    certificate=str(folder / 'certificate.json'),
+    run_dir=str(run),
+    per_request=None,
+    per_token=2,
+    of_encoder=True,
+  )
+  assert attacked.per_token == 2
+  assert decoding.describe(attacked.rule) == decoding.describe(rule)
   with pytest.raises(ValueError, match='trained or selected on'):
     calibrate(files, **{'calibrate_encoder.run.split': 'validation'})
 
@@ -281,6 +297,18 @@ def test_words_of_the_decoder_in_place_of_heads(trained, tmp_path):
   )
   rows = json.loads(output.read_text(encoding='utf-8'))['rows']
   assert rows[0]['mean_layers'] == 3.0 and rows[0]['agreement'] == 1.0
+  with pytest.raises(ValueError, match='label_words in .* holds words of lab'):
+    runs.load_encoder_gate(run, heads='label_words')
+  # What temperatures were fitted on certifies nothing, and no gate is theirs.
+  chosen = records.read_training_rows(
+    run / 'label_words' / records.TRAINING_ROWS_NAME
+  ).selected
+  assert (
+    len(chosen)
+    and not np.setdiff1d(
+      chosen, data.input_hashes('last_words', 'validation')
+    ).size
+  )
   # Of other parameters they are refused.
   kept = run / 'label_words' / records.LABEL_WORDS_NAME
   text = kept.read_text(encoding='utf-8')

@@ -28,5 +28,7 @@ def test_what_is_no_class_is_refused():
   alike = [('old card', [7, 5, 3, 1]), ('old cards', [7, 5, 3, 4, 1])]
   with pytest.raises(ValueError, match=r'same tokens \[7, 5, 3\].*raise FEAT'):
     ClassLabels.of_targets(alike, 3)
+  with pytest.raises(ValueError, match='same text, but for spaces'):
+    ClassLabels(('a', ' a'), ((1,), (2,)))
   with pytest.raises(ValueError, match='2 texts of classes and 1'):
     ClassLabels(('a', 'b'), ((1,),))

@@ -141,6 +141,18 @@ def test_heads_of_another_shape_are_refused(layers):
       encoding.classify(ENCODER, ONE, INPUTS, heads)
   with pytest.raises(ValueError, match='kernel of the encoder heads nan'):
     EncoderHeads(np.full((3, 2, 4), np.nan), bias).check(ENCODER)
+  # Whoever takes them: a layer beyond theirs would be read as their last.
+  fewer = EncoderHeads(np.zeros((2, 2, 4)), np.zeros((2, 4)))
+  rule = exits.ConfidenceExit(exits.SoftmaxMaximum(), 0.5)
+  with pytest.raises(ValueError, match='encoder heads have shapes'):
+    encoding.encode(ENCODER, ONE, INPUTS, exit_rule=rule, heads=fewer)
+  for heads, message in (
+    (EncoderHeads, 'heads is the class EncoderHeads'),
+    (lambda pooled, layer: pooled, 'encoding.encode takes a function'),
+    (None, 'heads is None; give those of runs.load_encoder_heads'),
+  ):
+    with pytest.raises(TypeError, match=message):
+      encoding.classify(ENCODER, ONE, INPUTS, heads)
   with pytest.raises(TypeError, match='exit_rule of an encoder'):
     encoding.replay(ENCODER, exits.SoftmaxMaximum(), layers)
   rule = exits.ConfidenceExit(exits.Tempered(exits.SoftmaxMargin(), (1,)), 1)

@@ -169,8 +169,66 @@ def test_a_certificate_holds_for_these_heads_and_no_decoder():
 def test_names_that_do_not_fit_are_refused():
   with pytest.raises(ValueError, match='2 different names for the 3 classes'):
     classifier(class_texts=('a', 'b', 'b'))
+  # `same_text` would take one for the other.
+  with pytest.raises(ValueError, match='2 different names for the 3 classes'):
+    classifier(class_texts=('a', 'b', ' b '))
+  with pytest.raises(ValueError, match='3 different names for the 3 classes'):
+    classifier(class_texts=('a', 'b', 'c', 'c'))
   with pytest.raises(ValueError, match='no inputs'):
     classifier()([], policy=decoding.ComputePolicy())
+
+
+def test_what_would_be_certified_unseen_is_refused():
+  """Its losses would be those of no exit at all, or of other heads."""
+  decode, (given, _) = classifier(), batches()
+  plan = evaluation.CalibrationPlan(
+    settings=SETTINGS, metric='same_text', tolerance=0.05
+  )
+  with pytest.raises(ValueError, match='does something besides encoder_exit'):
+    evaluation.run_calibration(decode, given, RULE, plan)
+  other = classifier(slope=3.0).policy(RULE)
+  with pytest.raises(ValueError, match='heads are others than those'):
+    decode(given, policy=other)
+  # Equal ones in other arrays are the same.
+  again = decode(given, policy=classifier().policy(RULE))
+  assert again.texts == decode(given, policy=decode.policy(RULE)).texts
+
+
+def test_logits_that_are_no_numbers_certify_nothing():
+  """The classes of all layers would be the first, and agree."""
+  given, _ = batches()
+  broken = classifier(params=np.float32(np.nan))
+  with pytest.raises(ValueError, match='input 0 after encoder layer 1 are NaN'):
+    broken(given, policy=broken.policy(RULE))
+
+
+def test_ids_of_another_vocabulary_are_refused():
+  (one, _), _ = batches()
+  inputs = one['encoder_input_tokens'].copy()
+  inputs[1, 1] = ENCODER.vocab_size
+  with pytest.raises(ValueError, match=f'token id {ENCODER.vocab_size} in row'):
+    classifier()(
+      [{**one, 'encoder_input_tokens': inputs}],
+      policy=decoding.ComputePolicy(),
+    )
+
+
+def test_a_budget_of_an_encoder_is_certified_with_it():
+  """To its rule an input is one position, whatever is decoded."""
+  decode, (given, _) = classifier(), batches()
+  policy = decode.policy(exits.LayerBudget(RULE, per_token=2))
+  plan = evaluation.CalibrationPlan(
+    settings=SETTINGS, metric='same_text', tolerance=0.9
+  )
+  found = evaluation.run_calibration(decode, given, policy, plan)
+  assert found.certificate.certified
+  context = decode.context(policy)
+  held = runs.apply_certificate(found.certificate, policy, context)
+  assert held.encoder_exit.rule.per_token == 2
+  within = decoding.full_within_budget(policy).encoder_exit.rule
+  assert within == exits.LayerBudget(exits.NeverExit(), per_token=2)
+  longer = decoding.at_output_length(policy, 20).encoder_exit.rule
+  assert longer.max_length == 1
 
 
 def test_a_tuning_chooses_among_exit_rules(monkeypatch):
