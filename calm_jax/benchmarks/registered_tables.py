@@ -20,7 +20,6 @@ from calm_jax.benchmarks import (
   calibration_power,
   certified_layers,
   certified_table,
-  controller_rows,
   drafting_table,
   encoder_exits_table,
   exactness_table,
@@ -296,7 +295,7 @@ TABLES = {
   ),
   'token_controllers': RegisteredTable(
     ('token_controllers_e2e_nlg_cpu.json',),
-    _of_rows(controller_rows.ControllerRow, token_controllers_table.table),
+    _of_rows(records.ControllerRow, token_controllers_table.table),
   ),
   'throughput': RegisteredTable(
     ('e2e_nlg_throughput_cpu.json', 'arxiv_titles_throughput_cpu.json'),

@@ -32,8 +32,9 @@ from calm_jax.benchmarks import (
   token_controllers_table,
 )
 from calm_jax.benchmarks.arguments import Arguments
-from calm_jax.benchmarks.controller_rows import ControllerRow, Judge
+from calm_jax.benchmarks.controller_rows import Judge
 from calm_jax.benchmarks.controller_training import ControllerPlan
+from calm_jax.records import ControllerRow
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

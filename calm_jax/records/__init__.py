@@ -19,6 +19,7 @@ from calm_jax.records.context_gates import (
   ContextGateEvaluation,
   ContextShare,
 )
+from calm_jax.records.controllers import ControllerRow
 from calm_jax.records.decoding_contexts import (
   DecodingContext,
   Differences,
@@ -183,6 +184,7 @@ __all__ = [
   'ClassifierLayer',
   'ContextGateEvaluation',
   'ContextShare',
+  'ControllerRow',
   'DecodedText',
   'DecodingContext',
   'Differences',

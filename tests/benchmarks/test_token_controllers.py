@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases import text_cases
 
-from calm_jax import checkpoints, model, training
+from calm_jax import checkpoints, model, records, training
 from calm_jax.benchmarks import (
   controller_rows,
   controller_training,
@@ -16,7 +16,7 @@ from calm_jax.benchmarks import (
   measured_rows,
   token_controllers,
 )
-from calm_jax.benchmarks.controller_rows import ControllerRow, Judge, RowSums
+from calm_jax.benchmarks.controller_rows import Judge, RowSums
 from calm_jax.tokenizer import ByteTokenizer, vocabulary_context
 
 CONFIG = dataclasses.replace(
@@ -224,7 +224,7 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
   said = capsys.readouterr()
   assert 'gain of the state' in said.out
   assert '3 layers, a controller that sees no state, seed 1' in said.err
-  measured = measured_rows.read(tmp_path / 'found.json', ControllerRow)
+  measured = measured_rows.read(tmp_path / 'found.json', records.ControllerRow)
   assert [row.budget for row in measured.rows] == [3.0, 4.0]
   assert measured.flags['num_inputs'] == 6
   assert all(len(row.fixed_routes) == 2 for row in measured.rows)
