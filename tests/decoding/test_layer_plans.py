@@ -139,7 +139,9 @@ def test_a_program_per_depth_is_one_with_masks(loop):
   same(decode(masked, LOOPS[loop]), decode(cases.SKIP_DECODE))
 
 
-@pytest.mark.parametrize('loop', ['while', 'unrolled'])
+@pytest.mark.parametrize(
+  'loop', ['while', pytest.param('unrolled', marks=pytest.mark.slow)]
+)
 def test_a_token_that_never_left_is_at_the_last_layer(loop):
   """Whichever layers are in the program; so slot mates change nothing."""
   first = decoding.SkipDecode(
