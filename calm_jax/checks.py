@@ -8,6 +8,7 @@ imported where an array is made: statistics check numbers without it.
 """
 
 import numbers
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +95,16 @@ def check_whole(value: Any, name: str, *, low: int, high: int | None = None):
 def is_number(value: Any) -> bool:
   """Whether it is one real number, Python's or NumPy's, not True or False."""
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_thresholds(thresholds: Sequence[float]) -> None:
+  """Raises ValueError for a threshold that is none in [0, 1], NaN too."""
+  for one in thresholds:
+    if not is_number(one) or not 0.0 <= one <= 1.0:
+      raise ValueError(
+        f'threshold {one!r} is outside [0, 1]; give some from 0 to 1, which is '
+        'the most careful'
+      )
 
 
 def check_no_class(value: Any, name: str) -> None:

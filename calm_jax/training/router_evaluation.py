@@ -66,14 +66,7 @@ def evaluate_router(
     ValueError: if the router is of another model's shape, a batch is bad, or
       all hold no target token.
   """
-  checks.checked_array(
-    np.asarray(thresholds),
-    'threshold',
-    shapes=((len(thresholds),),),
-    low=0.0,
-    high=1.0,
-    remedy='give some in [0, 1], most careful 1',
-  )
+  checks.check_thresholds(thresholds)
   slack = router_labels.check_slack(slack)
   router = router.check(model.as_layered_decoder(config))
   look, parts = _make_look(config, slack), []

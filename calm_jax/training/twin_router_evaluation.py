@@ -45,14 +45,7 @@ def evaluate_twin_router(
     ValueError: if the twins or the router are of another model's shape, a batch
       is bad, or all hold no target token.
   """
-  checks.checked_array(
-    np.asarray(thresholds),
-    'threshold',
-    shapes=((len(thresholds),),),
-    low=0.0,
-    high=1.0,
-    remedy='give some in [0, 1], most careful 1',
-  )
+  checks.check_thresholds(thresholds)
   decoder = model.as_layered_decoder(config)
   twins, router = twins.check(decoder), router.check(decoder, OPTIONS)
   batches = [step_lib.check_batch(batch, config) for batch in batches]

@@ -208,3 +208,13 @@ def test_an_empty_split_and_twins_of_another_model_are_refused():
   with pytest.raises(ValueError, match='the small twins have shapes scale'):
     stage(some, narrow)
   assert OWN == 1 and router.costs[OWN] == 1.0
+
+
+@pytest.mark.parametrize('threshold', [-0.1, 2, float('nan'), True])
+def test_thresholds_of_measurements_are_checked(threshold):
+  with pytest.raises(ValueError, match=r'threshold .* is outside \[0, 1\]'):
+    training.evaluate_twin_router(
+      CONFIG, {}, None, None, [], thresholds=(0.5, threshold)
+    )
+  with pytest.raises(ValueError, match=r'threshold .* is outside \[0, 1\]'):
+    training.evaluate_router(CONFIG, {}, None, [], thresholds=(threshold,))
