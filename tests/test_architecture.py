@@ -3,6 +3,8 @@
 import ast
 import functools
 import graphlib
+import pathlib
+import subprocess
 
 import pytest
 from tools import paths
@@ -289,3 +291,20 @@ def test_imports_go_down(path):
 def test_every_module_says_what_it_is_for():
   for path in FILES:
     assert ast.get_docstring(syntax_tree(path)), path
+
+
+def test_nothing_else_lies_beside_the_package():
+  listed = subprocess.run(
+    ['git', 'ls-files'], cwd=paths.ROOT, capture_output=True, text=True
+  )
+  if listed.returncode:
+    pytest.skip('not a git checkout')
+  top = {
+    pathlib.PurePath(line).parts[0]
+    for line in listed.stdout.split('\n')
+    if line
+  }
+  assert {name for name in top if not name.startswith('.')} == {
+    *('setup.py', 'calm_jax', 'gin_configs', 'scripts', 'tests'),
+    *('README.md', 'LICENSE'),
+  }
