@@ -61,6 +61,7 @@ def output_block(params, first, count):
   return jnp.stack([x, jnp.zeros_like(x)], axis=-1)
 
 
+@pytest.mark.slow
 def test_the_toy_decoder_passes():
   check()
   check(output_block=None)

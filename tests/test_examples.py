@@ -25,6 +25,7 @@ def test_every_example_is_listed_and_says_how_to_run_it():
     assert re.search(rf'^  python .*{name}', text, re.MULTILINE), name
 
 
+@pytest.mark.slow
 def test_inside_jit(capsys):
   """One program for all thresholds; lower ones are not deeper."""
   inside_jit.main()

@@ -43,14 +43,30 @@ def python_behind(fence):
   return import_server.server(*libraries)
 
 
-@pytest.mark.parametrize('module', FENCES)
-def test_fence(module):
-  python = python_behind(FENCES[module])
-  result = python.run('-c', f'import sys, {module}; print(*sys.modules)')
+def modules_behind():
+  """Fence -> the modules that it is around."""
+  found = {}
+  for module, fence in FENCES.items():
+    found.setdefault(frozenset(fence), []).append(module)
+  return found
+
+
+@pytest.mark.parametrize(
+  'fence',
+  [pytest.param(fence, id=of[0]) for fence, of in modules_behind().items()],
+)
+def test_fence(fence):
+  """One after the other in one process: what all keep out, each keeps out."""
+  modules = modules_behind()[fence]
+  program = (
+    'import importlib, sys\n'
+    f'for name in {modules}:\n'
+    '  importlib.import_module(name)\n'
+    f'  loaded = sorted({set(fence)} & set(sys.modules))\n'
+    "  assert not loaded, f'{name} loads {loaded}'\n"
+  )
+  result = python_behind(fence).run('-c', program)
   assert not result.returncode, result.stderr
-  loaded = result.stdout.split()
-  assert module in loaded
-  assert not sorted(set(FENCES[module]) & set(loaded))
 
 
 def test_every_name_of_the_package_is_there():

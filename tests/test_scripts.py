@@ -270,6 +270,7 @@ def test_a_tpu_pod_runs_the_job_on_every_worker(stubs):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / '.git').exists(), reason='copies a commit')
 def test_a_tpu_pod_is_set_up_when_asked(stubs):
   done = call(

@@ -7,8 +7,6 @@ at the tokens, and the same oracle on labels that were permuted: what it gains
 there is the winner's curse. NumPy only.
 """
 
-import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,48 +15,7 @@ from calm_jax.benchmarks import oracle_luck
 from calm_jax.benchmarks.blind_routes import best_mix, best_single
 from calm_jax.benchmarks.route_oracles import Oracle
 from calm_jax.benchmarks.twin_patterns import Pattern, costs_of
-
-
-@dataclasses.dataclass(frozen=True)
-class TwinOracleRow:
-  """One budget, on the tokens that were scored.
-
-  Scores are mean log-probabilities of a token's label in nats, at most 0.
-
-  Attributes:
-    run: the run, in words.
-    budget: feed-forward blocks that a token may have on the mean, in those of
-      the model, 0..L.
-    full: the model's score.
-    single: of the one pattern within the budget that is best for all tokens.
-    pattern: that one.
-    mix: of the best blind mix of two patterns.
-    oracle: of the best pattern for each token.
-    permuted_gain: of the oracle over the mix, where each token has the label of
-      another one; mean of several permutations.
-    luck: of the oracle over the mix, after what patterns are to single tokens
-      was dealt out to others.
-    mean_cost: of the oracle's patterns, like `budget`.
-    router: of a trained router, which sees no label, at the price by which it
-      costs as much; NaN without one.
-  """
-
-  run: str
-  budget: float
-  full: float
-  single: float
-  pattern: Pattern
-  mix: float
-  oracle: float
-  permuted_gain: float
-  luck: float
-  mean_cost: float
-  router: float = math.nan
-
-  @property
-  def gain(self) -> float:
-    """Of the oracle over the best blind mix."""
-    return self.oracle - self.mix
+from calm_jax.records import TwinOracleRow
 
 
 def rows_of(

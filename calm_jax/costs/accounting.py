@@ -16,7 +16,12 @@ import numpy as np
 
 from calm_jax import checks
 from calm_jax.costs.weight_bytes import WeightBytes
-from calm_jax.decoding import ComputePolicy, PrunedContext, PrunedSource
+from calm_jax.decoding import (
+  ComputePolicy,
+  KeepLayers,
+  PrunedContext,
+  PrunedSource,
+)
 from calm_jax.interfaces import Work
 from calm_jax.model import T5Config
 from calm_jax.quantisation import Int8Weights, as_weights
@@ -39,8 +44,8 @@ class Cost:
 
   The terms:
     encoder: the encoder's weights once per batch; all source positions.
-    cross_fill: keys and values of the source for every decoder layer, once per
-      batch: weights read, K/V written.
+    cross_fill: keys and values of the source for every decoder layer that is in
+      the program, once per batch: weights read, K/V written.
     layers: the weights of a decoder layer but for its own K/V projection, once
       for each step in which some row runs it. Earlier positions that run it as
       well are arithmetic alone: they can run beside the present one. (Those
@@ -93,6 +98,7 @@ def decode_cost(
   source_kept: int | None = None,
   encoder_exit_layers: Any = None,
   context_room: int | None = None,
+  layers_kept: int | None = None,
   weights: Int8Weights | str | None = None,
 ) -> Cost:
   """Adds up what a decode with this ledger costs.
@@ -123,6 +129,9 @@ def decode_cost(
       layers, weights are read as deep as the deepest one goes. None for all.
     context_room: positions that a layer's self-attention cache has room for,
       where a layer plan prunes the context, 1..T; None for T.
+    layers_kept: decoder layers that are in the program, where a layer plan
+      leaves the others out, 1..L; None for all. Only these have keys and values
+      of the source; what a token costs is in `work` already.
     weights: what the model was bound with (`BoundDecoder.weights`). A number of
       a matrix in 8 bits is one byte, with 4 for the scale of each output
       channel; where only some layers are in 8 bits, a layer has the bytes of
@@ -131,8 +140,8 @@ def decode_cost(
 
   Raises:
     ValueError: for a ledger of another shape, or of nothing; for more positions
-      kept, places, or encoder layers run, than there are; for weights that
-      `decoding.bind` would not take.
+      kept, places, layers kept, or encoder layers run, than there are; for
+      weights that `decoding.bind` would not take.
   """
   work = _checked(work)
   read = source_length if source_kept is None else source_kept
@@ -142,6 +151,10 @@ def decode_cost(
   batch_size, length = work.checks.shape
   room = length if context_room is None else context_room
   checks.check_whole(room, 'context_room', low=1, high=length)
+  layers = config.num_decoder_layers
+  if layers_kept is not None:
+    checks.check_whole(layers_kept, 'layers_kept', low=1, high=layers)
+    layers = layers_kept
 
   def deepest(amounts):
     """Returns the sum over positions of what the row with the most has."""
@@ -164,7 +177,7 @@ def decode_cost(
     'encoder': sizes.encoder(
       _encoder_depths(encoder_exit_layers, config, batch_size), source_length
     ),
-    'cross_fill': sizes.cross_fill(batch_size, read),
+    'cross_fill': sizes.cross_fill(layers, batch_size, read),
     'layers': (
       2 * (sizes.projections * attention + sizes.mlp * feed_forward),
       held.projections * deepest(work.attention)
@@ -200,7 +213,7 @@ def bytes_of(config: T5Config, source_length: int) -> BytesOf:
   """Returns a function from what a decode did, and with what, to bytes moved.
 
   Once per batch, and in all steps together; see `decode_cost`. A policy says
-  how much of the source and of the past there is room for; all of both if None.
+  how much of the source, the past and the layers it keeps; all if None.
 
   Args:
     config: the model.
@@ -232,7 +245,7 @@ def bytes_of(config: T5Config, source_length: int) -> BytesOf:
 def rooms_of(
   policy: ComputePolicy, source_length: int, max_length: int
 ) -> dict[str, int]:
-  """Returns how much of the source and of the past there is room for.
+  """Returns how much of the source, the past and the layers a policy keeps.
 
   Args:
     policy: what decodes.
@@ -240,13 +253,16 @@ def rooms_of(
     max_length: T.
 
   Returns:
-    `source_kept` and `context_room` of `decode_cost`, where they are not all.
+    `source_kept`, `context_room` and `layers_kept` of `decode_cost`, where they
+    are not all.
   """
   found = {}
   if isinstance(policy.source_plan, PrunedSource):
     found['source_kept'] = min(policy.source_plan.keep, source_length)
   if isinstance(policy.layer_plan, PrunedContext):
     found['context_room'] = policy.layer_plan.room(max_length)
+  if isinstance(policy.layer_plan, KeepLayers):
+    found['layers_kept'] = policy.layer_plan.num_layers
   return found
 
 
@@ -291,10 +307,12 @@ class _Sizes:
     share = int(depths.max()) / self.config.num_encoder_layers
     return flops, share * self.held.encoder
 
-  def cross_fill(self, batch_size: int, length: int) -> tuple[float, float]:
-    number, tokens = self.config.num_decoder_layers, batch_size * length
+  def cross_fill(
+    self, layers: int, batch_size: int, length: int
+  ) -> tuple[float, float]:
+    tokens = batch_size * length
     written = self.kv_bytes * tokens
-    return number * 2 * self.kv * tokens, number * (
+    return layers * 2 * self.kv * tokens, layers * (
       self.held.cross_kv + written
     )
 

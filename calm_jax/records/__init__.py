@@ -87,7 +87,7 @@ from calm_jax.records.monitoring import (
   ReadRows,
   WatchState,
 )
-from calm_jax.records.oracles import OracleRow
+from calm_jax.records.oracles import OracleRow, TwinOracleRow
 from calm_jax.records.promises import (
   SIGNED_LOSS_NOTE,
   PromisedLoss,
@@ -234,6 +234,7 @@ __all__ = [
   'TunedValidation',
   'Tuning',
   'TwinEvaluation',
+  'TwinOracleRow',
   'TwinPattern',
   'TwinRouterEvaluation',
   'ValidatedTable',

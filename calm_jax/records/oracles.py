@@ -1,6 +1,7 @@
-"""The rows of the oracle benchmark: budgets of layers, and who does best."""
+"""The rows of the oracle benchmarks: budgets, and who does best."""
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +56,45 @@ class OracleRow:
   luck: float
   mean_layers: float
   matches_full: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TwinOracleRow:
+  """One budget, on the tokens that were scored.
+
+  Scores are mean log-probabilities of a token's label in nats, at most 0.
+
+  Attributes:
+    run: the run, in words.
+    budget: feed-forward blocks that a token may have on the mean, in those of
+      the model, 0..L.
+    full: the model's score.
+    single: of the one pattern within the budget that is best for all tokens.
+    pattern: that one: 0 none, 1 its own, 2 its twin, for each layer.
+    mix: of the best blind mix of two patterns.
+    oracle: of the best pattern for each token.
+    permuted_gain: of the oracle over the mix, where each token has the label of
+      another one; mean of several permutations.
+    luck: of the oracle over the mix, after what patterns are to single tokens
+      was dealt out to others.
+    mean_cost: of the oracle's patterns, like `budget`.
+    router: of a trained router, which sees no label, at the price by which it
+      costs as much; NaN without one.
+  """
+
+  run: str
+  budget: float
+  full: float
+  single: float
+  pattern: tuple[int, ...]
+  mix: float
+  oracle: float
+  permuted_gain: float
+  luck: float
+  mean_cost: float
+  router: float = math.nan
+
+  @property
+  def gain(self) -> float:
+    """Of the oracle over the best blind mix."""
+    return self.oracle - self.mix

@@ -361,6 +361,7 @@ print('done')
 """
 
 
+@pytest.mark.slow
 def test_a_mesh_reads_only_the_parts_of_its_devices(everywhere):
   environment = dict(
     os.environ,

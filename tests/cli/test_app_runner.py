@@ -40,6 +40,7 @@ def run_until(lines, python, *command):
     return code, said.read()
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_a_main_quietly(python):
   assert run_until(1, python, '-c', MAIN) == (141, '')
 

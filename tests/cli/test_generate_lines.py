@@ -80,10 +80,8 @@ def test_rows_hold_what_went_in_and_what_came_out(model_dir, source, tmp_path):
   ]
 
 
-@pytest.mark.parametrize(
-  'killed_at',
-  [0, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2, 3))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('killed_at', range(4))
 def test_a_killed_job_goes_on_where_it_was(
   model_dir, source, tmp_path, monkeypatch, killed_at, capsys
 ):

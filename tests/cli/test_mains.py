@@ -73,12 +73,16 @@ def test_macros_have_a_meaning(name):
     assert meaning, f'runs/{name}.gin does not say what {macro} means'
 
 
+# One that trains, one that decodes, one that is without JAX and one with flags
+# of its own: the others are started alike.
 @pytest.mark.parametrize(
   'name',
   [
-    # Jobs that train are started alike.
     pytest.param(
-      name, marks=[pytest.mark.slow] if name.startswith('train_') else []
+      name,
+      marks=()
+      if name in ('train', 'generate', 'validate', 'convert')
+      else pytest.mark.slow,
     )
     for name in MAINS
   ],

@@ -38,6 +38,7 @@ def validated(_validated, tmp_path):
   return shutil.copytree(_validated, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_the_job_writes_a_page_without_jax(validated):
   program = (
     'import runpy, sys\n'

@@ -28,6 +28,7 @@ def with_classifier(trained):
   return trained, evaluation
 
 
+@pytest.mark.slow
 def test_the_classifier_job_leaves_the_model_alone(with_classifier):
   files, evaluation = with_classifier
   run = pathlib.Path(files['MODEL_DIR'])

@@ -17,7 +17,6 @@ from calm_jax.benchmarks import (
   twin_oracles,
   twin_oracles_table,
 )
-from calm_jax.benchmarks.twin_oracle_rows import TwinOracleRow
 
 pytestmark = pytest.mark.slow
 PLAN = {
@@ -114,7 +113,7 @@ def test_oracles_show_it_at_their_budgets(evaluation, trained, tmp_path):
     f'--output={tmp_path / "found.json"}',
   ]
   twin_oracles.main([*given, '--router=twin_router'])
-  measured = measured_rows.read(tmp_path / 'found.json', TwinOracleRow)
+  measured = measured_rows.read(tmp_path / 'found.json', records.TwinOracleRow)
   assert 'router' in twin_oracles_table.table(measured).header
   # With all blocks it is the model, and no pattern is better than the best.
   last = measured.rows[-1]

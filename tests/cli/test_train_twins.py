@@ -13,7 +13,6 @@ from fakes.counting_task import bindings_of
 
 from calm_jax import decoding, records, runs, training
 from calm_jax.benchmarks import measured_rows, twin_oracles
-from calm_jax.benchmarks.twin_oracle_rows import TwinOracleRow
 
 pytestmark = pytest.mark.slow
 PLAN = {
@@ -100,7 +99,7 @@ def test_oracles_of_the_run_are_measured(evaluation, trained, tmp_path, capsys):
     [*given, '--num_tokens=40', f'--output={tmp_path / "found.json"}']
   )
   assert 'on permuted labels' in capsys.readouterr().out
-  measured = measured_rows.read(tmp_path / 'found.json', TwinOracleRow)
+  measured = measured_rows.read(tmp_path / 'found.json', records.TwinOracleRow)
   assert measured.flags['num_tokens'] == 40
   assert measured.context.details['num_patterns'] == 27
   scores = [row.oracle for row in measured.rows]

@@ -38,6 +38,7 @@ def run_main(*arguments):
   return python.run('-c', WITHOUT_JAX, *arguments)
 
 
+@pytest.mark.slow
 def test_the_job_runs_on_a_laptop_without_jax(tmp_path):
   paths = validation_cases.write_tables(
     tmp_path,

@@ -143,6 +143,7 @@ def test_a_step_is_what_xla_says(analysis):
   assert ours < step(1)['bytes accessed'] < 1.35 * ours
 
 
+@pytest.mark.slow
 def test_companions_are_what_xla_says(analysis):
   """They are arithmetic: weights and K/V are read as if they were not there."""
   _, _, step = analysis
@@ -486,6 +487,26 @@ def test_places_that_there_are_not_cost_nothing():
   for bad in (0, 5, 2.5):
     with pytest.raises(ValueError, match=f'context_room {bad} must be a whole'):
       costs.decode_cost(CONFIG, work, source_length=SOURCE, context_room=bad)
+
+
+def test_layers_that_are_left_out_have_no_source():
+  layers = CONFIG.num_decoder_layers
+  work = ledger(attention=[[2] * 4], checks=[[1] * 4], outputs=[[1536] * 4])
+  whole, part = (
+    costs.decode_cost(CONFIG, work, source_length=SOURCE, layers_kept=kept)
+    for kept in (None, 2)
+  )
+  for name in ('flops', 'bytes'):
+    before, after = (getattr(one, name) for one in (whole, part))
+    assert after['cross_fill'] == before['cross_fill'] * 2 / layers > 0
+    assert {**after, 'cross_fill': 0} == {**before, 'cross_fill': 0}
+  plan = decoding.ComputePolicy(layer_plan=decoding.KeepLayers(2))
+  once, stepping = costs.bytes_of(CONFIG, SOURCE)(work, policy=plan)
+  assert stepping == part.stepping_bytes
+  assert once + stepping == part.total_bytes
+  for bad in (0, layers + 1, 2.5):
+    with pytest.raises(ValueError, match=f'layers_kept {bad} must be a whole'):
+      costs.decode_cost(CONFIG, work, source_length=SOURCE, layers_kept=bad)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_a_program_per_depth_is_one_with_masks(loop):
   same(decode(masked, LOOPS[loop]), decode(cases.SKIP_DECODE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'loop', ['while', pytest.param('unrolled', marks=pytest.mark.slow)]
 )

@@ -822,6 +822,10 @@ def _check_of(law, name):
 
 # Twins of rules that others stand for.
 _LONG = (
+  'margin_nucleus',
+  'margin_streamed',
+  'scheduled_exit',
+  'state_similarity_per_row',
   'fixed_exit',
   'gate_quantile_per_row',
   'margin_decaying',
@@ -867,7 +871,6 @@ _SECOND_IS_LONG = (
   'skip_decode',
   'beams_margin_per_row',
   'keep_layers_margin',
-  'margin_nucleus',
 )
 
 

@@ -44,11 +44,16 @@ def _queue(requests=REQUESTS, depth_loop=None, **options):
   'options',
   [
     {},
-    {'steps': 1, 'refill_at': 1},
     {'steps': 2, 'refill_at': 3},
-    {'num_slots': 16},
     {'num_slots': 1},
-    {'depth_loop': decoding.WhileDepthLoop(), 'steps': 3},
+    *(
+      pytest.param(options, marks=pytest.mark.slow)
+      for options in (
+        {'steps': 1, 'refill_at': 1},
+        {'num_slots': 16},
+        {'depth_loop': decoding.WhileDepthLoop(), 'steps': 3},
+      )
+    ),
   ],
 )
 def test_every_request_is_decoded_as_if_alone(options):

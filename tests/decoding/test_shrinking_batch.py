@@ -11,7 +11,7 @@ from calm_jax import decoding
 
 # From four rows to two, and to one.
 SHRINKING = decoding.ShrinkingBatch(cases.WHILE, shrink_by=2, smallest=1)
-FAST = {'full', 'budget_margin_per_row'}
+FAST = {'full'}
 
 
 @pytest.fixture(autouse=True)

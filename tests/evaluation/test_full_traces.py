@@ -112,13 +112,8 @@ def told_counts(lines):
   return np.array([re.findall(r'[0-9]+', line) for line in told], int)
 
 
-@pytest.mark.parametrize(
-  'rule',
-  [
-    name if name == 'margin' else pytest.param(name, marks=pytest.mark.slow)
-    for name in RULES
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', RULES)
 @jax.default_matmul_precision('highest')
 def test_it_equals_decoding_everything(rule):
   lines = []

@@ -43,7 +43,9 @@ def never(*arguments, **options):
   raise AssertionError(f'called with {arguments} and {options}')
 
 
-@pytest.mark.parametrize('weights', [Int8Weights(), OTHER])
+@pytest.mark.parametrize(
+  'weights', [Int8Weights(), pytest.param(OTHER, marks=pytest.mark.slow)]
+)
 def test_they_are_made_once(run_dir, weights, monkeypatch, caplog):
   caplog.set_level(logging.INFO)
   run = runs.load_run(run_dir)

@@ -92,9 +92,8 @@ def test_the_boost_is_a_constant_where_the_release_cancels_the_gate_out():
   )
 
 
-@pytest.mark.parametrize(
-  'target', ['cost_aware', pytest.param('quantile', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('target', ['cost_aware', 'quantile'])
 def test_a_step_moves_gate_and_heads_each_by_its_own_loss(target):
   stage = training.encoder_joint_stage(
     cases.CONFIG,

@@ -311,7 +311,9 @@ def test_the_first_answer_is_one_half():
 # Temperatures.
 
 
-@pytest.mark.parametrize('of', ['last_layer', 'targets'])
+@pytest.mark.parametrize(
+  'of', [pytest.param('last_layer', marks=pytest.mark.slow), 'targets']
+)
 def test_temperatures_never_make_tokens_less_likely(params, of):
   fitted = training.fit_temperatures(CONFIG, params, BATCHES, of=of)
   before, after = np.array(fitted.before), np.array(fitted.after)

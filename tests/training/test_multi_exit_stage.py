@@ -79,6 +79,7 @@ def test_a_resumed_run_draws_the_same_dropout(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
 
 
+@pytest.mark.slow
 def test_all_steps_of_a_run_are_one_program(tmp_path):
   optimizer = training.adafactor(0.02)
   # As what is read from a file, and unlike what is drawn.

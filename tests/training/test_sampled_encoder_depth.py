@@ -45,6 +45,7 @@ def test_the_loss_of_a_depth_is_that_of_the_truncated_model(depth):
   np.testing.assert_allclose(metrics.losses, of_full.losses, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_row_and_step_draws_a_depth_of_its_own():
   objective = training.SampledEncoderDepth().for_layers(2)
   draw = objective.exit_layers

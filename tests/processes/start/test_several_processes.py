@@ -60,6 +60,7 @@ def test_an_unreachable_coordinator_is_said_plainly():
   assert 'Traceback' not in said
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_said_plainly():
   """JAX's own answer to it is a segmentation fault."""
   with socket.create_server(('', 0)) as taken:
