@@ -35,6 +35,7 @@ from calm_jax.benchmarks import (
   serving_table,
   throughput_table,
   token_controllers_table,
+  twin_oracles_table,
   unlabelled_rows,
   weak_scaling_table,
   weights_table,
@@ -212,6 +213,7 @@ TABLES = {
   ),
   'speed_plans': RegisteredTable(('plans_base_cpu.json',), _speed),
   'speed_sources': RegisteredTable(('sources_base_cpu.json',), _speed),
+  'speed_contexts': RegisteredTable(('contexts_small_cpu.json',), _speed),
   'drafting': RegisteredTable(
     ('drafting_cpu.json',),
     _of_rows(drafting_table.DraftingRow, drafting_table.table),
@@ -286,12 +288,17 @@ TABLES = {
     (
       'adaptive_e2e_nlg_cpu.json',
       'adaptive_e2e_nlg_plans_cpu.json',
+      'adaptive_arxiv_titles_cpu.json',
     ),
     _of_rows(records.SystemRow, adaptive_table.table),
   ),
   'oracles': RegisteredTable(
     ('oracles_e2e_nlg_cpu.json',),
     _of_rows(records.OracleRow, oracles_table.table),
+  ),
+  'twin_oracles': RegisteredTable(
+    ('twin_oracles_e2e_nlg_cpu.json',),
+    _of_rows(records.TwinOracleRow, twin_oracles_table.table),
   ),
   'token_controllers': RegisteredTable(
     ('token_controllers_e2e_nlg_cpu.json',),

@@ -24,10 +24,17 @@ from calm_jax.training.teacher import Teacher
 class ContextPrice:
   """What keeping past positions costs, and how hard gates shut meanwhile.
 
+  The price rises with alpha, other than in arXiv 2305.15805, which fine-tunes
+  the model for long. At its full height from the first step it shuts all gates
+  of a frozen model alike while they are soft, which attention, a ratio, hardly
+  feels; once they are steps they let nothing through, and have no slope to
+  open again.
+
   Attributes:
-    price: gamma of arXiv 2305.15805: of the mean keep, beside nats per target
-      token.
-    anneal_steps: steps until alpha is `last_alpha`, along half a cosine.
+    price: gamma of arXiv 2305.15805, at last: of the mean keep, beside nats per
+      target token.
+    anneal_steps: steps until alpha is `last_alpha` and the price whole, along
+      half a cosine.
     last_alpha: at least 1; 1 leaves gates sigmoids.
   """
 
@@ -49,6 +56,10 @@ class ContextPrice:
   def alpha(self, step: Array) -> Array:
     """Returns alpha after so many steps, float32."""
     return source_gates.annealed_alpha(step, self.anneal_steps, self.last_alpha)
+
+  def after(self, step: Array) -> Array:
+    """Returns the price after so many steps, float32."""
+    return self.price * source_gates.risen(step, self.anneal_steps)
 
 
 @register_pytree

@@ -70,8 +70,18 @@ def annealed_alpha(step: Array, steps: int, last: float) -> Array:
     steps: after how many it is `last`.
     last: at least 1.
   """
+  return 1.0 + (last - 1.0) * risen(step, steps)
+
+
+def risen(step: Array, steps: int) -> Array:
+  """Returns half a cosine from 0 to 1, float32.
+
+  Args:
+    step: how many were taken.
+    steps: after how many it is 1.
+  """
   done = jnp.minimum(step / steps, 1.0)
-  return 1.0 + (last - 1.0) * (1.0 - jnp.cos(jnp.pi * done)) / 2
+  return (1.0 - jnp.cos(jnp.pi * done)) / 2
 
 
 @jax.custom_jvp

@@ -61,7 +61,7 @@ def train(params, model_dir, *, num_steps=6, name='context_gates', **changes):
 
 @pytest.mark.slow
 def test_gates_learn_to_keep_less(params):
-  """At first all score 2; at a price they keep less."""
+  """At first all score 5; at a price that rises they keep less."""
   stage = training.context_gate_stage(
     CONFIG, params, OPTIMIZER, price=PRICE, size=2
   )
@@ -71,10 +71,10 @@ def test_gates_learn_to_keep_less(params):
     state, metrics = stage.step(state, batch, params)
     seen.append(jax.device_get(metrics))
   first, last = seen[0], seen[-1]
-  # All gates are 1 / (1 + exp(-2)) at first; of distances 1, 2, ... a power.
+  # All gates are 1 / (1 + exp(-5)) at first; of distances 1, 2, ... a power.
   lengths = (BATCH['decoder_loss_weights'] > 0).sum(axis=1)
   powers = [
-    0.8807971 ** (i - j) for n in lengths for i in range(n) for j in range(i)
+    0.9933071 ** (i - j) for n in lengths for i in range(n) for j in range(i)
   ]
   np.testing.assert_allclose(
     first.exits.accuracies[1], np.mean(powers), rtol=1e-4
@@ -82,7 +82,13 @@ def test_gates_learn_to_keep_less(params):
   assert first.exits.losses[0] > 0
   np.testing.assert_allclose(first.loss, first.exits.losses.sum(), rtol=1e-5)
   assert last.exits.accuracies[1] < 0.8 * first.exits.accuracies[1]
-  assert last.loss < first.loss
+  # Nothing is paid at first, and at last less than for keeping all.
+  assert first.exits.losses[1] == 0
+  kept = last.exits.accuracies[1]
+  np.testing.assert_allclose(
+    last.exits.losses[1], PRICE.price * kept, rtol=1e-5
+  )
+  assert last.loss < PRICE.price
   gates = training.context_gates_of(state.params)
   assert np.std(gates.queries) > 0.01
 

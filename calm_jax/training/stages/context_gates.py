@@ -27,7 +27,7 @@ from calm_jax.training.state import StepMetrics, TrainState, descend
 
 _KEY = trained_parts.CONTEXT_GATES.key
 # What every token scores at first, beta of arXiv 2305.15805: queries are 0.
-_FIRST_SCORE = 2.0
+_FIRST_SCORE = 5.0
 
 
 def context_gate_stage(
@@ -128,7 +128,7 @@ def make_context_gate_step(
   def context_gate_step(state, batch, params):
     examples = context_losses.context_examples(config, params, batch)
     num_tokens = examples.weights.sum()
-    alpha = price.alpha(state.step)
+    alpha, cost = price.alpha(state.step), price.after(state.step)
 
     def loss_of(tree):
       states, keep = gated_states(
@@ -142,7 +142,7 @@ def make_context_gate_step(
       per_token = 1.0 / jnp.maximum(num_tokens, 1.0)
       apart, right = (part * per_token for part in examples.apart(logits))
       mean_keep = examples.mean_keep(keep)
-      parts = jnp.stack([apart, price.price * mean_keep])
+      parts = jnp.stack([apart, cost * mean_keep])
       return parts.sum(), (parts, jnp.stack([right, mean_keep]))
 
     def exits(found):
