@@ -38,9 +38,7 @@ if [ ! -e "$stamp" ]; then
   echo "Setting up ./.venv (first time: a few minutes, about 4 GB) ..."
   "$PYTHON" -m venv .venv
   .venv/bin/python -m pip install -qq --disable-pip-version-check \
-    --no-compile --editable ".[$EXTRAS]"
-  # On all cores, not one after the other as pip does. Templates do not compile.
-  .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
+    --editable ".[$EXTRAS]"
   touch "$stamp"
   echo "Installed in ${SECONDS} s."
 fi

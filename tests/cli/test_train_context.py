@@ -29,6 +29,7 @@ def train_context(files, **bindings):
       'EVAL_INPUTS': 32,
       'GATE_SIZE': 4,
       'PRICE': 3.0,
+      'LEARNING_RATE': 3e-2,
       'training.warmup_cosine.warmup_steps': 5,
       **bindings,
     },
